@@ -1,0 +1,24 @@
+"""Uniform-reward GRPO: the weighted sum of raw rewards is one reward, and every step gets its full advantage.
+
+The rule of Flow-GRPO (Liu et al. 2025, arXiv 2505.05470) and DanceGRPO (Xue et al. 2025, arXiv 2505.07818) with one
+summed reward, standardised within the group. An objective's say is its raw standard deviation times its weight.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from otca.config import TrainConfig
+from otca.credit import reward_sum_advantage
+from otca.methods import Method
+from otca.types import Rollout, Scores
+
+
+def assign(rollout: Rollout, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """K = 1: credit 1 for every step, advantage of the summed reward."""
+    weights_K = torch.tensor(config.weights_K)
+    advantage_B1 = reward_sum_advantage(scores.reward_BK, weights_K, rollout.group_B, config.credit.advantage_epsilon)
+    return torch.ones(len(rollout.trained_T), *advantage_B1.shape), advantage_B1
+
+
+METHOD = Method("uniform_grpo", "uniform-reward GRPO: group z-score of the summed raw rewards", assign)

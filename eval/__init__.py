@@ -1,0 +1,1 @@
+"""Evaluation: generate media, measure them, and turn rows into statistics, tables and plots."""

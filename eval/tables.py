@@ -1,0 +1,298 @@
+"""Tables from published runs: rows of every seed → statistics → table.csv, table.md, table.tex.
+
+    rows = collect(Path("results"), "image", "cpu", ["base", "static_multi_reward", "otca"])
+    table = build_table(rows, "static_multi_reward", EQUAL_CALLS, "image")
+    write_table(table, Path("results/table1/cpu"), "Table 1", notes=[], winners=clear_winners(rows, EQUAL_CALLS))
+
+Nothing here depends on the clock, the machine or the order of files: the same rows give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from eval.stats import PairedDifference, bootstrap_interval, holm, iqm, paired_difference, smallest_detectable
+from otca.embedded.scenes import SKILLS
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is read and printed: ``held_out`` = never trained on; ``decimals`` = digits in md and tex (csv has six)."""
+
+    label: str
+    higher_is_better: bool = True
+    held_out: bool = True
+    decimals: int = 3
+
+
+METRICS: dict[str, Metric] = {
+    "alignment": Metric("Alignment", held_out=False),
+    "quality": Metric("Quality", held_out=False),
+    "aesthetic": Metric("Aesthetic", held_out=False),
+    "accuracy": Metric("Accuracy"),
+    **{f"accuracy/{skill}": Metric(skill.replace("_", " ").capitalize()) for skill in SKILLS},
+    "clip_score": Metric("CLIP score"),
+    "kernel_distance": Metric("Kernel distance", higher_is_better=False, decimals=4),
+    "frechet_distance": Metric("Fréchet distance", higher_is_better=False),
+    "diversity": Metric("Diversity"),
+}
+"""Every metric a table may hold, in column order. A new metric needs one line here."""
+
+PRIMARY = "accuracy"
+"""The metric of the table of differences, fixed before the reporting runs."""
+
+BASELINE, UNTRAINED = "static_multi_reward", "base"
+EQUAL_CALLS = "equal iterations and reward calls"
+MAKE_RUN = "make it with `python -m otca train --method {} --medium {} --tier {} --seed {}`, then `python -m reproduce.publish`"
+ROW_COLUMNS = ("method", "seed", "metric", "value", "network_evaluations", "reward_calls", "hash")
+TABLE_COLUMNS = (
+    *("medium", "method", "metric", "held_out", "n_seeds", "iqm", "mean", "ci_low", "ci_high", "baseline", "budget", "diff"),
+    *("diff_low", "diff_high", "p_paired", "prob_improvement", "network_evaluations", "reward_calls"),
+)
+CAPTION = (
+    "Mean over seeds; in brackets the 95 % percentile bootstrap interval of the interquartile mean. ↑ higher is better, ↓ lower "
+    "is. Bold: best, and the paired 95 % interval of its difference from the runner-up excludes 0. Worst trained objective and "
+    "hypervolume (product, reference point 0) are of the means."
+)
+
+
+# -------------------------------------------------------------------------------------------------------- rows from runs
+def collect(results_root: Path, medium: str, tier: str, methods: Sequence[str]) -> pd.DataFrame:
+    """Read every seed of ``results_root/<medium>/<tier>/<method>/seed<k>/``; one row (`ROW_COLUMNS`) a method, seed, metric.
+
+    Metric columns of scores.csv.gz are averaged over items; judge_correct becomes ``accuracy`` and ``accuracy/<skill>``;
+    set-level metrics come from sets.csv. A ``method`` may carry a variant (``otca@rho0``).
+    Raises FileNotFoundError if a method has no run or a run lacks a file (naming the folder and the command that makes it),
+    ValueError if a manifest belongs elsewhere or a value is blank or not finite.
+    """
+    rows = []
+    for method in methods:
+        folder = results_root / medium / tier / method
+        seeds = sorted((int(path.name[4:]), path) for path in folder.glob("seed*") if path.name[4:].isdigit())
+        if not seeds:
+            raise FileNotFoundError(f"no published run in {folder / 'seed0'}; {MAKE_RUN.format(method, medium, tier, 0)}")
+        for seed, run in seeds:
+            manifest, values = _read_run(run, method, seed, medium, tier)
+            cost = (int(manifest["budget"]["network_evaluations"]), int(manifest["budget"]["reward_calls"]))
+            rows += [(method, seed, metric, value, *cost, manifest["hash"]) for metric, value in values.items()]
+    return pd.DataFrame(rows, columns=list(ROW_COLUMNS))
+
+
+def _read_run(run: Path, method: str, seed: int, medium: str, tier: str) -> tuple[dict, dict[str, float]]:
+    """The manifest of one run and its value of every metric."""
+    for name in ("manifest.json", "scores.csv.gz", "sets.csv"):
+        if not (run / name).is_file():
+            raise FileNotFoundError(f"published run {run} lacks {name}; {MAKE_RUN.format(method, medium, tier, seed)}")
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    claimed = [str(manifest["method"]).partition("@")[0], *(manifest[key] for key in ("seed", "medium", "tier"))]
+    if claimed != [method.partition("@")[0], seed, medium, tier]:
+        raise ValueError(f"{run / 'manifest.json'} describes another run: method, seed, medium, tier = {claimed}")
+    scores = pd.read_csv(run / "scores.csv.gz", float_precision="round_trip")
+    items = scores.drop(columns=["prompt_id", "sample", "skill", "text"]).select_dtypes(["number", "bool"]).astype("float64")
+    values = items.drop(columns="judge_correct", errors="ignore").mean(skipna=False).to_dict()
+    if "judge_correct" in items:
+        values["accuracy"] = items["judge_correct"].mean(skipna=False)
+        values |= items["judge_correct"].groupby(scores["skill"]).mean().add_prefix("accuracy/").to_dict()
+    sets = pd.read_csv(run / "sets.csv", float_precision="round_trip")
+    values |= dict(zip(sets["metric"], sets["value"].astype("float64")))
+    bad = [metric for metric, value in values.items() if not np.isfinite(value)]
+    if bad:
+        raise ValueError(f"{run}: {', '.join(bad)} has blank or non-finite values; score the run again")
+    return manifest, values
+
+
+# ------------------------------------------------------------------------------------------------------- table from rows
+def build_table(
+    rows: pd.DataFrame, baseline: str = BASELINE, budget_label: str = EQUAL_CALLS, medium: str = "image"
+) -> pd.DataFrame:
+    """Statistics of every metric and method, one row each (`TABLE_COLUMNS`); metrics that no row has are left out.
+
+    iqm, ci_low, ci_high: interquartile mean over seeds and its bootstrap interval. diff … prob_improvement compare with
+    the baseline on the seeds both have (blank for the baseline): diff = method − baseline in the metric's unit, with its
+    paired t interval; prob_improvement in [0, 1], above ½ = the method is *better*, also where lower is better. p_paired is
+    Holm-adjusted over the rivals within a metric; the untrained model is compared too, unadjusted, and is no rival.
+    Raises ValueError if the baseline lacks a metric, on seeds that are not nested, an unknown metric or a repeated row.
+    """
+    out = []
+    for metric, arms in _arms(rows).items():
+        if baseline not in arms:
+            raise ValueError(f"baseline {baseline!r} has no {metric!r}; arms with it: {', '.join(arms)}")
+        compared = {m: _compare(value_N, arms[baseline], metric) for m, value_N in arms.items() if m != baseline}
+        rivals = [method for method in compared if method.partition("@")[0] != UNTRAINED]
+        p_adjusted = dict(zip(rivals, holm([compared[method].p for method in rivals])))
+        for method, value_N in arms.items():
+            low, high = bootstrap_interval(value_N)
+            head = (medium, method, metric, METRICS[metric].held_out, len(value_N), iqm(value_N), value_N.mean(), low, high)
+            difference = (np.nan,) * 5
+            if method in compared:
+                d = compared[method]
+                better = d.prob_improvement if METRICS[metric].higher_is_better else 1 - d.prob_improvement
+                difference = (d.diff, d.low, d.high, p_adjusted.get(method, d.p), better)
+            cost = rows.loc[rows["method"] == method, ["network_evaluations", "reward_calls"]].mean().round().astype(int)
+            out.append((*head, baseline, budget_label, *difference, *cost))
+    return pd.DataFrame(out, columns=list(TABLE_COLUMNS))
+
+
+def clear_winners(rows: pd.DataFrame, budget_label: str) -> dict[tuple[str, str], str]:
+    """(budget, metric) → the method with the best mean, where it beats the runner-up beyond the paired 95 % interval."""
+    winners = {}
+    for metric, arms in _arms(rows).items():
+        sign = 1 if METRICS[metric].higher_is_better else -1
+        best, *others = sorted(arms, key=lambda method: -sign * arms[method].mean())
+        if others and _compare(sign * arms[best], sign * arms[others[0]], metric).low > 0:
+            winners[budget_label, metric] = best
+    return winners
+
+
+def _arms(rows: pd.DataFrame) -> dict[str, dict[str, pd.Series]]:
+    """metric → method → values indexed by seed, in the order of METRICS and of the rows."""
+    unknown = sorted(set(rows["metric"]) - set(METRICS))
+    if unknown:
+        raise ValueError(f"unknown metric {', '.join(unknown)}; add a line to METRICS in eval/tables.py")
+    if rows.duplicated(["method", "seed", "metric"]).any():
+        raise ValueError(f"repeated rows: {rows[rows.duplicated(['method', 'seed', 'metric'])].iloc[0].to_dict()}")
+    groups = {metric: group.groupby("method", sort=False) for metric, group in rows.groupby("metric")}
+    return {
+        metric: {str(method): arm.set_index("seed")["value"].sort_index() for method, arm in groups[metric]}
+        for metric in METRICS
+        if metric in groups
+    }
+
+
+def _compare(a: pd.Series, b: pd.Series, metric: str) -> PairedDifference:
+    """Difference of two arms on their common seeds; the seeds of one must contain those of the other."""
+    common = a.index.intersection(b.index)
+    if len(common) < min(len(a), len(b)):
+        raise ValueError(f"{metric}: arms ran with different seeds, {list(a.index)} and {list(b.index)}; run the same ones")
+    return paired_difference(a[common].to_numpy(), b[common].to_numpy())
+
+
+# ------------------------------------------------------------------------------------------------------- text from table
+def write_table(
+    table: pd.DataFrame, folder: Path, title: str, notes: list[str], winners: Mapping[tuple[str, str], str] | None = None
+) -> None:
+    """Write table.csv (all rows), table.md and table.tex into ``folder``, each atomically, fixed formats, UTF-8, LF.
+
+    ``table`` may hold several budgets (concatenated `build_table` results): each gets its own section. ``winners`` (from
+    `clear_winners`) are set in bold. ``title`` and ``notes`` are plain text and are escaped.
+    """
+    csv = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    md, tex = [f"# {_md(title)}"], [f"% {line}" for line in (_one_line(title), "generated by eval/tables.py; needs booktabs")]
+    for budget, part in table.groupby("budget", sort=False):
+        baseline = part["baseline"].iloc[0]
+        bold = {metric: method for (at, metric), method in (winners or {}).items() if at == budget}
+        headline = _grid(part, [m for m in METRICS if "/" not in m], bold) | _summary(part)
+        md += [f"Budget: {_md(budget)}. Baseline: {_md(baseline)}.", _md_table(headline), CAPTION]
+        skills = _grid(part, [m for m in METRICS if m.startswith(f"{PRIMARY}/")], bold)
+        if len(skills) > 1:
+            md += [f"## {METRICS[PRIMARY].label} by skill", _md_table(skills)]
+        if (part["metric"] == PRIMARY).any():
+            md += [f"## {METRICS[PRIMARY].label}: difference from {_md(baseline)}", _md_table(_differences(part))]
+        tex += [f"% budget: {_one_line(budget)}; baseline: {_one_line(baseline)}", _tex_table(headline)]
+    md += ["\n".join(f"- {_md(note)}" for note in notes)] if notes else []
+    tex += [f"% {_one_line(note)}" for note in notes]
+    for name, text in (("table.csv", csv), ("table.md", "\n\n".join(md) + "\n"), ("table.tex", "\n".join(tex) + "\n")):
+        write_atomic(folder / name, text.encode("utf-8"))
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing: a temporary file beside it takes its name. Makes the folder if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+TEX = {c: "\\" + c for c in "{}$&#_%"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+TEX |= {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "<": r"$<$", ">": r"$>$"}
+
+Grid = dict[str, list[tuple[str, bool]]]
+"""Column heading → one cell a method: text and whether it is bold."""
+
+
+def _grid(part: pd.DataFrame, metrics: list[str], bold: dict[str, str]) -> Grid:
+    """One row a method, one column a metric that the table has: mean [interval]."""
+    methods = list(part["method"].unique())
+    grid: Grid = {"Method": [(method, False) for method in methods]}
+    for metric in [m for m in metrics if (part["metric"] == m).any()]:
+        style = METRICS[metric]
+        of_method = part[part["metric"] == metric].set_index("method").reindex(methods)
+        head = f"{style.label} {'↑' if style.higher_is_better else '↓'}{'' if style.held_out else ' (trained)'}"
+        values = zip(of_method["mean"], of_method["ci_low"], of_method["ci_high"])
+        texts = [_number(mean, style.decimals) + _interval(low, high, style.decimals) for mean, low, high in values]
+        grid[head] = [(text, bold.get(metric) == method) for text, method in zip(texts, methods)]
+    return grid
+
+
+def _summary(part: pd.DataFrame) -> Grid:
+    """Worst trained objective, hypervolume and costs of each method."""
+    first = part.groupby("method", sort=False).first()
+    trained = part[~part["held_out"]].pivot(index="method", columns="metric", values="mean").reindex(first.index)
+    trained = trained.loc[trained.notna().all(axis=1) & bool(trained.shape[1])]
+    cells = {
+        "Worst trained objective": {m: f"{min(v):.3f} ({METRICS[v.idxmin()].label.lower()})" for m, v in trained.iterrows()},
+        "Hypervolume": {m: f"{np.prod(v.clip(lower=0)):.3f}" for m, v in trained.iterrows()},
+        "Seeds": first["n_seeds"].to_dict(),
+        "Network evaluations": first["network_evaluations"].map("{:,}".format).to_dict(),
+        "Reward calls": first["reward_calls"].map("{:,}".format).to_dict(),
+    }
+    return {head: [(str(of_method.get(m, "–")), False) for m in first.index] for head, of_method in cells.items()}
+
+
+def _differences(part: pd.DataFrame) -> Grid:
+    """Differences of the primary metric from the baseline; pairs are the seeds both arms have."""
+    primary, decimals = part[part["metric"] == PRIMARY].set_index("method"), METRICS[PRIMARY].decimals
+    baseline, rows = part["baseline"].iloc[0], []
+    for method, row in primary.drop(index=baseline).iterrows():
+        pairs = min(row["n_seeds"], primary["n_seeds"][baseline])
+        detectable = _number(smallest_detectable((row["diff_high"] - row["diff_low"]) / 2, pairs), decimals)
+        p = "< 0.001" if row["p_paired"] < 0.001 else _number(row["p_paired"], 3)
+        interval = _interval(row["diff_low"], row["diff_high"], decimals).strip() or "–"
+        improved = _number(row["prob_improvement"], 2)
+        rows.append((method, _number(row["diff"], decimals), interval, p, str(pairs), improved, detectable))
+    heads = ("Method", "Difference", "95 % interval", "p (Holm)", "Pairs", "P(improvement)", "Smallest detectable")
+    return {head: [(row[i], False) for row in rows] for i, head in enumerate(heads)}
+
+
+def _number(value: float, decimals: int) -> str:
+    text = f"{value:.{decimals}f}"
+    return "–" if np.isnan(value) else text.removeprefix("-") if float(text) == 0 else text
+
+
+def _interval(low: float, high: float, decimals: int) -> str:
+    return "" if np.isnan(low) or np.isnan(high) else f" [{_number(low, decimals)}, {_number(high, decimals)}]"
+
+
+def _md_table(grid: Grid) -> str:
+    rows = [[f"**{_md(text)}**" if bold else _md(text) for text, bold in row] for row in zip(*grid.values())]
+    lines = [[_md(head) for head in grid], ["---"] + ["---:"] * (len(grid) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _tex_table(grid: Grid) -> str:
+    rows = [[rf"\textbf{{{_tex(text)}}}" if bold else _tex(text) for text, bold in row] for row in zip(*grid.values())]
+    head, *body = [" & ".join(line) + r" \\" for line in ([_tex(head) for head in grid], *rows)]
+    return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(grid) - 1)}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
+
+
+def _md(text: str) -> str:
+    return re.sub(r"([\\`*_|<>$&~#]|\](?=\())", r"\\\1", _one_line(text))
+
+
+def _tex(text: str) -> str:
+    return "".join(TEX.get(c, c) for c in _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(str(text).split())

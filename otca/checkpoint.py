@@ -1,0 +1,77 @@
+"""Training state at iteration boundaries: trained weights, optimizer, average; hashed, renamed into place, verified."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from otca.errors import InputError
+from otca.files import verify_hashes, write_hashes
+from otca.policies.base import Policy
+
+KEPT = 2
+"""Checkpoints that stay: the newest ones."""
+
+
+@dataclass
+class Progress:
+    """How far a run is: iterations done, and what they cost so far over all processes."""
+
+    iteration: int = 0
+    network_evaluations: int = 0
+    reward_calls: int = 0
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders of a run, oldest first."""
+    return sorted((folder / "checkpoints").glob("iteration_*"))
+
+
+def save_checkpoint(
+    folder: Path, progress: Progress, policy: Policy, optimizer: torch.optim.Optimizer, average: list[torch.Tensor]
+) -> Path:
+    """Write ``checkpoints/iteration_<n>`` (the state after n iterations); older ones beyond `KEPT` are removed."""
+    target = folder / "checkpoints" / f"iteration_{progress.iteration:06d}"
+    if target.exists():
+        return target
+    aside = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    policy.save(aside)
+    states = optimizer.state_dict()["state"]
+    moments = {f"{index}.{name}": torch.as_tensor(v) for index, s in states.items() for name, v in s.items()}
+    save_file(moments, aside / "optimizer.safetensors")
+    if average:
+        save_file({str(i): w for i, w in enumerate(average)}, aside / "average.safetensors")
+    (aside / "state.json").write_text(json.dumps(dataclasses.asdict(progress)) + "\n")
+    write_hashes(aside)
+    os.replace(aside, target)
+    for old in checkpoints(folder)[:-KEPT]:
+        shutil.rmtree(old)
+    return target
+
+
+def load_checkpoint(
+    path: Path, policy: Policy, optimizer: torch.optim.Optimizer, average: list[torch.Tensor]
+) -> Progress:
+    """Restore a verified checkpoint in place and return how far it was."""
+    verify_hashes(path)
+    policy.load(path)
+    packed: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in load_file(path / "optimizer.safetensors").items():
+        index, _, name = key.partition(".")
+        packed.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": packed, "param_groups": optimizer.state_dict()["param_groups"]})
+    if average:
+        if not (path / "average.safetensors").is_file():
+            raise InputError(f"checkpoint {path} holds no averaged weights; set optimizer.ema_decay=0 or start a new run")
+        for i, weight in load_file(path / "average.safetensors").items():
+            average[int(i)].copy_(weight)
+    return Progress(**json.loads((path / "state.json").read_text()))

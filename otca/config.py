@@ -1,0 +1,240 @@
+"""Every setting of a run, as typed dataclasses: the command line, the YAML file and the manifest are these fields.
+
+Bad values are refused where the dataclass is made, in one line that names the setting, the value and the way out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Literal
+
+from otca.errors import InputError
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The generator that is trained."""
+
+    path: str = "embedded:image"
+    """Pipeline folder or hub id; ``embedded:image`` is the checkpoint that ships with the package."""
+    family: Literal["flux"] = "flux"
+    """Which adapter drives it."""
+    tuning: Literal["full", "lora"] = "full"
+    """Train every transformer weight, or a LoRA."""
+    lora_rank: int = 32
+    """Rank of the LoRA."""
+    lora_alpha: float = 64.0
+    """Scale numerator of the LoRA (the update is alpha/rank · B·A)."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision of accelerate; "no" is fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    height: int = 64
+    """Image height in pixels."""
+    width: int = 64
+    """Image width in pixels."""
+    guidance: float = 3.5
+    """Guidance scale, for models that embed it (FLUX.1-dev); ignored by those that do not."""
+    max_sequence_length: int = 0
+    """Text tokens; 0 takes the length that the checkpoint's tokenizer records."""
+
+    def __post_init__(self):
+        _at_least("policy.lora_rank", self.lora_rank, 1)
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            if value < 16 or value % 16:
+                raise InputError(f"policy.{name} is {value}; it must be a positive multiple of 16")
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How trajectories are drawn for training."""
+
+    kind: Literal["flow_sde", "dance_sde", "cps", "cps_mse"] = "flow_sde"
+    """Transition kernel (see otca/samplers.py)."""
+    steps: int = 10
+    """Denoising steps T."""
+    shift: float = 3.0
+    """Time shift s of the noise levels: σ ← s·σ/(1+(s−1)·σ); 1 is linear."""
+    level: float = 0.7
+    """Noise level: a of flow_sde and cps, η of dance_sde."""
+    shared_noise: bool = False
+    """Start all samples of a group from the same initial noise (DanceGRPO)."""
+
+    def __post_init__(self):
+        _at_least("sampler.steps", self.steps, 2)
+        _positive("sampler.shift", self.shift)
+        _positive("sampler.level", self.level)
+
+
+@dataclass(frozen=True)
+class StepSelectionConfig:
+    """Which transitions are trained."""
+
+    kind: Literal["all", "random_fraction", "first_k", "window"] = "all"
+    """All but the last; a random fraction; the first k; or a sliding window (untrained steps of the last two by ODE)."""
+    fraction: float = 0.6
+    """Share of steps that random_fraction draws."""
+    count: int = 4
+    """Steps of first_k and of the window."""
+    stride: int = 25
+    """Iterations after which the window moves on by one step."""
+
+    def __post_init__(self):
+        if not 0 < self.fraction <= 1:
+            raise InputError(f"step_selection.fraction is {self.fraction}; it must lie in (0, 1]")
+        _at_least("step_selection.count", self.count, 1)
+        _at_least("step_selection.stride", self.stride, 1)
+
+
+@dataclass(frozen=True)
+class CreditConfig:
+    """Settings of the credit rules; a method reads what it needs."""
+
+    rho: float = 0.5
+    """MOCA: share of uniform weights mixed into the min-norm weights [ours]."""
+    tcd_epsilon: float = 1e-3
+    """TCD: floor of a step's progress [ours]."""
+    tcd_normalise: Literal["mean", "sum"] = "mean"
+    """TCD: weights of a sample average 1 over the trained steps [ours], or sum to 1."""
+    tcd_latent: Literal["x_t", "x0_hat"] = "x_t"
+    """TCD: measure progress on the states [reader], or on the clean predictions (as CoCA)."""
+    advantage_epsilon: float = 1e-4
+    """Added to a group's standard deviation."""
+    match_rms: bool = False
+    """Rescale the advantage to the RMS of static weighting, so that methods differ in direction only."""
+
+    def __post_init__(self):
+        if not 0 <= self.rho <= 1:
+            raise InputError(f"credit.rho is {self.rho}; it must lie in [0, 1]")
+        _positive("credit.tcd_epsilon", self.tcd_epsilon)
+        _positive("credit.advantage_epsilon", self.advantage_epsilon)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Policy loss."""
+
+    clip_low: float = 1e-3
+    """Ratio clip below 1."""
+    clip_high: float = 1e-3
+    """Ratio clip above 1."""
+    advantage_clip: float = 5.0
+    """Advantages are held within ± this."""
+    kl_beta: float = 0.0
+    """Weight of the KL to the frozen starting model; 0 leaves it out."""
+    kl_scale: Literal["gaussian", "flow_grpo"] = "gaussian"
+    """Scale that kl_beta belongs to (see otca/losses.py)."""
+
+    def __post_init__(self):
+        for name in ("clip_low", "clip_high", "advantage_clip"):
+            _positive(f"loss.{name}", getattr(self, name))
+        if self.kl_beta < 0:
+            raise InputError(f"loss.kl_beta is {self.kl_beta}; it cannot be negative")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and what surrounds it."""
+
+    learning_rate: float = 3e-4
+    """Step size."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay."""
+    beta1: float = 0.9
+    """First moment decay."""
+    beta2: float = 0.999
+    """Second moment decay."""
+    gradient_clip: float = 1.0
+    """Largest global gradient norm."""
+    updates_per_iteration: int = 2
+    """Optimizer steps an iteration, each on an equal share of the prompts."""
+    ema_decay: float = 0.0
+    """Decay of an exponential average of the weights, kept beside them; 0 keeps none."""
+
+    def __post_init__(self):
+        _positive("optimizer.learning_rate", self.learning_rate)
+        _positive("optimizer.gradient_clip", self.gradient_clip)
+        _at_least("optimizer.updates_per_iteration", self.updates_per_iteration, 1)
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"optimizer.ema_decay is {self.ema_decay}; it must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    method: str = "otca"
+    """Name of the method: otca, otca_tcd, otca_moca, or a file of baselines/."""
+    seed: int = 0
+    """Run seed; all noise and prompt order follow from it."""
+    iterations: int = 40
+    """Rounds of sampling and updating."""
+    prompts: str = "embedded:train"
+    """Training prompts: embedded:SPLIT, or a .jsonl or .csv file with a column ``prompt`` (or ``text``)."""
+    prompts_per_iteration: int = 4
+    """Prompt slots P of an iteration."""
+    group_size: int = 8
+    """Samples G of a prompt slot."""
+    micro_batch: int = 16
+    """Samples in one forward pass, in sampling and in updating alike."""
+    rewards: list[str] = field(default_factory=lambda: ["alignment", "quality", "aesthetic"])
+    """Training rewards, by name or as module:class."""
+    reward_weights: list[float] = field(default_factory=list)
+    """Static weight of each reward; empty means equal weights. They are normalised to sum 1."""
+    save_every: int = 10
+    """Iterations between checkpoints (the last is always kept)."""
+    trackers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
+    """Live trackers, through accelerate; none unless asked for."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    step_selection: StepSelectionConfig = field(default_factory=StepSelectionConfig)
+    credit: CreditConfig = field(default_factory=CreditConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self):
+        _at_least("group_size", self.group_size, 2)
+        for name in ("iterations", "prompts_per_iteration", "micro_batch", "save_every"):
+            _at_least(name, getattr(self, name), 1)
+        updates = self.optimizer.updates_per_iteration
+        if self.prompts_per_iteration % updates:
+            raise InputError(
+                f"prompts_per_iteration is {self.prompts_per_iteration}; "
+                f"it must be a multiple of optimizer.updates_per_iteration ({updates})"
+            )
+        if not self.rewards:
+            raise InputError("rewards is empty; name at least one reward")
+        if self.reward_weights and len(self.reward_weights) != len(self.rewards):
+            raise InputError(f"reward_weights has {len(self.reward_weights)} entries for {len(self.rewards)} rewards")
+        if self.reward_weights and (min(self.reward_weights) < 0 or sum(self.reward_weights) <= 0):
+            raise InputError(f"reward_weights is {self.reward_weights}; weights cannot be negative or all zero")
+
+    @property
+    def weights_K(self) -> list[float]:
+        """Static weights, summing to 1."""
+        given = self.reward_weights or [1.0] * len(self.rewards)
+        return [w / sum(given) for w in given]
+
+
+def to_dict(config) -> dict:
+    """Plain nested dict of a config, for YAML and JSON."""
+    return dataclasses.asdict(config)
+
+
+def config_hash(config: dict) -> str:
+    """First 12 hex digits of the SHA-256 of a config's canonical JSON."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise InputError(f"{name} is {value}; it must be at least {least}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise InputError(f"{name} is {value}; it must be positive")

@@ -1,0 +1,119 @@
+"""OTCA's credit, equation by equation: which step of which sample earned how much of which objective.
+
+Every method is a choice of two tensors in one equation (METHOD §2):
+
+    advantage_TB = Σ_k credit_TBK · advantage_BK                                                        (1)
+
+T denoising steps, S = T + 1 states (0 = noise), B samples in groups of G, K objectives. Pure torch, no state.
+Marks: [paper] stated by arXiv 2604.19234, [reader] read off it by others, [sibling] in a predecessor's code, [ours].
+"""
+
+from __future__ import annotations
+
+import torch
+
+# ------------------------------------------------------------------------------------------------------- advantages
+
+
+def group_zscore(reward_BK: torch.Tensor, group_B: torch.Tensor, eps: float = 1e-4) -> torch.Tensor:
+    """Rewards standardised within each group: (r − mean) / (population std + eps), (B, K).
+
+    group_B: (B,) integers, equal for samples of one prompt slot. A constant group gives exactly 0.
+    """
+    _, slot_B, count_P = torch.unique(group_B, return_inverse=True, return_counts=True)
+    reward = reward_BK.double()
+    shape = (len(count_P), reward.shape[1])
+    size = count_P.to(reward).unsqueeze(1)
+    mean_PK = reward.new_zeros(shape).index_add_(0, slot_B, reward) / size
+    centered_BK = reward - mean_PK[slot_B]
+    std_PK = (reward.new_zeros(shape).index_add_(0, slot_B, centered_BK.square()) / size).sqrt()
+    index_BK = slot_B.unsqueeze(1).expand_as(reward)
+    high_PK = reward.new_full(shape, -torch.inf).scatter_reduce_(0, index_BK, reward, "amax")
+    low_PK = reward.new_full(shape, torch.inf).scatter_reduce_(0, index_BK, reward, "amin")
+    advantage_BK = centered_BK / (std_PK[slot_B] + eps)
+    return torch.where((high_PK == low_PK)[slot_B], 0.0, advantage_BK).to(reward_BK.dtype)
+
+
+def reward_sum_advantage(
+    reward_BK: torch.Tensor, weights_K: torch.Tensor, group_B: torch.Tensor, eps: float = 1e-4
+) -> torch.Tensor:
+    """Uniform-reward GRPO: the weighted sum of raw rewards, standardised in the group, as one objective: (B, 1)."""
+    total_B1 = (reward_BK * weights_K.to(reward_BK)).sum(dim=1, keepdim=True)
+    return group_zscore(total_B1, group_B, eps)
+
+
+# ------------------------------------------------------- TCD: trajectory-level credit decomposition [reader], §2.1
+
+
+def tcd_weights_TB(
+    latents_SB: torch.Tensor, eps: float = 1e-3, normalise: str = "mean", trained_T: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Share of each step in the progress toward the final latent: (T, B), 0 at untrained steps.
+
+    latents_SB: (S, B, …) states, the last one final. ``normalise``: weights of a sample average 1 over the T' trained
+    steps ("mean" [ours]) or sum to 1 ("sum"). ``trained_T``: (T,) bool, default all.
+    """
+    if normalise not in ("mean", "sum"):
+        raise ValueError(f"normalise is {normalise!r}; choose mean or sum")
+    x_SBD = latents_SB.flatten(2).float()
+    #   s_SB = cos(x_S, x_final)
+    similarity_SB = torch.nn.functional.cosine_similarity(x_SBD, x_SBD[-1:], dim=2)
+    #   d_TB = max(s_{t+1} − s_t, 0) + ε
+    progress_TB = (similarity_SB[1:] - similarity_SB[:-1]).clamp(min=0) + eps
+    #   w_TB = T' · d_TB / Σ_t d_TB
+    if trained_T is None:
+        trained_T = torch.ones(len(progress_TB), dtype=torch.bool, device=progress_TB.device)
+    progress_TB = progress_TB * trained_T.to(progress_TB).unsqueeze(1)
+    share_TB = progress_TB / progress_TB.sum(dim=0, keepdim=True)
+    return share_TB * int(trained_T.sum()) if normalise == "mean" else share_TB
+
+
+# ------------------------------------------------------------------- MOCA: multi-objective credit allocation, §2.2
+
+
+def min_norm_weights_BK(advantage_BK: torch.Tensor) -> torch.Tensor:
+    """c* = argmin over the simplex of (Σ_k c_k A_k)² for each sample, in closed form: (B, K) [reader, sibling].
+
+    All positive: the smallest takes all. All negative: the largest does. Mixed signs: the two extremes cancel.
+    All zero: 1/K each.
+    """
+    lowest_B, low_B = advantage_BK.min(dim=1)
+    highest_B, high_B = advantage_BK.max(dim=1)
+    #   c_hi = −A_lo / (A_hi − A_lo), held in [0, 1]: 0 when all are positive, 1 when all are negative
+    gap_B = highest_B - lowest_B
+    share_B = torch.where(gap_B > 0, -lowest_B / torch.where(gap_B > 0, gap_B, 1.0), (highest_B <= 0).to(advantage_BK))
+    share_B = share_B.clamp(0, 1)
+    c_BK = torch.zeros_like(advantage_BK)
+    c_BK.scatter_add_(1, high_B.unsqueeze(1), share_B.unsqueeze(1))
+    c_BK.scatter_add_(1, low_B.unsqueeze(1), (1 - share_B).unsqueeze(1))
+    all_zero_B1 = (advantage_BK == 0).all(dim=1, keepdim=True)
+    return torch.where(all_zero_B1, 1.0 / advantage_BK.shape[1], c_BK)
+
+
+def moca_weights_BK(advantage_BK: torch.Tensor, rho: float = 0.5) -> torch.Tensor:
+    """c = (1−ρ)·c* + ρ/K: min-norm weights mixed with uniform exploration, (B, K) [reader: exists; form and ρ ours].
+
+    ρ = 0 silences every sample whose objectives disagree in sign; ρ = 1 is plain averaging.
+    """
+    if not 0 <= rho <= 1:
+        raise ValueError(f"rho is {rho}; it must lie in [0, 1]")
+    return (1 - rho) * min_norm_weights_BK(advantage_BK) + rho / advantage_BK.shape[1]
+
+
+# ------------------------------------------------------------------------------------------------------ equation (1)
+
+
+def fuse_TB(credit_TBK: torch.Tensor, advantage_BK: torch.Tensor) -> torch.Tensor:
+    """advantage_TB = Σ_k credit_TBK · advantage_BK."""
+    return (credit_TBK * advantage_BK.unsqueeze(0)).sum(dim=2)
+
+
+def rescale_rms(advantage_TB: torch.Tensor, target_TB: torch.Tensor, trained_T: torch.Tensor) -> torch.Tensor:
+    """advantage_TB scaled so that its RMS over trained steps equals that of target_TB (unchanged if it is all zero)."""
+    rms, target = rms_over(advantage_TB, trained_T), rms_over(target_TB, trained_T)
+    return advantage_TB * (target / rms) if rms > 0 else advantage_TB
+
+
+def rms_over(advantage_TB: torch.Tensor, trained_T: torch.Tensor) -> float:
+    """Root mean square over samples and trained steps."""
+    return float(advantage_TB[trained_T].square().mean().sqrt())

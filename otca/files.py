@@ -1,0 +1,91 @@
+"""Files that are never half-written, hashes that tell when they are, and where the shipped checkpoints lie."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from otca.errors import InputError
+
+HASHES = "sha256.json"
+"""Name of the file that lists the SHA-256 of the others in its folder."""
+
+EMBEDDED = Path(__file__).parent / "embedded" / "checkpoints"
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write aside, flush to disk, rename: the path holds the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_hashes(folder: Path) -> None:
+    """List every file below the folder with its SHA-256 in `sha256.json`, written last."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / HASHES)
+    listing = {p.relative_to(folder).as_posix(): sha256(p) for p in files}
+    write_atomic(folder / HASHES, json.dumps(listing, indent=1) + "\n")
+
+
+def verify_hashes(folder: Path) -> None:
+    """Raise InputError naming the first file that is missing or whose hash differs from the folder's listing."""
+    listing = folder / HASHES
+    if not listing.is_file():
+        raise InputError(f"checkpoint {folder}: {HASHES} not found; the folder is incomplete or no checkpoint")
+    for name, expected in json.loads(listing.read_text()).items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"checkpoint file {path} is missing (expected SHA-256 {expected[:16]}…); restore the folder")
+        found = sha256(path)
+        if found != expected:
+            raise InputError(
+                f"checkpoint file {path} is damaged: expected SHA-256 {expected[:16]}…, found {found[:16]}…; restore it"
+            )
+
+
+def resolve_model(path: str) -> str:
+    """Folder or hub id of a model; ``embedded:NAME`` is a checkpoint of the package, verified against its hashes."""
+    if path.startswith("embedded:"):
+        folder = EMBEDDED / path.removeprefix("embedded:")
+        if not folder.is_dir():
+            known = ", ".join(f"embedded:{p.name}" for p in sorted(EMBEDDED.iterdir()) if p.is_dir())
+            raise InputError(f"policy.path {path!r} is no shipped checkpoint (there are: {known})")
+        verify_hashes(folder)
+        return str(folder)
+    if path.startswith((".", "/", "~")):
+        folder = Path(path).expanduser()
+        if not (folder / "model_index.json").is_file():
+            raise InputError(f"policy.path {path}: no model_index.json there; give a diffusers pipeline folder or a hub id")
+        return str(folder)
+    return path
+
+
+def writable_folder(folder: Path) -> Path:
+    """Create the folder if need be and prove that it can be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, probe = tempfile.mkstemp(dir=folder)
+        os.close(handle)
+        os.unlink(probe)
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be written to ({error.strerror}); choose another one") from error
+    return folder

@@ -1,0 +1,144 @@
+"""Methods: each is a choice of credit_TBK and advantage_BK, plus settings it changes. OTCA and its two halves live here.
+
+A new method is one small file in `baselines/` that defines ``METHOD``; the trainer knows nothing of names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from otca import credit
+from otca.config import TrainConfig
+from otca.samplers import clean_prediction
+from otca.types import Credit, Rollout, Scores
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method under a name.
+
+    ``assign(rollout, scores, config)`` returns (credit_TBK, advantage_BK). ``settings`` are dotted config defaults that the
+    method brings along (the command line still wins). ``needs(config)`` names what the rollout must keep beyond the
+    default: "velocity", "mean".
+    """
+
+    name: str
+    summary: str
+    assign: Callable[[Rollout, Scores, TrainConfig], tuple[torch.Tensor, torch.Tensor]]
+    settings: dict[str, object] = field(default_factory=dict)
+    needs: Callable[[TrainConfig], frozenset[str]] = lambda config: frozenset()
+
+
+# ------------------------------------------------------------------------------------------------- building blocks
+
+
+def zscore_advantage_BK(rollout: Rollout, scores: Scores, config: TrainConfig) -> torch.Tensor:
+    """Per-objective z-score in the group."""
+    return credit.group_zscore(scores.reward_BK, rollout.group_B, config.credit.advantage_epsilon)
+
+
+def uniform_TBK(weight_BK: torch.Tensor, steps: int) -> torch.Tensor:
+    """The same objective weights at every step: (T, B, K) view of (B, K)."""
+    return weight_BK.unsqueeze(0).expand(steps, -1, -1)
+
+
+def static_TBK(rollout: Rollout, config: TrainConfig) -> torch.Tensor:
+    """Fixed objective weights w_k, equal at every step and for every sample."""
+    weights_K = torch.tensor(config.weights_K, dtype=torch.float32)
+    return uniform_TBK(weights_K.expand(len(rollout.prompts), -1), len(rollout.trained_T))
+
+
+def tcd_TB1(rollout: Rollout, config: TrainConfig) -> torch.Tensor:
+    """TCD's step weights as a factor of credit_TBK: (T, B, 1)."""
+    latents_SB = rollout.latents_SB
+    if config.credit.tcd_latent == "x0_hat":
+        clean_TB = [
+            clean_prediction(x, v, float(sigma))
+            for x, v, sigma in zip(latents_SB[:-1], rollout.velocity_TB, rollout.sigma_S[:-1])
+        ]
+        latents_SB = torch.stack([*clean_TB, latents_SB[-1]])
+    settings = config.credit
+    weights_TB = credit.tcd_weights_TB(latents_SB, settings.tcd_epsilon, settings.tcd_normalise, rollout.trained_T)
+    return weights_TB.cpu().unsqueeze(2)
+
+
+def tcd_needs(config: TrainConfig) -> frozenset[str]:
+    """TCD on clean predictions needs the velocities."""
+    return frozenset({"velocity"}) if config.credit.tcd_latent == "x0_hat" else frozenset()
+
+
+def moca_TBK(advantage_BK: torch.Tensor, rollout: Rollout, config: TrainConfig) -> torch.Tensor:
+    """MOCA's objective weights, the same at every step (the equations as read give c no step index)."""
+    return uniform_TBK(credit.moca_weights_BK(advantage_BK, config.credit.rho), len(rollout.trained_T))
+
+
+# --------------------------------------------------------------------------------------------------------- methods
+
+
+def _otca(rollout, scores, config):
+    advantage_BK = zscore_advantage_BK(rollout, scores, config)
+    return tcd_TB1(rollout, config) * moca_TBK(advantage_BK, rollout, config), advantage_BK
+
+
+def _otca_tcd(rollout, scores, config):
+    return tcd_TB1(rollout, config) * static_TBK(rollout, config), zscore_advantage_BK(rollout, scores, config)
+
+
+def _otca_moca(rollout, scores, config):
+    advantage_BK = zscore_advantage_BK(rollout, scores, config)
+    return moca_TBK(advantage_BK, rollout, config), advantage_BK
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("otca", "OTCA: trajectory credit (TCD) × objective credit (MOCA)", _otca, needs=tcd_needs),
+        Method("otca_tcd", "OTCA with TCD only, static objective weights", _otca_tcd, needs=tcd_needs),
+        Method("otca_moca", "OTCA with MOCA only, every step alike", _otca_moca),
+    )
+}
+
+
+# ---------------------------------------------------------------------------------------------- scores → advantage
+
+
+def assign_credit(method: Method, rollout: Rollout, scores: Scores, config: TrainConfig) -> Credit:
+    """Apply a method: equation (1), then clipping to ± ``loss.advantage_clip``; with diagnostics for the log."""
+    credit_TBK, advantage_BK = method.assign(rollout, scores, config)
+    advantage_TB = credit.fuse_TB(credit_TBK, advantage_BK)
+    trained_T = rollout.trained_T
+    zscore_BK = zscore_advantage_BK(rollout, scores, config)
+    if config.credit.match_rms:
+        static_TB = credit.fuse_TB(static_TBK(rollout, config), zscore_BK)
+        advantage_TB = credit.rescale_rms(advantage_TB, static_TB, trained_T)
+    limit = config.loss.advantage_clip
+    return Credit(
+        advantage_TB=advantage_TB.clamp(-limit, limit),
+        step_weight_TB=trained_T.to(advantage_TB).unsqueeze(1).expand_as(advantage_TB),
+        credit_TBK=credit_TBK,
+        advantage_BK=advantage_BK,
+        diagnostics=_diagnostics(credit_TBK, advantage_TB, zscore_BK, rollout, scores),
+    )
+
+
+def _diagnostics(credit_TBK, advantage_TB, zscore_BK, rollout, scores) -> dict[str, float]:
+    """RMS, conflict rate (share of samples whose objectives disagree in sign), groups without any signal, mean weights."""
+    trained_T, group_B = rollout.trained_T, rollout.group_B
+    disagree_B = (zscore_BK.amax(1) > 0) & (zscore_BK.amin(1) < 0)
+    dead = [bool((zscore_BK[group_B == g] == 0).all()) for g in group_B.unique()]
+    constant = [bool((zscore_BK[group_B == g] == 0).all(0).any()) for g in group_B.unique()]
+    out = {
+        "advantage_rms": credit.rms_over(advantage_TB, trained_T),
+        "conflict_rate": float(disagree_B.float().mean()),
+        "dead_groups": float(sum(dead)),
+        "groups_with_constant_reward": float(sum(constant)),
+    }
+    if credit_TBK.shape[2] == len(scores.names):
+        for name, weight in zip(scores.names, credit_TBK[trained_T].mean(dim=(0, 1))):
+            out[f"weight_{name}"] = float(weight)
+    for t, weight in enumerate(credit_TBK.sum(2).mean(1)):
+        out[f"weight_step_{t}"] = float(weight) if trained_T[t] else 0.0
+    return out

@@ -1,0 +1,73 @@
+"""The policy contract: what rollout and trainer ask of a generator, whatever its family."""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from otca.config import PolicyConfig
+
+FAMILIES = {"flux": "otca.policies.flux:FluxPolicy"}
+"""Family → ``module:class`` of its adapter."""
+
+
+class Condition(Protocol):
+    """Encoded prompts, one row a sample."""
+
+    def rows(self, index) -> Condition:
+        """The condition of some samples (a slice or an index tensor)."""
+
+
+class Policy(Protocol):
+    """A rectified-flow generator. Latents have the model's own layout, (B, …), in fp32."""
+
+    network: torch.nn.Module
+    """The module that is trained (the trainer may wrap it)."""
+
+    device: torch.device
+    forwards_per_velocity: int
+    """Network evaluations of one sample at one step: 1, or 2 with classifier-free guidance."""
+
+    def encode(self, texts: list[str]) -> Condition:
+        """Encode prompts, one row a text."""
+
+    def noise(self, generators: list[torch.Generator]) -> torch.Tensor:
+        """Standard normal latents (B, …), row b from generator b."""
+
+    def velocity(self, latents: torch.Tensor, sigma_B: torch.Tensor, condition: Condition) -> torch.Tensor:
+        """Velocity (noise − data) in fp32, guidance included."""
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Media (B, F, 3, H, W) in [0, 1], fp32."""
+
+    def trainable_parameters(self) -> list[torch.nn.Parameter]:
+        """Parameters that the optimizer moves, in a fixed order."""
+
+    def save(self, folder: Path) -> None:
+        """Write the trained part in the ecosystem's format (LoRA, or a transformer folder)."""
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+
+
+def build_policy(config: PolicyConfig, device: str | torch.device = "cpu") -> Policy:
+    """Load the checkpoint with its family's adapter."""
+    module, _, name = FAMILIES[config.family].partition(":")
+    return getattr(importlib.import_module(module), name)(config, torch.device(device))
+
+
+@contextmanager
+def swapped(parameters: list[torch.nn.Parameter], weights: list[torch.Tensor]):
+    """Let the network answer with other weights (reference, lagged or averaged ones), without copying them."""
+    own = [p.data for p in parameters]
+    try:
+        for p, w in zip(parameters, weights, strict=True):
+            p.data = w
+        yield
+    finally:
+        for p, w in zip(parameters, own, strict=True):
+            p.data = w

@@ -1,0 +1,78 @@
+"""The reward contract, the registry, and the scoring loop that fails loudly."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import time
+from typing import Protocol
+
+import torch
+
+from otca.errors import InputError, RewardError
+from otca.types import Prompt, Scores
+
+REGISTRY = {
+    "alignment": "otca.embedded.rewards:Alignment",
+    "quality": "otca.embedded.rewards:Quality",
+    "aesthetic": "otca.embedded.rewards:Aesthetic",
+}
+"""Name → ``module:class``. A dotted ``module:class`` is accepted anywhere a name is."""
+
+
+class Reward(Protocol):
+    """A scorer. Higher is better; ``range`` is (lowest, highest); ``source`` cites where the definition comes from."""
+
+    name: str
+    range: tuple[float, float]
+    source: str
+    licence: str
+    revision: str
+
+    def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
+        """Score media in [0, 1], shape (B, F, 3, H, W), against B prompts: float32 (B,)."""
+
+
+def build_reward(name: str) -> Reward:
+    """Construct a reward of the registry, or a ``module:class`` of the user's own."""
+    target = REGISTRY.get(name, name)
+    if ":" not in target:
+        near = difflib.get_close_matches(name, REGISTRY, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"unknown reward {name!r}{hint} (known: {', '.join(REGISTRY)}, or module:class)")
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)()
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise InputError(f"reward {name!r}: {module}:{attribute} cannot be imported ({error})") from error
+
+
+def score_all(rewards: list[Reward], media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> Scores:
+    """Score every sample with every reward; raises `RewardError` on an exception, NaN, Inf or a wrong shape."""
+    columns, seconds = [], {}
+    for reward in rewards:
+        started = time.perf_counter()
+        try:
+            value_B = reward.score(media_BFCHW, prompts)
+        except Exception as error:
+            raise RewardError(f"reward {reward.name!r} failed: {error!r} on {_name(prompts)}") from error
+        columns.append(_checked(reward.name, value_B, prompts).cpu())
+        seconds[reward.name] = time.perf_counter() - started
+    return Scores(reward_BK=torch.stack(columns, dim=1), names=tuple(r.name for r in rewards), seconds=seconds)
+
+
+def _checked(name: str, value_B, prompts: list[Prompt]) -> torch.Tensor:
+    shape = tuple(getattr(value_B, "shape", ()))
+    if not isinstance(value_B, torch.Tensor) or shape != (len(prompts),):
+        raise RewardError(
+            f"reward {name!r} returned {type(value_B).__name__} of shape {shape}, expected a tensor of shape ({len(prompts)},)"
+        )
+    bad = [p for p, ok in zip(prompts, torch.isfinite(value_B).tolist()) if not ok]
+    if bad:
+        raise RewardError(f"reward {name!r} returned NaN or Inf for {_name(bad)}")
+    return value_B.detach().float()
+
+
+def _name(prompts: list[Prompt]) -> str:
+    shown = ", ".join(f"{p.id} ({p.text[:60]!r})" for p in prompts[:3])
+    return f"{len(prompts)} prompts: {shown}{', …' if len(prompts) > 3 else ''}"

@@ -1,0 +1,42 @@
+"""Rows of a run: a CSV file that survives a resume, and optional live trackers through accelerate."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from otca.files import write_atomic
+
+
+class RowLog:
+    """One CSV, one row an iteration, columns fixed by the first row. Rows from ``first_iteration`` on are dropped at start."""
+
+    def __init__(self, path: Path, first_iteration: int = 0):
+        self.path = path
+        self.columns: list[str] | None = None
+        if path.exists():
+            self._drop_from(first_iteration)
+
+    def _drop_from(self, first_iteration: int) -> None:
+        with open(self.path, newline="") as file:
+            reader = csv.DictReader(file)
+            kept = [r for r in reader if r["iteration"].isdigit() and int(r["iteration"]) < first_iteration]
+            self.columns = list(reader.fieldnames or []) if kept else None
+        if kept:
+            lines = [",".join(self.columns)] + [",".join(r[c] for c in self.columns) for r in kept]
+            write_atomic(self.path, "\n".join(lines) + "\n")
+        else:
+            self.path.unlink()
+
+    def append(self, row: dict[str, float]) -> None:
+        """Add a row (numbers only); floats keep nine significant digits."""
+        if self.columns is None:
+            self.columns = list(row)
+            self._write(self.columns, "w")
+        if list(row) != self.columns:
+            raise ValueError(f"{self.path}: columns changed from {self.columns} to {list(row)}")
+        self._write([f"{v:.9g}" if isinstance(v, float) else str(v) for v in row.values()], "a")
+
+    def _write(self, cells: list[str], mode: str) -> None:
+        with open(self.path, mode, newline="") as file:
+            file.write(",".join(cells) + "\n")

@@ -1,0 +1,230 @@
+"""The trainer: sample, score, assign credit, update; one loop for every method."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from otca import checkpoint, losses, schedules
+from otca.config import TrainConfig, to_dict
+from otca.errors import InputError, RewardError
+from otca.files import writable_folder
+from otca.methods import Method, assign_credit
+from otca.policies.base import build_policy, swapped
+from otca.prompts import load_prompts, prompt_order
+from otca.rewards.base import build_reward, score_all
+from otca.rollout import Batch, make_batch, rollout, transition_at, velocity_at
+from otca.schedules import StepPlan
+from otca.tracking import RowLog
+from otca.types import Credit, Rollout
+
+
+class Trainer:
+    """State of a run: policy, optimizer, progress. The run folder gets checkpoints, train.csv and timing.csv."""
+
+    def __init__(self, config: TrainConfig, method: Method, folder: Path):
+        self.config, self.method, self.folder = config, method, writable_folder(folder)
+        self.accelerator = Accelerator(mixed_precision=config.policy.precision, log_with=config.trackers or None, project_dir=folder)
+        world = self.accelerator.num_processes
+        per_update = config.prompts_per_iteration // config.optimizer.updates_per_iteration
+        if per_update % world:
+            raise InputError(
+                f"prompts_per_iteration is {config.prompts_per_iteration}: the {per_update} prompts of one update "
+                f"must be a multiple of the {world} processes"
+            )
+        self.share = per_update // world * config.group_size
+        self.micro_batch = min(config.micro_batch, self.share)
+        if self.share % self.micro_batch:
+            raise InputError(f"micro_batch is {config.micro_batch}; it must divide the {self.share} samples of one update")
+        self.prompts = load_prompts(config.prompts)
+        self.rewards = [build_reward(name) for name in config.rewards]
+        self.policy = build_policy(config.policy, self.accelerator.device)
+        self.parameters = self.policy.trainable_parameters()
+        self.reference = [p.detach().clone() for p in self.parameters] if config.loss.kl_beta else []
+        self.average = [p.detach().clone() for p in self.parameters] if config.optimizer.ema_decay else []
+        settings = config.optimizer
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.policy.network, self.optimizer = self.accelerator.prepare(self.policy.network, self.optimizer)
+        self.sigma_S = schedules.sigmas_S(config.sampler.steps, config.sampler.shift)
+        self.progress = checkpoint.Progress()
+        self.seconds: dict[str, float] = {}
+
+    # -------------------------------------------------------------------------------------------------------- loop
+
+    def run(self, on_row: Callable[[dict], None] | None = None) -> None:
+        """Train from the newest checkpoint, if any, to the last iteration; ``on_row`` sees each row of train.csv."""
+        found = checkpoint.checkpoints(self.folder)
+        if found:
+            self.progress = checkpoint.load_checkpoint(found[-1], self.policy, self.optimizer, self.average)
+        main = self.accelerator.is_main_process
+        rows = RowLog(self.folder / "train.csv", self.progress.iteration) if main else None
+        times = RowLog(self.folder / "timing.csv", self.progress.iteration) if main else None
+        if self.config.trackers:
+            self.accelerator.init_trackers("otca", config=_flat(to_dict(self.config)))
+        while self.progress.iteration < self.config.iterations:
+            started = time.perf_counter()
+            try:
+                row = self.step()
+            except RewardError:
+                self._save()
+                raise
+            self.seconds["total"] = time.perf_counter() - started
+            if main:
+                rows.append(row)
+                times.append({"iteration": row["iteration"]} | self.seconds)
+                if on_row:
+                    on_row(row)
+            self.accelerator.log({k: v for k, v in row.items() if k != "iteration"}, step=row["iteration"])
+            if self.progress.iteration % self.config.save_every == 0 or self.progress.iteration == self.config.iterations:
+                self._save()
+        self.accelerator.end_training()
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            checkpoint.save_checkpoint(self.folder, self.progress, self.policy, self.optimizer, self.average)
+
+    def step(self) -> dict[str, float]:
+        """One iteration: returns its row and moves ``progress`` on. Phase times are left in ``seconds``."""
+        config, self.seconds = self.config, {}
+        rng = np.random.default_rng([config.seed, self.progress.iteration, 11])
+        selection = config.step_selection
+        plan = schedules.plan_steps(
+            selection.kind, config.sampler.steps, self.progress.iteration, rng, selection.fraction, selection.count, selection.stride
+        )
+        batch = self._batch()
+        keep = self.method.needs(config)
+        sampled = rollout(
+            self.policy, batch, config.sampler, self.sigma_S, plan, self.micro_batch, keep, self.seconds
+        )
+        with _timed(self.seconds, "rewards"):
+            scores = score_all(self.rewards, sampled.media_BFCHW, sampled.prompts)
+        with _timed(self.seconds, "credit"):
+            credit = assign_credit(self.method, sampled, scores, config)
+        with _timed(self.seconds, "update"):
+            update = self._update(sampled, credit, plan)
+        self._count(len(batch.prompts), plan)
+        values = {f"reward_{name}": r for name, r in zip(scores.names, scores.reward_BK.mean(0).tolist())}
+        values |= {f"std_{name}": s for name, s in zip(scores.names, scores.reward_BK.std(0, correction=0).tolist())}
+        values |= credit.diagnostics | update
+        values = self._mean_over_processes(values)
+        row = {"iteration": self.progress.iteration} | values
+        row |= {"network_evaluations": self.progress.network_evaluations, "reward_calls": self.progress.reward_calls}
+        self.progress.iteration += 1
+        return row
+
+    def _batch(self) -> Batch:
+        """This process's prompt slots: an equal, contiguous share of every update, so that groups never straddle."""
+        config, total = self.config, self.config.prompts_per_iteration
+        updates, world = config.optimizer.updates_per_iteration, self.accelerator.num_processes
+        share = total // updates // world
+        rank = self.accelerator.process_index
+        slots = [u * (total // updates) + rank * share + i for u in range(updates) for i in range(share)]
+        order = prompt_order(len(self.prompts), config.seed, self.progress.iteration * total, total)
+        key = (config.seed, self.progress.iteration)
+        return make_batch(
+            [self.prompts[order[s]] for s in slots], slots, config.group_size, key, config.sampler.shared_noise
+        )
+
+    # ------------------------------------------------------------------------------------------------------ update
+
+    def _update(self, sampled: Rollout, credit: Credit, plan: StepPlan) -> dict[str, float]:
+        """One pass over the samples: each optimizer step sees an equal share, every trained transition of it.
+
+        Gradients accumulate over (transition, micro-batch) pairs, so memory does not grow with T. Micro-batches are
+        those of the rollout: before the first step of an iteration every ratio is exactly 1 in fp32.
+        """
+        config, count, share, micro_batch = self.config, len(sampled.prompts), self.share, self.micro_batch
+        condition = self.policy.encode([p.text for p in sampled.prompts])
+        totals = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0, "gradient_norm": 0.0, "first_ratio_deviation": 0.0}
+        before = [p.detach().clone() for p in self.parameters]
+        for first in range(0, count, share):
+            pairs = [
+                (t, slice(a, a + micro_batch))
+                for t in torch.nonzero(plan.trained_T).flatten().tolist()
+                for a in range(first, first + share, micro_batch)
+            ]
+            for index, (t, rows) in enumerate(pairs):
+                with self.accelerator.no_sync(self.policy.network) if index + 1 < len(pairs) else nullcontext():
+                    self._backward(sampled, credit, plan, t, rows, condition.rows(rows), len(pairs), totals, first == 0)
+            norm = self.accelerator.clip_grad_norm_(self.parameters, config.optimizer.gradient_clip)
+            totals["gradient_norm"] += float(norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.average:
+                torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - config.optimizer.ema_decay)
+        updates = config.optimizer.updates_per_iteration
+        out = {k: v if k == "first_ratio_deviation" else v / updates for k, v in totals.items()}
+        squared = sum(float((p.detach() - b).square().sum()) for p, b in zip(self.parameters, before))
+        return out | {"update_norm": squared**0.5}
+
+    def _backward(self, sampled, credit, plan, t, rows, condition, pairs, totals, first_update) -> None:
+        """Loss and gradient of one transition of one micro-batch."""
+        config, sigma_S = self.config, self.sigma_S
+        x, prev = sampled.latents_SB[t, rows], sampled.latents_SB[t + 1, rows]
+        velocity = velocity_at(self.policy, x, t, sigma_S, condition)
+        _, log_prob_B, mean, std = transition_at(config.sampler, plan, t, sigma_S, x, velocity, prev=prev)
+        old_B = sampled.log_prob_TB[t, rows]
+        advantage_B = credit.advantage_TB[t, rows].to(log_prob_B)
+        weight_B = credit.step_weight_TB[t, rows].to(log_prob_B)
+        low, high = config.loss.clip_low, config.loss.clip_high
+        loss_B = losses.clipped_surrogate(log_prob_B, old_B, advantage_B, low, high)
+        if config.loss.kl_beta:
+            with torch.no_grad(), swapped(self.parameters, self.reference):
+                reference = velocity_at(self.policy, x, t, sigma_S, condition)
+            mean_ref = transition_at(config.sampler, plan, t, sigma_S, x, reference, prev=prev)[2]
+            delta = float(sigma_S[t] - sigma_S[t + 1])
+            kl_B = losses.kl_to_reference(mean, mean_ref, std, delta, config.loss.kl_scale)
+            loss_B = loss_B + config.loss.kl_beta * kl_B
+            totals["kl"] += float(kl_B.detach().mean()) / pairs
+        loss = (weight_B * loss_B).mean() / pairs
+        self.accelerator.backward(loss)
+        ratio_B = (log_prob_B.detach() - old_B).exp()
+        totals["loss"] += float(loss.detach())
+        totals["clip_fraction"] += float(((ratio_B < 1 - low) | (ratio_B > 1 + high)).float().mean()) / pairs
+        if first_update:
+            totals["first_ratio_deviation"] = max(totals["first_ratio_deviation"], float((ratio_B - 1).abs().max()))
+
+    # ---------------------------------------------------------------------------------------------------- counting
+
+    def _count(self, samples: int, plan: StepPlan) -> None:
+        """A forward pass of one sample at one step is 1, its backward 2 more; the reference's pass counts too."""
+        trained = int(plan.trained_T.sum())
+        per_step = 3 + (1 if self.config.loss.kl_beta else 0)
+        world = self.accelerator.num_processes
+        evaluations = len(plan.trained_T) + trained * per_step
+        self.progress.network_evaluations += samples * evaluations * self.policy.forwards_per_velocity * world
+        self.progress.reward_calls += samples * len(self.rewards) * world
+
+    def _mean_over_processes(self, values: dict[str, float]) -> dict[str, float]:
+        if self.accelerator.num_processes == 1:
+            return values
+        numbers = torch.tensor(list(values.values()), dtype=torch.float64, device=self.accelerator.device)
+        return dict(zip(values, self.accelerator.reduce(numbers, "mean").tolist()))
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str):
+    """Add the seconds of a with-block to ``seconds[name]``."""
+    started = time.perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def _flat(config: dict, prefix: str = "") -> dict:
+    """Dotted keys with plain values, as trackers want them."""
+    out = {}
+    for key, value in config.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
+    return out

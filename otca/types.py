@@ -1,0 +1,77 @@
+"""Records that pass between the stages of an iteration.
+
+Axes (suffixes of tensor names): P prompts, G samples a prompt (a group), B = P·G samples, T denoising steps,
+S = T + 1 states (index 0 = noise, T = final), K objectives, F frames, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text prompt.
+
+    ``id`` names it in rows and file names; ``spec`` is what a verifier needs, plain JSON (``None`` where there is none).
+    """
+
+    id: str
+    text: str
+    spec: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What one round of sampling leaves behind.
+
+    latents_SB: (S, B, …) states in the policy's own latent layout; velocity_TB and mean_TB: (T, B, …), kept only when
+    the method asks for them; std_T: (T,) noise standard deviation of each transition (0 = deterministic);
+    log_prob_TB: (T, B) mean Gaussian log-density of the transitions; sigma_S: (S,) noise levels from 1 to 0;
+    trained_T: (T,) bool, transitions that may be trained; media_BFCHW: (B, F, 3, H, W) in [0, 1]; prompts: B entries;
+    group_B: (B,) index of the prompt slot; seed_B: B integers, the seed of each sample's noise.
+    """
+
+    latents_SB: torch.Tensor
+    std_T: torch.Tensor
+    log_prob_TB: torch.Tensor
+    sigma_S: torch.Tensor
+    trained_T: torch.Tensor
+    media_BFCHW: torch.Tensor
+    prompts: list[Prompt]
+    group_B: torch.Tensor
+    seed_B: list[int]
+    velocity_TB: torch.Tensor | None = None
+    mean_TB: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """reward_BK: (B, K) raw rewards; names: K reward names; seconds: time each reward took.
+
+    process_reward_SBK: (S, B, K) rewards of the clean predictions at each state, for methods that ask for it.
+    """
+
+    reward_BK: torch.Tensor
+    names: tuple[str, ...]
+    seconds: dict[str, float]
+    process_reward_SBK: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Credit:
+    """What a method makes of scores.
+
+    advantage_TB: (T, B), the number that multiplies each transition's log-probability gradient; step_weight_TB: (T, B),
+    0 where a step of a sample is not trained; credit_TBK and advantage_BK: the factors, where the method has them
+    (advantage_TB = Σ_k credit_TBK · advantage_BK); diagnostics: plain numbers for the log.
+    """
+
+    advantage_TB: torch.Tensor
+    step_weight_TB: torch.Tensor
+    credit_TBK: torch.Tensor | None = None
+    advantage_BK: torch.Tensor | None = None
+    diagnostics: dict[str, float] = field(default_factory=dict)

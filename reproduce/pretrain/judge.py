@@ -1,0 +1,171 @@
+"""Train and measure the held-out judge (`otca/embedded/judge.py`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from otca.embedded.judge import SHAPE_CLASSES, STRIDE, HeldOutJudge, Maps
+from otca.embedded.scenes import COLORS, SHAPES, SIZE, SKILLS, Scene, change_one_attribute, render
+from otca.types import Prompt
+from reproduce.pretrain.drawings import Label, ghosts, random_drawing, random_emptiness, random_spec_scene
+from reproduce.pretrain.loop import train
+from reproduce.pretrain.vae import reconstruct
+
+KINDS = ("clean", "changed", "reconstruction", "changed_reconstruction")
+"""What `judge_accuracy` looks at; the judge must accept the first and third, and refuse the others."""
+
+FAITHFUL = 0.25
+"""Largest error, in any channel of any 4×4 patch, of a reconstruction that still shows what its labels say."""
+
+_GRID = SIZE // STRIDE
+_CELL_Y, _CELL_X = np.mgrid[0:_GRID, 0:_GRID].astype(np.float32) + 0.5
+
+
+def pretrain_judge(
+    folder: Path, steps: int, vae=None, batch: int = 32, learning_rate: float = 4e-3, seed: int = 0
+) -> HeldOutJudge:
+    """Returns the trained judge; resumable (see `loop.train`). With a VAE, half of each batch goes through it."""
+    torch.manual_seed(seed)
+    judge = HeldOutJudge()
+
+    def loss_at(step, rng, generator):
+        image_BCHW, targets = judge_batch(rng, batch)
+        if vae is not None:
+            image_BCHW[::2] = faithful_reconstruction(vae, image_BCHW[::2])
+        return detection_loss(judge(augment(image_BCHW, rng, generator)), targets)
+
+    train("judge", {"judge": judge}, loss_at, steps, learning_rate, folder, seed=seed)
+    return judge
+
+
+# ----------------------------------------------------------------------------------------------------------------- data
+
+
+class Targets:
+    """Targets on the grid: heat_BYX in [0, 1]; offset_B2YX in cells; shape_BYX and color_BYX class indices; weight_BYX.
+
+    ``weight_BYX`` is 1 at a thing's own cell, 0.3 beside it, 0 elsewhere; a colour of -1 is not judged.
+    """
+
+    def __init__(self, labels: list[list[Label]]):
+        size = (len(labels), _GRID, _GRID)
+        heat, weight = np.zeros(size, np.float32), np.zeros(size, np.float32)
+        offset = np.zeros((len(labels), 2, _GRID, _GRID), np.float32)
+        shape, color = np.zeros(size, np.int64), np.full(size, -1, np.int64)
+        for b, found in enumerate(labels):
+            for label in found:
+                x, y = (min(v / STRIDE, _GRID - 0.01) for v in (label.x, label.y))
+                column, row = int(x), int(y)
+                bump = np.exp(-((_CELL_X - column - 0.5) ** 2 + (_CELL_Y - row - 0.5) ** 2) / (2 * 0.9**2))
+                heat[b] = np.maximum(heat[b], bump)
+                near = (np.abs(_CELL_X - column - 0.5) < 1.5) & (np.abs(_CELL_Y - row - 0.5) < 1.5)
+                near &= weight[b] < 1
+                weight[b][near], shape[b][near], color[b][near] = 0.3, label.shape, label.color
+                offset[b, 0][near], offset[b, 1][near] = (x - _CELL_X)[near], (y - _CELL_Y)[near]
+                weight[b, row, column] = 1.0
+        self.heat_BYX, self.weight_BYX, self.offset_B2YX = (torch.from_numpy(v) for v in (heat, weight, offset))
+        self.shape_BYX, self.color_BYX = torch.from_numpy(shape), torch.from_numpy(color)
+
+
+def judge_batch(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, Targets]:
+    """Training images (count, 3, SIZE, SIZE) in [0, 1]: legal scenes, free drawings, double exposures and emptiness."""
+    images, labels = [], []
+    for _ in range(count):
+        kind = rng.uniform()
+        if kind < 0.3:
+            scene = random_spec_scene(rng)
+            image, found = render(scene), scene_labels(scene)
+        elif kind < 0.88:
+            image, found = random_drawing(rng)
+        elif kind < 0.93:
+            pair = [random_drawing(rng, fault_rate=0.0) for _ in range(2)]
+            image, found = ghosts([image for image, _ in pair], [found for _, found in pair], rng)
+        else:
+            image, found = random_emptiness(rng), []
+        images.append(image)
+        labels.append(found)
+    return torch.from_numpy(np.stack(images)), Targets(labels)
+
+
+def scene_labels(scene: Scene) -> list[Label]:
+    """Labels of a scene as rendered: every object is valid."""
+    colors = list(COLORS)
+    return [Label(o.x, o.y, SHAPES.index(o.shape), colors.index(o.color)) for o in scene.objects]
+
+
+def faithful_reconstruction(vae, image_BCHW: torch.Tensor) -> torch.Tensor:
+    """Images through the VAE, save those that it redraws as something else (it mends faded and off-palette objects)."""
+    out = reconstruct(vae, image_BCHW)
+    error_B = nn.functional.avg_pool2d((out - image_BCHW).abs(), 4).amax(dim=(1, 2, 3), keepdim=True)
+    return torch.where(error_B < FAITHFUL, out, image_BCHW)
+
+
+def augment(image_BCHW: torch.Tensor, rng: np.random.Generator, generator: torch.Generator) -> torch.Tensor:
+    """Two images in three with blur, brightness, contrast, colour gain or noise, one strength each; clamped to [0, 1]."""
+
+    def strength(low: float, high: float) -> torch.Tensor:
+        on = torch.rand(len(image_BCHW), 1, 1, 1, generator=generator) < 0.35
+        return on * (low + (high - low) * torch.rand(len(image_BCHW), 1, 1, 1, generator=generator))
+
+    sigma = float(rng.uniform(0.4, 1.1))
+    tap = torch.exp(-torch.arange(-3, 4).float() ** 2 / (2 * sigma**2))
+    kernel = torch.outer(tap, tap) / tap.sum() ** 2
+    padded = nn.functional.pad(image_BCHW, (3, 3, 3, 3), mode="replicate")
+    blurred = nn.functional.conv2d(padded, kernel.expand(3, 1, 7, 7), groups=3)
+    image = torch.lerp(image_BCHW, blurred, strength(0.0, 1.0))
+    gain = 1 + strength(-0.06, 0.06) * (2 * torch.rand(len(image), 3, 1, 1, generator=generator) - 1)
+    image = ((image - 0.5) * (1 + strength(-0.12, 0.12)) + 0.5) * gain + strength(-0.06, 0.06)
+    noise = torch.randn(image.shape, generator=generator)
+    return (image + strength(0.0, 0.06) * noise).clamp(0, 1)
+
+
+# ----------------------------------------------------------------------------------------------------------------- loss
+
+
+def detection_loss(maps: Maps, targets: Targets) -> torch.Tensor:
+    """Penalty-reduced focal loss of the centres (CornerNet, eq. 1), class cross-entropies and offset error near them."""
+    things = (targets.heat_BYX == 1).sum().clamp(min=1)
+    log_p, log_q = nn.functional.logsigmoid(maps.heat_BYX), nn.functional.logsigmoid(-maps.heat_BYX)
+    p = log_p.exp()
+    at_centre = targets.heat_BYX == 1
+    focal = torch.where(at_centre, (1 - p) ** 2 * log_p, (1 - targets.heat_BYX) ** 4 * p**2 * log_q)
+    weight = targets.weight_BYX
+    shape = nn.functional.cross_entropy(maps.shape_BSYX, targets.shape_BYX, reduction="none")
+    color = nn.functional.cross_entropy(maps.color_BKYX, targets.color_BYX, ignore_index=-1, reduction="none")
+    offset = (maps.offset_B2YX - targets.offset_B2YX).abs().sum(1)
+    return -focal.sum() / things + ((shape + color + 0.5 * offset) * weight).sum() / weight.sum().clamp(min=1)
+
+
+# ------------------------------------------------------------------------------------------------------------- measures
+
+
+@torch.no_grad()
+def judge_accuracy(judge: HeldOutJudge, count: int, kind: str, vae=None, seed: int = 10**6) -> dict[str, float]:
+    """Share of right verdicts on ``count`` fresh scenes, by skill and ``overall``; ``kind`` is one of `KINDS`.
+
+    Changed scenes break their spec in one attribute, so that the right verdict is no. Raises ValueError for an unknown
+    kind, or a reconstruction without a VAE.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}; choose from {', '.join(KINDS)}")
+    if kind.endswith("reconstruction") and vae is None:
+        raise ValueError(f"kind {kind!r} needs a VAE; pass vae=")
+    rng = np.random.default_rng(seed)
+    right: dict[str, list[bool]] = {skill: [] for skill in SKILLS}
+    for first in range(0, count, 64):
+        skills = [SKILLS[i % len(SKILLS)] for i in range(first, min(first + 64, count))]
+        scenes = [random_spec_scene(rng, skill) for skill in skills]
+        if kind.startswith("changed"):
+            scenes = [change_one_attribute(scene, rng) for scene in scenes]
+        image = torch.from_numpy(np.stack([render(scene) for scene in scenes]))
+        if kind.endswith("reconstruction"):
+            image = reconstruct(vae, image)
+        prompts = [Prompt(id=f"{kind}-{first + i}", text="", spec=scene.spec) for i, scene in enumerate(scenes)]
+        for skill, yes in zip(skills, judge.verdict(image[:, None], prompts).tolist()):
+            right[skill].append(yes != kind.startswith("changed"))
+    everything = [r for answers in right.values() for r in answers]
+    return {skill: float(np.mean(answers)) for skill, answers in right.items()} | {"overall": float(np.mean(everything))}
