@@ -1,1 +1,1 @@
-"""Evaluation: generate media, measure them, and turn rows into statistics, tables and plots."""
+"""Evaluation: generate, score, aggregate, draw. Imports `otca`, never a baseline."""

@@ -10,7 +10,6 @@ Nothing here depends on the clock, the machine or the order of files: the same r
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ import pandas as pd
 
 from eval.stats import PairedDifference, bootstrap_interval, holm, iqm, paired_difference, smallest_detectable
 from otca.embedded.scenes import SKILLS
+from otca.errors import InputError
+from otca.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ PRIMARY = "accuracy"
 
 BASELINE, UNTRAINED = "static_multi_reward", "base"
 EQUAL_CALLS = "equal iterations and reward calls"
-MAKE_RUN = "make it with `python -m otca train --method {} --medium {} --tier {} --seed {}`, then `python -m reproduce.publish`"
+MAKE_RUN = (
+    "make it with the table's script, such as `python -m reproduce.table1 --tier {tier}`, and publish it with "
+    "`python -m reproduce.publish --medium {medium} --tier {tier}`"
+)
 ROW_COLUMNS = ("method", "seed", "metric", "value", "network_evaluations", "reward_calls", "hash")
 TABLE_COLUMNS = (
     *("medium", "method", "metric", "held_out", "n_seeds", "iqm", "mean", "ci_low", "ci_high", "baseline", "budget", "diff"),
@@ -60,7 +64,7 @@ TABLE_COLUMNS = (
 CAPTION = (
     "Mean over seeds; in brackets the 95 % percentile bootstrap interval of the interquartile mean. ↑ higher is better, ↓ lower "
     "is. Bold: best, and the paired 95 % interval of its difference from the runner-up excludes 0. Worst trained objective and "
-    "hypervolume (product, reference point 0) are of the means."
+    "hypervolume (product, reference point 0) are of the means. Holm's adjustment counts the rivals, not the untrained model."
 )
 
 
@@ -71,14 +75,14 @@ def collect(results_root: Path, medium: str, tier: str, methods: Sequence[str]) 
     Metric columns of scores.csv.gz are averaged over items; judge_correct becomes ``accuracy`` and ``accuracy/<skill>``;
     set-level metrics come from sets.csv. A ``method`` may carry a variant (``otca@rho0``).
     Raises FileNotFoundError if a method has no run or a run lacks a file (naming the folder and the command that makes it),
-    ValueError if a manifest belongs elsewhere or a value is blank or not finite.
+    InputError if a manifest belongs elsewhere or a value is blank or not finite.
     """
     rows = []
     for method in methods:
         folder = results_root / medium / tier / method
         seeds = sorted((int(path.name[4:]), path) for path in folder.glob("seed*") if path.name[4:].isdigit())
         if not seeds:
-            raise FileNotFoundError(f"no published run in {folder / 'seed0'}; {MAKE_RUN.format(method, medium, tier, 0)}")
+            raise FileNotFoundError(f"no run in {folder / 'seed0'}; {MAKE_RUN.format(medium=medium, tier=tier)}")
         for seed, run in seeds:
             manifest, values = _read_run(run, method, seed, medium, tier)
             cost = (int(manifest["budget"]["network_evaluations"]), int(manifest["budget"]["reward_calls"]))
@@ -90,22 +94,22 @@ def _read_run(run: Path, method: str, seed: int, medium: str, tier: str) -> tupl
     """The manifest of one run and its value of every metric."""
     for name in ("manifest.json", "scores.csv.gz", "sets.csv"):
         if not (run / name).is_file():
-            raise FileNotFoundError(f"published run {run} lacks {name}; {MAKE_RUN.format(method, medium, tier, seed)}")
+            raise FileNotFoundError(f"run {run} lacks {name}; {MAKE_RUN.format(medium=medium, tier=tier)}")
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     claimed = [str(manifest["method"]).partition("@")[0], *(manifest[key] for key in ("seed", "medium", "tier"))]
     if claimed != [method.partition("@")[0], seed, medium, tier]:
-        raise ValueError(f"{run / 'manifest.json'} describes another run: method, seed, medium, tier = {claimed}")
-    scores = pd.read_csv(run / "scores.csv.gz", float_precision="round_trip")
+        raise InputError(f"{run / 'manifest.json'} describes another run: method, seed, medium, tier = {claimed}")
+    scores = pd.read_csv(run / "scores.csv.gz")
     items = scores.drop(columns=["prompt_id", "sample", "skill", "text"]).select_dtypes(["number", "bool"]).astype("float64")
     values = items.drop(columns="judge_correct", errors="ignore").mean(skipna=False).to_dict()
     if "judge_correct" in items:
         values["accuracy"] = items["judge_correct"].mean(skipna=False)
         values |= items["judge_correct"].groupby(scores["skill"]).mean().add_prefix("accuracy/").to_dict()
-    sets = pd.read_csv(run / "sets.csv", float_precision="round_trip")
+    sets = pd.read_csv(run / "sets.csv")
     values |= dict(zip(sets["metric"], sets["value"].astype("float64")))
     bad = [metric for metric, value in values.items() if not np.isfinite(value)]
     if bad:
-        raise ValueError(f"{run}: {', '.join(bad)} has blank or non-finite values; score the run again")
+        raise InputError(f"{run}: {', '.join(bad)} has blank or non-finite values; score the run again")
     return manifest, values
 
 
@@ -119,12 +123,12 @@ def build_table(
     the baseline on the seeds both have (blank for the baseline): diff = method − baseline in the metric's unit, with its
     paired t interval; prob_improvement in [0, 1], above ½ = the method is *better*, also where lower is better. p_paired is
     Holm-adjusted over the rivals within a metric; the untrained model is compared too, unadjusted, and is no rival.
-    Raises ValueError if the baseline lacks a metric, on seeds that are not nested, an unknown metric or a repeated row.
+    Raises InputError if the baseline lacks a metric, on seeds that are not nested, an unknown metric or a repeated row.
     """
     out = []
     for metric, arms in _arms(rows).items():
         if baseline not in arms:
-            raise ValueError(f"baseline {baseline!r} has no {metric!r}; arms with it: {', '.join(arms)}")
+            raise InputError(f"baseline {baseline!r} has no {metric!r}; arms with it: {', '.join(arms)}")
         compared = {m: _compare(value_N, arms[baseline], metric) for m, value_N in arms.items() if m != baseline}
         rivals = [method for method in compared if method.partition("@")[0] != UNTRAINED]
         p_adjusted = dict(zip(rivals, holm([compared[method].p for method in rivals])))
@@ -156,9 +160,9 @@ def _arms(rows: pd.DataFrame) -> dict[str, dict[str, pd.Series]]:
     """metric → method → values indexed by seed, in the order of METRICS and of the rows."""
     unknown = sorted(set(rows["metric"]) - set(METRICS))
     if unknown:
-        raise ValueError(f"unknown metric {', '.join(unknown)}; add a line to METRICS in eval/tables.py")
+        raise InputError(f"unknown metric {', '.join(unknown)}; add a line to METRICS in eval/tables.py")
     if rows.duplicated(["method", "seed", "metric"]).any():
-        raise ValueError(f"repeated rows: {rows[rows.duplicated(['method', 'seed', 'metric'])].iloc[0].to_dict()}")
+        raise InputError(f"repeated rows: {rows[rows.duplicated(['method', 'seed', 'metric'])].iloc[0].to_dict()}")
     groups = {metric: group.groupby("method", sort=False) for metric, group in rows.groupby("metric")}
     return {
         metric: {str(method): arm.set_index("seed")["value"].sort_index() for method, arm in groups[metric]}
@@ -171,7 +175,7 @@ def _compare(a: pd.Series, b: pd.Series, metric: str) -> PairedDifference:
     """Difference of two arms on their common seeds; the seeds of one must contain those of the other."""
     common = a.index.intersection(b.index)
     if len(common) < min(len(a), len(b)):
-        raise ValueError(f"{metric}: arms ran with different seeds, {list(a.index)} and {list(b.index)}; run the same ones")
+        raise InputError(f"{metric}: arms ran with different seeds, {list(a.index)} and {list(b.index)}; run the same ones")
     return paired_difference(a[common].to_numpy(), b[common].to_numpy())
 
 
@@ -200,22 +204,11 @@ def write_table(
     md += ["\n".join(f"- {_md(note)}" for note in notes)] if notes else []
     tex += [f"% {_one_line(note)}" for note in notes]
     for name, text in (("table.csv", csv), ("table.md", "\n\n".join(md) + "\n"), ("table.tex", "\n".join(tex) + "\n")):
-        write_atomic(folder / name, text.encode("utf-8"))
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: a temporary file beside it takes its name. Makes the folder if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_atomic(folder / name, text)
 
 
 TEX = {c: "\\" + c for c in "{}$&#_%"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-TEX |= {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "<": r"$<$", ">": r"$>$"}
+TEX |= {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "−": "$-$", "<": r"$<$", ">": r"$>$"}
 
 Grid = dict[str, list[tuple[str, bool]]]
 """Column heading → one cell a method: text and whether it is bold."""
@@ -267,7 +260,7 @@ def _differences(part: pd.DataFrame) -> Grid:
 
 def _number(value: float, decimals: int) -> str:
     text = f"{value:.{decimals}f}"
-    return "–" if np.isnan(value) else text.removeprefix("-") if float(text) == 0 else text
+    return "–" if np.isnan(value) else text.replace("-", "" if float(text) == 0 else "−")
 
 
 def _interval(low: float, high: float, decimals: int) -> str:
@@ -283,7 +276,8 @@ def _md_table(grid: Grid) -> str:
 def _tex_table(grid: Grid) -> str:
     rows = [[rf"\textbf{{{_tex(text)}}}" if bold else _tex(text) for text, bold in row] for row in zip(*grid.values())]
     head, *body = [" & ".join(line) + r" \\" for line in ([_tex(head) for head in grid], *rows)]
-    return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(grid) - 1)}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
+    start = rf"\begin{{tabular}}{{l{'r' * (len(grid) - 1)}}}"
+    return "\n".join([start, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
 
 
 def _md(text: str) -> str:

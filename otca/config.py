@@ -213,11 +213,46 @@ class TrainConfig:
         if self.reward_weights and (min(self.reward_weights) < 0 or sum(self.reward_weights) <= 0):
             raise InputError(f"reward_weights is {self.reward_weights}; weights cannot be negative or all zero")
 
+    @classmethod
+    def from_dotted(cls, settings: dict[str, object]) -> TrainConfig:
+        """Defaults changed by dotted settings, for example ``{"sampler.steps": 6, "seed": 1}``."""
+        nested: dict[str, dict[str, object]] = {}
+        top: dict[str, object] = {}
+        for key, value in settings.items():
+            group, _, name = key.rpartition(".")
+            (nested.setdefault(group, {}) if group else top)[name] = value
+        parts = {f.name: f.default_factory for f in dataclasses.fields(cls) if f.name in nested}
+        return cls(**top, **{group: parts[group](**values) for group, values in nested.items()})
+
     @property
     def weights_K(self) -> list[float]:
         """Static weights, summing to 1."""
         given = self.reward_weights or [1.0] * len(self.rewards)
         return [w / sum(given) for w in given]
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How a model is judged: ODE sampling on held-out prompts, raw weights of the last iteration."""
+
+    source: str = "embedded:test"
+    """Evaluation prompts: embedded:SPLIT or a prompts file."""
+    prompts: int = 120
+    """Number of prompts, the first of the list."""
+    samples_per_prompt: int = 2
+    """Images a prompt."""
+    steps: int = 20
+    """ODE steps."""
+    shift: float = 3.0
+    """Time shift of the noise levels."""
+    batch: int = 40
+    """Samples in one forward pass."""
+
+    def __post_init__(self):
+        for name in ("prompts", "samples_per_prompt", "batch"):
+            _at_least(f"eval.{name}", getattr(self, name), 1)
+        _at_least("eval.steps", self.steps, 2)
+        _positive("eval.shift", self.shift)
 
 
 def to_dict(config) -> dict:

@@ -75,7 +75,7 @@ def _prompt(path, number: int, row: dict) -> Prompt:
             spec = json.loads(spec) if spec else None
         except json.JSONDecodeError as error:
             raise InputError(f"prompts file {path}, line {number}: 'spec' is not JSON ({error.msg})") from error
-    return Prompt(id=str(row.get("id") or f"{number:06d}"), text=text, spec=spec)
+    return Prompt(id=str(row.get("id") or f"{number:06d}"), text=text, spec=spec, file=row.get("file") or None)
 
 
 def prompt_order(length: int, seed: int, first: int, count: int) -> list[int]:

@@ -16,12 +16,14 @@ import torch
 class Prompt:
     """A text prompt.
 
-    ``id`` names it in rows and file names; ``spec`` is what a verifier needs, plain JSON (``None`` where there is none).
+    ``id`` names it in rows and file names; ``spec`` is what a verifier needs, plain JSON (``None`` where there is none);
+    ``file`` is the media file that a prompts list names for it, if it does.
     """
 
     id: str
     text: str
     spec: dict[str, Any] | None = None
+    file: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 STAGES = ("vae", "flow", "judge", "clip", "publish")
 VAE_STEPS = 8000
-FLOW_STEPS = 16000
+FLOW_STEPS = 12000
 
 
 def main() -> None:

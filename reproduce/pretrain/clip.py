@@ -14,25 +14,17 @@ from torch.nn.functional import cross_entropy
 from otca.embedded.architecture import MAX_SEQUENCE_LENGTH, build_tokenizer
 from otca.embedded.clip import EmbeddedClip
 from otca.embedded.scenes import SIZE, SKILLS, Scene, captions, draw_scene, render
-from reproduce.pretrain.drawings import random_spec_scene, skill_specs
+from reproduce.pretrain.drawings import random_emptiness, random_spec_scene, skill_specs
 from reproduce.pretrain.loop import train
 from reproduce.pretrain.vae import reconstruct
 
 
 def clip_config(vocabulary_size: int) -> dict:
-    """What goes into open_clip_config.json: a ViT-tiny/8 and a two-layer text transformer, 0.2 M parameters."""
+    """What goes into open_clip_config.json: a thin ModifiedResNet and a two-layer text transformer, 0.24 M parameters."""
     return {
         "model_cfg": {
             "embed_dim": 64,
-            "vision_cfg": {
-                "image_size": SIZE,
-                "patch_size": 8,
-                "width": 64,
-                "layers": 4,
-                "head_width": 16,
-                "mlp_ratio": 2.0,
-                "pool_type": "avg",
-            },
+            "vision_cfg": {"image_size": SIZE, "layers": [1, 1, 1, 1], "width": 6, "head_width": 48},
             "text_cfg": {
                 "context_length": MAX_SEQUENCE_LENGTH,
                 "vocab_size": vocabulary_size,
@@ -50,12 +42,12 @@ def clip_config(vocabulary_size: int) -> dict:
 
 
 def pretrain_clip(
-    folder: Path, steps: int, vae=None, batch: int = 64, learning_rate: float = 2e-3, seed: int = 0
+    folder: Path, steps: int, vae=None, batch: int = 64, learning_rate: float = 3e-3, seed: int = 0
 ) -> EmbeddedClip:
     """Returns the trained model; resumable (see `loop.train`). With a VAE, half of each batch is its reconstructions."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    clip = EmbeddedClip.untrained(folder / "clip", clip_config(len(tokenizer)), tokenizer)
+    clip = EmbeddedClip.untrained(folder / "clip_start", clip_config(len(tokenizer)), tokenizer)
     model = clip.model
 
     def loss_at(step, rng, generator):
@@ -65,21 +57,27 @@ def pretrain_clip(
         if vae is not None:
             chosen = torch.rand(batch, generator=generator) < 0.5
             image_BCHW[chosen] = reconstruct(vae, image_BCHW[chosen])
-        image_BD = model.encode_image(clip.normalize(image_BCHW), normalize=True)
+        empty = torch.from_numpy(np.stack([random_emptiness(rng) for _ in range(batch // 8)]))
+        image_ND = model.encode_image(clip.normalize(torch.cat([image_BCHW, empty])), normalize=True)
         text_BD = model.encode_text(clip.tokenizer(texts), normalize=True)
         scale = model.logit_scale.clamp(max=math.log(100)).exp()
-        return contrastive_loss(scale * image_BD @ text_BD.T, also_true(scenes, [scene.spec for scene in scenes]))
+        return contrastive_loss(scale * image_ND @ text_BD.T, also_true(scenes, [scene.spec for scene in scenes]))
 
     train("clip", {"clip": model}, loss_at, steps, learning_rate, folder, seed=seed)
     return clip
 
 
-def contrastive_loss(logits_BB: torch.Tensor, also_true_BB: torch.Tensor) -> torch.Tensor:
-    """Symmetric cross-entropy of matching pairs (the diagonal); other true pairs are left out, never negatives."""
-    other = also_true_BB & ~torch.eye(len(logits_BB), dtype=torch.bool)
-    logits_BB = logits_BB.masked_fill(other, float("-inf"))
-    target = torch.arange(len(logits_BB))
-    return (cross_entropy(logits_BB, target) + cross_entropy(logits_BB.T, target)) / 2
+def contrastive_loss(logits_NB: torch.Tensor, also_true_BB: torch.Tensor) -> torch.Tensor:
+    """Symmetric cross-entropy of B matching pairs (the diagonal), with N - B more images that match no text.
+
+    Other true pairs are left out, so that they are never negatives.
+    """
+    count = len(also_true_BB)
+    target = torch.arange(count)
+    other_BB = also_true_BB & ~torch.eye(count, dtype=torch.bool)
+    other_NB = torch.cat([other_BB, torch.zeros(len(logits_NB) - count, count, dtype=torch.bool)])
+    logits_NB = logits_NB.masked_fill(other_NB, float("-inf"))
+    return (cross_entropy(logits_NB[:count], target) + cross_entropy(logits_NB.T, target)) / 2
 
 
 # ----------------------------------------------------------------------------------------------------------------- data

@@ -19,17 +19,19 @@ _PALETTE = np.array(list(COLORS.values()), dtype=np.float32)
 
 FAULTS = ("faded", "soft", "morph", "chopped", "bitten", "stretched", "wobbly", "merged", "speck", "tinted", "patchy")
 """Ways in which an object goes wrong: the last two spoil its colour, the others its shape."""
+_FAULT_ODDS = np.array([1, 1, 1, 1, 1, 1, 1, 2.5, 0.5, 1, 2.5]) / 13.5  # the harder to tell, the more often
 
 
 @dataclass(frozen=True)
 class Label:
-    """What the judge should say of one thing: centre in pixels, index into its shape and colour classes.
+    """What the judge should say of one thing: centre and radius in pixels, index into its shape and colour classes.
 
-    -1: not judged (the colour of a malformed thing).
+    A class of -1 is not judged (the colour of a malformed thing).
     """
 
     x: float
     y: float
+    radius: float
     shape: int
     color: int
 
@@ -63,8 +65,8 @@ def random_drawing(rng: np.random.Generator, fault_rate: float = 0.45) -> tuple[
     sloppiness = rng.uniform(0, 1) * (rng.uniform() < 0.6)
     labels = []
     for x, y, radius in _random_layout(rng):
-        fault = FAULTS[rng.integers(len(FAULTS))] if rng.uniform() < share else None
-        image, found = _draw(image, x, y, radius, fault, sloppiness, rng)
+        fault = str(rng.choice(FAULTS, p=_FAULT_ODDS)) if rng.uniform() < share else None
+        image, found = draw_thing(image, x, y, radius, fault, sloppiness, rng)
         labels += found
     return image, labels
 
@@ -100,7 +102,7 @@ def random_emptiness(rng: np.random.Generator) -> np.ndarray:
 def ghosts(images: list[np.ndarray], labels: list[list[Label]], rng) -> tuple[np.ndarray, list[Label]]:
     """A double exposure of two drawings: nothing in it is well drawn."""
     t = rng.uniform(0.35, 0.65)
-    spoiled = [Label(label.x, label.y, SHAPE_CLASSES.index(MALFORMED), -1) for found in labels for label in found]
+    spoiled = [Label(label.x, label.y, label.radius, SHAPE_CLASSES.index(MALFORMED), -1) for found in labels for label in found]
     return images[0] * (1 - t) + images[1] * t, spoiled
 
 
@@ -119,8 +121,13 @@ def _random_layout(rng) -> list[tuple[float, float, float]]:
     return placed
 
 
-def _draw(image, x, y, radius, fault, sloppiness, rng) -> tuple[np.ndarray, list[Label]]:
-    """The image with one more thing, drawn with the given fault (or none), and what to call it."""
+def draw_thing(
+    image: np.ndarray, x: float, y: float, radius: float, fault: str | None, sloppiness: float, rng: np.random.Generator
+) -> tuple[np.ndarray, list[Label]]:
+    """The image with one more thing of random shape and colour around (x, y), and what to call it.
+
+    ``fault`` is one of `FAULTS` or None; ``sloppiness`` in [0, 1] is how far a valid object strays from the renderer's.
+    """
     shape, color = int(rng.integers(len(SHAPES))), int(rng.integers(len(COLORS)))
     style = _Style(
         softness=1 + 1.2 * sloppiness * rng.uniform(),
@@ -161,12 +168,13 @@ def _draw(image, x, y, radius, fault, sloppiness, rng) -> tuple[np.ndarray, list
     coverage = style.opacity * np.clip(0.5 - distance / style.softness, 0, 1)
     drawn = (image * (1 - coverage) + rgb * coverage).astype(np.float32)
     if fault is None:
-        return drawn, [Label(x, y, shape, color)]
+        return drawn, [Label(x, y, radius, shape, color)]
     if fault in ("tinted", "patchy"):
-        return drawn, [Label(x, y, shape, COLOR_CLASSES.index(OTHER))]
+        return drawn, [Label(x, y, radius, shape, COLOR_CLASSES.index(OTHER))]
     weight = np.maximum(coverage, 1e-6)
     middle = [float((axis * weight).sum() / weight.sum()) for axis in (_PIXEL_X, _PIXEL_Y)]
-    return drawn, [Label(*middle, SHAPE_CLASSES.index(MALFORMED), -1)]
+    extent = 1.6 * radius if fault == "merged" else radius
+    return drawn, [Label(*middle, extent, SHAPE_CLASSES.index(MALFORMED), -1)]
 
 
 def _warp(dx, dy, style: _Style, rng):

@@ -48,7 +48,8 @@ def pretrain_judge(
 class Targets:
     """Targets on the grid: heat_BYX in [0, 1]; offset_B2YX in cells; shape_BYX and color_BYX class indices; weight_BYX.
 
-    ``weight_BYX`` is 1 at a thing's own cell, 0.3 beside it, 0 elsewhere; a colour of -1 is not judged.
+    ``weight_BYX`` is 1 at a thing's middle cell, 0.3 in the cells beside it and elsewhere within 60 % of its radius
+    (wherever its peak may come to lie), 0 outside; a colour of -1 is not judged.
     """
 
     def __init__(self, labels: list[list[Label]]):
@@ -62,8 +63,8 @@ class Targets:
                 column, row = int(x), int(y)
                 bump = np.exp(-((_CELL_X - column - 0.5) ** 2 + (_CELL_Y - row - 0.5) ** 2) / (2 * 0.9**2))
                 heat[b] = np.maximum(heat[b], bump)
-                near = (np.abs(_CELL_X - column - 0.5) < 1.5) & (np.abs(_CELL_Y - row - 0.5) < 1.5)
-                near &= weight[b] < 1
+                away = np.maximum(np.abs(_CELL_X - column - 0.5), np.abs(_CELL_Y - row - 0.5))
+                near = (away < max(1.5, 0.6 * label.radius / STRIDE)) & (weight[b] < 1)
                 weight[b][near], shape[b][near], color[b][near] = 0.3, label.shape, label.color
                 offset[b, 0][near], offset[b, 1][near] = (x - _CELL_X)[near], (y - _CELL_Y)[near]
                 weight[b, row, column] = 1.0
@@ -94,7 +95,7 @@ def judge_batch(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, Tar
 def scene_labels(scene: Scene) -> list[Label]:
     """Labels of a scene as rendered: every object is valid."""
     colors = list(COLORS)
-    return [Label(o.x, o.y, SHAPES.index(o.shape), colors.index(o.color)) for o in scene.objects]
+    return [Label(o.x, o.y, o.radius, SHAPES.index(o.shape), colors.index(o.color)) for o in scene.objects]
 
 
 def faithful_reconstruction(vae, image_BCHW: torch.Tensor) -> torch.Tensor:

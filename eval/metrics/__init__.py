@@ -1,0 +1,1 @@
+"""Metrics, one family a file; each number comes with a pinned protocol."""

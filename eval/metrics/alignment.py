@@ -1,0 +1,45 @@
+"""Held-out alignment metrics of the embedded task: the judge's exact verdict and a small open_clip model's cosine."""
+
+from __future__ import annotations
+
+import torch
+
+from otca.files import resolve_model
+from otca.types import Prompt
+
+
+class JudgeAccuracy:
+    """1 where the held-out judge finds exactly what the prompt demands, else 0."""
+
+    name = "judge_correct"
+    protocol = {"backbone": "embedded judge (convolutional detector)", "decode": "fixed confidence threshold"}
+
+    def __init__(self):
+        from otca.embedded.judge import HeldOutJudge
+
+        self.judge = HeldOutJudge.from_pretrained(resolve_model("embedded:judge"))
+
+    def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
+        """Verdicts 0 or 1, float32 (B,); every prompt needs a spec."""
+        return self.judge.verdict(media_BFCHW, prompts).float()
+
+
+class ClipScore:
+    """Cosine of image and text features of the embedded open_clip model, −1 to 1."""
+
+    name = "clip_score"
+    protocol = {"backbone": "embedded open_clip model (trained on the task's captions)"}
+
+    def __init__(self, clip=None):
+        self.clip = clip or embedded_clip()
+
+    def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
+        """Cosines, float32 (B,)."""
+        return self.clip.score(media_BFCHW, prompts)
+
+
+def embedded_clip():
+    """The shipped open_clip model."""
+    from otca.embedded.clip import EmbeddedClip
+
+    return EmbeddedClip.from_pretrained(resolve_model("embedded:clip"))

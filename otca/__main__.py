@@ -1,0 +1,221 @@
+"""Command line: ``python -m otca train|sample|score``. Errors of the user end with one line and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from otca import presets
+from otca.config import EvalConfig, PolicyConfig, TrainConfig
+from otca.errors import InputError, RewardError
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+COMMANDS = {
+    "train": "train a generator with a method",
+    "sample": "generate media from a checkpoint or a finished run",
+    "score": "score a folder of images, made by any system, against a prompts file",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Dispatch to a command; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: python -m otca COMMAND [--help]\n")
+        print("\n".join(f"  {name:8} {what}" for name, what in COMMANDS.items()))
+        print("\ntables: python -m reproduce.table1 --help")
+        return 0
+    if argv[0] not in COMMANDS:
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return _refuse("otca", f"unknown command {argv[0]!r}{hint} (known: {', '.join(COMMANDS)})")
+    try:
+        {"train": _train, "sample": _sample, "score": _score}[argv[0]](argv[1:])
+    except (InputError, RewardError, argparse.ArgumentError) as error:
+        return _refuse(f"otca {argv[0]}", str(error))
+    return 0
+
+
+def _refuse(program: str, message: str) -> int:
+    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+# ------------------------------------------------------------------------------------------------------------- train
+
+
+def train_parser() -> ArgumentParser:
+    """Every field of `TrainConfig`, plus preset, method settings from YAML, and the run folder."""
+    parser = _parser("train", "Train a generator. Precedence: defaults < --preset < method < --config < command line.")
+    parser.add_argument("--config", action="config", help="YAML file with the keys below")
+    parser.add_argument("--preset", type=str, default="image/quick", help="medium/tier whose settings to start from")
+    parser.add_argument("--out", type=Path, default=None, help="run folder (default: runs/adhoc/<method>/seed<seed>)")
+    parser.add_argument("--dry_run", type=bool, default=False, help="print the resolved settings and stop")
+    parser.add_class_arguments(TrainConfig)
+    return parser
+
+
+def _train(argv: list[str]) -> None:
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--preset", default="image/quick")
+    early.add_argument("--method", default="otca")
+    chosen, _ = early.parse_known_args(argv)
+    from baselines import find_method
+
+    method = find_method(chosen.method)
+    parser = train_parser()
+    parser.set_defaults(presets.preset(chosen.preset) | method.settings | {"method": method.name, "preset": chosen.preset})
+    given = _parse(parser, argv)
+    config = _fields(given, TrainConfig)
+    if config.method != method.name:
+        raise InputError(f"method {config.method!r} is set in the YAML file; name it on the command line: --method {config.method}")
+    if given.dry_run:
+        print(_yaml(config), end="")
+        return
+    from tqdm import tqdm
+
+    from otca.runs import begin_run
+    from otca.trainer import Trainer
+
+    folder = given.out or Path("runs/adhoc") / config.method / f"seed{config.seed}"
+    trainer = Trainer(config, method, folder)
+    begin_run(folder, config)
+    with tqdm(total=config.iterations, unit="iteration") as bar:
+
+        def show(row):
+            bar.n = row["iteration"] + 1
+            bar.set_postfix_str(" ".join(f"{n} {row[f'reward_{n}']:.3f}" for n in (r.name for r in trainer.rewards)))
+
+        trainer.run(show)
+    print(f"trained {config.method}, seed {config.seed}: {folder}")
+
+
+# ------------------------------------------------------------------------------------------------------------ sample
+
+
+def sample_parser() -> ArgumentParser:
+    """What to sample from, and where to."""
+    parser = _parser("sample", "Generate media by ODE; writes <prompt id>_<sample>.png and prompts.jsonl, which `score` reads.")
+    parser.add_argument("--run", type=Path, default=None, help="run folder: its newest checkpoint is used (default: the base model)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the media")
+    parser.add_argument("--seed", type=int, default=0, help="noise seed")
+    parser.add_class_arguments(EvalConfig, "eval")
+    parser.add_class_arguments(PolicyConfig, "policy")
+    return parser
+
+
+def _sample(argv: list[str]) -> None:
+    parser = sample_parser()
+    given = _parse(parser, argv)
+    settings, policy_config = _fields(given.eval, EvalConfig), _fields(given.policy, PolicyConfig)
+    from eval.generate import generate
+    from otca.checkpoint import checkpoints
+    from otca.files import verify_hashes, writable_folder
+    from otca.policies.base import build_policy
+
+    folder, newest = writable_folder(given.out), None
+    if given.run is not None:
+        found = checkpoints(given.run)
+        if not found:
+            raise InputError(f"run {given.run} has no checkpoint; give a folder that `python -m otca train` wrote")
+        newest, policy_config = found[-1], _run_policy(given.run)
+        verify_hashes(newest)
+    policy = build_policy(policy_config)
+    if newest is not None:
+        policy.load(newest)
+    media, _ = generate(policy, settings, given.seed, folder)
+    print(f"wrote {len(media)} media: {folder}")
+
+
+def _run_policy(run: Path) -> PolicyConfig:
+    import yaml
+
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"run {run} has no config.yaml; give a folder that `python -m otca train` wrote")
+    return PolicyConfig(**yaml.safe_load(path.read_text())["policy"])
+
+
+# ------------------------------------------------------------------------------------------------------------- score
+
+
+def score_parser() -> ArgumentParser:
+    """What to score, by what."""
+    parser = _parser("score", "Score images of any system: one row an item, means printed.")
+    parser.add_argument("--images", type=Path, required=True, help="folder of images")
+    parser.add_argument("--prompts", type=Path, required=True, help="JSONL or CSV: prompt, id or file, spec where a scorer needs it")
+    parser.add_argument("--rewards", type=list[str], default=["alignment", "quality", "aesthetic"], help="rewards, by name")
+    parser.add_argument("--held_out", type=bool, default=True, help="add the held-out judge and CLIP score")
+    parser.add_argument("--out", type=Path, default=None, help="CSV of the rows (default: scores.csv in the image folder)")
+    return parser
+
+
+def _score(argv: list[str]) -> None:
+    given = _parse(score_parser(), argv)
+    from eval.evaluate import score_items, write_rows
+    from eval.media import read_images
+    from eval.metrics.alignment import ClipScore, JudgeAccuracy
+    from otca.files import writable_folder
+    from otca.rewards.base import build_reward
+
+    scorers = [build_reward(name) for name in given.rewards]
+    if given.held_out:
+        scorers += [JudgeAccuracy(), ClipScore()]
+    out = given.out or given.images / "scores.csv"
+    writable_folder(out.parent)
+    media_BFCHW, prompts, files = read_images(given.images, given.prompts)
+    rows = score_items(media_BFCHW, prompts, scorers)
+    rows.insert(0, "file", files)
+    write_rows(rows, out)
+    print(rows[[s.name for s in scorers]].agg(["mean", "std"]).T.to_string(float_format="%.4f"))
+    print(f"wrote {len(rows)} rows: {out}")
+
+
+# ----------------------------------------------------------------------------------------------------------- parsing
+
+
+def _parser(command: str, description: str) -> ArgumentParser:
+    return ArgumentParser(prog=f"python -m otca {command}", description=description, exit_on_error=False)
+
+
+def _parse(parser: ArgumentParser, argv: list[str]):
+    """Parse and build the dataclasses, or raise InputError in one line with the nearest valid name."""
+    try:
+        return parser.instantiate(parser.parse_args(argv))
+    except argparse.ArgumentError as error:
+        raise InputError(_with_nearest(str(error), parser)) from error
+
+
+def _fields(given, kind: type):
+    """The dataclass whose fields were added to the parser one by one."""
+    return kind(**{name: given[name] for name in kind.__dataclass_fields__})
+
+
+def _with_nearest(message: str, parser: ArgumentParser) -> str:
+    """Add the nearest valid option to a message about an unknown one."""
+    unknown = re.search(r"unrecognized arguments: -*([\w.]+)|does not accept option '([\w.]+)'|Option '([\w.]+)'", message)
+    if not unknown:
+        return message
+    name = next(group for group in unknown.groups() if group)
+    known = [a.dest for a in parser._actions if a.dest not in ("help",)]
+    near = difflib.get_close_matches(name, known + [k.rpartition(".")[2] for k in known], n=1, cutoff=0.5)
+    return f"{message}; did you mean {near[0]!r}?" if near else message
+
+
+def _yaml(config: TrainConfig) -> str:
+    import yaml
+
+    from otca.config import to_dict
+
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Run folders: ``runs/<medium>/<tier>/<method>[@variant]/seed<k>/`` with config.yaml at the start, manifest.json at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+
+from otca.config import TrainConfig, config_hash, to_dict
+from otca.errors import InputError
+from otca.files import sha256, write_atomic
+
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "scipy", "numpy")
+RECORDED = ("config.yaml", "train.csv", "scores.csv.gz", "sets.csv")
+"""Files whose hashes the manifest lists, where they exist."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One run of a table: a method (or ``base``, which trains nothing) with a seed, at a tier of a medium."""
+
+    medium: str
+    tier: str
+    method: str
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Path below ``runs/`` and below ``results/``."""
+        return Path(self.medium) / self.tier / self.method / f"seed{self.seed}"
+
+    def __str__(self) -> str:
+        return f"{self.method} seed {self.seed}"
+
+
+def begin_run(folder: Path, config: TrainConfig) -> None:
+    """Write config.yaml, or refuse a folder that holds a run with another config (the message lists the changed keys)."""
+    path = folder / "config.yaml"
+    own = to_dict(config)
+    if path.exists():
+        before = yaml.safe_load(path.read_text())
+        changed = _difference(before, own)
+        if changed:
+            raise InputError(f"{folder} holds a run with another config ({'; '.join(changed)}); delete it or use another folder")
+        return
+    write_atomic(path, yaml.safe_dump(own, sort_keys=False))
+
+
+def _difference(before: dict, after: dict, prefix: str = "") -> list[str]:
+    out = []
+    for key in sorted({*before, *after}):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            out += _difference(old, new, f"{prefix}{key}.")
+        elif old != new:
+            out.append(f"{prefix}{key}: {old} → {new}")
+    return out
+
+
+def finish_run(folder: Path, arm: Arm, settings: dict, budget: dict[str, int], protocol: dict) -> dict:
+    """Write manifest.json, last of all: what ran, on what, at what cost, with the hash of every row file."""
+    manifest = {
+        "medium": arm.medium,
+        "tier": arm.tier,
+        "method": arm.method,
+        "seed": arm.seed,
+        "config_hash": config_hash(settings),
+        "budget": budget,
+        "protocol": protocol,
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "files": {name: sha256(folder / name) for name in RECORDED if (folder / name).is_file()},
+    }
+    manifest["hash"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
+    write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run has its manifest."""
+    return (folder / "manifest.json").is_file()

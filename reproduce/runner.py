@@ -1,0 +1,106 @@
+"""Run the arms of a table: train what is missing, side by side, one process a core and one thread a process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from baselines import find_method
+from eval.evaluate import evaluate
+from otca import presets
+from otca.config import TrainConfig, to_dict
+from otca.policies.base import build_policy
+from otca.rewards.base import build_reward
+from otca.runs import Arm, begin_run, finish_run, is_finished
+from otca.trainer import Trainer
+
+
+def arm_config(arm: Arm) -> TrainConfig:
+    """The resolved training config of an arm; ``base`` takes the tier's settings and trains nothing."""
+    settings = {} if arm.method == "base" else find_method(arm.method).settings
+    return presets.train_config(f"{arm.medium}/{arm.tier}", arm.method, settings, arm.seed)
+
+
+def run_arm(arm: Arm, root: Path) -> None:
+    """Train (resuming), evaluate, and seal one arm with its manifest; a finished arm is left as it is."""
+    folder = root / arm.path
+    if is_finished(folder):
+        return
+    config = arm_config(arm)
+    begin_run(folder, config)
+    budget = {"network_evaluations": 0, "reward_calls": 0}
+    if arm.method == "base":
+        policy = build_policy(config.policy)
+    else:
+        trainer = Trainer(config, find_method(arm.method), folder)
+        trainer.run()
+        policy = trainer.policy
+        budget = {name: getattr(trainer.progress, name) for name in budget}
+    rewards = [build_reward(name) for name in config.rewards]
+    protocol = evaluate(policy, presets.eval_config(f"{arm.medium}/{arm.tier}"), arm.seed, rewards, folder)
+    finish_run(folder, arm, to_dict(config), budget, protocol)
+
+
+def run_arms(arms: list[Arm], root: Path, jobs: int) -> None:
+    """Run what is missing in ``jobs`` forked workers, with a progress bar; the first failure ends the command."""
+    missing = [arm for arm in arms if not is_finished(root / arm.path)]
+    if not missing:
+        return
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(jobs, mp_context=fork, initializer=_one_thread) as pool:
+        futures = {pool.submit(run_arm, arm, root): arm for arm in missing}
+        try:
+            _watch(futures, root)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _watch(futures: dict[Future, Arm], root: Path) -> None:
+    """Show iterations done, mean rewards of the newest row, time left; raise the first worker's error."""
+    totals = {arm: 0 if arm.method == "base" else arm_config(arm).iterations for arm in futures.values()}
+    start = sum(_last_row(root / arm.path)[0] for arm in totals)
+    bar = tqdm(total=sum(totals.values()), initial=start, unit="iteration", file=sys.stdout, dynamic_ncols=True, mininterval=1)
+    while True:
+        rows = {arm: _last_row(root / arm.path) for arm in totals}
+        bar.update(sum(done for done, _ in rows.values()) - bar.n)
+        running = [(arm, row) for future, arm in futures.items() if not future.done() for _, row in [rows[arm]] if row is not None]
+        if running:
+            arm, row = running[0]
+            rewards = " ".join(f"{c.removeprefix('reward_')} {row[c]:.3f}" for c in row.index if c.startswith("reward_") and c != "reward_calls")
+            bar.set_postfix_str(f"{arm}: {rewards}")
+        for future in futures:
+            if future.done():
+                future.result()
+        if all(future.done() for future in futures):
+            bar.close()
+            return
+        time.sleep(0.5)
+
+
+def _last_row(folder: Path) -> tuple[int, pd.Series | None]:
+    """Iterations done and the newest row of train.csv."""
+    path = folder / "train.csv"
+    if not path.exists() or path.stat().st_size == 0:
+        return 0, None
+    rows = pd.read_csv(path, on_bad_lines="skip")
+    return (len(rows), rows.iloc[-1]) if len(rows) else (0, None)
+
+
+def default_jobs() -> int:
+    """One worker a usable core; one on a machine with a GPU."""
+    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))

@@ -1,0 +1,113 @@
+"""eval.plots: the pixels and lines that must come out, and the same bytes each time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from eval.plots import COLORS, FALLBACK_COLORS, SMOOTHING, learning_curves, method_styles, sample_grid
+
+
+def frame(offset=0.0, length=12):
+    iteration = np.arange(length)
+    return pd.DataFrame({"iteration": iteration, "reward_alignment": offset + iteration / 100, "reward_quality": offset})
+
+
+def rgb(color):
+    return tuple(int(color[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def has(image, color):
+    return bool((image == rgb(color)).all(-1).any())
+
+
+def test_learning_curves_draw_each_method_in_its_colour(tmp_path):
+    learning_curves({"otca": [frame(), frame(0.2)], "base": [frame(0.1)]}, ["alignment", "quality"], tmp_path / "curves")
+    image = pixels(tmp_path / "curves.png")
+    assert image.std() > 5 and has(image, COLORS["otca"]) and has(image, COLORS["base"])
+    assert not has(image, COLORS["process_credit"])
+    svg = (tmp_path / "curves.svg").read_text()
+    assert svg.count('id="axes_') == 2 and "dc:date" not in svg and "Matplotlib v" not in svg
+
+
+def test_learning_curves_are_the_same_bytes_twice(tmp_path):
+    for name in ("a", "b"):
+        learning_curves({"otca": [frame(), frame(0.2)], "mine": [frame()]}, ["alignment"], tmp_path / name)
+    for suffix in (".png", ".svg"):
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_only_iterations_that_all_seeds_reached_are_drawn(tmp_path):
+    learning_curves({"otca": [frame(), frame(length=8)]}, ["quality"], tmp_path / "long")
+    learning_curves({"otca": [frame(length=8), frame(length=8)]}, ["quality"], tmp_path / "short")
+    assert (tmp_path / "long.png").read_bytes() == (tmp_path / "short.png").read_bytes()
+    assert SMOOTHING % 2 == 1  # a centred window
+
+
+def test_learning_curves_name_what_is_missing(tmp_path):
+    with pytest.raises(KeyError, match="run 1 of 'otca' has no column reward_motion"):
+        learning_curves({"otca": [frame().assign(reward_motion=0.0), frame()]}, ["motion"], tmp_path / "x")
+    with pytest.raises(ValueError, match="'otca' has no run"):
+        learning_curves({"otca": []}, ["quality"], tmp_path / "x")
+
+
+def test_colours_are_fixed_for_our_methods_and_distinct_for_the_others():
+    others = [f"rival_{i}" for i in range(3 * len(FALLBACK_COLORS))]
+    styles = method_styles([*others, "otca"])
+    assert styles["otca"] == method_styles(["otca"])["otca"] == (COLORS["otca"], "-")
+    assert len(set(styles.values())) == len(others) + 1
+    assert method_styles(others[::-1]) == method_styles(others)
+
+
+def make_images(folder, rows, columns, size=64):
+    """Images of one grey each: 100 + 10·row + column."""
+    grid = [[folder / f"{r}_{c}.png" for c in range(columns)] for r in range(rows)]
+    for r, row in enumerate(grid):
+        for c, path in enumerate(row):
+            Image.new("RGB", (size, size), (100 + 10 * r + c,) * 3).save(path)
+    return grid
+
+
+def test_sample_grid_enlarges_every_pixel_to_a_square(tmp_path):
+    images = make_images(tmp_path, 2, 3)
+    labels = ["a long prompt about $5 and $6 with a red ring left of a blue cross", "two rings"]
+    sample_grid(images, labels, ["base", "otca", "process_credit"], tmp_path / "grid.png")
+    image = pixels(tmp_path / "grid.png")
+    for r in range(2):
+        for c in range(3):
+            y, x = np.nonzero((image == 100 + 10 * r + c).all(-1))
+            inside = (x >= 200) & (y >= 34)  # right of the prompts, below the headings: a few grey edges of letters lie outside
+            assert inside.sum() == 192 * 192 and np.ptp(x[inside]) == np.ptp(y[inside]) == 191
+    assert (image[:, :200] < 128).any()  # the prompts
+
+
+def test_sample_grid_marks_verdicts_and_is_deterministic(tmp_path):
+    images = make_images(tmp_path, 1, 3)
+    for name in ("a.png", "b.png"):
+        sample_grid(images, ["rings"], ["x", "y", "z"], tmp_path / name, verdicts=[[True, False, None]])
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    image = pixels(tmp_path / "a.png")
+    tick, cross, plain = (image[34:226, 200 + 200 * c : 392 + 200 * c] for c in range(3))
+    assert has(tick, "#007A5A") and not has(tick, "#C04A00")
+    assert has(cross, "#C04A00") and not has(cross, "#007A5A")
+    assert (plain == 102).all()
+
+
+def test_sample_grid_refuses_ragged_input(tmp_path):
+    images = make_images(tmp_path, 1, 2)
+    with pytest.raises(ValueError, match=r"labels ask for rows of \[3\] cells, images has \[2\]"):
+        sample_grid(images, ["rings"], ["x", "y", "z"], tmp_path / "grid.png")
+    with pytest.raises(ValueError, match=r"verdicts has \[1\]"):
+        sample_grid(images, ["rings"], ["x", "y"], tmp_path / "grid.png", verdicts=[[True]])
+    Image.new("RGB", (32, 32)).save(images[0][1])
+    with pytest.raises(ValueError, match="one size"):
+        sample_grid(images, ["rings"], ["x", "y"], tmp_path / "grid.png")
+    images[0][1].unlink()
+    with pytest.raises(FileNotFoundError, match="0_1.png"):
+        sample_grid(images, ["rings"], ["x", "y"], tmp_path / "grid.png")

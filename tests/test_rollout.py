@@ -1,0 +1,107 @@
+"""Seeds, chunks and the stock pipeline (invariants 1, 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from otca.config import PolicyConfig, SamplerConfig
+from otca.policies.base import build_policy, swapped
+from otca.rollout import make_batch, rollout, sample_seed
+from otca.schedules import StepPlan, plan_steps, sigmas_S
+from otca.types import Prompt
+
+PROMPTS = [Prompt("a", "a red circle"), Prompt("b", "two squares"), Prompt("c", "a red circle")]
+
+
+@pytest.fixture(scope="module")
+def policy(untrained_pipeline):
+    return build_policy(PolicyConfig(path=untrained_pipeline))
+
+
+def sample(policy, micro_batch, kind="flow_sde", level=0.7, shared=False, steps=4, keep=frozenset()):
+    batch = make_batch(PROMPTS, [0, 1, 2], 4, ("run", 0), shared)
+    plan = plan_steps("all", steps, 0, np.random.default_rng(0), 1.0, 1, 1)
+    return rollout(policy, batch, SamplerConfig(kind=kind, steps=steps, level=level), sigmas_S(steps, 3.0), plan, micro_batch, keep)
+
+
+def test_noise_is_bitwise_independent_of_chunks_and_latents_agree(policy):
+    """Invariant 3: the first state is equal bit for bit, all states to 1e-5, for chunks of 12, 4 and 3."""
+    whole, quarters, thirds = (sample(policy, m) for m in (12, 4, 3))
+    for other in (quarters, thirds):
+        assert torch.equal(whole.latents_SB[0], other.latents_SB[0])
+        torch.testing.assert_close(whole.latents_SB, other.latents_SB, rtol=0, atol=1e-5)
+
+
+def test_a_sample_does_not_depend_on_its_neighbours(policy):
+    """The same seeds in another batch give the same noise: slot 2 alone equals slot 2 of three."""
+    whole = sample(policy, 4)
+    batch = make_batch(PROMPTS[2:], [2], 4, ("run", 0))
+    plan = plan_steps("all", 4, 0, np.random.default_rng(0), 1.0, 1, 1)
+    alone = rollout(policy, batch, SamplerConfig(steps=4), sigmas_S(4, 3.0), plan, 4)
+    assert torch.equal(alone.latents_SB[0], whole.latents_SB[0, 8:])
+    torch.testing.assert_close(alone.latents_SB, whole.latents_SB[:, 8:], rtol=0, atol=1e-5)
+
+
+def test_groups_have_g_members_by_slot(policy):
+    """Invariant 6: slots 0 and 2 share a text and stay two groups of 4 with different noise."""
+    out = sample(policy, 12)
+    assert out.group_B.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert len(set(out.seed_B)) == 12
+    assert not torch.equal(out.latents_SB[0, :4], out.latents_SB[0, 8:])
+
+
+def test_shared_noise_is_shared_within_a_group_only(policy):
+    out = sample(policy, 12, shared=True)
+    first = out.latents_SB[0]
+    assert torch.equal(first[0], first[3]) and not torch.equal(first[0], first[4])
+    assert not torch.equal(out.latents_SB[1, 0], out.latents_SB[1, 3])
+
+
+def test_records_have_the_stated_shapes(policy):
+    out = sample(policy, 4, keep=frozenset({"velocity", "mean"}))
+    assert out.latents_SB.shape[:2] == (5, 12) and out.velocity_TB.shape == out.mean_TB.shape == out.latents_SB[1:].shape
+    assert out.log_prob_TB.shape == (4, 12) and out.media_BFCHW.shape == (12, 1, 3, 64, 64)
+    assert out.media_BFCHW.min() >= 0 and out.media_BFCHW.max() <= 1
+    assert out.std_T[-1] == 0 and bool((out.std_T[:-1] > 0).all())
+    assert sample(policy, 4).velocity_TB is None
+
+
+def test_ode_rollout_is_the_stock_pipeline(policy):
+    """Same latents and prompt through FluxPipeline itself give the same image to 1e-5."""
+    batch = make_batch(PROMPTS[:1], [0], 2, ("parity",))
+    steps = 5
+    never = torch.zeros(steps, dtype=torch.bool)
+    sigma_S = sigmas_S(steps, 3.0)
+    ours = rollout(policy, batch, SamplerConfig(steps=steps), sigma_S, StepPlan(never, never), 2)
+    stock = policy.pipeline(
+        prompt=[PROMPTS[0].text] * 2, height=64, width=64, num_inference_steps=steps, sigmas=sigma_S[:-1].tolist(),
+        latents=ours.latents_SB[0], max_sequence_length=policy.max_sequence_length, output_type="pt",
+    ).images
+    torch.testing.assert_close(ours.media_BFCHW[:, 0], stock, rtol=0, atol=1e-5)
+
+
+def test_max_sequence_length_comes_from_the_checkpoint(policy):
+    assert policy.max_sequence_length == 16
+    assert policy.encode(["a red circle"]).prompt_BLD.shape[1] == 16
+
+
+def test_seeds_are_stable_across_machines():
+    """A published number: the noise of a run can be reproduced from its key."""
+    assert sample_seed(0, 0, 0, 0) == 6001712217380249996
+    assert sample_seed(0, 0, 0, 1) != sample_seed(0, 0, 1, 0)
+
+
+def test_swapped_weights_answer_and_go_back(policy):
+    parameters = policy.trainable_parameters()
+    before = [p.detach().clone() for p in parameters]
+    zeros = [torch.zeros_like(p) for p in parameters]
+    condition = policy.encode(["a red circle"])
+    x = policy.noise([torch.Generator().manual_seed(0)])
+    with torch.no_grad():
+        own = policy.velocity(x, torch.ones(1), condition)
+        with swapped(parameters, zeros):
+            assert not policy.velocity(x, torch.ones(1), condition).any()
+        assert torch.equal(policy.velocity(x, torch.ones(1), condition), own)
+    assert all(torch.equal(p, b) for p, b in zip(parameters, before))
