@@ -58,7 +58,9 @@ class FluxPolicy:
         self.network = self.pipeline.transformer.eval()
         if config.tuning == "lora":
             self.network.requires_grad_(False)
-            self.network.add_adapter(self._lora_config())
+            with torch.random.fork_rng(devices=[]):  # the same start in every arm and after every resume
+                torch.manual_seed(0)
+                self.network.add_adapter(self._lora_config())
         else:
             self.network.requires_grad_(True)
         if config.gradient_checkpointing:

@@ -65,7 +65,8 @@ def _checked(name: str, value_B, prompts: list[Prompt]) -> torch.Tensor:
     shape = tuple(getattr(value_B, "shape", ()))
     if not isinstance(value_B, torch.Tensor) or shape != (len(prompts),):
         raise RewardError(
-            f"reward {name!r} returned {type(value_B).__name__} of shape {shape}, expected a tensor of shape ({len(prompts)},)"
+            f"reward {name!r} returned {type(value_B).__name__} of shape {shape}, expected a tensor of shape "
+            f"({len(prompts)},) for {_name(prompts)}"
         )
     bad = [p for p, ok in zip(prompts, torch.isfinite(value_B).tolist()) if not ok]
     if bad:

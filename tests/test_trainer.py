@@ -1,0 +1,291 @@
+"""The training loop on an untrained pipeline: ratio, resume, loud rewards, KL, LoRA, determinism (invariants 1, 2, 6, 7)."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from baselines import find_method
+from otca.checkpoint import checkpoints
+from otca.config import (
+    CreditConfig,
+    LossConfig,
+    OptimizerConfig,
+    PolicyConfig,
+    SamplerConfig,
+    StepSelectionConfig,
+    TrainConfig,
+)
+from otca.errors import InputError, RewardError
+from otca.methods import METHODS, assign_credit
+from otca.trainer import Trainer
+from otca.types import Rollout, Scores
+
+
+class Brightness:
+    """A reward that an untrained model's images differ in."""
+
+    name, range, source, licence, revision = "brightness", (0.0, 1.0), "test", "", ""
+
+    def score(self, media_BFCHW, prompts):
+        return media_BFCHW.mean(dim=(1, 2, 3, 4))
+
+
+class Redness(Brightness):
+    name = "redness"
+
+    def score(self, media_BFCHW, prompts):
+        return media_BFCHW[:, :, 0].mean(dim=(1, 2, 3)) - media_BFCHW[:, :, 2].mean(dim=(1, 2, 3))
+
+
+class Broken(Brightness):
+    """Returns what ``answer`` holds, after ``good`` good iterations."""
+
+    name, good, calls, answer = "broken", 1, 0, None
+
+    def score(self, media_BFCHW, prompts):
+        type(self).calls += 1
+        if type(self).calls <= self.good:
+            return super().score(media_BFCHW, prompts)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer(len(prompts))
+
+
+REWARDS = ["tests.test_trainer:Brightness", "tests.test_trainer:Redness"]
+
+
+def config(pipeline: str, **changes) -> TrainConfig:
+    base = TrainConfig(
+        iterations=2, prompts_per_iteration=2, group_size=4, micro_batch=2, rewards=REWARDS, save_every=1,
+        policy=PolicyConfig(path=pipeline), sampler=SamplerConfig(steps=3),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def train(settings: TrainConfig, folder: Path) -> Trainer:
+    trainer = Trainer(settings, find_method(settings.method), folder)
+    trainer.run()
+    return trainer
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.parameters])
+
+
+@pytest.mark.parametrize("changes", [{}, {"method": "uniform_grpo"}, {"sampler": SamplerConfig("dance_sde", 3, 3.0, 0.3)}, {"sampler": SamplerConfig("cps", 4)}])
+def test_ratio_is_exactly_one_before_the_first_update(untrained_pipeline, tmp_path, changes):
+    """Invariant 1: 0 log-ratio in fp32 in every iteration, although weights moved in between."""
+    trainer = train(config(untrained_pipeline, **changes), tmp_path)
+    rows = pd.read_csv(tmp_path / "train.csv")
+    assert rows["first_ratio_deviation"].tolist() == [0, 0]
+    assert (rows["update_norm"] > 0).all()
+    assert torch.isfinite(weights(trainer)).all()
+
+
+def test_rows_and_costs(untrained_pipeline, tmp_path):
+    """8 samples × (3 rollout + 2 trained steps × 3) = 72 network evaluations and 16 reward calls an iteration."""
+    train(config(untrained_pipeline), tmp_path)
+    rows = pd.read_csv(tmp_path / "train.csv")
+    assert rows["iteration"].tolist() == [0, 1]
+    assert rows["network_evaluations"].tolist() == [72, 144]
+    assert rows["reward_calls"].tolist() == [16, 32]
+    assert set(pd.read_csv(tmp_path / "timing.csv")) == {"iteration", "sampling", "decode", "rewards", "credit", "update", "total"}
+
+
+def test_stopped_and_resumed_equals_uninterrupted(untrained_pipeline, tmp_path):
+    """Same weights and rows, bit for bit, averages included."""
+    settings = config(untrained_pipeline, iterations=4, optimizer=OptimizerConfig(ema_decay=0.5))
+    whole = train(settings, tmp_path / "whole")
+    train(dataclasses.replace(settings, iterations=2), tmp_path / "parts")
+    with open(tmp_path / "parts" / "train.csv", "a") as file:
+        file.write("2,torn row")  # what a kill in the middle of a write leaves
+    again = train(settings, tmp_path / "parts")
+    assert torch.equal(weights(whole), weights(again))
+    assert all(torch.equal(a, b) for a, b in zip(whole.average, again.average))
+    assert (tmp_path / "whole" / "train.csv").read_text() == (tmp_path / "parts" / "train.csv").read_text()
+
+
+def test_update_memory_does_not_grow_with_steps(untrained_pipeline, tmp_path):
+    """Each (transition, micro-batch) frees its graph: activations alive at any time are those of one pair."""
+    from torch.autograd.graph import saved_tensors_hooks
+
+    def peak(steps):
+        alive = {"now": 0, "peak": 0}
+
+        class Held:
+            def __init__(self, tensor):
+                self.tensor = tensor
+                alive["now"] += tensor.numel()
+                alive["peak"] = max(alive["peak"], alive["now"])
+
+            def __del__(self):
+                alive["now"] -= self.tensor.numel()
+
+        trainer = Trainer(config(untrained_pipeline, sampler=SamplerConfig(steps=steps)), METHODS["otca"], tmp_path / str(steps))
+        with saved_tensors_hooks(Held, lambda held: held.tensor):
+            trainer.step()
+        return alive["peak"]
+
+    assert peak(8) == peak(3)
+
+
+def test_kl_pulls_back_to_the_reference(untrained_pipeline, tmp_path):
+    """Invariant 6: after the first update the KL is positive, and a heavy one leaves the weights closer to the start."""
+    free = train(config(untrained_pipeline, iterations=3), tmp_path / "free")
+    held = train(config(untrained_pipeline, iterations=3, loss=LossConfig(kl_beta=1e4)), tmp_path / "held")
+    rows = pd.read_csv(tmp_path / "held" / "train.csv")
+    assert rows["kl"].iloc[0] >= 0 and rows["kl"].iloc[1:].min() > 0
+    start = torch.cat([r.flatten() for r in held.reference])
+    assert (weights(held) - start).norm() != (weights(free) - start).norm()
+    assert rows["network_evaluations"].iloc[0] == 72 + 16
+
+
+@pytest.mark.parametrize(
+    "answer, said",
+    [
+        (lambda n: torch.full((n,), float("nan")), "NaN or Inf"),
+        (lambda n: torch.full((n,), float("inf")), "NaN or Inf"),
+        (lambda n: torch.zeros(n, 1), "shape"),
+        (lambda n: [0.0] * n, "expected a tensor"),
+        (RuntimeError("server gone"), "server gone"),
+    ],
+)
+def test_bad_rewards_stop_the_run_after_a_checkpoint(untrained_pipeline, tmp_path, answer, said):
+    """Invariant 7: the message names the reward and a prompt; the state before the bad iteration is kept."""
+    Broken.calls, Broken.answer = 0, staticmethod(answer) if callable(answer) and not isinstance(answer, Exception) else answer
+    settings = config(untrained_pipeline, rewards=["tests.test_trainer:Broken"], save_every=100, iterations=5)
+    with pytest.raises(RewardError, match="broken") as caught:
+        train(settings, tmp_path)
+    assert said in str(caught.value) and "train-0-" in str(caught.value)
+    assert [p.name for p in checkpoints(tmp_path)] == ["iteration_000001"]
+    assert len(pd.read_csv(tmp_path / "train.csv")) == 1
+
+
+def test_damaged_checkpoint_is_refused_by_hash(untrained_pipeline, tmp_path):
+    train(config(untrained_pipeline), tmp_path)
+    victim = checkpoints(tmp_path)[-1] / "optimizer.safetensors"
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    with pytest.raises(InputError, match=r"optimizer.safetensors is damaged: expected SHA-256 .*found"):
+        train(config(untrained_pipeline, iterations=3), tmp_path)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_saved_weights_load_in_the_stock_pipeline(untrained_pipeline, tmp_path, tuning):
+    """What a run saves gives the same image through diffusers alone; alpha ≠ rank survives."""
+    from diffusers import FluxPipeline, FluxTransformer2DModel
+
+    policy_config = PolicyConfig(path=untrained_pipeline, tuning=tuning, lora_rank=2, lora_alpha=8)
+    settings = config(untrained_pipeline, policy=policy_config, optimizer=OptimizerConfig(learning_rate=1e-2))
+    trainer = train(settings, tmp_path)
+    saved = checkpoints(tmp_path)[-1]
+    stock = FluxPipeline.from_pretrained(untrained_pipeline)
+    if tuning == "lora":
+        stock.load_lora_weights(saved)
+    else:
+        stock.register_modules(transformer=FluxTransformer2DModel.from_pretrained(saved / "transformer"))
+    stock.set_progress_bar_config(disable=True)
+    start = trainer.policy.noise([torch.Generator().manual_seed(5)])
+    arguments = dict(prompt="a red circle", height=64, width=64, num_inference_steps=3, latents=start, max_sequence_length=16, output_type="pt")
+    trainer.policy.pipeline.set_progress_bar_config(disable=True)
+    own, theirs = trainer.policy.pipeline(**arguments).images, stock(**arguments).images
+    torch.testing.assert_close(own, theirs, rtol=0, atol=1e-6 if tuning == "lora" else 0)
+    base = FluxPipeline.from_pretrained(untrained_pipeline)
+    base.set_progress_bar_config(disable=True)
+    assert not torch.allclose(base(**arguments).images, own, atol=1e-4)
+
+
+def test_lora_resumes_bit_for_bit(untrained_pipeline, tmp_path):
+    policy_config = PolicyConfig(path=untrained_pipeline, tuning="lora", lora_rank=2, lora_alpha=8)
+    settings = config(untrained_pipeline, policy=policy_config, iterations=3)
+    whole = train(settings, tmp_path / "whole")
+    train(dataclasses.replace(settings, iterations=1), tmp_path / "parts")
+    assert torch.equal(weights(whole), weights(train(settings, tmp_path / "parts")))
+
+
+def test_window_trains_only_its_steps(untrained_pipeline, tmp_path):
+    selection = StepSelectionConfig(kind="window", count=1, stride=1)
+    settings = config(untrained_pipeline, step_selection=selection, sampler=SamplerConfig(steps=4), method="otca_tcd")
+    train(settings, tmp_path)
+    rows = pd.read_csv(tmp_path / "train.csv")
+    assert rows["network_evaluations"].iloc[0] == 8 * (4 + 3)
+    assert rows[["weight_step_0", "weight_step_1"]].iloc[0].tolist() == pytest.approx([1, 0])
+    assert rows[["weight_step_0", "weight_step_1"]].iloc[1].tolist() == pytest.approx([0, 1])
+
+
+def test_bf16_and_gradient_checkpointing_train(untrained_pipeline, tmp_path):
+    """Mixed precision keeps fp32 weights and finite rows; checkpointing changes no number."""
+    from accelerate.state import AcceleratorState
+
+    plain = train(config(untrained_pipeline), tmp_path / "plain")
+    saving = train(config(untrained_pipeline, policy=PolicyConfig(path=untrained_pipeline, gradient_checkpointing=True)), tmp_path / "saving")
+    torch.testing.assert_close(weights(plain), weights(saving), rtol=0, atol=1e-6)
+    AcceleratorState._reset_state(True)
+    try:
+        mixed = train(config(untrained_pipeline, policy=PolicyConfig(path=untrained_pipeline, precision="bf16")), tmp_path / "bf16")
+    finally:
+        AcceleratorState._reset_state(True)
+    assert weights(mixed).dtype == torch.float32 and torch.isfinite(weights(mixed)).all()
+    assert pd.read_csv(tmp_path / "bf16" / "train.csv")["first_ratio_deviation"].max() < 1e-2
+
+
+# ------------------------------------------------------------------------------------------------ methods on records
+
+
+def record(rewards_BK, steps=4, group=4):
+    count = len(rewards_BK)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(steps + 1, count, 6, generator=generator)
+    trained = torch.arange(steps) < steps - 1
+    made = Rollout(latents, torch.ones(steps), torch.zeros(steps, count), torch.linspace(1, 0, steps + 1), trained, torch.zeros(count, 1, 3, 2, 2), [None] * count, torch.arange(count) // group, list(range(count)))
+    return made, Scores(rewards_BK, tuple(f"r{k}" for k in range(rewards_BK.shape[1])), {})
+
+
+def assign(name, rewards_BK, **changes):
+    made, scores = record(rewards_BK)
+    settings = TrainConfig(rewards=["x"] * rewards_BK.shape[1], **changes)
+    return assign_credit(find_method(name), made, scores, settings)
+
+
+def test_one_objective_makes_the_multi_reward_rules_agree():
+    """Invariant 2: with K = 1, uniform, static and MOCA-only advantages are the same bits."""
+    rewards_B1 = torch.rand(8, 1, generator=torch.Generator().manual_seed(1))
+    uniform, static, moca = (assign(n, rewards_B1).advantage_TB for n in ("uniform_grpo", "static_multi_reward", "otca_moca"))
+    assert torch.equal(uniform, static) and torch.equal(static, moca)
+
+
+def test_rho_one_is_static_with_equal_weights():
+    rewards_BK = torch.rand(8, 3, generator=torch.Generator().manual_seed(2))
+    moca = assign("otca_moca", rewards_BK, credit=CreditConfig(rho=1.0)).advantage_TB
+    assert torch.equal(moca, assign("static_multi_reward", rewards_BK).advantage_TB)
+
+
+def test_otca_is_tcd_times_moca():
+    """Steps of OTCA and of TCD have the same profile; objectives those of MOCA."""
+    rewards_BK = torch.rand(8, 3, generator=torch.Generator().manual_seed(3))
+    full, tcd, moca = (assign(n, rewards_BK) for n in ("otca", "otca_tcd", "otca_moca"))
+    torch.testing.assert_close(full.credit_TBK, tcd.credit_TBK.sum(2, keepdim=True) * moca.credit_TBK)
+    torch.testing.assert_close(tcd.credit_TBK.sum(2)[:-1].mean(0), torch.ones(8))
+
+
+def test_constant_group_trains_nothing_and_is_counted():
+    rewards_BK = torch.rand(8, 2, generator=torch.Generator().manual_seed(4))
+    rewards_BK[4:] = 0.3
+    for name in ("otca", "uniform_grpo", "static_multi_reward"):
+        made = assign(name, rewards_BK)
+        assert torch.equal(made.advantage_TB[:, 4:], torch.zeros(4, 4)) and made.diagnostics["dead_groups"] == 1
+        assert made.advantage_TB[:, :4].abs().sum() > 0
+
+
+def test_advantages_are_clipped_and_rms_is_matched():
+    rewards_BK = torch.rand(8, 3, generator=torch.Generator().manual_seed(5))
+    assert assign("otca", rewards_BK, loss=LossConfig(advantage_clip=0.1)).advantage_TB.abs().max() <= 0.1
+    matched = assign("otca", rewards_BK, credit=CreditConfig(match_rms=True)).advantage_TB[:3]
+    static = assign("static_multi_reward", rewards_BK).advantage_TB[:3]
+    torch.testing.assert_close(matched.square().mean(), static.square().mean())
