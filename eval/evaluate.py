@@ -13,14 +13,16 @@ from eval.generate import generate, quantise
 from eval.metrics.alignment import ClipScore, JudgeAccuracy, embedded_clip
 from eval.metrics.quality import FRECHET_SAMPLES, diversity, frechet_distance, kernel_distance
 from otca.config import EvalConfig
-from otca.embedded.scenes import draw_scene, render
+from otca.embedded.scenes import LATTICE, draw_scene, render
 from otca.files import write_atomic
 from otca.policies.base import Policy
 from otca.rewards.base import Reward, score_all
 from otca.types import Prompt
 
 
-def score_items(media_BFCHW: torch.Tensor, prompts: list[Prompt], scorers: list[Reward], samples_per_prompt: int = 1) -> pd.DataFrame:
+def score_items(
+    media_BFCHW: torch.Tensor, prompts: list[Prompt], scorers: list[Reward], samples_per_prompt: int = 1
+) -> pd.DataFrame:
     """One row an item: prompt_id, sample, skill, text, then one column a scorer."""
     scores = score_all(scorers, media_BFCHW, prompts)
     rows = pd.DataFrame(
@@ -37,7 +39,7 @@ def score_items(media_BFCHW: torch.Tensor, prompts: list[Prompt], scorers: list[
 
 
 def score_set(media_BFCHW: torch.Tensor, prompts: list[Prompt], clip, samples_per_prompt: int) -> pd.DataFrame:
-    """Columns metric, value, n: kernel distance and (from 2,000 items on) Fréchet distance to renders of the same specs, diversity."""
+    """Columns metric, value, n: kernel and (from 2,000 items on) Fréchet distance to renders of the same specs, diversity."""
     features = clip.image_features(media_BFCHW)
     reference = clip.image_features(reference_renders(prompts))
     values = {"kernel_distance": kernel_distance(features, reference)}
@@ -49,9 +51,9 @@ def score_set(media_BFCHW: torch.Tensor, prompts: list[Prompt], clip, samples_pe
 
 
 def reference_renders(prompts: list[Prompt]) -> torch.Tensor:
-    """One render a prompt, from a fixed seed: (B, 1, 3, H, W), rounded to 8 bits."""
+    """One render a prompt, laid out as in the generator's training data: (B, 1, 3, H, W), rounded to 8 bits, always the same."""
     rng = np.random.default_rng(20260423)
-    return quantise(torch.from_numpy(np.stack([render(draw_scene(p.spec, rng)) for p in prompts])).unsqueeze(1))
+    return quantise(torch.from_numpy(np.stack([render(draw_scene(p.spec, rng, LATTICE)) for p in prompts])).unsqueeze(1))
 
 
 def evaluate(policy: Policy, config: EvalConfig, seed: int, rewards: list[Reward], folder: Path) -> dict:

@@ -26,7 +26,12 @@ def generate(policy: Policy, config: EvalConfig, seed: int, folder: Path | None 
     batch = make_batch(prompts_P, list(range(len(prompts_P))), config.samples_per_prompt, ("eval", seed))
     never = torch.zeros(config.steps, dtype=torch.bool)
     sampled = rollout(
-        policy, batch, SamplerConfig(steps=config.steps), sigmas_S(config.steps, config.shift), StepPlan(never, never), config.batch
+        policy,
+        batch,
+        SamplerConfig(steps=config.steps),
+        sigmas_S(config.steps, config.shift),
+        StepPlan(never, never),
+        config.batch,
     )
     media_BFCHW = quantise(sampled.media_BFCHW.cpu())
     if folder is not None:

@@ -41,7 +41,9 @@ def read_images(folder: Path, prompts_file: Path) -> tuple[torch.Tensor, list[Pr
     images = [_read(path) for path in found.values()]
     sizes = {image.shape for image in images}
     if len(sizes) > 1:
-        raise InputError(f"{folder}: images of different sizes ({', '.join(f'{w}×{h}' for _, h, w in sorted(sizes)[:3])}); score them apart")
+        raise InputError(
+            f"{folder}: images of different sizes ({', '.join(f'{w}×{h}' for _, h, w in sorted(sizes)[:3])}); score them apart"
+        )
     return torch.from_numpy(np.stack(images)).unsqueeze(1), prompts, list(found)
 
 

@@ -7,7 +7,6 @@ import difflib
 import re
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -75,7 +74,9 @@ def _train(argv: list[str]) -> None:
     given = _parse(parser, argv)
     config = _fields(given, TrainConfig)
     if config.method != method.name:
-        raise InputError(f"method {config.method!r} is set in the YAML file; name it on the command line: --method {config.method}")
+        raise InputError(
+            f"method {config.method!r} is set in the YAML file; name it on the command line: --method {config.method}"
+        )
     if given.dry_run:
         print(_yaml(config), end="")
         return
@@ -103,7 +104,9 @@ def _train(argv: list[str]) -> None:
 def sample_parser() -> ArgumentParser:
     """What to sample from, and where to."""
     parser = _parser("sample", "Generate media by ODE; writes <prompt id>_<sample>.png and prompts.jsonl, which `score` reads.")
-    parser.add_argument("--run", type=Path, default=None, help="run folder: its newest checkpoint is used (default: the base model)")
+    parser.add_argument(
+        "--run", type=Path, default=None, help="run folder: its newest checkpoint is used (default: the base model)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the media")
     parser.add_argument("--seed", type=int, default=0, help="noise seed")
     parser.add_class_arguments(EvalConfig, "eval")
@@ -150,7 +153,9 @@ def score_parser() -> ArgumentParser:
     """What to score, by what."""
     parser = _parser("score", "Score images of any system: one row an item, means printed.")
     parser.add_argument("--images", type=Path, required=True, help="folder of images")
-    parser.add_argument("--prompts", type=Path, required=True, help="JSONL or CSV: prompt, id or file, spec where a scorer needs it")
+    parser.add_argument(
+        "--prompts", type=Path, required=True, help="JSONL or CSV: prompt, id or file, spec where a scorer needs it"
+    )
     parser.add_argument("--rewards", type=list[str], default=["alignment", "quality", "aesthetic"], help="rewards, by name")
     parser.add_argument("--held_out", type=bool, default=True, help="add the held-out judge and CLIP score")
     parser.add_argument("--out", type=Path, default=None, help="CSV of the rows (default: scores.csv in the image folder)")
@@ -166,11 +171,11 @@ def _score(argv: list[str]) -> None:
     from otca.rewards.base import build_reward
 
     scorers = [build_reward(name) for name in given.rewards]
-    if given.held_out:
-        scorers += [JudgeAccuracy(), ClipScore()]
+    media_BFCHW, prompts, files = read_images(given.images, given.prompts)
     out = given.out or given.images / "scores.csv"
     writable_folder(out.parent)
-    media_BFCHW, prompts, files = read_images(given.images, given.prompts)
+    if given.held_out:
+        scorers += [JudgeAccuracy(), ClipScore()]
     rows = score_items(media_BFCHW, prompts, scorers)
     rows.insert(0, "file", files)
     write_rows(rows, out)
@@ -199,7 +204,13 @@ def _fields(given, kind: type):
 
 
 def _with_nearest(message: str, parser: ArgumentParser) -> str:
-    """Add the nearest valid option to a message about an unknown one."""
+    """Add the nearest valid option, or the nearest valid value, to a message about an unknown one."""
+    choice = re.search(r"typing.Literal\[(.*?)\].*Got value: (.*)", message, re.DOTALL)
+    if choice:
+        allowed = re.findall(r"'(.*?)'", choice[1])
+        near = difflib.get_close_matches(choice[2].strip(), allowed, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return message.replace(f"a typing.Literal[{choice[1]}]", f"one of {', '.join(allowed)}") + hint
     unknown = re.search(r"unrecognized arguments: -*([\w.]+)|does not accept option '([\w.]+)'|Option '([\w.]+)'", message)
     if not unknown:
         return message

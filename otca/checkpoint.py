@@ -58,9 +58,7 @@ def save_checkpoint(
     return target
 
 
-def load_checkpoint(
-    path: Path, policy: Policy, optimizer: torch.optim.Optimizer, average: list[torch.Tensor]
-) -> Progress:
+def load_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer, average: list[torch.Tensor]) -> Progress:
     """Restore a verified checkpoint in place and return how far it was."""
     verify_hashes(path)
     policy.load(path)

@@ -22,20 +22,30 @@ RECORDED = ("config.yaml", "train.csv", "scores.csv.gz", "sets.csv")
 
 @dataclass(frozen=True)
 class Arm:
-    """One run of a table: a method (or ``base``, which trains nothing) with a seed, at a tier of a medium."""
+    """One run of a table: a method (or ``base``, which trains nothing) with a seed, at a tier of a medium.
+
+    ``variant`` names what ``settings`` (dotted config changes, as (key, value) pairs) make of the method.
+    """
 
     medium: str
     tier: str
     method: str
     seed: int
+    variant: str = ""
+    settings: tuple[tuple[str, object], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """``method`` or ``method@variant``."""
+        return f"{self.method}@{self.variant}" if self.variant else self.method
 
     @property
     def path(self) -> Path:
         """Path below ``runs/`` and below ``results/``."""
-        return Path(self.medium) / self.tier / self.method / f"seed{self.seed}"
+        return Path(self.medium) / self.tier / self.name / f"seed{self.seed}"
 
     def __str__(self) -> str:
-        return f"{self.method} seed {self.seed}"
+        return f"{self.name} seed {self.seed}"
 
 
 def begin_run(folder: Path, config: TrainConfig) -> None:
@@ -67,7 +77,7 @@ def finish_run(folder: Path, arm: Arm, settings: dict, budget: dict[str, int], p
     manifest = {
         "medium": arm.medium,
         "tier": arm.tier,
-        "method": arm.method,
+        "method": arm.name,
         "seed": arm.seed,
         "config_hash": config_hash(settings),
         "budget": budget,

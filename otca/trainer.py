@@ -30,7 +30,9 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, method: Method, folder: Path):
         self.config, self.method, self.folder = config, method, writable_folder(folder)
-        self.accelerator = Accelerator(mixed_precision=config.policy.precision, log_with=config.trackers or None, project_dir=folder)
+        self.accelerator = Accelerator(
+            mixed_precision=config.policy.precision, log_with=config.trackers or None, project_dir=folder
+        )
         world = self.accelerator.num_processes
         per_update = config.prompts_per_iteration // config.optimizer.updates_per_iteration
         if per_update % world:
@@ -101,13 +103,17 @@ class Trainer:
         rng = np.random.default_rng([config.seed, self.progress.iteration, 11])
         selection = config.step_selection
         plan = schedules.plan_steps(
-            selection.kind, config.sampler.steps, self.progress.iteration, rng, selection.fraction, selection.count, selection.stride
+            selection.kind,
+            config.sampler.steps,
+            self.progress.iteration,
+            rng,
+            selection.fraction,
+            selection.count,
+            selection.stride,
         )
         batch = self._batch()
         keep = self.method.needs(config)
-        sampled = rollout(
-            self.policy, batch, config.sampler, self.sigma_S, plan, self.micro_batch, keep, self.seconds
-        )
+        sampled = rollout(self.policy, batch, config.sampler, self.sigma_S, plan, self.micro_batch, keep, self.seconds)
         with _timed(self.seconds, "rewards"):
             scores = score_all(self.rewards, sampled.media_BFCHW, sampled.prompts)
         with _timed(self.seconds, "credit"):
@@ -133,9 +139,7 @@ class Trainer:
         slots = [u * (total // updates) + rank * share + i for u in range(updates) for i in range(share)]
         order = prompt_order(len(self.prompts), config.seed, self.progress.iteration * total, total)
         key = (config.seed, self.progress.iteration)
-        return make_batch(
-            [self.prompts[order[s]] for s in slots], slots, config.group_size, key, config.sampler.shared_noise
-        )
+        return make_batch([self.prompts[order[s]] for s in slots], slots, config.group_size, key, config.sampler.shared_noise)
 
     # ------------------------------------------------------------------------------------------------------ update
 

@@ -34,7 +34,9 @@ def draw_figures(rows_root: Path, medium: str, tier: str, methods: Sequence[str]
 
     shown = {m: rows_root / medium / tier / m / f"seed{GRID_SEED}" for m in methods}
     rows = grid_files(next(iter(shown.values())))
-    verdicts = {m: pd.read_csv(run / "scores.csv.gz").set_index(["prompt_id", "sample"])["judge_correct"] for m, run in shown.items()}
+    verdicts = {
+        m: pd.read_csv(run / "scores.csv.gz").set_index(["prompt_id", "sample"])["judge_correct"] for m, run in shown.items()
+    }
     sample_grid(
         images=[[run / "media" / row["file"] for run in shown.values()] for row in rows],
         row_labels=[row["prompt"] for row in rows],

@@ -1,4 +1,4 @@
-"""Pre-train the checkpoints that ship with the repo: `python -m reproduce.pretrain_embedded [--stage vae|flow|judge|clip|publish|all]`.
+"""Pre-train the checkpoints that ship with the repo: `python -m reproduce.pretrain_embedded [--stage NAME]`.
 
 Stages in order: `vae` (AutoencoderKL), `flow` (rectified-flow transformer and text encoders), `judge` (held-out detector),
 `clip` (held-out open_clip model), `publish` (copy into the package, write SHA-256). Everything is seeded and resumes from
@@ -8,11 +8,16 @@ Stages in order: `vae` (AutoencoderKL), `flow` (rectified-flow transformer and t
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
+
+from otca.files import EMBEDDED, write_hashes
 
 STAGES = ("vae", "flow", "judge", "clip", "publish")
 VAE_STEPS = 8000
 FLOW_STEPS = 12000
+JUDGE_STEPS = 3000
+CLIP_STEPS = 3000
 
 
 def main() -> None:
@@ -41,6 +46,41 @@ def run_flow(folder: Path) -> None:
 
     vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
     pretrain_flow(vae, folder, FLOW_STEPS).save_pretrained(folder / "pipeline")
+
+
+def run_judge(folder: Path) -> None:
+    """Train the held-out judge, half of its images through the autoencoder, and save `folder/judge/`."""
+    from diffusers import AutoencoderKL
+
+    from reproduce.pretrain.judge import KINDS, judge_accuracy, pretrain_judge
+
+    vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
+    judge = pretrain_judge(folder, JUDGE_STEPS, vae)
+    judge.save_pretrained(folder / "judge")
+    for kind in KINDS:
+        print(f"judge, {kind}: {judge_accuracy(judge, 1200, kind, vae)}")
+
+
+def run_clip(folder: Path) -> None:
+    """Train the held-out open_clip model and save `folder/clip/`."""
+    from diffusers import AutoencoderKL
+
+    from reproduce.pretrain.clip import pretrain_clip, retrieval_accuracy
+
+    vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
+    clip = pretrain_clip(folder, CLIP_STEPS, vae)
+    clip.save_pretrained(folder / "clip")
+    print(f"clip: {retrieval_accuracy(clip, 1024, vae)}")
+
+
+def run_publish(folder: Path) -> None:
+    """Copy what ships into the package and record its SHA-256."""
+    for source, name in (("pipeline", "image"), ("judge", "judge"), ("clip", "clip")):
+        target = EMBEDDED / name
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(folder / source, target)
+        write_hashes(target)
+        print(f"published {target} ({sum(p.stat().st_size for p in target.rglob('*') if p.is_file()) / 1e6:.2f} MB)")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from otca.files import write_atomic
 
 
 def update_readme(name: str, source: Path, readme: Path = Path("README.md")) -> None:
-    """Replace the text between ``<!-- name -->`` and ``<!-- /name -->`` by the file's, its title left out, if the README has it."""
+    """Put the file's text, its title left out, between ``<!-- name -->`` and ``<!-- /name -->``, where the README has them."""
     text = readme.read_text()
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if start not in text:

@@ -24,9 +24,9 @@ from otca.trainer import Trainer
 
 
 def arm_config(arm: Arm) -> TrainConfig:
-    """The resolved training config of an arm; ``base`` takes the tier's settings and trains nothing."""
+    """The resolved training config of an arm (its variant last); ``base`` takes the tier's settings and trains nothing."""
     settings = {} if arm.method == "base" else find_method(arm.method).settings
-    return presets.train_config(f"{arm.medium}/{arm.tier}", arm.method, settings, arm.seed)
+    return presets.train_config(f"{arm.medium}/{arm.tier}", arm.method, settings | dict(arm.settings), arm.seed)
 
 
 def run_arm(arm: Arm, root: Path) -> None:
@@ -78,10 +78,14 @@ def _watch(futures: dict[Future, Arm], root: Path) -> None:
     while True:
         rows = {arm: _last_row(root / arm.path) for arm in totals}
         bar.update(sum(done for done, _ in rows.values()) - bar.n)
-        running = [(arm, row) for future, arm in futures.items() if not future.done() for _, row in [rows[arm]] if row is not None]
+        running = [
+            (arm, row) for future, arm in futures.items() if not future.done() for _, row in [rows[arm]] if row is not None
+        ]
         if running:
             arm, row = running[0]
-            rewards = " ".join(f"{c.removeprefix('reward_')} {row[c]:.3f}" for c in row.index if c.startswith("reward_") and c != "reward_calls")
+            rewards = " ".join(
+                f"{c.removeprefix('reward_')} {row[c]:.3f}" for c in row.index if c.startswith("reward_") and c != "reward_calls"
+            )
             bar.set_postfix_str(f"{arm}: {rewards}")
         for future in futures:
             if future.done():

@@ -42,21 +42,24 @@ def notes(tier: str) -> list[str]:
     seeds = SEEDS[tier]
     out = [
         f"{seeds} seeds an arm; a seed fixes training prompts, all noise, and evaluation noise, the same in every arm.",
-        "Trained objectives: alignment, quality, aesthetic. All other columns are held out: no reward sees the judge, the CLIP model or the test prompts.",
+        "Trained objectives: alignment, quality, aesthetic. All other columns are held out: no reward sees the judge, the "
+        "CLIP model or the test prompts.",
         "Embedded task: the numbers are this repository's own, not the paper's.",
     ]
     if seeds < 5:
         out.insert(
             1,
-            f"{seeds} seeds can show that training works and which objectives move; they cannot rank methods: intervals of differences "
-            "are wide, and a sign-flip test cannot fall below p = " + f"{2 / 2**seeds:g}.",
+            f"{seeds} seeds can show that training works and which objectives move; they cannot rank methods: intervals of "
+            f"differences are wide, and a sign-flip test cannot fall below p = {2 / 2**seeds:g}.",
         )
     return out
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, print; exit code 2 with one line where the input cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m reproduce.table1", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduce.table1", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tier", choices=tuple(SEEDS), default="quick", help="how large the runs are (default: quick)")
     parser.add_argument("--render", action="store_true", help="only rebuild the published table from published rows")
     parser.add_argument("--jobs", type=int, default=0, help="runs side by side (default: one a core; one with a GPU)")

@@ -77,6 +77,7 @@ def test_reward_sum_is_one_objective():
 
 def test_tcd_three_steps_by_hand():
     """Angles 90°, 60°, 60°+, 0° to the final state: gains ½, −, then the rest; the backward step earns only ε."""
+
     def at(degrees):
         return [np.cos(np.radians(degrees)), np.sin(np.radians(degrees))]
 
@@ -116,8 +117,12 @@ def test_min_norm_solves_the_quadratic_program(row):
     assert c.min() >= 0 and abs(c.sum() - 1) < 1e-12
     start = np.full(len(row), 1 / len(row))
     solved = minimize(
-        lambda w: (w @ advantage) ** 2, start, jac=lambda w: 2 * (w @ advantage) * advantage,
-        bounds=[(0, 1)] * len(row), constraints={"type": "eq", "fun": lambda w: w.sum() - 1}, method="SLSQP",
+        lambda w: (w @ advantage) ** 2,
+        start,
+        jac=lambda w: 2 * (w @ advantage) * advantage,
+        bounds=[(0, 1)] * len(row),
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1},
+        method="SLSQP",
         options={"ftol": 1e-14, "maxiter": 200},
     )
     assert (c @ advantage) ** 2 <= solved.fun + 1e-7

@@ -38,14 +38,14 @@ def rendered(scenes) -> tuple[torch.Tensor, list[Prompt]]:
 
 @pytest.mark.parametrize("kind", ["clean", "changed"])
 def test_right_on_renders(judge, kind):
-    accuracy = judge_accuracy(judge, 900, kind, seed=1)
+    accuracy = judge_accuracy(judge, 600, kind, seed=1)
     assert accuracy["overall"] >= 0.99
     assert min(accuracy[skill] for skill in SKILLS) >= 0.97
 
 
 @pytest.mark.parametrize("kind", ["reconstruction", "changed_reconstruction"])
 def test_right_on_reconstructions(judge, vae, kind):
-    accuracy = judge_accuracy(judge, 600, kind, vae, seed=1)
+    accuracy = judge_accuracy(judge, 360, kind, vae, seed=1)
     assert accuracy["overall"] >= 0.97
     assert min(accuracy[skill] for skill in SKILLS) >= 0.93
 

@@ -22,7 +22,9 @@ CASES = [
 def test_surrogate_equals_the_public_code(case):
     """Per-sample loss of Flow-GRPO's and DanceGRPO's training scripts on recorded inputs (both take the ratio in fp32)."""
     kind = getattr(torch, case["dtype"])
-    new, old, advantage, expected = (torch.tensor(case[n], dtype=kind).flatten() for n in ("log_prob", "old_log_prob", "advantages", "per_sample"))
+    new, old, advantage, expected = (
+        torch.tensor(case[n], dtype=kind).flatten() for n in ("log_prob", "old_log_prob", "advantages", "per_sample")
+    )
     limit, clip = case["adv_clip_max"], case["clip_range"]
     ours = losses.clipped_surrogate(new, old, advantage.clamp(-limit, limit), clip, clip)
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)

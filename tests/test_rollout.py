@@ -23,7 +23,9 @@ def policy(untrained_pipeline):
 def sample(policy, micro_batch, kind="flow_sde", level=0.7, shared=False, steps=4, keep=frozenset()):
     batch = make_batch(PROMPTS, [0, 1, 2], 4, ("run", 0), shared)
     plan = plan_steps("all", steps, 0, np.random.default_rng(0), 1.0, 1, 1)
-    return rollout(policy, batch, SamplerConfig(kind=kind, steps=steps, level=level), sigmas_S(steps, 3.0), plan, micro_batch, keep)
+    return rollout(
+        policy, batch, SamplerConfig(kind=kind, steps=steps, level=level), sigmas_S(steps, 3.0), plan, micro_batch, keep
+    )
 
 
 def test_noise_is_bitwise_independent_of_chunks_and_latents_agree(policy):
@@ -76,8 +78,14 @@ def test_ode_rollout_is_the_stock_pipeline(policy):
     sigma_S = sigmas_S(steps, 3.0)
     ours = rollout(policy, batch, SamplerConfig(steps=steps), sigma_S, StepPlan(never, never), 2)
     stock = policy.pipeline(
-        prompt=[PROMPTS[0].text] * 2, height=64, width=64, num_inference_steps=steps, sigmas=sigma_S[:-1].tolist(),
-        latents=ours.latents_SB[0], max_sequence_length=policy.max_sequence_length, output_type="pt",
+        prompt=[PROMPTS[0].text] * 2,
+        height=64,
+        width=64,
+        num_inference_steps=steps,
+        sigmas=sigma_S[:-1].tolist(),
+        latents=ours.latents_SB[0],
+        max_sequence_length=policy.max_sequence_length,
+        output_type="pt",
     ).images
     torch.testing.assert_close(ours.media_BFCHW[:, 0], stock, rtol=0, atol=1e-5)
 

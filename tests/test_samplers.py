@@ -26,8 +26,14 @@ def test_step_equals_the_public_code(case):
     kind = "cps_mse" if case["kind"] == "cps" else case["kind"]
     given = {"noise": tensor(case, "noise")} if case["noise"] is not None else {"prev": tensor(case, "prev")}
     prev, log_prob, mean, std = samplers.step(
-        kind, tensor(case, "x"), tensor(case, "velocity"), case["sigma"], case["sigma_next"], case["level"],
-        sigma_max=case.get("sigma_max"), **given,
+        kind,
+        tensor(case, "x"),
+        tensor(case, "velocity"),
+        case["sigma"],
+        case["sigma_next"],
+        case["level"],
+        sigma_max=case.get("sigma_max"),
+        **given,
     )
     tolerance = {"rtol": 2e-6, "atol": 2e-6} if case["dtype"] == "float32" else {"rtol": 1e-12, "atol": 1e-12}
     torch.testing.assert_close(prev, tensor(case, "prev"), **tolerance)

@@ -54,7 +54,14 @@ def test_collect_averages_items_and_reads_sets(tmp_path):
     rows = collect(published(tmp_path), "image", "quick", METHODS)
     got = rows[(rows["method"] == "otca") & (rows["seed"] == 1)].set_index("metric")["value"].to_dict()
     assert got == pytest.approx(
-        {"alignment": 0.6, "quality": 0.3, "accuracy": 0.5, "accuracy/counting": 0, "accuracy/position": 1, "kernel_distance": 0.04}
+        {
+            "alignment": 0.6,
+            "quality": 0.3,
+            "accuracy": 0.5,
+            "accuracy/counting": 0,
+            "accuracy/position": 1,
+            "kernel_distance": 0.04,
+        }
     )
     assert len(rows) == 4 * 2 * 6 and set(rows["network_evaluations"]) == {1200} and set(rows["reward_calls"]) == {300}
     assert rows["hash"].iloc[-1] == "otca-1"
@@ -69,7 +76,9 @@ def test_collect_reads_seeds_in_numerical_order_variants_and_true_false(tmp_path
 
 
 def test_a_missing_run_or_file_names_the_folder_and_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no run in .*image.quick.otca.seed0; .*reproduce.publish --medium image --tier quick"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no run in .*image.quick.otca.seed0; .*reproduce.publish --medium image --tier quick"
+    ):
         collect(tmp_path, "image", "quick", ["otca"])
     (publish(tmp_path, "otca", 3, (1, 1)) / "sets.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"otca.seed3 lacks sets.csv; make it with .*--tier quick"):
@@ -206,6 +215,8 @@ def test_special_characters_are_escaped(tmp_path):
 
 def test_registry_order_and_direction():
     names = list(METRICS)
-    assert names[:4] == ["alignment", "quality", "aesthetic", "accuracy"] and names.index("clip_score") > names.index("accuracy/colors")
+    assert names[:4] == ["alignment", "quality", "aesthetic", "accuracy"] and names.index("clip_score") > names.index(
+        "accuracy/colors"
+    )
     assert [name for name, metric in METRICS.items() if not metric.held_out] == ["alignment", "quality", "aesthetic"]
     assert [name for name, metric in METRICS.items() if not metric.higher_is_better] == ["kernel_distance", "frechet_distance"]

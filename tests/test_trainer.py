@@ -11,15 +11,7 @@ import torch
 
 from baselines import find_method
 from otca.checkpoint import checkpoints
-from otca.config import (
-    CreditConfig,
-    LossConfig,
-    OptimizerConfig,
-    PolicyConfig,
-    SamplerConfig,
-    StepSelectionConfig,
-    TrainConfig,
-)
+from otca.config import CreditConfig, LossConfig, OptimizerConfig, PolicyConfig, SamplerConfig, StepSelectionConfig, TrainConfig
 from otca.errors import InputError, RewardError
 from otca.methods import METHODS, assign_credit
 from otca.trainer import Trainer
@@ -61,8 +53,14 @@ REWARDS = ["tests.test_trainer:Brightness", "tests.test_trainer:Redness"]
 
 def config(pipeline: str, **changes) -> TrainConfig:
     base = TrainConfig(
-        iterations=2, prompts_per_iteration=2, group_size=4, micro_batch=2, rewards=REWARDS, save_every=1,
-        policy=PolicyConfig(path=pipeline), sampler=SamplerConfig(steps=3),
+        iterations=2,
+        prompts_per_iteration=2,
+        group_size=4,
+        micro_batch=2,
+        rewards=REWARDS,
+        save_every=1,
+        policy=PolicyConfig(path=pipeline),
+        sampler=SamplerConfig(steps=3),
     )
     return dataclasses.replace(base, **changes)
 
@@ -77,7 +75,10 @@ def weights(trainer: Trainer) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in trainer.parameters])
 
 
-@pytest.mark.parametrize("changes", [{}, {"method": "uniform_grpo"}, {"sampler": SamplerConfig("dance_sde", 3, 3.0, 0.3)}, {"sampler": SamplerConfig("cps", 4)}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"method": "uniform_grpo"}, {"sampler": SamplerConfig("dance_sde", 3, 3.0, 0.3)}, {"sampler": SamplerConfig("cps", 4)}],
+)
 def test_ratio_is_exactly_one_before_the_first_update(untrained_pipeline, tmp_path, changes):
     """Invariant 1: 0 log-ratio in fp32 in every iteration, although weights moved in between."""
     trainer = train(config(untrained_pipeline, **changes), tmp_path)
@@ -94,7 +95,15 @@ def test_rows_and_costs(untrained_pipeline, tmp_path):
     assert rows["iteration"].tolist() == [0, 1]
     assert rows["network_evaluations"].tolist() == [72, 144]
     assert rows["reward_calls"].tolist() == [16, 32]
-    assert set(pd.read_csv(tmp_path / "timing.csv")) == {"iteration", "sampling", "decode", "rewards", "credit", "update", "total"}
+    assert set(pd.read_csv(tmp_path / "timing.csv")) == {
+        "iteration",
+        "sampling",
+        "decode",
+        "rewards",
+        "credit",
+        "update",
+        "total",
+    }
 
 
 def test_stopped_and_resumed_equals_uninterrupted(untrained_pipeline, tmp_path):
@@ -192,7 +201,9 @@ def test_saved_weights_load_in_the_stock_pipeline(untrained_pipeline, tmp_path, 
         stock.register_modules(transformer=FluxTransformer2DModel.from_pretrained(saved / "transformer"))
     stock.set_progress_bar_config(disable=True)
     start = trainer.policy.noise([torch.Generator().manual_seed(5)])
-    arguments = dict(prompt="a red circle", height=64, width=64, num_inference_steps=3, latents=start, max_sequence_length=16, output_type="pt")
+    arguments = dict(
+        prompt="a red circle", height=64, width=64, num_inference_steps=3, latents=start, max_sequence_length=16, output_type="pt"
+    )
     trainer.policy.pipeline.set_progress_bar_config(disable=True)
     own, theirs = trainer.policy.pipeline(**arguments).images, stock(**arguments).images
     torch.testing.assert_close(own, theirs, rtol=0, atol=1e-6 if tuning == "lora" else 0)
@@ -224,11 +235,15 @@ def test_bf16_and_gradient_checkpointing_train(untrained_pipeline, tmp_path):
     from accelerate.state import AcceleratorState
 
     plain = train(config(untrained_pipeline), tmp_path / "plain")
-    saving = train(config(untrained_pipeline, policy=PolicyConfig(path=untrained_pipeline, gradient_checkpointing=True)), tmp_path / "saving")
+    saving = train(
+        config(untrained_pipeline, policy=PolicyConfig(path=untrained_pipeline, gradient_checkpointing=True)), tmp_path / "saving"
+    )
     torch.testing.assert_close(weights(plain), weights(saving), rtol=0, atol=1e-6)
     AcceleratorState._reset_state(True)
     try:
-        mixed = train(config(untrained_pipeline, policy=PolicyConfig(path=untrained_pipeline, precision="bf16")), tmp_path / "bf16")
+        mixed = train(
+            config(untrained_pipeline, policy=PolicyConfig(path=untrained_pipeline, precision="bf16")), tmp_path / "bf16"
+        )
     finally:
         AcceleratorState._reset_state(True)
     assert weights(mixed).dtype == torch.float32 and torch.isfinite(weights(mixed)).all()
@@ -243,7 +258,17 @@ def record(rewards_BK, steps=4, group=4):
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(steps + 1, count, 6, generator=generator)
     trained = torch.arange(steps) < steps - 1
-    made = Rollout(latents, torch.ones(steps), torch.zeros(steps, count), torch.linspace(1, 0, steps + 1), trained, torch.zeros(count, 1, 3, 2, 2), [None] * count, torch.arange(count) // group, list(range(count)))
+    made = Rollout(
+        latents,
+        torch.ones(steps),
+        torch.zeros(steps, count),
+        torch.linspace(1, 0, steps + 1),
+        trained,
+        torch.zeros(count, 1, 3, 2, 2),
+        [None] * count,
+        torch.arange(count) // group,
+        list(range(count)),
+    )
     return made, Scores(rewards_BK, tuple(f"r{k}" for k in range(rewards_BK.shape[1])), {})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from otca.files import resolve_model
@@ -12,7 +14,10 @@ class JudgeAccuracy:
     """1 where the held-out judge finds exactly what the prompt demands, else 0."""
 
     name = "judge_correct"
-    protocol = {"backbone": "embedded judge (convolutional detector)", "decode": "fixed confidence threshold"}
+    protocol: ClassVar[dict[str, str]] = {
+        "backbone": "embedded judge (convolutional detector)",
+        "decode": "fixed confidence threshold",
+    }
 
     def __init__(self):
         from otca.embedded.judge import HeldOutJudge
@@ -28,7 +33,7 @@ class ClipScore:
     """Cosine of image and text features of the embedded open_clip model, −1 to 1."""
 
     name = "clip_score"
-    protocol = {"backbone": "embedded open_clip model (trained on the task's captions)"}
+    protocol: ClassVar[dict[str, str]] = {"backbone": "embedded open_clip model (trained on the task's captions)"}
 
     def __init__(self, clip=None):
         self.clip = clip or embedded_clip()

@@ -56,7 +56,7 @@ def build_tokenizer(max_length: int = MAX_SEQUENCE_LENGTH):
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<pad>", "</s>", "<unk>"] + vocabulary()
+    words = ["<pad>", "</s>", "<unk>", *vocabulary()]
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -82,9 +82,7 @@ class HeldOutJudge(nn.Module):
         self.middle = nn.Sequential(_convolution(fine, middle, stride=2), _Residual(middle))
         self.coarse = nn.Sequential(_convolution(middle, coarse, stride=2), _Residual(coarse))
         self.lateral = nn.Conv2d(coarse, middle, 1)
-        self.head = nn.Sequential(
-            _convolution(middle, middle), nn.Conv2d(middle, 3 + len(SHAPE_CLASSES) + len(COLOR_CLASSES), 1)
-        )
+        self.head = nn.Sequential(_convolution(middle, middle), nn.Conv2d(middle, 3 + len(SHAPE_CLASSES) + len(COLOR_CLASSES), 1))
         nn.init.constant_(self.head[-1].bias[0], -4.0)  # centres are rare: 2 % to begin with
         self.to(memory_format=torch.channels_last)  # twice as fast on a CPU
 

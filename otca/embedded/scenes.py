@@ -38,6 +38,9 @@ _PLURAL = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPE
 _CONVERSE = {"left of": "right of", "above": "below"}
 _OPENINGS = ("", "a photo of ", "a picture of ", "an image of ", "a drawing of ", "there is ")
 _MIN_GAP = 3.0
+LATTICE = 8.0
+"""Pixels of the lattice on which the generator's training scenes lie (one cell of the latent grid)."""
+
 _POSITION_MARGIN = 6.0
 """Pixels by which the stated axis must separate two centres, and by which it must exceed the other axis."""
 
@@ -120,10 +123,7 @@ def captions(spec: dict) -> list[str]:
         bodies = [names[0], f"one {names[0][2:]}"]
     elif skill == "position":
         relation = spec["relation"]
-        bodies = [
-            f"{names[0]} {_adverb(relation)} {names[1]}",
-            f"{names[1]} {_adverb(_CONVERSE[relation])} {names[0]}",
-        ]
+        bodies = [f"{names[0]} {_adverb(relation)} {names[1]}", f"{names[1]} {_adverb(_CONVERSE[relation])} {names[0]}"]
     else:
         bodies = [f"{a} {link} {b}" for a, b in (names, names[::-1]) for link in ("and", "with", "next to")]
     return [opening + body for opening in _OPENINGS for body in bodies]
@@ -169,15 +169,21 @@ def _pool(specs: list[dict], rng: np.random.Generator):
 # --------------------------------------------------------------------------------------------------------------- scenes
 
 
-def draw_scene(spec: dict, rng: np.random.Generator) -> Scene:
-    """One drawing that satisfies the spec and nothing but it: separated objects, free colours drawn at random."""
+def draw_scene(spec: dict, rng: np.random.Generator, lattice: float = 0.0) -> Scene:
+    """One drawing that satisfies the spec and nothing but it: separated objects, free colours drawn at random.
+
+    With a ``lattice`` (pixels), centres lie on its multiples and radii take three values, as in the generator's training
+    data; without, both are continuous, as in what judges and autoencoder are trained and tested on.
+    """
     count = len(spec["objects"])
     low, high = {1: (11.0, 18.0), 2: (8.5, 13.5), 3: (7.5, 10.5), 4: (7.0, 9.5)}[count]
     colors = _scene_colors(spec, rng)
     while True:  # rejection sampling: a layout is found within a few dozen tries
-        radii = rng.uniform(low, high, count)
+        radii = rng.choice(np.linspace(low, high, 3), count) if lattice else rng.uniform(low, high, count)
         centers = np.stack([rng.uniform(1.2 * r + 1, SIZE - 1.2 * r - 1, 2) for r in radii])
-        if _separated(centers, radii) and _relation_holds(spec["relation"], centers):
+        if lattice:
+            centers = np.round(centers / lattice) * lattice
+        if _inside(centers, radii) and _separated(centers, radii) and _relation_holds(spec["relation"], centers):
             break
     objects = tuple(
         SceneObject(o["shape"], color, float(x), float(y), float(r), _jitter(COLORS[color], rng))
@@ -192,6 +198,10 @@ def _scene_colors(spec: dict, rng) -> list[str]:
     if spec["skill"] == "counting":
         return [names[rng.integers(len(names))]] * len(spec["objects"])
     return [o["color"] or names[rng.integers(len(names))] for o in spec["objects"]]
+
+
+def _inside(centers, radii) -> bool:
+    return bool((np.minimum(centers, SIZE - centers) >= 1.2 * radii[:, None]).all())
 
 
 def _separated(centers, radii) -> bool:

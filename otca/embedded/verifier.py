@@ -56,17 +56,22 @@ def read(image_CHW: np.ndarray) -> Reading:
     """Segment one image, float (3, SIZE, SIZE) in [0, 1]."""
     background = _fit_background(image_CHW)
     distance = np.sqrt(np.square(image_CHW - background).sum(0))
-    labels, count = ndimage.label(distance > _FOREGROUND)
     segments, specks = [], 0
-    for index, window in enumerate(ndimage.find_objects(labels), start=1):
-        mask = np.zeros(labels.shape, bool)
-        mask[window] = labels[window] == index
-        for part in _split_by_color(image_CHW, mask):
-            if part.sum() < MIN_AREA:
-                specks += int(part.sum())
-            else:
-                segments.append(_describe(image_CHW, part))
+    for blob in _components(distance > _FOREGROUND):
+        contrast = np.quantile(distance[blob], 0.8)
+        for mask in _components(blob & (distance > 0.5 * contrast)):  # edges at half coverage
+            for part in _split_by_color(image_CHW, mask):
+                if part.sum() < MIN_AREA:
+                    specks += int(part.sum())
+                else:
+                    segments.append(_describe(image_CHW, part))
     return Reading(segments, background, specks)
+
+
+def _components(mask: np.ndarray) -> list[np.ndarray]:
+    """Connected parts of a mask, as full-size masks."""
+    labels, count = ndimage.label(mask)
+    return [labels == index for index in range(1, count + 1)]
 
 
 _BORDER = np.zeros((SIZE, SIZE), bool)
@@ -101,8 +106,7 @@ def _split_by_color(image_CHW, mask):
     rank = np.square(image_CHW[None] - _PALETTE[major][:, :, None, None]).sum(1).argmin(0)
     parts = []
     for index in range(len(major)):
-        labels, count = ndimage.label(ndimage.binary_opening(mask & (rank == index)))
-        parts += [labels == i for i in range(1, count + 1)]
+        parts += _components(ndimage.binary_opening(mask & (rank == index)))
     return parts
 
 
@@ -122,30 +126,48 @@ def _describe(image_CHW, mask) -> Segment:
 
 
 def _overlaps(mask) -> np.ndarray:
-    """Intersection over union of the mask, scaled to its bounding box, with each shape's template."""
+    """Overlap of a mask with each outline, in [0, 1]: intersection over union, averaged over two ways of laying one on the other.
+
+    In equal bounding boxes the outlines differ most; at equal area and centre, worn corners matter least.
+    """
+    boxes, areas, aspects = _templates()
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     height, width = rows[-1] - rows[0] + 1, cols[-1] - cols[0] + 1
-    center = (np.arange(_TEMPLATE) + 0.5) / _TEMPLATE
-    box = mask[np.ix_(rows[0] + (center * height).astype(int), cols[0] + (center * width).astype(int))].astype(np.float32)
-    templates, aspects = _templates()
-    union = np.maximum(box, templates).sum((1, 2))
     stretch = np.abs(np.log(height / width) - np.log(aspects))
-    return np.minimum(box, templates).sum((1, 2)) / union * np.exp(-np.maximum(stretch - 0.12, 0) * 2)
+    both = 0.5 * _iou(_boxed(mask), boxes) + 0.5 * _iou(_centred(mask), areas)
+    return both * np.exp(-np.maximum(stretch - 0.12, 0) * 2)
+
+
+def _iou(sample: np.ndarray, templates: np.ndarray) -> np.ndarray:
+    return (sample & templates).sum((1, 2)) / (sample | templates).sum((1, 2))
+
+
+_UNIT = (np.arange(_TEMPLATE) + 0.5) / _TEMPLATE
+
+
+def _boxed(mask) -> np.ndarray:
+    """The mask in its bounding box, sampled at 24 × 24 points."""
+    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    y = rows[0] + (_UNIT * (rows[-1] - rows[0] + 1)).astype(int)
+    x = cols[0] + (_UNIT * (cols[-1] - cols[0] + 1)).astype(int)
+    return mask[np.ix_(y, x)]
+
+
+def _centred(mask) -> np.ndarray:
+    """The mask around its centre of mass, scaled to unit area, over a square of side 2, sampled at 24 × 24 points."""
+    side = np.sqrt(mask.sum())
+    y, x = (np.rint(c + (2 * _UNIT - 1) * side).astype(int) for c in ndimage.center_of_mass(mask))
+    inside = ((y >= 0) & (y < mask.shape[0]))[:, None] & ((x >= 0) & (x < mask.shape[1]))
+    return mask[np.ix_(y.clip(0, mask.shape[0] - 1), x.clip(0, mask.shape[1] - 1))] & inside
 
 
 @lru_cache(maxsize=1)
-def _templates() -> tuple[np.ndarray, np.ndarray]:
-    """Each outline, filled, in its own bounding box: (shapes, 24, 24) and height/width of the boxes."""
+def _templates() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each outline, filled, both ways: two (shapes, 24, 24) arrays of bool, and height/width of the bounding boxes."""
     y, x = (np.mgrid[0:400, 0:400] + 0.5 - 200) / 120
-    templates, aspects = [], []
-    for shape in SHAPES:
-        mask = signed_distance(shape, x, y, 1.0) <= 0
-        rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        crop = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1].astype(np.float32)
-        aspects.append(crop.shape[0] / crop.shape[1])
-        zoom = (_TEMPLATE / crop.shape[0], _TEMPLATE / crop.shape[1])
-        templates.append(ndimage.zoom(crop, zoom, order=1, grid_mode=True, mode="nearest")[:_TEMPLATE, :_TEMPLATE])
-    return np.stack(templates), np.asarray(aspects)
+    masks = [signed_distance(shape, x, y, 1.0) <= 0 for shape in SHAPES]
+    aspects = [mask.any(1).sum() / mask.any(0).sum() for mask in masks]
+    return np.stack([_boxed(m) for m in masks]), np.stack([_centred(m) for m in masks]), np.asarray(aspects)
 
 
 # -------------------------------------------------------------------------------------------------------------- scoring
@@ -174,7 +196,7 @@ def satisfied(reading: Reading, spec: dict) -> bool:
     if len(reading.segments) != len(spec["objects"]) or reading.speck_area > 2 * MIN_AREA:
         return False
     match = np.asarray([[_match(segment, demand) for segment in reading.segments] for demand in spec["objects"]])
-    best, chosen = _assign(match)
+    _, chosen = _assign(match)
     if min(match[i, j] for i, j in enumerate(chosen)) < 0.5:
         return False
     return spec["relation"] is None or _relation(spec["relation"], reading.segments, chosen) > 0.5

@@ -69,9 +69,7 @@ class FluxPolicy:
         self.channels = self.pipeline.transformer.config.in_channels // 4
         factor = self.pipeline.vae_scale_factor
         self.grid = (config.height // factor, config.width // factor)
-        self.image_ids = self.pipeline._prepare_latent_image_ids(
-            1, self.grid[0] // 2, self.grid[1] // 2, device, torch.float32
-        )
+        self.image_ids = self.pipeline._prepare_latent_image_ids(1, self.grid[0] // 2, self.grid[1] // 2, device, torch.float32)
         self.guided = bool(self.pipeline.transformer.config.guidance_embeds)
         self._encoded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -123,9 +121,7 @@ class FluxPolicy:
     def decode(self, latents) -> torch.Tensor:
         """Images (B, 1, 3, H, W) in [0, 1], fp32."""
         vae = self.pipeline.vae
-        unpacked = self.pipeline._unpack_latents(
-            latents, self.config.height, self.config.width, self.pipeline.vae_scale_factor
-        )
+        unpacked = self.pipeline._unpack_latents(latents, self.config.height, self.config.width, self.pipeline.vae_scale_factor)
         scaled = unpacked / vae.config.scaling_factor + vae.config.shift_factor
         image_BCHW = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
         return (image_BCHW.float() / 2 + 0.5).clamp(0, 1).unsqueeze(1)

@@ -44,7 +44,7 @@ def clip_config(vocabulary_size: int) -> dict:
 def pretrain_clip(
     folder: Path, steps: int, vae=None, batch: int = 64, learning_rate: float = 3e-3, seed: int = 0
 ) -> EmbeddedClip:
-    """Returns the trained model; resumable (see `loop.train`). With a VAE, half of each batch is its reconstructions."""
+    """Returns the trained model; resumable (see `loop.train`). With a VAE, a quarter of the images are its reconstructions."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     clip = EmbeddedClip.untrained(folder / "clip_start", clip_config(len(tokenizer)), tokenizer)
@@ -55,7 +55,7 @@ def pretrain_clip(
         texts = [str(rng.choice(captions(scene.spec))) for scene in scenes]
         image_BCHW = torch.from_numpy(np.stack([render(scene) for scene in scenes]))
         if vae is not None:
-            chosen = torch.rand(batch, generator=generator) < 0.5
+            chosen = torch.rand(batch, generator=generator) < 0.25
             image_BCHW[chosen] = reconstruct(vae, image_BCHW[chosen])
         empty = torch.from_numpy(np.stack([random_emptiness(rng) for _ in range(batch // 8)]))
         image_ND = model.encode_image(clip.normalize(torch.cat([image_BCHW, empty])), normalize=True)

@@ -1,4 +1,4 @@
-"""Drawings that teach the held-out judge: sloppy but valid objects, malformed ones, and images of nothing.
+"""Drawings that teach the held-out evaluators: sloppy but valid objects, malformed ones, and images of nothing.
 
 Placement knows no legal specs: any number of objects of any shapes and colours, so the judge has no prior on them.
 """
@@ -102,7 +102,8 @@ def random_emptiness(rng: np.random.Generator) -> np.ndarray:
 def ghosts(images: list[np.ndarray], labels: list[list[Label]], rng) -> tuple[np.ndarray, list[Label]]:
     """A double exposure of two drawings: nothing in it is well drawn."""
     t = rng.uniform(0.35, 0.65)
-    spoiled = [Label(label.x, label.y, label.radius, SHAPE_CLASSES.index(MALFORMED), -1) for found in labels for label in found]
+    malformed = SHAPE_CLASSES.index(MALFORMED)
+    spoiled = [Label(one.x, one.y, one.radius, malformed, -1) for found in labels for one in found]
     return images[0] * (1 - t) + images[1] * t, spoiled
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from otca.embedded.judge import SHAPE_CLASSES, STRIDE, HeldOutJudge, Maps
+from otca.embedded.judge import STRIDE, HeldOutJudge, Maps
 from otca.embedded.scenes import COLORS, SHAPES, SIZE, SKILLS, Scene, change_one_attribute, render
 from otca.types import Prompt
 from reproduce.pretrain.drawings import Label, ghosts, random_drawing, random_emptiness, random_spec_scene
@@ -45,31 +46,38 @@ def pretrain_judge(
 # ----------------------------------------------------------------------------------------------------------------- data
 
 
-class Targets:
-    """Targets on the grid: heat_BYX in [0, 1]; offset_B2YX in cells; shape_BYX and color_BYX class indices; weight_BYX.
+class Targets(NamedTuple):
+    """What `Maps` should be: heat_BYX in [0, 1], offset_B2YX in cells, class indices shape_BYX and color_BYX.
 
     ``weight_BYX`` is 1 at a thing's middle cell, 0.3 in the cells beside it and elsewhere within 60 % of its radius
     (wherever its peak may come to lie), 0 outside; a colour of -1 is not judged.
     """
 
-    def __init__(self, labels: list[list[Label]]):
-        size = (len(labels), _GRID, _GRID)
-        heat, weight = np.zeros(size, np.float32), np.zeros(size, np.float32)
-        offset = np.zeros((len(labels), 2, _GRID, _GRID), np.float32)
-        shape, color = np.zeros(size, np.int64), np.full(size, -1, np.int64)
-        for b, found in enumerate(labels):
-            for label in found:
-                x, y = (min(v / STRIDE, _GRID - 0.01) for v in (label.x, label.y))
-                column, row = int(x), int(y)
-                bump = np.exp(-((_CELL_X - column - 0.5) ** 2 + (_CELL_Y - row - 0.5) ** 2) / (2 * 0.9**2))
-                heat[b] = np.maximum(heat[b], bump)
-                away = np.maximum(np.abs(_CELL_X - column - 0.5), np.abs(_CELL_Y - row - 0.5))
-                near = (away < max(1.5, 0.6 * label.radius / STRIDE)) & (weight[b] < 1)
-                weight[b][near], shape[b][near], color[b][near] = 0.3, label.shape, label.color
-                offset[b, 0][near], offset[b, 1][near] = (x - _CELL_X)[near], (y - _CELL_Y)[near]
-                weight[b, row, column] = 1.0
-        self.heat_BYX, self.weight_BYX, self.offset_B2YX = (torch.from_numpy(v) for v in (heat, weight, offset))
-        self.shape_BYX, self.color_BYX = torch.from_numpy(shape), torch.from_numpy(color)
+    heat_BYX: torch.Tensor
+    offset_B2YX: torch.Tensor
+    shape_BYX: torch.Tensor
+    color_BYX: torch.Tensor
+    weight_BYX: torch.Tensor
+
+
+def grid_targets(labels: list[list[Label]]) -> Targets:
+    """The targets of a batch, from the labels of each image."""
+    size = (len(labels), _GRID, _GRID)
+    heat, weight = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    offset = np.zeros((len(labels), 2, _GRID, _GRID), np.float32)
+    shape, color = np.zeros(size, np.int64), np.full(size, -1, np.int64)
+    for b, found in enumerate(labels):
+        for label in found:
+            x, y = (min(v / STRIDE, _GRID - 0.01) for v in (label.x, label.y))
+            column, row = int(x), int(y)
+            dx, dy = _CELL_X - column - 0.5, _CELL_Y - row - 0.5
+            heat[b] = np.maximum(heat[b], np.exp(-(dx**2 + dy**2) / (2 * 0.9**2)))
+            reach = max(1.5, 0.6 * label.radius / STRIDE)
+            near = (np.maximum(np.abs(dx), np.abs(dy)) < reach) & (weight[b] < 1)
+            weight[b][near], shape[b][near], color[b][near] = 0.3, label.shape, label.color
+            offset[b, 0][near], offset[b, 1][near] = (x - _CELL_X)[near], (y - _CELL_Y)[near]
+            weight[b, row, column] = 1.0
+    return Targets(*(torch.from_numpy(v) for v in (heat, offset, shape, color, weight)))
 
 
 def judge_batch(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, Targets]:
@@ -89,7 +97,7 @@ def judge_batch(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, Tar
             image, found = random_emptiness(rng), []
         images.append(image)
         labels.append(found)
-    return torch.from_numpy(np.stack(images)), Targets(labels)
+    return torch.from_numpy(np.stack(images)), grid_targets(labels)
 
 
 def scene_labels(scene: Scene) -> list[Label]:
@@ -106,14 +114,14 @@ def faithful_reconstruction(vae, image_BCHW: torch.Tensor) -> torch.Tensor:
 
 
 def augment(image_BCHW: torch.Tensor, rng: np.random.Generator, generator: torch.Generator) -> torch.Tensor:
-    """Two images in three with blur, brightness, contrast, colour gain or noise, one strength each; clamped to [0, 1]."""
+    """Blur, colour gain, contrast, brightness and noise, each on a third of the images; clamped to [0, 1]."""
 
     def strength(low: float, high: float) -> torch.Tensor:
         on = torch.rand(len(image_BCHW), 1, 1, 1, generator=generator) < 0.35
         return on * (low + (high - low) * torch.rand(len(image_BCHW), 1, 1, 1, generator=generator))
 
     sigma = float(rng.uniform(0.4, 1.1))
-    tap = torch.exp(-torch.arange(-3, 4).float() ** 2 / (2 * sigma**2))
+    tap = torch.exp(-(torch.arange(-3, 4).float() ** 2) / (2 * sigma**2))
     kernel = torch.outer(tap, tap) / tap.sum() ** 2
     padded = nn.functional.pad(image_BCHW, (3, 3, 3, 3), mode="replicate")
     blurred = nn.functional.conv2d(padded, kernel.expand(3, 1, 7, 7), groups=3)

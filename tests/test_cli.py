@@ -1,0 +1,166 @@
+"""The command line as a user meets it: one clear line and exit code 2 for bad input, and the three commands for real."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from otca.__main__ import main
+from otca.embedded import scenes
+
+
+def refused(capsys, *argv) -> str:
+    """The one line that the command ends with."""
+    capsys.readouterr()
+    assert main(list(argv)) == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error and "Traceback" not in error
+    return error
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["trian"], "did you mean 'train'"),
+        (["train", "--method", "otca_tdc"], "unknown method 'otca_tdc'; did you mean 'otca_tcd'"),
+        (["train", "--sampler.stepz", "3"], "did you mean 'sampler.steps'"),
+        (["train", "--sampler.kind", "flow_sd"], "did you mean 'flow_sde'"),
+        (["train", "--sampler.steps", "many"], "sampler.steps"),
+        (["train", "--sampler.steps", "1"], "sampler.steps is 1; it must be at least 2"),
+        (["train", "--group_size", "1"], "group_size is 1; it must be at least 2"),
+        (["train", "--preset", "image/quik"], "did you mean 'image/quick'"),
+        (["train", "--credit.rho", "1.5"], "credit.rho is 1.5"),
+        (["train", "--policy.height", "60"], "policy.height is 60"),
+        (["train", "--reward_weights", "[1,2]"], "2 entries for 3 rewards"),
+        (["sample"], "out"),
+        (["score", "--images", "nowhere", "--prompts", "nowhere.jsonl"], "nowhere"),
+    ],
+)
+def test_bad_arguments(capsys, tmp_path, monkeypatch, argv, said):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(capsys, *argv)
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_bad_values_found_while_loading(capsys, tmp_path, untrained_pipeline):
+    out = ["--out", str(tmp_path / "run"), "--policy.path", untrained_pipeline]
+    assert "unknown reward 'qualty'; did you mean 'quality'" in refused(capsys, "train", "--rewards", "[qualty]", *out)
+    assert "no model_index.json" in refused(capsys, "train", "--policy.path", "./nothing", "--out", str(tmp_path / "run"))
+    assert "no shipped checkpoint" in refused(capsys, "train", "--policy.path", "embedded:audio", "--out", str(tmp_path / "r"))
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "cannot be written to" in refused(capsys, "train", "--out", str(file / "run"), "--policy.path", untrained_pipeline)
+    assert not list((tmp_path / "run").glob("*"))
+
+
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("empty.jsonl", "", "is empty"),
+        ("bad.jsonl", '{"prompt": "a red circle"}\n{"prompt": ', "line 2: not JSON"),
+        ("list.jsonl", "[1]\n", "line 1: expected an object"),
+        ("key.jsonl", '{"promt": "x"}\n', "line 1: no text under the key 'prompt'"),
+        ("blank.csv", 'prompt\n" "\n', "line 2: no text"),
+        ("spec.csv", 'prompt,spec\nx,"{"\n', "line 2: 'spec' is not JSON"),
+        ("notes.txt", "a red circle\n", "unknown ending '.txt'"),
+    ],
+)
+def test_bad_prompt_files(capsys, tmp_path, untrained_pipeline, name, content, said):
+    path = tmp_path / name
+    path.write_text(content)
+    argv = ["train", "--prompts", str(path), "--policy.path", untrained_pipeline, "--out", str(tmp_path / "run")]
+    error = refused(capsys, *argv)
+    assert said in error and name in error
+
+
+def test_latin1_prompts_are_refused(capsys, tmp_path, untrained_pipeline):
+    (tmp_path / "p.csv").write_bytes("prompt\ncafé\n".encode("latin-1"))
+    argv = ["train", "--prompts", str(tmp_path / "p.csv"), "--policy.path", untrained_pipeline, "--out", str(tmp_path / "run")]
+    assert "not UTF-8" in refused(capsys, *argv)
+
+
+def test_truncated_embedded_checkpoint_names_file_and_hashes(capsys, tmp_path, monkeypatch):
+    import shutil
+
+    import otca.files
+
+    shutil.copytree(otca.files.EMBEDDED / "image", tmp_path / "image")
+    victim = tmp_path / "image" / "transformer" / "diffusion_pytorch_model.safetensors"
+    victim.write_bytes(victim.read_bytes()[:-100])
+    monkeypatch.setattr(otca.files, "EMBEDDED", tmp_path)
+    error = refused(capsys, "train", "--out", str(tmp_path / "run"))
+    assert str(victim) in error and "expected SHA-256" in error and "found" in error
+    victim.unlink()
+    assert "is missing (expected SHA-256" in refused(capsys, "train", "--out", str(tmp_path / "run"))
+
+
+def test_dry_run_yaml_round_trips(capsys, tmp_path):
+    """What --dry_run prints is a YAML file that --config takes, and that resolves to the same settings."""
+    assert main(["train", "--dry_run", "true", "--method", "otca_tcd", "--credit.rho", "0.25", "--seed", "7"]) == 0
+    first = capsys.readouterr().out
+    (tmp_path / "c.yaml").write_text(first)
+    assert main(["train", "--dry_run", "true", "--method", "otca_tcd", "--config", str(tmp_path / "c.yaml")]) == 0
+    assert capsys.readouterr().out == first
+    (tmp_path / "c.yaml").write_text(first + "sedd: 1\n")
+    assert "did you mean 'seed'" in refused(capsys, "train", "--method", "otca_tcd", "--config", str(tmp_path / "c.yaml"))
+
+
+def test_train_sample_score(capsys, tmp_path, untrained_pipeline):
+    """A tiny run, samples from it, and their scores; a second config in the same folder is refused."""
+    run, media = tmp_path / "run", tmp_path / "media"
+    tiny = [
+        "--policy.path",
+        untrained_pipeline,
+        "--iterations",
+        "1",
+        "--sampler.steps",
+        "2",
+        "--group_size",
+        "2",
+        "--out",
+        str(run),
+    ]
+    assert main(["train", *tiny]) == 0
+    assert "another config (seed: 0 → 1)" in refused(capsys, "train", *tiny, "--seed", "1")
+    assert main(["sample", "--run", str(run), "--out", str(media), "--eval.prompts", "6", "--eval.steps", "2"]) == 0
+    assert len(list(media.glob("*.png"))) == 12
+    scored = ["score", "--images", str(media), "--prompts", str(media / "prompts.jsonl"), "--held_out", "false"]
+    assert main(scored) == 0
+    rows = pd.read_csv(media / "scores.csv")
+    assert len(rows) == 12 and {"file", "alignment", "quality", "aesthetic"} <= set(rows)
+
+
+def test_score_takes_images_of_other_systems(capsys, tmp_path):
+    """PNGs named by id, prompts in a CSV: a perfect drawing scores high, files without a prompt are named."""
+    prompts = scenes.prompts("test", 6)
+    rng = np.random.default_rng(0)
+    rows = []
+    for p in prompts:
+        pixels = (scenes.render(scenes.draw_scene(p.spec, rng)) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+        Image.fromarray(pixels).save(tmp_path / f"{p.id}.png")
+        rows.append({"id": p.id, "prompt": p.text, "spec": json.dumps(p.spec)})
+    pd.DataFrame(rows).to_csv(tmp_path / "prompts.csv", index=False)
+    argv = ["score", "--images", str(tmp_path), "--prompts", str(tmp_path / "prompts.csv"), "--held_out", "false"]
+    assert main(argv) == 0
+    assert pd.read_csv(tmp_path / "scores.csv")["alignment"].min() > 0.7
+    Image.new("RGB", (64, 64)).save(tmp_path / "stray.png")
+    assert "stray.png" in refused(capsys, *argv)
+    (tmp_path / "stray.png").unlink()
+    (tmp_path / f"{prompts[0].id}.png").write_bytes(b"not an image")
+    assert f"{prompts[0].id}.png cannot be read" in refused(capsys, *argv)
+
+
+def test_help_names_every_field(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for field in ("--credit.rho", "--sampler.kind", "--optimizer.learning_rate", "--loss.kl_beta", "--policy.lora_rank"):
+        assert field in text
+    assert "MOCA: share of uniform weights" in text
+    assert torch.get_num_threads() >= 1

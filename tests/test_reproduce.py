@@ -1,0 +1,145 @@
+"""The inner steps of `make reproduce` and of the --render check, on a tiny tier; and "it learns"."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from otca.config import TrainConfig
+from otca.files import sha256
+from otca.methods import METHODS
+
+ROOT = Path(__file__).parent.parent
+
+TINY = """
+import sys
+sys.path.insert(0, {root!r})
+import otca.presets as presets
+presets.TRAIN["image/tiny"] = {{
+    "iterations": 2, "prompts_per_iteration": 2, "group_size": 2, "sampler.steps": 2, "save_every": 1,
+    "policy.path": {pipeline!r},
+}}
+presets.EVAL["image/tiny"] = {{"prompts": 6, "samples_per_prompt": 2, "steps": 2}}
+presets.SEEDS["tiny"] = 2
+from reproduce import publish, table1
+sys.exit({call})
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, untrained_pipeline):
+    """A working folder in which the tiny table was made with two workers, published and rendered."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    (folder / "README.md").write_text("# x\n<!-- table1-tiny -->\nSTALE\n<!-- /table1-tiny -->\nend\n")
+
+    def run(call, code=0):
+        script = TINY.format(root=str(ROOT), pipeline=untrained_pipeline, call=call)
+        done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=300)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    made = run('table1.main(["--tier", "tiny", "--jobs", "2"])')
+    run('publish.main(["--tier", "tiny"])')
+    run('table1.main(["--tier", "tiny", "--render"])')
+    return folder, run, made
+
+
+def test_table_is_made_and_printed(tiny):
+    folder, _, made = tiny
+    assert "written: runs/table1/tiny" in made and "otca_moca" in made
+    table = pd.read_csv(folder / "runs/table1/tiny/table.csv")
+    assert set(table["method"]) == {"base", "uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca"}
+    assert set(table["n_seeds"]) == {2}
+    trained = table[table["method"] != "base"]
+    assert trained["network_evaluations"].nunique() == 1 and trained["reward_calls"].nunique() == 1
+    assert {"alignment", "quality", "aesthetic", "accuracy", "clip_score", "kernel_distance", "diversity"} <= set(table["metric"])
+    for name in ("table.md", "table.tex", "curves.png", "curves.svg", "grid.png"):
+        assert (folder / "runs/table1/tiny" / name).stat().st_size > 0
+
+
+def test_arms_share_prompts_and_noise(tiny):
+    """Before the first update every method saw the same samples: equal first rows of rewards."""
+    folder, _, _ = tiny
+    columns = ["reward_alignment", "reward_quality", "reward_aesthetic", "network_evaluations", "reward_calls"]
+    first = [
+        pd.read_csv(run / "train.csv")[columns].iloc[0].tolist()
+        for run in sorted((folder / "runs/image/tiny").glob("*/seed1"))
+        if run.parent.name != "base"
+    ]
+    assert len(first) == 5 and all(row == first[0] for row in first)
+
+
+def test_a_finished_run_is_not_repeated(tiny):
+    folder, run, _ = tiny
+    before = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("manifest.json")}
+    run('table1.main(["--tier", "tiny"])')
+    assert before and before == {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("manifest.json")}
+
+
+def test_render_rebuilds_byte_for_byte(tiny):
+    """Invariant 8: csv, md, tex and the README block, from published rows alone."""
+    folder, run, _ = tiny
+    names = ("table.csv", "table.md", "table.tex")
+    published = {n: sha256(folder / "results/table1/tiny" / n) for n in names}
+    assert published == {n: sha256(folder / "runs/table1/tiny" / n) for n in names}
+    readme = (folder / "README.md").read_text()
+    assert "STALE" not in readme and "otca_moca" in readme.replace("\\", "") and readme.endswith("end\n")
+    for name in names:
+        (folder / "results/table1/tiny" / name).unlink()
+    (folder / "runs").rename(folder / "elsewhere")
+    run('table1.main(["--tier", "tiny", "--render"])')
+    (folder / "elsewhere").rename(folder / "runs")
+    assert published == {n: sha256(folder / "results/table1/tiny" / n) for n in names}
+    assert (folder / "README.md").read_text() == readme
+
+
+def test_manifest_describes_the_run(tiny):
+    folder, _, _ = tiny
+    run = folder / "results/image/tiny/otca/seed1"
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert (manifest["method"], manifest["seed"], manifest["tier"]) == ("otca", 1, "tiny")
+    assert manifest["files"] == {n: sha256(run / n) for n in ("config.yaml", "train.csv", "scores.csv.gz", "sets.csv")}
+    assert manifest["budget"]["reward_calls"] == 2 * 4 * 3
+    assert manifest["protocol"]["sampler"] == "ode"
+
+
+def test_missing_runs_end_with_one_line(tiny):
+    folder, run, _ = tiny
+    (folder / "results/image/tiny/otca/seed0").rename(folder / "aside")
+    said = run('table1.main(["--tier", "tiny", "--render"])', code=2)
+    (folder / "aside").rename(folder / "results/image/tiny/otca/seed0")
+    assert said.startswith("table1: error:") and said.count("\n") == 1
+
+
+def test_it_learns(tmp_path):
+    """Alignment of fixed prompts and noise rises on the shipped model within a minute of training for it."""
+    from otca.rewards.base import build_reward, score_all
+    from otca.rollout import make_batch, rollout
+    from otca.schedules import StepPlan
+    from otca.trainer import Trainer
+
+    settings = {
+        "iterations": 14,
+        "rewards": ["alignment"],
+        "sampler.steps": 6,
+        "optimizer.learning_rate": 1e-3,
+        "save_every": 100,
+    }
+    trainer = Trainer(TrainConfig.from_dotted(settings), METHODS["otca"], tmp_path)
+    never = torch.zeros(6, dtype=torch.bool)
+    batch = make_batch(trainer.prompts[:48], list(range(48)), 2, ("probe",))
+
+    def alignment():
+        sampled = rollout(trainer.policy, batch, trainer.config.sampler, trainer.sigma_S, StepPlan(never, never), 32)
+        return score_all([build_reward("alignment")], sampled.media_BFCHW, sampled.prompts).reward_BK[:, 0]
+
+    before = alignment()
+    trainer.run()
+    gain = alignment() - before
+    assert gain.mean() > 2 * gain.std() / len(gain) ** 0.5 > 0
