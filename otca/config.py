@@ -38,11 +38,16 @@ class PolicyConfig:
     """Image width in pixels."""
     guidance: float = 3.5
     """Guidance scale, for models that embed it (FLUX.1-dev); ignored by those that do not."""
+    true_guidance: float = 0.0
+    """Classifier-free guidance against the empty prompt (FluxPipeline's true_cfg_scale); above 1 it doubles the cost.
+    0 takes what the checkpoint's otca.json records, or 1 (none)."""
     max_sequence_length: int = 0
-    """Text tokens; 0 takes the length that the checkpoint's tokenizer records."""
+    """Text tokens; 0 takes what the checkpoint's otca.json records, or its tokenizer's longest text."""
 
     def __post_init__(self):
         _at_least("policy.lora_rank", self.lora_rank, 1)
+        if self.true_guidance != 0 and self.true_guidance < 1:
+            raise InputError(f"policy.true_guidance is {self.true_guidance}; use 1 (none) or more, or 0 for the checkpoint's own")
         for name in ("height", "width"):
             value = getattr(self, name)
             if value < 16 or value % 16:

@@ -79,6 +79,12 @@ def resolve_model(path: str) -> str:
     return path
 
 
+def model_notes(folder: str) -> dict:
+    """What a model folder's otca.json records for its use: ``max_sequence_length``, ``true_guidance``; empty without one."""
+    path = Path(folder) / "otca.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def writable_folder(folder: Path) -> Path:
     """Create the folder if need be and prove that it can be written to."""
     try:

@@ -43,6 +43,13 @@ def make_batch(prompts_P: list[Prompt], slots_P: list[int], group_size: int, key
     )
 
 
+def slots_of(rank: int, world: int, prompts: int, updates: int) -> list[int]:
+    """Prompt slots of one process: an equal, contiguous share of every update, so that groups never straddle processes."""
+    per_update = prompts // updates
+    share = per_update // world
+    return [update * per_update + rank * share + i for update in range(updates) for i in range(share)]
+
+
 @torch.no_grad()
 def rollout(
     policy: Policy,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 from pathlib import Path
 
+from otca.errors import InputError
 from otca.files import write_atomic
 
 
@@ -40,3 +42,10 @@ class RowLog:
     def _write(self, cells: list[str], mode: str) -> None:
         with open(self.path, mode, newline="") as file:
             file.write(",".join(cells) + "\n")
+
+
+def require_trackers(names: list[str]) -> None:
+    """Refuse a tracker whose package is absent (accelerate would drop it without a word)."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"trackers: {name} is not installed; run pip install {name} or leave it out")

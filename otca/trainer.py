@@ -19,9 +19,9 @@ from otca.methods import Method, assign_credit
 from otca.policies.base import build_policy, swapped
 from otca.prompts import load_prompts, prompt_order
 from otca.rewards.base import build_reward, score_all
-from otca.rollout import Batch, make_batch, rollout, transition_at, velocity_at
+from otca.rollout import Batch, make_batch, rollout, slots_of, transition_at, velocity_at
 from otca.schedules import StepPlan
-from otca.tracking import RowLog
+from otca.tracking import RowLog, require_trackers
 from otca.types import Credit, Rollout
 
 
@@ -30,8 +30,11 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, method: Method, folder: Path):
         self.config, self.method, self.folder = config, method, writable_folder(folder)
+        require_trackers(config.trackers)
+        if config.policy.precision == "fp16" and not torch.cuda.is_available():
+            raise InputError("policy.precision is fp16, which needs a GPU; use bf16 or no")
         self.accelerator = Accelerator(
-            mixed_precision=config.policy.precision, log_with=config.trackers or None, project_dir=folder
+            mixed_precision=config.policy.precision, log_with=config.trackers or None, project_dir=self.folder
         )
         world = self.accelerator.num_processes
         per_update = config.prompts_per_iteration // config.optimizer.updates_per_iteration
@@ -131,15 +134,14 @@ class Trainer:
         return row
 
     def _batch(self) -> Batch:
-        """This process's prompt slots: an equal, contiguous share of every update, so that groups never straddle."""
+        """This process's prompt slots, taken from an endless shuffled list that depends on the seed alone."""
         config, total = self.config, self.config.prompts_per_iteration
-        updates, world = config.optimizer.updates_per_iteration, self.accelerator.num_processes
-        share = total // updates // world
-        rank = self.accelerator.process_index
-        slots = [u * (total // updates) + rank * share + i for u in range(updates) for i in range(share)]
-        order = prompt_order(len(self.prompts), config.seed, self.progress.iteration * total, total)
-        key = (config.seed, self.progress.iteration)
-        return make_batch([self.prompts[order[s]] for s in slots], slots, config.group_size, key, config.sampler.shared_noise)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        slots = slots_of(rank, world, total, config.optimizer.updates_per_iteration)
+        iteration = self.progress.iteration
+        order = prompt_order(len(self.prompts), config.seed, iteration * total, total)
+        chosen = [self.prompts[order[s]] for s in slots]
+        return make_batch(chosen, slots, config.group_size, (config.seed, iteration), config.sampler.shared_noise)
 
     # ------------------------------------------------------------------------------------------------------ update
 

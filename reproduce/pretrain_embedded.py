@@ -8,16 +8,23 @@ Stages in order: `vae` (AutoencoderKL), `flow` (rectified-flow transformer and t
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
-from otca.files import EMBEDDED, write_hashes
+import torch
+
+from otca.embedded.architecture import MAX_SEQUENCE_LENGTH
+from otca.files import EMBEDDED, write_atomic, write_hashes
 
 STAGES = ("vae", "flow", "judge", "clip", "publish")
 VAE_STEPS = 8000
-FLOW_STEPS = 12000
+FLOW_STEPS, FLOW_DECAY_FROM = 13500, 9500
 JUDGE_STEPS = 3000
 CLIP_STEPS = 3000
+TRUE_GUIDANCE = 2.5
+"""Classifier-free guidance that the checkpoint records for its use; it doubles the network evaluations and earns them:
+after 3,500 steps of an early run the judge's accuracy was 5 % without and 22 % with it."""
 
 
 def main() -> None:
@@ -45,7 +52,7 @@ def run_flow(folder: Path) -> None:
     from reproduce.pretrain.flow import pretrain_flow
 
     vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
-    pretrain_flow(vae, folder, FLOW_STEPS).save_pretrained(folder / "pipeline")
+    pretrain_flow(vae, folder, FLOW_STEPS, FLOW_DECAY_FROM).save_pretrained(folder / "pipeline")
 
 
 def run_judge(folder: Path) -> None:
@@ -74,13 +81,18 @@ def run_clip(folder: Path) -> None:
 
 
 def run_publish(folder: Path) -> None:
-    """Copy what ships into the package and record its SHA-256."""
+    """Copy what ships into the package; record its SHA-256, and steps and seconds of each stage in `pretrain.json`."""
+    notes = {"max_sequence_length": MAX_SEQUENCE_LENGTH, "true_guidance": TRUE_GUIDANCE}
+    write_atomic(folder / "pipeline" / "otca.json", json.dumps(notes) + "\n")
     for source, name in (("pipeline", "image"), ("judge", "judge"), ("clip", "clip")):
         target = EMBEDDED / name
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(folder / source, target)
         write_hashes(target)
         print(f"published {target} ({sum(p.stat().st_size for p in target.rglob('*') if p.is_file()) / 1e6:.2f} MB)")
+    states = {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in STAGES if name != "publish"}
+    record = {name: {"steps": state["done"], "seconds": round(state["elapsed"])} for name, state in states.items()}
+    write_atomic(EMBEDDED / "pretrain.json", json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 
 from otca.config import PolicyConfig, SamplerConfig
 from otca.policies.base import build_policy, swapped
-from otca.rollout import make_batch, rollout, sample_seed
+from otca.rollout import make_batch, rollout, sample_seed, slots_of
 from otca.schedules import StepPlan, plan_steps, sigmas_S
 from otca.types import Prompt
 
@@ -90,9 +90,57 @@ def test_ode_rollout_is_the_stock_pipeline(policy):
     torch.testing.assert_close(ours.media_BFCHW[:, 0], stock, rtol=0, atol=1e-5)
 
 
+def test_true_guidance_is_the_stock_pipelines(untrained_pipeline):
+    """Guided velocities in one batch equal FluxPipeline's two passes (true_cfg_scale, empty negative prompt)."""
+    guided = build_policy(PolicyConfig(path=untrained_pipeline, true_guidance=3.0))
+    assert guided.forwards_per_velocity == 2
+    batch, steps = make_batch(PROMPTS[:1], [0], 2, ("parity",)), 4
+    never, sigma_S = torch.zeros(steps, dtype=torch.bool), sigmas_S(steps, 3.0)
+    ours = rollout(guided, batch, SamplerConfig(steps=steps), sigma_S, StepPlan(never, never), 2)
+    stock = guided.pipeline(
+        prompt=[PROMPTS[0].text] * 2,
+        negative_prompt=["", ""],
+        true_cfg_scale=3.0,
+        height=64,
+        width=64,
+        num_inference_steps=steps,
+        sigmas=sigma_S[:-1].tolist(),
+        latents=ours.latents_SB[0],
+        max_sequence_length=16,
+        output_type="pt",
+    ).images
+    torch.testing.assert_close(ours.media_BFCHW[:, 0], stock, rtol=0, atol=1e-5)
+
+
 def test_max_sequence_length_comes_from_the_checkpoint(policy):
-    assert policy.max_sequence_length == 16
+    assert policy.max_sequence_length == 16 and policy.true_guidance == 1
     assert policy.encode(["a red circle"]).prompt_BLD.shape[1] == 16
+
+
+def test_processes_share_slots_without_splitting_a_group():
+    """Two or four processes cover each update's slots once; a slot's seeds do not depend on who samples it."""
+    for world in (1, 2, 4):
+        parts = [slots_of(rank, world, 8, 2) for rank in range(world)]
+        assert sorted(s for part in parts for s in part) == list(range(8))
+        firsts = sorted(s for part in parts for s in part[: len(part) // 2])
+        assert firsts == [0, 1, 2, 3]
+    prompt = PROMPTS[:1] * 8
+    whole = make_batch(prompt, slots_of(0, 1, 8, 2), 2, ("run", 3))
+    half = make_batch(prompt[:4], slots_of(1, 2, 8, 2), 2, ("run", 3))
+    seeds = dict(zip(zip(whole.group_B.tolist(), [0, 1] * 8), whole.seed_B))
+    assert [seeds[key] for key in zip(half.group_B.tolist(), [0, 1] * 4)] == half.seed_B
+
+
+def test_notes_of_a_checkpoint_are_obeyed_and_overruled(untrained_pipeline, tmp_path):
+    """otca.json in the model folder sets text length and guidance; the command line wins."""
+    import json
+    import shutil
+
+    folder = shutil.copytree(untrained_pipeline, tmp_path / "model")
+    (folder / "otca.json").write_text(json.dumps({"max_sequence_length": 12, "true_guidance": 2.0}))
+    noted = build_policy(PolicyConfig(path=str(folder)))
+    assert noted.encode(["a red circle"]).prompt_BLD.shape[1] == 12 and noted.forwards_per_velocity == 2
+    assert build_policy(PolicyConfig(path=str(folder), true_guidance=1.0)).forwards_per_velocity == 1
 
 
 def test_seeds_are_stable_across_machines():

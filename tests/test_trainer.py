@@ -250,6 +250,22 @@ def test_bf16_and_gradient_checkpointing_train(untrained_pipeline, tmp_path):
     assert pd.read_csv(tmp_path / "bf16" / "train.csv")["first_ratio_deviation"].max() < 1e-2
 
 
+def test_trackers_write_when_asked_and_absent_ones_are_named(untrained_pipeline, tmp_path, monkeypatch):
+    train(config(untrained_pipeline, iterations=1, trackers=["tensorboard"]), tmp_path / "run")
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="wandb is not installed; run pip install wandb"):
+        Trainer(config(untrained_pipeline, trackers=["wandb"]), METHODS["otca"], tmp_path / "other")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_fp16_without_a_gpu_is_refused(untrained_pipeline, tmp_path):
+    with pytest.raises(InputError, match="fp16, which needs a GPU"):
+        Trainer(
+            config(untrained_pipeline, policy=PolicyConfig(path=untrained_pipeline, precision="fp16")), METHODS["otca"], tmp_path
+        )
+
+
 # ------------------------------------------------------------------------------------------------ methods on records
 
 

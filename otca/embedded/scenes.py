@@ -172,14 +172,14 @@ def _pool(specs: list[dict], rng: np.random.Generator):
 def draw_scene(spec: dict, rng: np.random.Generator, lattice: float = 0.0) -> Scene:
     """One drawing that satisfies the spec and nothing but it: separated objects, free colours drawn at random.
 
-    With a ``lattice`` (pixels), centres lie on its multiples and radii take three values, as in the generator's training
+    With a ``lattice`` (pixels), centres lie on its multiples and radii take two values, as in the generator's training
     data; without, both are continuous, as in what judges and autoencoder are trained and tested on.
     """
     count = len(spec["objects"])
     low, high = {1: (11.0, 18.0), 2: (8.5, 13.5), 3: (7.5, 10.5), 4: (7.0, 9.5)}[count]
     colors = _scene_colors(spec, rng)
     while True:  # rejection sampling: a layout is found within a few dozen tries
-        radii = rng.choice(np.linspace(low, high, 3), count) if lattice else rng.uniform(low, high, count)
+        radii = low + (high - low) * rng.choice([0.3, 0.8], count) if lattice else rng.uniform(low, high, count)
         centers = np.stack([rng.uniform(1.2 * r + 1, SIZE - 1.2 * r - 1, 2) for r in radii])
         if lattice:
             centers = np.round(centers / lattice) * lattice

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from otca.config import PolicyConfig
-from otca.files import resolve_model
+from otca.files import model_notes, resolve_model
 
 LORA_TARGETS = [
     "attn.to_q",
@@ -39,8 +39,6 @@ class FluxCondition:
 class FluxPolicy:
     """A FluxPipeline as a policy; latents are packed: (B, N, 4·channels), N = (height/16)·(width/16) tokens."""
 
-    forwards_per_velocity = 1
-
     def __init__(self, config: PolicyConfig, device: torch.device):
         from diffusers import FluxPipeline
         from diffusers.utils import logging as diffusers_logging
@@ -50,6 +48,7 @@ class FluxPolicy:
         transformers_logging.disable_progress_bar()
         self.config, self.device = config, device
         folder = resolve_model(config.path)
+        notes = model_notes(folder)
         self.pipeline = FluxPipeline.from_pretrained(folder, local_files_only=Path(folder).is_dir())
         self.pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
@@ -65,12 +64,15 @@ class FluxPolicy:
             self.network.requires_grad_(True)
         if config.gradient_checkpointing:
             self.network.enable_gradient_checkpointing()
-        self.max_sequence_length = config.max_sequence_length or self.pipeline.tokenizer_2.model_max_length
+        longest = notes.get("max_sequence_length", self.pipeline.tokenizer_2.model_max_length)
+        self.max_sequence_length = config.max_sequence_length or longest
+        self.true_guidance = config.true_guidance or notes.get("true_guidance", 1.0)
         self.channels = self.pipeline.transformer.config.in_channels // 4
         factor = self.pipeline.vae_scale_factor
         self.grid = (config.height // factor, config.width // factor)
         self.image_ids = self.pipeline._prepare_latent_image_ids(1, self.grid[0] // 2, self.grid[1] // 2, device, torch.float32)
-        self.guided = bool(self.pipeline.transformer.config.guidance_embeds)
+        self.embeds_guidance = bool(self.pipeline.transformer.config.guidance_embeds)
+        self.forwards_per_velocity = 2 if self.true_guidance > 1 else 1
         self._encoded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def _lora_config(self):
@@ -104,8 +106,21 @@ class FluxPolicy:
         return self.pipeline._pack_latents(latents_BCHW, len(latents_BCHW), self.channels, *self.grid)
 
     def velocity(self, latents, sigma_B, condition: FluxCondition) -> torch.Tensor:
-        """Velocity (B, N, 4·channels) in fp32."""
-        guidance = torch.full_like(sigma_B, self.config.guidance) if self.guided else None
+        """Velocity (B, N, 4·channels) in fp32; with true guidance g, v_empty + g·(v − v_empty), both in one batch."""
+        if self.forwards_per_velocity == 1:
+            return self._forward(latents, sigma_B, condition)
+        count = len(latents)
+        empty = self.encode([""]).rows([0] * count)
+        both = FluxCondition(
+            torch.cat([empty.prompt_BLD, condition.prompt_BLD]),
+            torch.cat([empty.pooled_BD, condition.pooled_BD]),
+            condition.text_ids_L3,
+        )
+        free, guided = self._forward(torch.cat([latents] * 2), torch.cat([sigma_B] * 2), both).split(count)
+        return free + self.true_guidance * (guided - free)
+
+    def _forward(self, latents, sigma_B, condition: FluxCondition) -> torch.Tensor:
+        guidance = torch.full_like(sigma_B, self.config.guidance) if self.embeds_guidance else None
         return self.network(
             hidden_states=latents.to(condition.prompt_BLD.dtype),
             timestep=sigma_B,

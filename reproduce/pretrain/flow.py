@@ -16,6 +16,9 @@ from reproduce.pretrain.loop import train
 SHIFT = 3.0
 """Time shift of the training noise levels; without it the few, large objects are decided where almost nothing is trained."""
 
+CAPTION_DROPOUT = 0.1
+"""Share of samples trained without a caption, so that classifier-free guidance is possible."""
+
 GRID = SIZE // 8
 """Side of the latent grid (the VAE is 8× down)."""
 
@@ -58,7 +61,7 @@ def set_latent_scale(vae, latent: torch.Tensor) -> None:
 
 
 def pretrain_flow(
-    vae, folder: Path, steps: int, batch: int = 64, learning_rate: float = 1.5e-3, bank: int = 49152, seed: int = 0
+    vae, folder: Path, steps: int, decay_from: int, batch: int = 64, learning_rate: float = 2e-3, bank: int = 49152, seed: int = 0
 ):
     """Returns a complete FluxPipeline around the trained transformer and text encoders; resumable."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +71,7 @@ def pretrain_flow(
     pipeline = architecture.build_pipeline()
     pipeline.register_modules(vae=vae)
     wordings = [captions(spec) for spec in train_specs()]
-    tokens = [_tokenize(pipeline, texts) for texts in wordings]
+    tokens, empty = [_tokenize(pipeline, texts) for texts in wordings], _tokenize(pipeline, [""])[0]
     image_ids = pipeline._prepare_latent_image_ids(1, GRID // 2, GRID // 2, "cpu", torch.float32)
     text_ids = torch.zeros(architecture.MAX_SEQUENCE_LENGTH, 3)
     network = torch.compile(pipeline.transformer)  # a fifth faster on one core; needs a C++ compiler
@@ -79,6 +82,7 @@ def pretrain_flow(
         x_BCHW = (latent[pick].float() - shift) * scale
         data = pipeline._pack_latents(x_BCHW, batch, x_BCHW.shape[1], GRID, GRID)
         rows = [tokens[i][rng.integers(len(tokens[i]))] for i in spec_index[pick].tolist()]
+        rows = [empty if rng.random() < CAPTION_DROPOUT else row for row in rows]
         level = torch.sigmoid(torch.randn(batch, generator=generator))  # logit-normal, as SD3
         sigma = SHIFT * level / (1 + (SHIFT - 1) * level)
         noise = torch.randn(data.shape, generator=generator)
@@ -96,7 +100,19 @@ def pretrain_flow(
         return (velocity - (noise - data)).square().mean()
 
     modules = {"transformer": pipeline.transformer, "clip": pipeline.text_encoder, "t5": pipeline.text_encoder_2}
-    train("flow", modules, loss_at, steps, learning_rate, folder, seed=seed, ema_decay=0.999, warmup=400, save_every=500)
+    train(
+        "flow",
+        modules,
+        loss_at,
+        steps,
+        learning_rate,
+        folder,
+        seed=seed,
+        ema_decay=0.999,
+        warmup=400,
+        save_every=500,
+        decay_from=decay_from,
+    )
     return pipeline
 
 

@@ -24,12 +24,14 @@ def train(
     weight_decay: float = 0.01,
     ema_decay: float = 0.0,
     warmup: int = 100,
+    decay_from: int = 0,
     save_every: int = 250,
 ) -> dict[str, torch.nn.Module]:
-    """Minimise ``loss_at(step, numpy_rng, torch_generator)`` with AdamW, linear warm-up and cosine decay to zero.
+    """Minimise ``loss_at(step, numpy_rng, torch_generator)`` with AdamW; returns ``modules``, in eval mode.
 
+    The rate warms up linearly and, from step ``decay_from`` on, falls to zero along a cosine.
     State goes to ``folder/<name>.pt`` every ``save_every`` steps (written aside, then renamed); the same call resumes
-    from it. With ``ema_decay`` > 0 the modules end with the averaged weights. Returns ``modules``, in eval mode.
+    from it. With ``ema_decay`` > 0 the modules end with the averaged weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.pt"
@@ -47,7 +49,8 @@ def train(
     net.train()
     for step in range(done, steps):
         started = time.perf_counter()
-        scale = min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        decayed = max(0, step - decay_from) / (steps - decay_from)
+        scale = min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * decayed))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * scale
         loss = loss_at(step, np.random.default_rng([seed, step]), torch.Generator().manual_seed(seed * 10**7 + step))
