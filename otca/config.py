@@ -145,7 +145,7 @@ class LossConfig:
 class OptimizerConfig:
     """AdamW and what surrounds it."""
 
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     """Step size."""
     weight_decay: float = 1e-4
     """Decoupled weight decay."""

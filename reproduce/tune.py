@@ -17,7 +17,7 @@ from otca import presets
 from otca.runs import Arm
 from reproduce.runner import default_jobs, run_arms
 
-GRID = (3e-4, 1e-3, 3e-3)
+GRID = (3e-5, 1e-4, 3e-4, 1e-3)
 SEEDS = (100,)
 METHOD = "static_multi_reward"
 
