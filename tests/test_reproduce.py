@@ -118,35 +118,33 @@ def test_missing_runs_end_with_one_line(tiny):
 
 
 def test_it_learns(tmp_path):
-    """Alignment of four prompts, on noise never trained on, rises on the shipped model within a minute of training for it."""
+    """The trained reward rises on prompts and noise never trained on, within a minute of training the shipped model for it.
+
+    The reward is aesthetic: alignment rises too slowly for a minute (README, "What the quick table shows").
+    """
     from otca.embedded.scenes import prompts
     from otca.rewards.base import build_reward, score_all
     from otca.rollout import make_batch, rollout
     from otca.schedules import StepPlan
     from otca.trainer import Trainer
 
-    chosen = [p for p in prompts("train", 200) if p.spec["skill"] in ("two_objects", "color_attr")][:4]
-    lines = [json.dumps({"id": p.id, "prompt": p.text, "spec": p.spec}) for p in chosen]
-    (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
     settings = {
         "iterations": 12,
-        "prompts": str(tmp_path / "prompts.jsonl"),
-        "group_size": 12,
-        "micro_batch": 24,
-        "rewards": ["alignment"],
+        "rewards": ["aesthetic"],
         "sampler.steps": 6,
         "optimizer.learning_rate": 3e-4,
         "save_every": 100,
     }
     trainer = Trainer(TrainConfig.from_dotted(settings), METHODS["otca"], tmp_path / "run")
     never = torch.zeros(6, dtype=torch.bool)
-    batch = make_batch(chosen, list(range(4)), 24, ("probe",))
+    batch = make_batch(prompts("validation", 96), list(range(96)), 1, ("probe",))
 
-    def alignment():
+    def aesthetic():
         sampled = rollout(trainer.policy, batch, trainer.config.sampler, trainer.sigma_S, StepPlan(never, never), 32)
-        return score_all([build_reward("alignment")], sampled.media_BFCHW, sampled.prompts).reward_BK[:, 0]
+        return score_all([build_reward("aesthetic")], sampled.media_BFCHW, sampled.prompts).reward_BK[:, 0]
 
-    before = alignment()
+    before = aesthetic()
     trainer.run()
-    gain = alignment() - before
-    assert gain.mean() > 2 * gain.std() / len(gain) ** 0.5 > 0
+    gain = aesthetic() - before
+    print(f"gain {gain.mean():.4f}, standard error {gain.std() / len(gain) ** 0.5:.4f}")
+    assert gain.mean() > 3 * gain.std() / len(gain) ** 0.5 > 0
