@@ -72,7 +72,7 @@ def _train(argv: list[str]) -> None:
     parser = train_parser()
     parser.set_defaults(presets.preset(chosen.preset) | method.settings | {"method": method.name, "preset": chosen.preset})
     given = _parse(parser, argv)
-    config = _fields(given, TrainConfig)
+    config = TrainConfig(**{name: given[name] for name in TrainConfig.__dataclass_fields__})
     if config.method != method.name:
         raise InputError(
             f"method {config.method!r} is set in the YAML file; name it on the command line: --method {config.method}"
@@ -117,7 +117,7 @@ def sample_parser() -> ArgumentParser:
 def _sample(argv: list[str]) -> None:
     parser = sample_parser()
     given = _parse(parser, argv)
-    settings, policy_config = _fields(given.eval, EvalConfig), _fields(given.policy, PolicyConfig)
+    settings, policy_config = given.eval, given.policy
     from eval.generate import generate
     from otca.checkpoint import checkpoints
     from otca.files import verify_hashes, writable_folder
@@ -196,11 +196,6 @@ def _parse(parser: ArgumentParser, argv: list[str]):
         return parser.instantiate(parser.parse_args(argv))
     except argparse.ArgumentError as error:
         raise InputError(_with_nearest(str(error), parser)) from error
-
-
-def _fields(given, kind: type):
-    """The dataclass whose fields were added to the parser one by one."""
-    return kind(**{name: given[name] for name in kind.__dataclass_fields__})
 
 
 def _with_nearest(message: str, parser: ArgumentParser) -> str:
