@@ -1,7 +1,7 @@
 """What the embedded task is like: `python -m reproduce.embedded_report` → results/embedded/image.{csv,md,png}.
 
 Accuracy of the two judges on renders and reconstructions, and on base-model samples: held-out accuracy by skill, agreement
-of the judges, raw scale of each reward and their correlations (they decide how a raw sum weighs the objectives).
+of the judges, accuracy without guidance, raw scale of each reward and their correlations (they decide how a raw sum weighs the objectives).
 `--render` rebuilds image.md and the README block from image.csv.
 """
 
@@ -109,6 +109,8 @@ def main() -> None:
     if not parser.parse_args().render:
         policy, judge = build_policy(PolicyConfig()), JudgeAccuracy()
         rows, media = base_rows(policy, judge)
+        free, wanted = generate(build_policy(PolicyConfig(true_guidance=1.0)), SAMPLES, seed=606)
+        rows.append(row("accuracy without guidance", "overall", judge.score(free, wanted).mean(), len(wanted)))
         rows += judge_rows(policy.pipeline.vae, judge.judge)
         write_rows(pd.DataFrame(rows), FOLDER / "image.csv")
         contact_sheet(media, FOLDER / "image.png")
