@@ -17,6 +17,7 @@ test-all: $(INSTALLED)
 
 render: $(INSTALLED)
 	$(BIN)/python -m reproduce.table1 --tier quick --render
+	$(BIN)/python -m reproduce.embedded_report --render
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

@@ -23,7 +23,7 @@ FLOW_STEPS, FLOW_DECAY_FROM = 13500, 9500
 JUDGE_STEPS = 3000
 CLIP_STEPS = 3000
 TRUE_GUIDANCE = 2.5
-"""Classifier-free guidance that the checkpoint records for its use: two forward passes; results/embedded has what it buys."""
+"""Classifier-free guidance that the checkpoint records for its use (results/embedded/ has what it buys)."""
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/pretrain/image"), help="where states are kept")
     args = parser.parse_args()
     for stage in STAGES if args.stage == "all" else (args.stage,):
-        globals()[f"run_{stage}"](args.folder)
+        {"vae": run_vae, "flow": run_flow, "judge": run_judge, "clip": run_clip, "publish": run_publish}[stage](args.folder)
 
 
 def run_vae(folder: Path) -> None:
