@@ -1,7 +1,8 @@
 """What the embedded task is like: `python -m reproduce.embedded_report` → results/embedded/image.{csv,md,png}.
 
-Accuracy of the two judges on renders and reconstructions, and on base-model samples: held-out accuracy by skill, agreement
-of the judges, accuracy without guidance, raw scale of each reward and their correlations (they decide how a raw sum weighs the objectives).
+Accuracy of the two judges on renders and reconstructions; on base-model samples held-out accuracy by skill and without
+guidance, agreement of the judges, raw scale of each reward and their correlations (they decide how a raw sum weighs the
+objectives).
 `--render` rebuilds image.md and the README block from image.csv.
 """
 

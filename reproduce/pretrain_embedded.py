@@ -2,7 +2,7 @@
 
 Stages in order: `vae` (AutoencoderKL), `flow` (rectified-flow transformer and text encoders), `judge` (held-out detector),
 `clip` (held-out open_clip model), `publish` (copy into the package, write SHA-256). Everything is seeded and resumes from
-`runs/pretrain/image/`; costs are in `reproduce/README.md`. Nothing is downloaded.
+`runs/pretrain/image/`; steps and seconds are in `otca/embedded/checkpoints/pretrain.json`. Nothing is downloaded.
 """
 
 from __future__ import annotations
