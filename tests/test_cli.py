@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from otca.__main__ import main
@@ -163,4 +162,3 @@ def test_help_names_every_field(capsys):
     for field in ("--credit.rho", "--sampler.kind", "--optimizer.learning_rate", "--loss.kl_beta", "--policy.lora_rank"):
         assert field in text
     assert "MOCA: share of uniform weights" in text
-    assert torch.get_num_threads() >= 1
