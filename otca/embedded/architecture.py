@@ -51,12 +51,12 @@ def build_transformer():
     )
 
 
-def build_tokenizer(max_length: int = MAX_SEQUENCE_LENGTH):
-    """Word-level tokenizer over the captions' vocabulary; serves the CLIP and the T5 slot."""
+def build_tokenizer(vocabulary: list[str], max_length: int):
+    """Word-level tokenizer over the captions' words; serves every text encoder's slot."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<pad>", "</s>", "<unk>", *vocabulary()]
+    words = ["<pad>", "</s>", "<unk>", *vocabulary]
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -100,15 +100,15 @@ def build_text_encoders(vocabulary_size: int):
     return clip, t5
 
 
-def build_pipeline():
-    """An untrained FluxPipeline of embedded size."""
+def build_pipeline(vae=None):
+    """An untrained FluxPipeline of embedded size (around a given autoencoder, if any)."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(vocabulary(), MAX_SEQUENCE_LENGTH)
     clip, t5 = build_text_encoders(len(tokenizer))
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
-        vae=build_vae(),
+        vae=vae or build_vae(),
         text_encoder=clip,
         tokenizer=tokenizer,
         text_encoder_2=t5,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from otca.embedded import grammar
 from otca.types import Prompt
 
 SIZE = 64
@@ -94,18 +95,8 @@ def all_specs(skill: str) -> list[dict]:
 
 
 def split_specs(split: str) -> dict[str, list[dict]]:
-    """Specs by skill of ``train`` (about 70 %), ``validation`` (10 %) or ``test`` (20 %); each holds at least one a skill."""
-    if split not in ("train", "validation", "test"):
-        raise ValueError(f"unknown split {split!r}; choose from train, validation, test")
-    out = {}
-    for index, skill in enumerate(SKILLS):
-        specs = all_specs(skill)
-        order = np.random.default_rng([2604, 19234, index]).permutation(len(specs))
-        n_test, n_val = max(1, round(0.2 * len(specs))), max(1, round(0.1 * len(specs)))
-        bounds = {"test": (0, n_test), "validation": (n_test, n_test + n_val), "train": (n_test + n_val, len(specs))}
-        first, last = bounds[split]
-        out[skill] = [specs[i] for i in sorted(order[first:last])]
-    return out
+    """Specs by skill of ``train``, ``validation`` or ``test``, disjoint (see `grammar.split_specs`)."""
+    return grammar.split_specs({skill: all_specs(skill) for skill in SKILLS}, split)
 
 
 # ------------------------------------------------------------------------------------------------------------- captions
@@ -143,27 +134,8 @@ def vocabulary() -> list[str]:
 
 
 def prompts(split: str, count: int, seed: int = 0) -> list[Prompt]:
-    """``count`` prompts of a split, the six skills in turn, distinct as far as the split has distinct wordings.
-
-    The list is a prefix of the longer lists with the same seed; identifiers are ``<split>-<seed>-<index>``.
-    """
-    pools = []
-    for index, (_, specs) in enumerate(split_specs(split).items()):
-        rng = np.random.default_rng([seed, index, 77])
-        pools.append(_pool(specs, rng))
-    out = []
-    for i in range(count):
-        spec, text = next(pools[i % len(SKILLS)])
-        out.append(Prompt(id=f"{split}-{seed}-{i:05d}", text=text, spec=spec))
-    return out
-
-
-def _pool(specs: list[dict], rng: np.random.Generator):
-    """Endless (spec, wording) pairs: each pass visits every spec once, in a new order; wordings repeat only when used up."""
-    wordings = [list(rng.permutation(captions(spec))) for spec in specs]
-    for turn in itertools.count():
-        for i in rng.permutation(len(specs)):
-            yield specs[i], str(wordings[i][turn % len(wordings[i])])
+    """``count`` prompts of a split, the six skills in turn (see `grammar.draw_prompts`)."""
+    return grammar.draw_prompts(split_specs(split), captions, split, count, seed)
 
 
 # --------------------------------------------------------------------------------------------------------------- scenes
@@ -189,7 +161,7 @@ def draw_scene(spec: dict, rng: np.random.Generator, lattice: float = 0.0) -> Sc
         SceneObject(o["shape"], color, float(x), float(y), float(r), _jitter(COLORS[color], rng))
         for o, color, (x, y), r in zip(spec["objects"], colors, centers, radii)
     )
-    return Scene(spec=spec, objects=objects, background=_background(rng))
+    return Scene(spec=spec, objects=objects, background=random_backdrop(rng))
 
 
 def _scene_colors(spec: dict, rng) -> list[str]:
@@ -223,7 +195,7 @@ def _jitter(rgb, rng):
     return tuple(float(v) for v in np.clip(np.asarray(rgb) + rng.uniform(-0.04, 0.04, 3), 0, 1))
 
 
-def _background(rng):
+def random_backdrop(rng: np.random.Generator):
     """A light tint of random hue, a little darker or lighter toward the bottom."""
     hue, saturation, value = rng.uniform(0, 1), rng.uniform(0.0, 0.22), rng.uniform(0.84, 0.98)
     phase = 2 * np.pi * (hue - np.array([0, 1 / 3, 2 / 3]))
