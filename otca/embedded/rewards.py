@@ -71,11 +71,7 @@ class Quality(_EmbeddedReward):
     name = "quality"
 
     def _one(self, image_CHW, reading, prompt):
-        if not reading.segments:
-            return 0.0
-        regular = np.mean([np.clip((s.overlap - 0.5) / 0.45, 0, 1) for s in reading.segments])
-        residual = _residual(image_CHW, reading)
-        return float(regular * np.exp(-residual / RESIDUAL_SCALE - reading.speck_area / 100))
+        return cleanness(image_CHW, reading)
 
 
 class Aesthetic(_EmbeddedReward):
@@ -92,6 +88,15 @@ class Aesthetic(_EmbeddedReward):
         fill = min(1.0, sum(s.area for s in reading.segments) / (FILL_TARGET * SIZE * SIZE))
         readable = np.exp(-np.square(_residual(image_CHW, reading) / READABLE_RESIDUAL) - reading.speck_area / 200)
         return float(presence * readable * (0.5 * warmth + 0.5 * fill))
+
+
+def cleanness(image_CHW: np.ndarray, reading: verifier.Reading) -> float:
+    """How cleanly what is there is drawn, 0 to 1: regular outlines, little distance from the ideal drawing, no specks."""
+    if not reading.segments:
+        return 0.0
+    regular = np.mean([np.clip((s.overlap - 0.5) / 0.45, 0, 1) for s in reading.segments])
+    residual = _residual(image_CHW, reading)
+    return float(regular * np.exp(-residual / RESIDUAL_SCALE - reading.speck_area / 100))
 
 
 def _residual(image_CHW: np.ndarray, reading: verifier.Reading) -> float:

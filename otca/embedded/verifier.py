@@ -56,8 +56,9 @@ def read(image_CHW: np.ndarray) -> Reading:
     """Segment one image, float (3, SIZE, SIZE) in [0, 1]."""
     background = _fit_background(image_CHW)
     distance = np.sqrt(np.square(image_CHW - background).sum(0))
-    segments, specks = [], 0
-    for blob in _components(distance > _FOREGROUND):
+    blobs, specks = _blobs(distance > _FOREGROUND)
+    segments = []
+    for blob in blobs:
         contrast = np.quantile(distance[blob], 0.8)
         for mask in _components(blob & (distance > 0.5 * contrast)):  # edges at half coverage
             for part in _split_by_color(image_CHW, mask):
@@ -66,6 +67,15 @@ def read(image_CHW: np.ndarray) -> Reading:
                 else:
                     segments.append(_describe(image_CHW, part))
     return Reading(segments, background, specks)
+
+
+def _blobs(mask: np.ndarray) -> tuple[list[np.ndarray], int]:
+    """Connected parts of at least `MIN_AREA` pixels, as full-size masks, and the area of all smaller ones."""
+    labels, _ = ndimage.label(mask)
+    areas = np.bincount(labels.ravel())
+    areas[0] = 0
+    large = np.flatnonzero(areas >= MIN_AREA)
+    return [labels == index for index in large], int(areas[areas < MIN_AREA].sum())
 
 
 def _components(mask: np.ndarray) -> list[np.ndarray]:

@@ -16,6 +16,9 @@ REGISTRY = {
     "alignment": "otca.embedded.rewards:Alignment",
     "quality": "otca.embedded.rewards:Quality",
     "aesthetic": "otca.embedded.rewards:Aesthetic",
+    "vq": "otca.embedded.video_rewards:VisualQuality",
+    "mq": "otca.embedded.video_rewards:MotionQuality",
+    "ta": "otca.embedded.video_rewards:TextAlignment",
 }
 """Name → ``module:class``. A dotted ``module:class`` is accepted anywhere a name is."""
 
