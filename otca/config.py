@@ -19,9 +19,9 @@ class PolicyConfig:
     """The generator that is trained."""
 
     path: str = "embedded:image"
-    """Pipeline folder or hub id; ``embedded:image`` is the checkpoint that ships with the package."""
-    family: Literal["flux"] = "flux"
-    """Which adapter drives it."""
+    """Pipeline folder or hub id; ``embedded:image`` and ``embedded:video`` ship with the package."""
+    family: Literal["auto", "flux", "wan"] = "auto"
+    """Which adapter drives it; "auto" reads it from the pipeline's model_index.json."""
     tuning: Literal["full", "lora"] = "full"
     """Train every transformer weight, or a LoRA."""
     lora_rank: int = 32
@@ -33,21 +33,29 @@ class PolicyConfig:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     height: int = 64
-    """Image height in pixels."""
+    """Height in pixels."""
     width: int = 64
-    """Image width in pixels."""
+    """Width in pixels."""
+    frames: int = 0
+    """Frames of a video; 0 takes what the checkpoint's otca.json records. Images have one and ignore it."""
     guidance: float = 3.5
     """Guidance scale, for models that embed it (FLUX.1-dev); ignored by those that do not."""
     true_guidance: float = 0.0
     """Classifier-free guidance against the empty prompt (FluxPipeline's true_cfg_scale); above 1 it doubles the cost.
     0 takes what the checkpoint's otca.json records, or 1 (none)."""
+    true_guidance_2: float = 0.0
+    """The same for Wan2.2's low-noise expert (WanPipeline's guidance_scale_2); 0 takes otca.json's, or true_guidance."""
     max_sequence_length: int = 0
     """Text tokens; 0 takes what the checkpoint's otca.json records, or its tokenizer's longest text."""
 
     def __post_init__(self):
         _at_least("policy.lora_rank", self.lora_rank, 1)
-        if self.true_guidance != 0 and self.true_guidance < 1:
-            raise InputError(f"policy.true_guidance is {self.true_guidance}; use 1 (none) or more, or 0 for the checkpoint's own")
+        for name in ("true_guidance", "true_guidance_2"):
+            value = getattr(self, name)
+            if value != 0 and value < 1:
+                raise InputError(f"policy.{name} is {value}; use 1 (none) or more, or 0 for the checkpoint's own")
+        if self.frames < 0:
+            raise InputError(f"policy.frames is {self.frames}; use 1 or more, or 0 for the checkpoint's own")
         for name in ("height", "width"):
             value = getattr(self, name)
             if value < 16 or value % 16:
@@ -178,8 +186,8 @@ class TrainConfig:
     """Run seed; all noise and prompt order follow from it."""
     iterations: int = 40
     """Rounds of sampling and updating."""
-    prompts: str = "embedded:train"
-    """Training prompts: embedded:SPLIT, or a .jsonl or .csv file with a column ``prompt`` (or ``text``)."""
+    prompts: str = "embedded:image/train"
+    """Training prompts: embedded:MEDIUM/SPLIT, or a .jsonl or .csv file with a column ``prompt`` (or ``text``)."""
     prompts_per_iteration: int = 4
     """Prompt slots P of an iteration."""
     group_size: int = 8
@@ -240,8 +248,8 @@ class TrainConfig:
 class EvalConfig:
     """How a model is judged: ODE sampling on held-out prompts, raw weights of the last iteration."""
 
-    source: str = "embedded:test"
-    """Evaluation prompts: embedded:SPLIT or a prompts file."""
+    source: str = "embedded:image/test"
+    """Evaluation prompts: embedded:MEDIUM/SPLIT or a prompts file."""
     prompts: int = 120
     """Number of prompts, the first of the list."""
     samples_per_prompt: int = 2

@@ -80,9 +80,15 @@ def resolve_model(path: str) -> str:
 
 
 def model_notes(folder: str) -> dict:
-    """What a model folder's otca.json records for its use: ``max_sequence_length``, ``true_guidance``; empty without one."""
+    """What a model folder's otca.json records for its use: ``max_sequence_length``, ``true_guidance``, ``frames``; or nothing."""
     path = Path(folder) / "otca.json"
     return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def model_identity(folder: str) -> dict[str, str]:
+    """SHA-256 of a checkpoint folder's own listing of hashes (as ``sha256``); empty for models without one."""
+    path = Path(folder) / HASHES
+    return {"sha256": sha256(path)} if path.is_file() else {}
 
 
 def writable_folder(folder: Path) -> Path:

@@ -11,6 +11,9 @@ import difflib
 from otca.config import EvalConfig, TrainConfig
 from otca.errors import InputError
 
+VIDEO = {"policy.path": "embedded:video", "prompts": "embedded:video/train", "rewards": ["vq", "mq", "ta"]}
+"""What every tier of the embedded video task has in common."""
+
 TRAIN: dict[str, dict[str, object]] = {
     # Minutes on two cores: 32 samples × 6 steps × 40 iterations [ours].
     "image/quick": {
@@ -32,6 +35,30 @@ TRAIN: dict[str, dict[str, object]] = {
         "sampler.steps": 8,
         "sampler.shift": 3.0,
         "optimizer.learning_rate": 1e-4,  # results/tuning
+        "save_every": 20,
+    },
+    # Minutes on two cores: 32 videos × 8 steps × 20 iterations [ours].
+    "video/quick": VIDEO
+    | {
+        "iterations": 20,
+        "prompts_per_iteration": 4,
+        "group_size": 8,
+        "micro_batch": 16,
+        "sampler.steps": 8,
+        "sampler.shift": 3.0,
+        "optimizer.learning_rate": 1e-4,
+        "save_every": 10,
+    },
+    # The standardised numbers of the embedded task: 32 videos × 8 steps × 60 iterations [ours].
+    "video/cpu": VIDEO
+    | {
+        "iterations": 60,
+        "prompts_per_iteration": 4,
+        "group_size": 8,
+        "micro_batch": 16,
+        "sampler.steps": 8,
+        "sampler.shift": 3.0,
+        "optimizer.learning_rate": 1e-4,
         "save_every": 20,
     },
     # FLUX.1-dev, 512 px, 20 train steps [reader]; G 12, lr 1e-5, shift 3, η .3, 60 % of steps, clip 1e-4 [sibling: ViPO].
@@ -62,6 +89,8 @@ TRAIN: dict[str, dict[str, object]] = {
 EVAL: dict[str, dict[str, object]] = {
     "image/quick": {"prompts": 120, "samples_per_prompt": 2},
     "image/cpu": {"prompts": 600, "samples_per_prompt": 4},
+    "video/quick": {"source": "embedded:video/test", "prompts": 84, "samples_per_prompt": 1},
+    "video/cpu": {"source": "embedded:video/test", "prompts": 350, "samples_per_prompt": 2},
     "image/paper": {"source": "prompts/hpdv2_test.jsonl", "prompts": 1000, "samples_per_prompt": 1, "steps": 50},
 }
 

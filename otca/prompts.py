@@ -16,17 +16,12 @@ EMBEDDED_TRAIN = 1200
 
 
 def load_prompts(source: str, count: int | None = None) -> list[Prompt]:
-    """Read ``embedded:SPLIT`` or a file; ``count`` takes the first so many. Raises InputError with the line number."""
+    """Read ``embedded:MEDIUM/SPLIT`` or a file; ``count`` takes the first so many. Raises InputError with the line number."""
     if source.startswith("embedded:"):
-        from otca.embedded.scenes import prompts
-
-        split = source.removeprefix("embedded:")
-        if split not in ("train", "validation", "test"):
-            raise InputError(f"prompts {source!r}: unknown split; choose from embedded:train, embedded:validation, embedded:test")
-        return prompts(split, count or EMBEDDED_TRAIN)
+        return _embedded(source, count or EMBEDDED_TRAIN)
     path = Path(source)
     if not path.is_file():
-        raise InputError(f"prompts file {path} not found; give a .jsonl or .csv file, or embedded:SPLIT")
+        raise InputError(f"prompts file {path} not found; give a .jsonl or .csv file, or embedded:MEDIUM/SPLIT")
     try:
         with open(path, encoding="utf-8", newline="") as file:
             if path.suffix == ".jsonl":
@@ -40,6 +35,18 @@ def load_prompts(source: str, count: int | None = None) -> list[Prompt]:
     if not rows:
         raise InputError(f"prompts file {path} is empty; it needs at least one prompt")
     return rows[:count]
+
+
+def _embedded(source: str, count: int) -> list[Prompt]:
+    from otca.embedded import scenes, video_scenes
+    from otca.embedded.grammar import SPLITS
+
+    grammars = {"image": scenes, "video": video_scenes}
+    medium, _, split = source.removeprefix("embedded:").partition("/")
+    if medium not in grammars or split not in SPLITS:
+        known = ", ".join(f"embedded:{medium}/{split}" for medium in grammars for split in SPLITS)
+        raise InputError(f"prompts {source!r}: unknown list; choose from {known}")
+    return grammars[medium].prompts(split, count)
 
 
 def _read_jsonl(path, file) -> list[Prompt]:

@@ -17,3 +17,28 @@ def untrained_pipeline(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("pipeline")
     architecture.build_pipeline().save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def untrained_wan(tmp_path_factory) -> str:
+    """Folder of a WanPipeline with random weights and one transformer."""
+    from otca.embedded import video_architecture
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("wan")
+    video_architecture.build_pipeline(video_architecture.build_vae()).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def untrained_experts(tmp_path_factory) -> str:
+    """Folder of a WanPipeline laid out as Wan2.2-A14B: two transformers that differ, boundary_ratio 0.875."""
+    from otca.embedded import video_architecture
+
+    torch.manual_seed(1)
+    pipeline = video_architecture.build_pipeline(video_architecture.build_vae())
+    pipeline.register_modules(transformer_2=video_architecture.build_transformer())
+    pipeline.register_to_config(boundary_ratio=0.875)
+    folder = tmp_path_factory.mktemp("experts")
+    pipeline.save_pretrained(folder)
+    return str(folder)

@@ -10,9 +10,14 @@ from typing import Protocol
 import torch
 
 from otca.config import PolicyConfig
+from otca.errors import InputError
+from otca.files import resolve_model
 
-FAMILIES = {"flux": "otca.policies.flux:FluxPolicy"}
+FAMILIES = {"flux": "otca.policies.flux:FluxPolicy", "wan": "otca.policies.wan:WanPolicy"}
 """Family → ``module:class`` of its adapter."""
+
+PIPELINES = {"FluxPipeline": "flux", "WanPipeline": "wan"}
+"""Pipeline class in model_index.json → family."""
 
 
 class Condition(Protocol):
@@ -31,6 +36,9 @@ class Policy(Protocol):
     device: torch.device
     forwards_per_velocity: int
     """Network evaluations of one sample at one step: 1, or 2 with classifier-free guidance."""
+
+    protocol: dict[str, object]
+    """What shapes its samples, for manifests: checkpoint and its hash, guidance, text length, frames."""
 
     def encode(self, texts: list[str]) -> Condition:
         """Encode prompts, one row a text."""
@@ -55,9 +63,20 @@ class Policy(Protocol):
 
 
 def build_policy(config: PolicyConfig, device: str | torch.device = "cpu") -> Policy:
-    """Load the checkpoint with its family's adapter."""
-    module, _, name = FAMILIES[config.family].partition(":")
+    """Load the checkpoint with its family's adapter. Raises InputError where no adapter drives its pipeline."""
+    family = config.family if config.family != "auto" else _family_of(resolve_model(config.path))
+    module, _, name = FAMILIES[family].partition(":")
     return getattr(importlib.import_module(module), name)(config, torch.device(device))
+
+
+def _family_of(folder: str) -> str:
+    from diffusers import DiffusionPipeline
+
+    index = DiffusionPipeline.load_config(folder, local_files_only=Path(folder).is_dir())
+    pipeline = index.get("_class_name")
+    if pipeline not in PIPELINES:
+        raise InputError(f"policy.path {folder} is a {pipeline}; there are adapters for {', '.join(PIPELINES)}")
+    return PIPELINES[pipeline]
 
 
 @contextmanager

@@ -8,7 +8,10 @@ from pathlib import Path
 import torch
 
 from otca.config import PolicyConfig
-from otca.files import model_notes, resolve_model
+from otca.files import model_identity, model_notes, resolve_model
+from otca.policies.tuning import load_tuned, quiet_libraries, save_tuned, start_tuning
+
+TRAINED = ["transformer"]
 
 LORA_TARGETS = [
     "attn.to_q",
@@ -41,29 +44,15 @@ class FluxPolicy:
 
     def __init__(self, config: PolicyConfig, device: torch.device):
         from diffusers import FluxPipeline
-        from diffusers.utils import logging as diffusers_logging
-        from transformers.utils import logging as transformers_logging
 
-        diffusers_logging.disable_progress_bar()
-        transformers_logging.disable_progress_bar()
+        quiet_libraries()
         self.config, self.device = config, device
         folder = resolve_model(config.path)
         notes = model_notes(folder)
         self.pipeline = FluxPipeline.from_pretrained(folder, local_files_only=Path(folder).is_dir())
         self.pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
-        for part in (self.pipeline.vae, self.pipeline.text_encoder, self.pipeline.text_encoder_2):
-            part.requires_grad_(False).eval()
-        self.network = self.pipeline.transformer.eval()
-        if config.tuning == "lora":
-            self.network.requires_grad_(False)
-            with torch.random.fork_rng(devices=[]):  # the same start in every arm and after every resume
-                torch.manual_seed(0)
-                self.network.add_adapter(self._lora_config())
-        else:
-            self.network.requires_grad_(True)
-        if config.gradient_checkpointing:
-            self.network.enable_gradient_checkpointing()
+        [self.network] = start_tuning(self.pipeline, TRAINED, config, LORA_TARGETS)
         longest = notes.get("max_sequence_length", self.pipeline.tokenizer_2.model_max_length)
         self.max_sequence_length = config.max_sequence_length or longest
         self.true_guidance = config.true_guidance or notes.get("true_guidance", 1.0)
@@ -73,12 +62,14 @@ class FluxPolicy:
         self.image_ids = self.pipeline._prepare_latent_image_ids(1, self.grid[0] // 2, self.grid[1] // 2, device, torch.float32)
         self.embeds_guidance = bool(self.pipeline.transformer.config.guidance_embeds)
         self.forwards_per_velocity = 2 if self.true_guidance > 1 else 1
+        self.protocol = {
+            "checkpoint": config.path,
+            **model_identity(folder),
+            "guidance": config.guidance if self.embeds_guidance else None,
+            "true_guidance": self.true_guidance,
+            "max_sequence_length": self.max_sequence_length,
+        }
         self._encoded: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def _lora_config(self):
-        from peft import LoraConfig
-
-        return LoraConfig(r=self.config.lora_rank, lora_alpha=self.config.lora_alpha, target_modules=LORA_TARGETS)
 
     # ------------------------------------------------------------------------------------------------- conditioning
 
@@ -149,31 +140,8 @@ class FluxPolicy:
 
     def save(self, folder: Path) -> None:
         """LoRA: `load_lora_weights` reads the folder (alpha and rank in the metadata). Full: `folder/transformer/`."""
-        transformer = self.pipeline.transformer
-        if self.config.tuning == "full":
-            transformer.save_pretrained(folder / "transformer")
-            return
-        from diffusers import FluxPipeline
-        from peft.utils import get_peft_model_state_dict
-
-        FluxPipeline.save_lora_weights(
-            folder,
-            transformer_lora_layers=get_peft_model_state_dict(transformer),
-            transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
-        )
+        save_tuned(self.pipeline, TRAINED, self.config.tuning, folder)
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote for the same tuning."""
-        transformer = self.pipeline.transformer
-        if self.config.tuning == "full":
-            trained = type(transformer).from_pretrained(folder / "transformer", local_files_only=True)
-            transformer.load_state_dict(trained.state_dict())
-            return
-        from diffusers import FluxPipeline
-        from peft.utils import set_peft_model_state_dict
-
-        state, _ = FluxPipeline.lora_state_dict(folder, local_files_only=True, return_alphas=True)
-        weights = {k.removeprefix("transformer."): v for k, v in state.items()}
-        result = set_peft_model_state_dict(transformer, weights)
-        if result.unexpected_keys:
-            raise ValueError(f"{folder}: LoRA keys that this model does not have: {result.unexpected_keys[:3]}")
+        load_tuned(self.pipeline, TRAINED, self.config.tuning, folder)

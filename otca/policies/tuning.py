@@ -1,0 +1,81 @@
+"""What every adapter does to its networks: freeze what is not trained, add a LoRA, save and load the trained part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from otca.config import PolicyConfig
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""Name under which diffusers looks for a LoRA in a folder."""
+
+
+def quiet_libraries() -> None:
+    """No progress bars while pipelines load."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+def start_tuning(pipeline, names: list[str], config: PolicyConfig, lora_targets: list[str]) -> list[nn.Module]:
+    """Freeze every component but the named ones, which are returned ready to be trained: whole, or by a fresh LoRA."""
+    for name, part in pipeline.components.items():
+        if isinstance(part, nn.Module):
+            part.requires_grad_(name in names and config.tuning == "full").eval()
+    networks = [getattr(pipeline, name) for name in names]
+    for network in networks:
+        if config.tuning == "lora":
+            from peft import LoraConfig
+
+            with torch.random.fork_rng(devices=[]):  # the same start in every arm and after every resume
+                torch.manual_seed(0)
+                network.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=lora_targets))
+        if config.gradient_checkpointing:
+            network.enable_gradient_checkpointing()
+    return networks
+
+
+def save_tuned(pipeline, names: list[str], tuning: str, folder: Path) -> None:
+    """Full: ``folder/<name>/`` for `from_pretrained`. LoRA: the first network's in ``folder``, others in ``folder/<name>``.
+
+    A LoRA carries alpha and rank in its metadata; stock pipelines read it with `load_lora_weights` (Wan's second expert
+    with ``load_into_transformer_2=True``).
+    """
+    for name in names:
+        network = getattr(pipeline, name)
+        if tuning == "full":
+            network.save_pretrained(folder / name)
+            continue
+        from peft.utils import get_peft_model_state_dict
+
+        type(pipeline).save_lora_weights(
+            _lora_folder(folder, name, names),
+            transformer_lora_layers=get_peft_model_state_dict(network),
+            transformer_lora_adapter_metadata=network.peft_config["default"].to_dict(),
+        )
+
+
+def load_tuned(pipeline, names: list[str], tuning: str, folder: Path) -> None:
+    """Read what `save_tuned` wrote for the same networks and tuning. Raises ValueError for a LoRA of another model."""
+    for name in names:
+        network = getattr(pipeline, name)
+        if tuning == "full":
+            trained = type(network).from_pretrained(folder / name, local_files_only=True)
+            network.load_state_dict(trained.state_dict())
+            continue
+        from peft.utils import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        state = load_file(_lora_folder(folder, name, names) / LORA_FILE)
+        result = set_peft_model_state_dict(network, {key.removeprefix("transformer."): v for key, v in state.items()})
+        if result.unexpected_keys:
+            raise ValueError(f"{folder}: LoRA keys that {name} does not have: {result.unexpected_keys[:3]}")
+
+
+def _lora_folder(folder: Path, name: str, names: list[str]) -> Path:
+    return folder if name == names[0] else folder / name
