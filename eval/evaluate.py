@@ -1,19 +1,16 @@
-"""Judge media: one row an item (rewards, verdict, CLIP score) and one row a set (distances, diversity)."""
+"""Judge media: one row an item (rewards, verdict, held-out metrics) and one row a set (distances, diversity)."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
-from eval.generate import generate, quantise
-from eval.metrics.alignment import ClipScore, JudgeAccuracy, embedded_clip
-from eval.metrics.quality import FRECHET_SAMPLES, diversity, frechet_distance, kernel_distance
+from eval.generate import generate
+from eval.held_out import MEDIA, HeldOut
 from otca.config import EvalConfig
-from otca.embedded.scenes import LATTICE, draw_scene, render
 from otca.files import write_atomic
 from otca.policies.base import Policy
 from otca.rewards.base import Reward, score_all
@@ -21,10 +18,13 @@ from otca.types import Prompt
 
 
 def score_items(
-    media_BFCHW: torch.Tensor, prompts: list[Prompt], scorers: list[Reward], samples_per_prompt: int = 1
+    media_BFCHW: torch.Tensor,
+    prompts: list[Prompt],
+    rewards: list[Reward],
+    held_out: HeldOut | None = None,
+    samples_per_prompt: int = 1,
 ) -> pd.DataFrame:
-    """One row an item: prompt_id, sample, skill, text, then one column a scorer."""
-    scores = score_all(scorers, media_BFCHW, prompts)
+    """One row an item: prompt_id, sample, skill, text, one column a reward, then the held-out columns."""
     rows = pd.DataFrame(
         {
             "prompt_id": [p.id for p in prompts],
@@ -33,37 +33,23 @@ def score_items(
             "text": [p.text for p in prompts],
         }
     )
-    for name, column in zip(scores.names, scores.reward_BK.T.tolist()):
-        rows[name] = column
-    return rows
+    columns: dict[str, list[float]] = {}
+    if rewards:
+        scores = score_all(rewards, media_BFCHW, prompts)
+        columns |= dict(zip(scores.names, scores.reward_BK.T.tolist()))
+    if held_out is not None:
+        columns |= held_out.items(media_BFCHW, prompts)
+    return rows.assign(**columns)
 
 
-def score_set(media_BFCHW: torch.Tensor, prompts: list[Prompt], clip, samples_per_prompt: int) -> pd.DataFrame:
-    """Columns metric, value, n: kernel and (from 2,000 items on) Fréchet distance to renders of the same specs, diversity."""
-    features = clip.image_features(media_BFCHW)
-    reference = clip.image_features(reference_renders(prompts))
-    values = {"kernel_distance": kernel_distance(features, reference)}
-    if len(features) >= FRECHET_SAMPLES:
-        values["frechet_distance"] = frechet_distance(features, reference)
-    if samples_per_prompt > 1:
-        values["diversity"] = diversity(features, samples_per_prompt)
-    return pd.DataFrame({"metric": list(values), "value": list(values.values()), "n": len(features)})
-
-
-def reference_renders(prompts: list[Prompt]) -> torch.Tensor:
-    """One render a prompt, laid out as in the generator's training data: (B, 1, 3, H, W), rounded to 8 bits, always the same."""
-    rng = np.random.default_rng(20260423)
-    return quantise(torch.from_numpy(np.stack([render(draw_scene(p.spec, rng, LATTICE)) for p in prompts])).unsqueeze(1))
-
-
-def evaluate(policy: Policy, config: EvalConfig, seed: int, rewards: list[Reward], folder: Path) -> dict:
+def evaluate(policy: Policy, medium: str, config: EvalConfig, seed: int, rewards: list[Reward], folder: Path) -> dict:
     """Generate, score and write ``media/``, ``scores.csv.gz`` and ``sets.csv`` into the folder; returns the protocol."""
     media_BFCHW, prompts = generate(policy, config, seed, folder / "media")
-    clip = embedded_clip()
-    scorers = [*rewards, JudgeAccuracy(), ClipScore(clip)]
-    items = score_items(media_BFCHW, prompts, scorers, config.samples_per_prompt)
-    write_rows(items, folder / "scores.csv.gz")
-    write_rows(score_set(media_BFCHW, prompts, clip, config.samples_per_prompt), folder / "sets.csv")
+    held_out = MEDIA[medium]()
+    write_rows(score_items(media_BFCHW, prompts, rewards, held_out, config.samples_per_prompt), folder / "scores.csv.gz")
+    sets = held_out.sets(media_BFCHW, prompts, config.samples_per_prompt)
+    rows = [(metric, value, count) for metric, (value, count) in sets.items()]
+    write_rows(pd.DataFrame(rows, columns=["metric", "value", "n"]), folder / "sets.csv")
     return {
         "sampler": "ode",
         "steps": config.steps,
@@ -72,7 +58,10 @@ def evaluate(policy: Policy, config: EvalConfig, seed: int, rewards: list[Reward
         "prompt_count": config.prompts,
         "samples_per_prompt": config.samples_per_prompt,
         "noise_seed": seed,
-    } | {s.name: getattr(s, "protocol", {"source": getattr(s, "source", "")}) for s in scorers}
+        "policy": policy.protocol,
+        **{reward.name: {"source": getattr(reward, "source", "")} for reward in rewards},
+        **held_out.protocol,
+    }
 
 
 def write_rows(rows: pd.DataFrame, path: Path) -> None:

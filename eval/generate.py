@@ -1,4 +1,4 @@
-"""Generate media for held-out prompts: ODE, fixed guidance, noise from (seed, slot, sample) alone; PNGs plus an index."""
+"""Generate media for held-out prompts: ODE, fixed guidance, noise from (seed, slot, sample) alone; files plus an index."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from eval.media import quantise
+from eval.videos import write_webp
 from otca.config import EvalConfig, SamplerConfig
 from otca.files import write_atomic
 from otca.policies.base import Policy
@@ -39,19 +41,21 @@ def generate(policy: Policy, config: EvalConfig, seed: int, folder: Path | None 
     return media_BFCHW, batch.prompts
 
 
-def quantise(media_BFCHW: torch.Tensor) -> torch.Tensor:
-    """Round to the 256 levels of a PNG, so that scores of tensors and of files agree."""
-    return (media_BFCHW * 255).round() / 255
-
-
 def write_media(folder: Path, media_BFCHW: torch.Tensor, prompts: list[Prompt], samples_per_prompt: int) -> None:
-    """``<prompt id>_<sample>.png`` for every sample, then ``prompts.jsonl`` (file, id, prompt, spec), which `score` reads."""
+    """``<prompt id>_<sample>.png`` (a lossless ``.webp`` for a video) for every sample, then ``prompts.jsonl``.
+
+    The list has file, id, prompt and spec of each sample; `score` reads it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for index, (media_FCHW, prompt) in enumerate(zip(media_BFCHW, prompts)):
-        name = f"{_safe(prompt.id)}_{index % samples_per_prompt}.png"
-        pixels = (media_FCHW[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        Image.fromarray(pixels).save(folder / name)
+        name = f"{_safe(prompt.id)}_{index % samples_per_prompt}"
+        if len(media_FCHW) == 1:
+            name += ".png"
+            Image.fromarray((media_FCHW[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()).save(folder / name)
+        else:
+            name += ".webp"
+            write_webp(folder / name, media_FCHW)
         lines.append(json.dumps({"file": name, "id": prompt.id, "prompt": prompt.text, "spec": prompt.spec}))
     write_atomic(folder / "prompts.jsonl", "\n".join(lines) + "\n")
 

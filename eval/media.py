@@ -28,17 +28,8 @@ def read_images(folder: Path, prompts_file: Path) -> tuple[torch.Tensor, list[Pr
     found = {p.name: p for p in sorted(folder.iterdir()) if p.suffix.lower() in ENDINGS}
     if not found:
         raise InputError(f"images folder {folder} holds no image ({', '.join(ENDINGS)})")
-    listed = load_prompts(str(prompts_file))
-    by_file = {p.file: p for p in listed if p.file}
-    by_id = {p.id: p for p in listed if not p.file}
-    prompts = [by_file.get(name) or _by_stem(Path(name).stem, by_id) for name in found]
-    orphans = [name for name, prompt in zip(found, prompts) if prompt is None]
-    if orphans:
-        raise InputError(f"{folder}: {len(orphans)} images have no prompt in {prompts_file}, the first is {orphans[0]}")
-    absent = [name for name in by_file if name not in found]
-    if absent:
-        raise InputError(f"{prompts_file}: {len(absent)} files are not in {folder}, the first is {absent[0]}")
-    images = [_read(path) for path in found.values()]
+    prompts = match_prompts(list(found), prompts_file, "images")
+    images = [read_picture(path) for path in found.values()]
     sizes = {image.shape for image in images}
     if len(sizes) > 1:
         raise InputError(
@@ -47,18 +38,42 @@ def read_images(folder: Path, prompts_file: Path) -> tuple[torch.Tensor, list[Pr
     return torch.from_numpy(np.stack(images)).unsqueeze(1), prompts, list(found)
 
 
+def quantise(media_BFCHW: torch.Tensor) -> torch.Tensor:
+    """Round to the 256 levels of a file, so that scores of tensors and of files agree."""
+    return (media_BFCHW * 255).round() / 255
+
+
+def match_prompts(names: list[str], prompts_file: Path, what: str) -> list[Prompt]:
+    """One prompt a file (or folder): a row's ``file`` names it, else its ``id`` owns ``<id>.*`` and ``<id>_<number>.*``.
+
+    ``what`` names the media in messages. Raises InputError for media without a prompt and rows whose file is absent.
+    """
+    listed = load_prompts(str(prompts_file))
+    by_file = {p.file: p for p in listed if p.file}
+    by_id = {p.id: p for p in listed if not p.file}
+    prompts = [by_file.get(name) or by_id.get(name) or _by_stem(Path(name).stem, by_id) for name in names]
+    orphans = [name for name, prompt in zip(names, prompts) if prompt is None]
+    if orphans:
+        raise InputError(f"{len(orphans)} {what} have no prompt in {prompts_file}, the first is {orphans[0]}")
+    absent = sorted(by_file.keys() - set(names))
+    if absent:
+        raise InputError(f"{prompts_file}: {len(absent)} files are not among the {what}, the first is {absent[0]}")
+    return prompts
+
+
 def _by_stem(stem: str, by_id: dict[str, Prompt]) -> Prompt | None:
     head, _, tail = stem.rpartition("_")
     return by_id.get(stem) or (by_id.get(head) if tail.isdigit() else None)
 
 
-def _read(path: Path) -> np.ndarray:
+def read_picture(path: Path) -> np.ndarray:
+    """RGB pixels (3, H, W) float32 in [0, 1]. Raises InputError for what is no image, damaged or too large."""
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"image {path} has {image.width}×{image.height} pixels, more than {MAX_PIXELS}")
             return np.asarray(image.convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 255
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise InputError(f"image {path} cannot be read ({error})") from error

@@ -13,10 +13,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
+from eval.videos import write_mp4, write_webp
 from otca.files import write_atomic
 
 COLORS = {
@@ -99,7 +100,7 @@ def learning_curves(frames: dict[str, list[pd.DataFrame]], names: list[str], pat
 
 
 def sample_grid(
-    images: list[list[Path]],
+    images: list[list[np.ndarray]],
     row_labels: list[str],
     column_labels: list[str],
     path: Path,
@@ -107,16 +108,49 @@ def sample_grid(
 ) -> None:
     """Write a PNG with a row a prompt (its text wrapped at the left) and a column a method.
 
-    images: rows of image files, all of one size, enlarged by a whole factor without interpolation. ``verdicts``, rows of the
-    judge's answers, mark a cell with a tick (right) or a cross (wrong); None leaves it unmarked.
-    Raises ValueError if rows, labels or sizes disagree, FileNotFoundError if an image is missing.
+    images: rows of pictures (H, W, 3) uint8, all of one size, enlarged by a whole factor without interpolation. ``verdicts``,
+    rows of the judge's answers, mark a cell with a tick (right) or a cross (wrong); None leaves it unmarked.
+    Raises ValueError if rows, labels or sizes disagree.
     """
+    _save(_grid_figure(images, row_labels, column_labels, verdicts), path, dpi=GRID_DPI)
+
+
+def clip_grid(
+    clips: list[list[np.ndarray]],
+    row_labels: list[str],
+    column_labels: list[str],
+    path_stem: Path,
+    fps: float,
+    verdicts: Sequence[Sequence[bool | None]] | None = None,
+) -> None:
+    """The same grid with clips (F, H, W, 3) uint8 playing in its cells: ``<path_stem>.webp`` (lossless) and ``.mp4``."""
+    frames = []
+    for at in range(len(clips[0][0])):
+        figure = _grid_figure([[clip[at] for clip in row] for row in clips], row_labels, column_labels, verdicts)
+        FigureCanvasAgg(figure).draw()
+        pixels_HWC = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+        frames.append(pixels_HWC[: len(pixels_HWC) // 2 * 2, : pixels_HWC.shape[1] // 2 * 2])  # MP4 needs even sides
+    video_FCHW = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 255
+    write_webp(Path(f"{path_stem}.webp"), video_FCHW, fps)
+    write_mp4(Path(f"{path_stem}.mp4"), video_FCHW, fps)
+
+
+def contact_sheet(clip_FHWC: np.ndarray) -> np.ndarray:
+    """The frames of a clip in reading order, as square as can be: (rows·H, columns·W, 3) uint8, white where none is left."""
+    frames, height, width, _ = clip_FHWC.shape
+    columns = int(np.ceil(np.sqrt(frames)))
+    rows = -(-frames // columns)
+    sheet = np.full((rows * columns, height, width, 3), 255, np.uint8)
+    sheet[:frames] = clip_FHWC
+    return sheet.reshape(rows, columns, height, width, 3).transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
+
+
+def _grid_figure(images, row_labels, column_labels, verdicts) -> Figure:
     shape = [len(column_labels)] * len(row_labels)
     for what, cells in (("images", images), ("verdicts", verdicts)):
         if cells is not None and [len(row) for row in cells] != shape:
             raise ValueError(f"sample grid: labels ask for rows of {shape} cells, {what} has {[len(row) for row in cells]}")
-    pixels = [[_pixels(file) for file in row] for row in images]
-    sizes = {image.shape for row in pixels for image in row}
+    sizes = {image.shape for row in images for image in row}
     if len(sizes) != 1:
         raise ValueError(f"a grid needs images of one size, got {sorted(sizes)} (height, width, channels)")
     height, width, _ = sizes.pop()
@@ -136,7 +170,7 @@ def sample_grid(
         for row, label in enumerate(row_labels):
             top = head + row * (height + gap)
             write(gap, top + height / 2, "\n".join(textwrap.wrap(label, 26)), ha="left", va="center")
-            for column, image in enumerate(pixels[row]):
+            for column, image in enumerate(images[row]):
                 x = left + column * (width + gap)
                 enlarged = image.repeat(factor, axis=0).repeat(factor, axis=1)
                 figure.figimage(enlarged, xo=x, yo=total_height - top - height)
@@ -144,7 +178,7 @@ def sample_grid(
                     mark, color = ("✓", "#007A5A") if verdicts[row][column] else ("✗", "#C04A00")
                     circle = {"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": color, "linewidth": 1}
                     write(x + width - 14, top + 14, mark, color=color, ha="center", va="center", fontsize=8.5, bbox=circle)
-        _save(figure, path, dpi=GRID_DPI)
+    return figure
 
 
 def _smoothed(method: str, of_seed: list[pd.DataFrame], column: str) -> pd.DataFrame:
@@ -163,12 +197,6 @@ def _caption(frames: dict[str, list[pd.DataFrame]]) -> str:
     counts = sorted({len(of_seed) for of_seed in frames.values()})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"Mean over seeds (n = {seeds}); band: lowest to highest seed; centred moving average over {SMOOTHING} iterations."
-
-
-def _pixels(file: Path) -> np.ndarray:
-    """RGB pixels (H, W, 3) uint8."""
-    with Image.open(file) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def _save(figure: Figure, path: Path, **options) -> None:

@@ -12,43 +12,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from eval.columns import METRICS
 from eval.stats import PairedDifference, bootstrap_interval, holm, iqm, paired_difference, smallest_detectable
-from otca.embedded.scenes import SKILLS
 from otca.errors import InputError
 from otca.files import write_atomic
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a metric is read and printed: ``held_out`` = never trained on; ``decimals`` = digits in md and tex (csv has six)."""
-
-    label: str
-    higher_is_better: bool = True
-    held_out: bool = True
-    decimals: int = 3
-
-
-METRICS: dict[str, Metric] = {
-    "alignment": Metric("Alignment", held_out=False),
-    "quality": Metric("Quality", held_out=False),
-    "aesthetic": Metric("Aesthetic", held_out=False),
-    "accuracy": Metric("Accuracy"),
-    **{f"accuracy/{skill}": Metric(skill.replace("_", " ").capitalize()) for skill in SKILLS},
-    "clip_score": Metric("CLIP score"),
-    "kernel_distance": Metric("Kernel distance", higher_is_better=False, decimals=4),
-    "frechet_distance": Metric("Fréchet distance", higher_is_better=False),
-    "diversity": Metric("Diversity"),
-}
-"""Every metric a table may hold, in column order. A new metric needs one line here."""
-
-PRIMARY = "accuracy"
-"""The metric of the table of differences, fixed before the reporting runs."""
 
 BASELINE, UNTRAINED = "static_multi_reward", "base"
 EQUAL_CALLS = "equal iterations and reward calls"
@@ -121,7 +93,8 @@ def build_table(
 
     iqm, ci_low, ci_high: interquartile mean over seeds and its bootstrap interval. diff … prob_improvement compare with
     the baseline on the seeds both have (blank for the baseline): diff = method − baseline in the metric's unit, with its
-    paired t interval; prob_improvement in [0, 1], above ½ = the method is *better*, also where lower is better. p_paired is
+    paired t interval; prob_improvement in [0, 1], above ½ = the method is *better*, also where lower is better (blank
+    where neither is). p_paired is
     Holm-adjusted over the rivals within a metric; the untrained model is compared too, unadjusted, and is no rival.
     Raises InputError if the baseline lacks a metric, on seeds that are not nested, an unknown metric or a repeated row.
     """
@@ -138,7 +111,7 @@ def build_table(
             difference = (np.nan,) * 5
             if method in compared:
                 d = compared[method]
-                better = d.prob_improvement if METRICS[metric].higher_is_better else 1 - d.prob_improvement
+                better = {True: d.prob_improvement, False: 1 - d.prob_improvement, None: np.nan}[METRICS[metric].higher_is_better]
                 difference = (d.diff, d.low, d.high, p_adjusted.get(method, d.p), better)
             cost = rows.loc[rows["method"] == method, ["network_evaluations", "reward_calls"]].mean().round().astype(int)
             out.append((*head, baseline, budget_label, *difference, *cost))
@@ -149,6 +122,8 @@ def clear_winners(rows: pd.DataFrame, budget_label: str) -> dict[tuple[str, str]
     """(budget, metric) → the method with the best mean, where it beats the runner-up beyond the paired 95 % interval."""
     winners = {}
     for metric, arms in _arms(rows).items():
+        if METRICS[metric].higher_is_better is None:
+            continue
         sign = 1 if METRICS[metric].higher_is_better else -1
         best, *others = sorted(arms, key=lambda method: -sign * arms[method].mean())
         if others and _compare(sign * arms[best], sign * arms[others[0]], metric).low > 0:
@@ -160,7 +135,7 @@ def _arms(rows: pd.DataFrame) -> dict[str, dict[str, pd.Series]]:
     """metric → method → values indexed by seed, in the order of METRICS and of the rows."""
     unknown = sorted(set(rows["metric"]) - set(METRICS))
     if unknown:
-        raise InputError(f"unknown metric {', '.join(unknown)}; add a line to METRICS in eval/tables.py")
+        raise InputError(f"unknown metric {', '.join(unknown)}; add a line to METRICS in eval/columns.py")
     if rows.duplicated(["method", "seed", "metric"]).any():
         raise InputError(f"repeated rows: {rows[rows.duplicated(['method', 'seed', 'metric'])].iloc[0].to_dict()}")
     groups = {metric: group.groupby("method", sort=False) for metric, group in rows.groupby("metric")}
@@ -181,12 +156,17 @@ def _compare(a: pd.Series, b: pd.Series, metric: str) -> PairedDifference:
 
 # ------------------------------------------------------------------------------------------------------- text from table
 def write_table(
-    table: pd.DataFrame, folder: Path, title: str, notes: list[str], winners: Mapping[tuple[str, str], str] | None = None
+    table: pd.DataFrame,
+    folder: Path,
+    title: str,
+    notes: list[str],
+    winners: Mapping[tuple[str, str], str] | None = None,
+    primary: str = "accuracy",
 ) -> None:
     """Write table.csv (all rows), table.md and table.tex into ``folder``, each atomically, fixed formats, UTF-8, LF.
 
     ``table`` may hold several budgets (concatenated `build_table` results): each gets its own section. ``winners`` (from
-    `clear_winners`) are set in bold. ``title`` and ``notes`` are plain text and are escaped.
+    `clear_winners`) are set in bold. ``primary`` gets the table of differences. ``title`` and ``notes`` are plain text.
     """
     csv = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     md, tex = [f"# {_md(title)}"], [f"% {line}" for line in (_one_line(title), "generated by eval/tables.py; needs booktabs")]
@@ -195,11 +175,11 @@ def write_table(
         bold = {metric: method for (at, metric), method in (winners or {}).items() if at == budget}
         headline = _grid(part, [m for m in METRICS if "/" not in m], bold) | _summary(part)
         md += [f"Budget: {_md(budget)}. Baseline: {_md(baseline)}.", _md_table(headline), CAPTION]
-        skills = _grid(part, [m for m in METRICS if m.startswith(f"{PRIMARY}/")], bold)
+        skills = _grid(part, [m for m in METRICS if m.startswith(f"{primary}/")], bold)
         if len(skills) > 1:
-            md += [f"## {METRICS[PRIMARY].label} by skill", _md_table(skills)]
-        if (part["metric"] == PRIMARY).any():
-            md += [f"## {METRICS[PRIMARY].label}: difference from {_md(baseline)}", _md_table(_differences(part))]
+            md += [f"## {METRICS[primary].label} by skill", _md_table(skills)]
+        if (part["metric"] == primary).any():
+            md += [f"## {METRICS[primary].label}: difference from {_md(baseline)}", _md_table(_differences(part, primary))]
         tex += [f"% budget: {_one_line(budget)}; baseline: {_one_line(baseline)}", _tex_table(headline)]
     md += ["\n".join(f"- {_md(note)}" for note in notes)] if notes else []
     tex += [f"% {_one_line(note)}" for note in notes]
@@ -221,7 +201,8 @@ def _grid(part: pd.DataFrame, metrics: list[str], bold: dict[str, str]) -> Grid:
     for metric in [m for m in metrics if (part["metric"] == m).any()]:
         style = METRICS[metric]
         of_method = part[part["metric"] == metric].set_index("method").reindex(methods)
-        head = f"{style.label} {'↑' if style.higher_is_better else '↓'}{'' if style.held_out else ' (trained)'}"
+        arrow = {True: " ↑", False: " ↓", None: ""}[style.higher_is_better]
+        head = f"{style.label}{arrow}{'' if style.held_out else ' (trained)'}"
         values = zip(of_method["mean"], of_method["ci_low"], of_method["ci_high"])
         texts = [_number(mean, style.decimals) + _interval(low, high, style.decimals) for mean, low, high in values]
         grid[head] = [(text, bold.get(metric) == method) for text, method in zip(texts, methods)]
@@ -243,12 +224,12 @@ def _summary(part: pd.DataFrame) -> Grid:
     return {head: [(str(of_method.get(m, "–")), False) for m in first.index] for head, of_method in cells.items()}
 
 
-def _differences(part: pd.DataFrame) -> Grid:
-    """Differences of the primary metric from the baseline; pairs are the seeds both arms have."""
-    primary, decimals = part[part["metric"] == PRIMARY].set_index("method"), METRICS[PRIMARY].decimals
+def _differences(part: pd.DataFrame, metric: str) -> Grid:
+    """Differences of one metric from the baseline; pairs are the seeds both arms have."""
+    of_metric, decimals = part[part["metric"] == metric].set_index("method"), METRICS[metric].decimals
     baseline, rows = part["baseline"].iloc[0], []
-    for method, row in primary.drop(index=baseline).iterrows():
-        pairs = min(row["n_seeds"], primary["n_seeds"][baseline])
+    for method, row in of_metric.drop(index=baseline).iterrows():
+        pairs = min(row["n_seeds"], of_metric["n_seeds"][baseline])
         detectable = _number(smallest_detectable((row["diff_high"] - row["diff_low"]) / 2, pairs), decimals)
         p = "< 0.001" if row["p_paired"] < 0.001 else _number(row["p_paired"], 3)
         interval = _interval(row["diff_low"], row["diff_high"], decimals).strip() or "–"

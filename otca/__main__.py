@@ -19,7 +19,7 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 COMMANDS = {
     "train": "train a generator with a method",
     "sample": "generate media from a checkpoint or a finished run",
-    "score": "score a folder of images, made by any system, against a prompts file",
+    "score": "score a folder of images or videos, made by any system, against a prompts file",
 }
 
 
@@ -103,7 +103,7 @@ def _train(argv: list[str]) -> None:
 
 def sample_parser() -> ArgumentParser:
     """What to sample from, and where to."""
-    parser = _parser("sample", "Generate media by ODE; writes <prompt id>_<sample>.png and prompts.jsonl, which `score` reads.")
+    parser = _parser("sample", "Generate media by ODE: <prompt id>_<sample>.png (videos: .webp), and prompts.jsonl for `score`.")
     parser.add_argument(
         "--run", type=Path, default=None, help="run folder: its newest checkpoint is used (default: the base model)"
     )
@@ -149,38 +149,84 @@ def _run_policy(run: Path) -> PolicyConfig:
 # ------------------------------------------------------------------------------------------------------------- score
 
 
+OWN_REWARDS = {"images": ["alignment", "quality", "aesthetic"], "videos": ["vq", "mq", "ta"]}
+"""What `score` measures unless told: the embedded tasks' rewards, where every prompt has a spec."""
+
+
 def score_parser() -> ArgumentParser:
     """What to score, by what."""
-    parser = _parser("score", "Score images of any system: one row an item, means printed.")
-    parser.add_argument("--images", type=Path, required=True, help="folder of images")
+    parser = _parser("score", "Score images or videos of any system: one row an item, means printed.")
+    parser.add_argument("--images", type=Path | None, default=None, help="folder of images")
+    parser.add_argument(
+        "--videos", type=Path | None, default=None, help="folder of videos: mp4, gif, webp, or a sub-folder of frames for each"
+    )
     parser.add_argument(
         "--prompts", type=Path, required=True, help="JSONL or CSV: prompt, id or file, spec where a scorer needs it"
     )
-    parser.add_argument("--rewards", type=list[str], default=["alignment", "quality", "aesthetic"], help="rewards, by name")
-    parser.add_argument("--held_out", type=bool, default=True, help="add the held-out judge and CLIP score")
-    parser.add_argument("--out", type=Path, default=None, help="CSV of the rows (default: scores.csv in the image folder)")
+    parser.add_argument(
+        "--rewards", type=list[str] | None, default=None, help="rewards, by name (default: the embedded task's own)"
+    )
+    parser.add_argument("--held_out", type=bool, default=True, help="add the held-out metrics: judge, CLIP score")
+    parser.add_argument("--raft", type=Path | None, default=None, help="raft-things weights: optical flow by RAFT, not by DIS")
+    parser.add_argument("--dino", type=Path | None, default=None, help="folder of DINO ViT-B/16: adds subject_consistency")
+    parser.add_argument("--clip", type=Path | None, default=None, help="folder of CLIP ViT-B/32: adds background_consistency")
+    parser.add_argument("--out", type=Path | None, default=None, help="CSV of the rows (default: scores.csv in the folder)")
     return parser
 
 
 def _score(argv: list[str]) -> None:
     given = _parse(score_parser(), argv)
-    from eval.evaluate import score_items, write_rows
-    from eval.media import read_images
-    from eval.metrics.alignment import ClipScore, JudgeAccuracy
+    if (given.images is None) == (given.videos is None):
+        raise InputError("give either --images FOLDER or --videos FOLDER")
+    from eval.evaluate import write_rows
     from otca.files import writable_folder
+
+    folder = given.images or given.videos
+    out = given.out or folder / "scores.csv"
+    rows = _score_images(given) if given.images else _score_videos(given)
+    writable_folder(out.parent)
+    write_rows(rows, out)
+    numbers = rows.select_dtypes(["number", "bool"]).drop(columns=["sample", "frames", "fps", "height", "width"], errors="ignore")
+    print(numbers.astype(float).agg(["mean", "std"]).T.to_string(float_format="%.4f"))
+    if "error" in rows:
+        failed = rows[rows["error"] != ""]
+        print("\n".join(f"not scored: {line}" for line in failed["error"]), end="\n" if len(failed) else "")
+    print(f"wrote {len(rows)} rows: {out}")
+
+
+def _score_images(given):
+    from eval.evaluate import score_items
+    from eval.held_out import ImageHeldOut
+    from eval.media import read_images
     from otca.rewards.base import build_reward
 
-    scorers = [build_reward(name) for name in given.rewards]
     media_BFCHW, prompts, files = read_images(given.images, given.prompts)
-    out = given.out or given.images / "scores.csv"
-    writable_folder(out.parent)
-    if given.held_out:
-        scorers += [JudgeAccuracy(), ClipScore()]
-    rows = score_items(media_BFCHW, prompts, scorers)
+    known = all(prompt.spec for prompt in prompts)
+    names = given.rewards if given.rewards is not None else OWN_REWARDS["images"] if known else []
+    held_out = ImageHeldOut() if given.held_out and known else None
+    if not names and held_out is None:
+        raise InputError(f"nothing to score by: the prompts of {given.prompts} have no spec; name rewards with --rewards")
+    rows = score_items(media_BFCHW, prompts, [build_reward(name) for name in names], held_out)
     rows.insert(0, "file", files)
-    write_rows(rows, out)
-    print(rows[[s.name for s in scorers]].agg(["mean", "std"]).T.to_string(float_format="%.4f"))
-    print(f"wrote {len(rows)} rows: {out}")
+    return rows
+
+
+def _score_videos(given):
+    from eval.metrics.alignment import VideoJudgeAccuracy
+    from eval.metrics.flow import DisFlow, RaftFlow
+    from eval.metrics.motion import clip_encoder, dino_encoder, embedded_encoder
+    from eval.score_videos import score_videos
+    from otca.prompts import load_prompts
+    from otca.rewards.base import build_reward
+
+    known = all(prompt.spec for prompt in load_prompts(str(given.prompts)))
+    names = given.rewards if given.rewards is not None else OWN_REWARDS["videos"] if known else []
+    scorers = [build_reward(name) for name in names]
+    if given.held_out and known:
+        scorers.append(VideoJudgeAccuracy())
+    encoders = [make(folder) for make, folder in ((dino_encoder, given.dino), (clip_encoder, given.clip)) if folder]
+    flow = RaftFlow(given.raft) if given.raft else DisFlow()
+    return score_videos(given.videos, given.prompts, flow, encoders or [embedded_encoder()], scorers)
 
 
 # ----------------------------------------------------------------------------------------------------------- parsing

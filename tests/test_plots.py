@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from eval.plots import COLORS, FALLBACK_COLORS, SMOOTHING, learning_curves, method_styles, sample_grid
+from eval.plots import COLORS, FALLBACK_COLORS, SMOOTHING, clip_grid, contact_sheet, learning_curves, method_styles, sample_grid
+from eval.videos import read_video
 
 
 def frame(offset=0.0, length=12):
@@ -65,17 +66,13 @@ def test_colours_are_fixed_for_our_methods_and_distinct_for_the_others():
     assert method_styles(others[::-1]) == method_styles(others)
 
 
-def make_images(folder, rows, columns, size=64):
+def make_images(rows, columns, size=64):
     """Images of one grey each: 100 + 10·row + column."""
-    grid = [[folder / f"{r}_{c}.png" for c in range(columns)] for r in range(rows)]
-    for r, row in enumerate(grid):
-        for c, path in enumerate(row):
-            Image.new("RGB", (size, size), (100 + 10 * r + c,) * 3).save(path)
-    return grid
+    return [[np.full((size, size, 3), 100 + 10 * r + c, np.uint8) for c in range(columns)] for r in range(rows)]
 
 
 def test_sample_grid_enlarges_every_pixel_to_a_square(tmp_path):
-    images = make_images(tmp_path, 2, 3)
+    images = make_images(2, 3)
     labels = ["a long prompt about $5 and $6 with a red ring left of a blue cross", "two rings"]
     sample_grid(images, labels, ["base", "otca", "process_credit"], tmp_path / "grid.png")
     image = pixels(tmp_path / "grid.png")
@@ -88,7 +85,7 @@ def test_sample_grid_enlarges_every_pixel_to_a_square(tmp_path):
 
 
 def test_sample_grid_marks_verdicts_and_is_deterministic(tmp_path):
-    images = make_images(tmp_path, 1, 3)
+    images = make_images(1, 3)
     for name in ("a.png", "b.png"):
         sample_grid(images, ["rings"], ["x", "y", "z"], tmp_path / name, verdicts=[[True, False, None]])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
@@ -100,14 +97,30 @@ def test_sample_grid_marks_verdicts_and_is_deterministic(tmp_path):
 
 
 def test_sample_grid_refuses_ragged_input(tmp_path):
-    images = make_images(tmp_path, 1, 2)
+    images = make_images(1, 2)
     with pytest.raises(ValueError, match=r"labels ask for rows of \[3\] cells, images has \[2\]"):
         sample_grid(images, ["rings"], ["x", "y", "z"], tmp_path / "grid.png")
     with pytest.raises(ValueError, match=r"verdicts has \[1\]"):
         sample_grid(images, ["rings"], ["x", "y"], tmp_path / "grid.png", verdicts=[[True]])
-    Image.new("RGB", (32, 32)).save(images[0][1])
+    images[0][1] = images[0][1][:32, :32]
     with pytest.raises(ValueError, match="one size"):
         sample_grid(images, ["rings"], ["x", "y"], tmp_path / "grid.png")
-    images[0][1].unlink()
-    with pytest.raises(FileNotFoundError, match="0_1.png"):
-        sample_grid(images, ["rings"], ["x", "y"], tmp_path / "grid.png")
+
+
+def test_contact_sheet_reads_row_by_row():
+    """Five frames of one grey each: three columns, two rows, the last place white."""
+    clip = np.stack([np.full((2, 4, 3), 10 * f, np.uint8) for f in range(5)])
+    sheet = contact_sheet(clip)
+    assert sheet.shape == (4, 12, 3)
+    assert sheet[::2, ::4, 0].tolist() == [[0, 10, 20], [30, 40, 255]]
+
+
+def test_clip_grid_plays_every_frame(tmp_path):
+    """Two cells of four frames each, read back from the lossless file, and an MP4 of the same length beside it."""
+    clips = [[np.stack([np.full((64, 64, 3), 20 * f + 5 * c, np.uint8) for f in range(4)]) for c in range(2)]]
+    clip_grid(clips, ["a ring"], ["x", "y"], tmp_path / "clips", fps=8)
+    video = read_video(tmp_path / "clips.webp")
+    assert video.fps == 8 and len(video.frames_FCHW) == 4
+    greys = (video.frames_FCHW[:, 0, 34 + 96, [200 + 96, 400 + 96]] * 255).round().int()
+    assert greys.tolist() == [[20 * f, 20 * f + 5] for f in range(4)]
+    assert len(read_video(tmp_path / "clips.mp4").frames_FCHW) == 4

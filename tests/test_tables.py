@@ -215,8 +215,20 @@ def test_special_characters_are_escaped(tmp_path):
 
 def test_registry_order_and_direction():
     names = list(METRICS)
-    assert names[:4] == ["alignment", "quality", "aesthetic", "accuracy"] and names.index("clip_score") > names.index(
-        "accuracy/colors"
-    )
-    assert [name for name, metric in METRICS.items() if not metric.held_out] == ["alignment", "quality", "aesthetic"]
-    assert [name for name, metric in METRICS.items() if not metric.higher_is_better] == ["kernel_distance", "frechet_distance"]
+    trained = ["alignment", "quality", "aesthetic", "vq", "mq", "ta"]
+    assert names[: len(trained) + 1] == [*trained, "accuracy"] and names.index("clip_score") > names.index("accuracy/colors")
+    assert [name for name, metric in METRICS.items() if not metric.held_out] == trained
+    lower = [name for name, metric in METRICS.items() if metric.higher_is_better is False]
+    assert lower == ["kernel_distance", "frechet_distance", "warping_error_dis"]
+    assert [name for name, metric in METRICS.items() if metric.higher_is_better is None] == ["top_flow_dis"]
+
+
+def test_a_metric_without_a_better_side_has_no_arrow_and_no_winner(tmp_path):
+    """Flow length: more is not better, so nothing is bold and no probability of improvement is given."""
+    rows = make_rows({"static_multi_reward": [0.4, 0.5], "otca": [0.9, 0.9]}).assign(metric="top_flow_dis")
+    assert clear_winners(rows, EQUAL_CALLS) == {}
+    table = build_table(rows)
+    assert table["prob_improvement"].isna().all() and table["diff"].notna().sum() == 1
+    write_table(table, tmp_path, "Motion", [], primary="top_flow_dis")
+    md = (tmp_path / "table.md").read_text()
+    assert "Top-5 % flow (DIS), px a frame |" in md and "## Top-5 % flow (DIS), px a frame: difference from" in md

@@ -29,6 +29,25 @@ class JudgeAccuracy:
         return self.judge.verdict(media_BFCHW, prompts).float()
 
 
+class VideoJudgeAccuracy:
+    """1 where the held-out video judge finds exactly what the prompt demands in every frame, else 0."""
+
+    name = "judge_correct"
+    protocol: ClassVar[dict[str, str]] = {
+        "backbone": "embedded video judge (detector of each frame, tracks, motion reader)",
+        "decode": "fixed thresholds",
+    }
+
+    def __init__(self):
+        from otca.embedded.video_judge import VideoJudge
+
+        self.judge = VideoJudge.from_pretrained(resolve_model("embedded:video_judge"))
+
+    def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
+        """Verdicts 0 or 1, float32 (B,); every prompt needs a spec."""
+        return self.judge.verdict(media_BFCHW, prompts).float()
+
+
 class ClipScore:
     """Cosine of image and text features of the embedded open_clip model, −1 to 1."""
 

@@ -1,0 +1,46 @@
+"""Every metric that a table may hold: how it is named, read and printed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from otca.embedded.scenes import SKILLS
+from otca.embedded.video_scenes import SKILLS as VIDEO_SKILLS
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is read and printed.
+
+    ``higher_is_better``: None where neither direction is; ``held_out``: never trained on; ``decimals``: digits in md and tex.
+    """
+
+    label: str
+    higher_is_better: bool | None = True
+    held_out: bool = True
+    decimals: int = 3
+
+
+METRICS: dict[str, Metric] = {
+    "alignment": Metric("Alignment", held_out=False),
+    "quality": Metric("Quality", held_out=False),
+    "aesthetic": Metric("Aesthetic", held_out=False),
+    "vq": Metric("VQ", held_out=False),
+    "mq": Metric("MQ", held_out=False),
+    "ta": Metric("TA", held_out=False),
+    "accuracy": Metric("Accuracy"),
+    **{f"accuracy/{skill}": Metric(skill.replace("_", " ").capitalize()) for skill in dict.fromkeys(SKILLS + VIDEO_SKILLS)},
+    "direction_accuracy": Metric("Direction accuracy"),
+    "speed_accuracy": Metric("Speed accuracy"),
+    "clip_score": Metric("CLIP score"),
+    "kernel_distance": Metric("Kernel distance", higher_is_better=False, decimals=4),
+    "frechet_distance": Metric("Fréchet distance", higher_is_better=False),
+    "diversity": Metric("Diversity"),
+    "dynamic_degree_dis": Metric("Dynamic degree (DIS)"),
+    "motion_smoothness_dis": Metric("Motion smoothness (DIS)", decimals=4),
+    "top_flow_dis": Metric("Top-5 % flow (DIS), px a frame", higher_is_better=None),
+    "temporal_flickering": Metric("Temporal flickering", decimals=4),
+    "warping_error_dis": Metric("Warping error (DIS)", higher_is_better=False, decimals=5),
+    "frame_consistency_embedded": Metric("Frame consistency (embedded)", decimals=4),
+}
+"""Every metric a table may hold, in column order. A new metric needs one line here."""

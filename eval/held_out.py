@@ -1,0 +1,103 @@
+"""What no reward sees, medium by medium: columns a media item, and numbers a set of them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from eval.media import quantise
+from eval.metrics.alignment import ClipScore, JudgeAccuracy, VideoJudgeAccuracy, embedded_clip
+from eval.metrics.motion import MotionMetrics, embedded_encoder
+from eval.metrics.quality import FRECHET_SAMPLES, diversity, frechet_distance, kernel_distance
+from otca.embedded import scenes, video_scenes
+from otca.types import Prompt
+
+
+class HeldOut(Protocol):
+    """Held-out evaluation of one medium of the embedded task; ``protocol`` says how each metric was taken."""
+
+    protocol: dict[str, dict[str, str]]
+
+    def items(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, list[float]]:
+        """Columns with one value an item; ``judge_correct`` is among them."""
+
+    def sets(self, media_BFCHW: torch.Tensor, prompts: list[Prompt], samples_per_prompt: int) -> dict[str, tuple[float, int]]:
+        """Metric → its value over the whole set, and the number of items behind it."""
+
+
+class ImageHeldOut:
+    """Exact verdict of the learned judge, CLIP score; kernel and Fréchet distance to renders of the same specs, diversity."""
+
+    def __init__(self):
+        self.clip = embedded_clip()
+        self.judge, self.score = JudgeAccuracy(), ClipScore(self.clip)
+        self.protocol = {scorer.name: scorer.protocol for scorer in (self.judge, self.score)}
+
+    def items(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, list[float]]:
+        """judge_correct and clip_score."""
+        return {scorer.name: scorer.score(media_BFCHW, prompts).tolist() for scorer in (self.judge, self.score)}
+
+    def sets(self, media_BFCHW: torch.Tensor, prompts: list[Prompt], samples_per_prompt: int) -> dict[str, tuple[float, int]]:
+        """kernel_distance, frechet_distance (from 2,000 items on) and, with several samples a prompt, diversity."""
+        references = np.stack([scenes.render(scenes.draw_scene(p.spec, rng, scenes.LATTICE)) for rng, p in _drawn(prompts)])
+        features_BD = self.clip.image_features(media_BFCHW)
+        reference_BD = self.clip.image_features(quantise(torch.from_numpy(references)).unsqueeze(1))
+        return _distances(features_BD, reference_BD, samples_per_prompt)
+
+
+class VideoHeldOut:
+    """Exact verdict of the learned video judge, motion metrics; direction and speed accuracy, kernel distance, diversity."""
+
+    def __init__(self):
+        self.clip = embedded_clip()
+        self.judge = VideoJudgeAccuracy()
+        self.motion = MotionMetrics(encoders=[embedded_encoder(self.clip)])
+        self.protocol = {self.judge.name: self.judge.protocol, **self.motion.protocol}
+
+    def items(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, list[float]]:
+        """judge_correct and every column of `MotionMetrics`."""
+        found = [self.motion.score(clip, video_scenes.FPS) for clip in tqdm(media_BFCHW, "motion", leave=False, delay=10)]
+        verdicts = self.judge.score(media_BFCHW, prompts).tolist()
+        return {self.judge.name: verdicts} | {column: [row[column] for row in found] for column in self.motion.columns}
+
+    def sets(self, media_BFCHW: torch.Tensor, prompts: list[Prompt], samples_per_prompt: int) -> dict[str, tuple[float, int]]:
+        """direction_accuracy and speed_accuracy of the prompts that state them, kernel and Fréchet distance, diversity."""
+        out = {}
+        right = self.judge.judge.accuracy(media_BFCHW, prompts)
+        for name in ("direction", "speed"):
+            stated = ~right[name].isnan()
+            if stated.any():
+                out[f"{name}_accuracy"] = (float(right[name][stated].mean()), int(stated.sum()))
+        lattice = scenes.LATTICE
+        clips = [video_scenes.render_clip(video_scenes.draw_clip(p.spec, rng, lattice)) for rng, p in _drawn(prompts)]
+        reference_BD = self._features(quantise(torch.from_numpy(np.stack(clips))))
+        return out | _distances(self._features(media_BFCHW), reference_BD, samples_per_prompt)
+
+    def _features(self, media_BFCHW: torch.Tensor) -> torch.Tensor:
+        """Mean over frames of the embedded open_clip model's image features, then last frame minus first: (B, 2·D)."""
+        count, frames = media_BFCHW.shape[:2]
+        features_BFD = self.clip.image_features(media_BFCHW.flatten(0, 1).unsqueeze(1)).unflatten(0, (count, frames))
+        return torch.cat([features_BFD.mean(1), features_BFD[:, -1] - features_BFD[:, 0]], dim=1)
+
+
+MEDIA: dict[str, type[HeldOut]] = {"image": ImageHeldOut, "video": VideoHeldOut}
+"""Medium → its held-out evaluation."""
+
+
+def _drawn(prompts: list[Prompt]):
+    """Each prompt with one generator, the same at every call: one reference drawing a prompt."""
+    rng = np.random.default_rng(20260423)
+    return ((rng, prompt) for prompt in prompts)
+
+
+def _distances(features_BD, reference_BD, samples_per_prompt: int) -> dict[str, tuple[float, int]]:
+    count = len(features_BD)
+    out = {"kernel_distance": (kernel_distance(features_BD, reference_BD), count)}
+    if count >= FRECHET_SAMPLES:
+        out["frechet_distance"] = (frechet_distance(features_BD, reference_BD), count)
+    if samples_per_prompt > 1:
+        out["diversity"] = (diversity(features_BD, samples_per_prompt), count)
+    return out

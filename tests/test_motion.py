@@ -1,0 +1,298 @@
+"""Motion metrics with known answers: known speeds, frozen, jittered, reversed and dissolving videos, VBench's formulas."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from torchvision.models.optical_flow import raft_large
+
+from eval.metrics import flow as flows
+from eval.metrics.flow import DisFlow, RaftFlow, load_flow, warp
+from eval.metrics.motion import (
+    MotionMetrics,
+    clip_encoder,
+    consistency,
+    dino_encoder,
+    dynamic_degree,
+    embedded_encoder,
+    motion_smoothness,
+    temporal_flickering,
+    warping_error,
+)
+from otca.embedded import video_scenes
+from otca.embedded.scenes import signed_distance
+from otca.errors import InputError
+
+SIDE = 24  # of the moving square, pixels
+
+
+def texture(height: int, width: int, seed: int) -> np.ndarray:
+    """Smooth random texture (3, H, W) in [0, 1]."""
+    noise = np.random.default_rng(seed).uniform(size=(3, height, width))
+    smooth = gaussian_filter(noise, (0, 1.5, 1.5))
+    return ((smooth - smooth.min()) / (smooth.max() - smooth.min())).astype(np.float32)
+
+
+def square_video(left: list[int], top: int = 20, size: int = 64, side: int = SIDE) -> torch.Tensor:
+    """A textured square at the given left edges, over a still texture: (F, 3, size, size)."""
+    frames = np.stack([texture(size, size, 0)] * len(left))
+    for frame, x in zip(frames, left):
+        frame[:, top : top + side, x : x + side] = texture(side, side, 1)
+    return torch.from_numpy(frames)
+
+
+STEADY = square_video([6 + 3 * i for i in range(9)])
+FROZEN = STEADY[:1].repeat(9, 1, 1, 1)
+DIS = DisFlow()
+
+
+@pytest.mark.parametrize(("size", "side"), [(64, 24), (160, 60)])
+def test_dis_measures_a_square_at_three_pixels_a_frame(size, side):
+    video = square_video([10, 13], 20, size, side)
+    for first, second, left, speed in ((0, 1, 10, 3), (1, 0, 13, -3)):
+        on_square = DIS(video[first], video[second])[20 : 20 + side, left : left + side].reshape(-1, 2)
+        assert np.median(on_square, axis=0) == pytest.approx([speed, 0], abs=0.3)
+
+
+@pytest.mark.parametrize("size", [8, 24, 64])
+def test_dis_measures_a_shift_of_small_frames(size):
+    wide = torch.from_numpy(texture(size, size + 2, 3))
+    flow = DIS(wide[..., 2:], wide[..., :-2])
+    assert flow.shape == (size, size, 2) and flow.dtype == np.float32
+    assert np.median(flow[..., 0]) == pytest.approx(2, abs=0.2)
+
+
+def test_dis_measures_the_speed_of_embedded_clips():
+    rng, errors = np.random.default_rng(5), []
+    y, x = np.mgrid[:64, :64] + 0.5
+    for prompt in video_scenes.prompts("validation", 42):
+        clip = video_scenes.draw_clip(prompt.spec, rng)
+        if prompt.spec["skill"] == "scale":
+            continue
+        video = torch.from_numpy(video_scenes.render_clip(clip))
+        flow = [DIS(a, b) for a, b in pairwise(video)]
+        for mover in clip.objects:
+            on = [signed_distance(mover.shape, x - cx, y - cy, r) < 0 for (cx, cy), r in zip(mover.center_F2, mover.radius_F)]
+            speed = sum(np.linalg.norm(np.median(f[mask], axis=0)) for f, mask in zip(flow, on))
+            errors.append(speed / np.linalg.norm(np.diff(mover.center_F2, axis=0), axis=1).sum() - 1)
+    assert len(errors) >= 40 and np.mean(np.abs(errors) <= 0.15) >= 0.95, np.sort(errors)
+    assert np.median(np.abs(errors)) < 0.05
+
+
+def test_dis_sees_motion_between_colours_of_equal_luminance():
+    """Red of luminance 0.299 on such a grey, which a grey-scale flow would take for nothing."""
+    video = torch.full((2, 3, 64, 64), 0.299)
+    for frame, left in zip(video, (20, 22)):
+        frame[:, 20:44, left : left + SIDE] = torch.tensor([1.0, 0, 0]).view(3, 1, 1)
+    assert np.median(DIS(video[0], video[1])[22:42, 22:42, 0]) == pytest.approx(2, abs=0.3)
+
+
+def test_warp_by_nothing_changes_nothing_and_by_a_shift_shifts():
+    image = texture(16, 20, 0).transpose(1, 2, 0).copy()
+    zero = np.zeros((16, 20, 2), np.float32)
+    assert (warp(image, zero) == image).all()
+    shifted = warp(image, zero + np.float32([2, 0]))
+    assert np.allclose(shifted[:, :-2], image[:, 2:]) and np.allclose(shifted[:, -2:], image[:, -1:])
+
+
+@pytest.fixture(scope="module")
+def raft_file(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("raft") / "raft.pth"
+    torch.save(raft_large(weights=None).state_dict(), path)
+    return path
+
+
+def test_raft_is_torchvisions_and_vbenchs_only_with_its_weights(raft_file, monkeypatch):
+    flow = load_flow(raft_file)
+    a, b = torch.from_numpy(texture(132, 140, 0)), torch.from_numpy(texture(132, 140, 1))
+    pad = torch.nn.functional.pad(torch.stack([a, b]) * 2 - 1, (2, 2, 2, 2), mode="replicate")
+    with torch.no_grad():
+        peer = flow.model(pad[:1], pad[1:], num_flow_updates=20)[-1][0, :, 2:-2, 2:-2].permute(1, 2, 0)
+    assert np.allclose(flow(a, b), peer, atol=1e-4)
+    assert flow(a[:, :32, :40], b[:, :32, :40]).shape == (32, 40, 2)
+    assert MotionMetrics(flow).columns[:3] == ("dynamic_degree_raft", "top_flow_raft", "motion_smoothness_raft")
+    monkeypatch.setattr(flows, "RAFT_THINGS_SHA256", flows.sha256(raft_file)[:8])
+    assert MotionMetrics(RaftFlow(raft_file)).columns[:3] == ("dynamic_degree", "top_flow_raft", "motion_smoothness_raft")
+
+
+def test_raft_refuses_files_that_are_not_its_weights(tmp_path):
+    with pytest.raises(InputError, match=r"absent\.pth not found"):
+        RaftFlow(tmp_path / "absent.pth")
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"other\.pth do not fit"):
+        RaftFlow(tmp_path / "other.pth")
+    torch.save(print, tmp_path / "code.pth")  # a pickled function: refused, not run
+    with pytest.raises(InputError, match=r"code\.pth do not fit"):
+        RaftFlow(tmp_path / "code.pth")
+
+
+# -------------------------------------------------------------------------------------------------------------- metrics
+
+
+def test_a_frozen_video_is_perfect_but_not_dynamic():
+    values = MotionMetrics().score(FROZEN, 8)
+    assert values == {
+        "dynamic_degree_dis": 0.0,
+        "top_flow_dis": 0.0,
+        "motion_smoothness_dis": 1.0,
+        "warping_error_dis": 0.0,
+        "temporal_flickering": 1.0,
+    }
+
+
+def test_a_moving_square_is_dynamic_and_its_top_flow_is_its_speed():
+    degree = dynamic_degree(STEADY, 8, DIS)
+    assert degree.moves == 1 and degree.top_flow == pytest.approx(3, abs=0.3)
+
+
+@pytest.mark.parametrize(("speed", "moves"), [(1.4, 0.0), (1.6, 1.0)])
+def test_dynamic_degree_has_vbenchs_threshold(speed, moves):
+    """6·64/256 = 1.5 pixels."""
+    assert dynamic_degree(FROZEN, 8, lambda a, b: np.full((64, 64, 2), (speed, 0.0))).moves == moves
+
+
+def test_dynamic_degree_looks_at_the_top_five_percent():
+    flow = np.zeros((64, 64, 2))
+    flow.reshape(-1, 2)[:204] = (3.0, 4.0)  # int(0.05 · 4096) = 204
+    assert dynamic_degree(FROZEN, 8, lambda a, b: flow).top_flow == pytest.approx(5)
+    flow.reshape(-1, 2)[:102] = 0
+    assert dynamic_degree(FROZEN, 8, lambda a, b: flow).top_flow == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(("frames", "fps", "needed"), [(9, 8, 2), (16, 8, 4), (17, 16, 2), (33, 24, 3), (2, 8, 1), (9, 3, 2)])
+def test_dynamic_degree_needs_a_quarter_of_the_frames_at_eight_a_second(frames, fps, needed):
+    video = torch.zeros(frames, 3, 64, 64)
+
+    def degree(moving: int) -> float:
+        lengths = iter([9.0] * moving + [0.0] * frames)
+        return dynamic_degree(video, fps, lambda a, b: np.full((64, 64, 2), (next(lengths), 0.0))).moves
+
+    assert degree(needed) == 1 and degree(needed - 1) == 0
+
+
+def test_jitter_lowers_smoothness_at_equal_mean_speed():
+    jitter = square_video([6 + 3 * i + (4 if i % 2 else -4) for i in range(9)])
+    assert motion_smoothness(STEADY, DIS) > 0.98
+    assert motion_smoothness(jitter, DIS) < motion_smoothness(STEADY, DIS) - 0.02
+
+
+def test_smoothness_undoes_motion():
+    """Better than averaging the neighbours, which a flow of zero does."""
+    still = motion_smoothness(STEADY, lambda a, b: np.zeros((64, 64, 2), np.float32))
+    middle = (STEADY[:-2:2] + STEADY[2::2]) / 2
+    assert still == pytest.approx(1 - float((middle - STEADY[1:-1:2]).abs().mean()), abs=1e-6)
+    assert motion_smoothness(STEADY, DIS) > 1 - (1 - still) / 2
+
+
+def test_a_dissolve_raises_warping_error_over_rigid_motion():
+    """Both alone and on top of the same motion."""
+    other, share = torch.from_numpy(texture(64, 64, 7)), torch.linspace(0, 1, 9).view(9, 1, 1, 1)
+    wide = torch.from_numpy(texture(64, 64 + 24, 0))
+    pan = torch.stack([wide[..., 3 * i : 3 * i + 64] for i in range(9)])
+    assert warping_error(pan, DIS) < 1e-5
+    assert warping_error(torch.lerp(FROZEN, other, share), DIS) > 1e-4
+    for rigid in (pan, STEADY):
+        assert warping_error(torch.lerp(rigid, other, share), DIS) > 2 * warping_error(rigid, DIS)
+
+
+def test_warping_error_in_closed_form():
+    """Without flow it is the mean squared change; with an unreturned flow nothing is visible and all points count."""
+    video = torch.stack([torch.full((3, 32, 32), v) for v in (0.2, 0.5)])
+    assert warping_error(video, lambda a, b: np.zeros((32, 32, 2), np.float32)) == pytest.approx(0.09, abs=1e-6)
+    assert warping_error(video, lambda a, b: np.full((32, 32, 2), 5, np.float32)) == pytest.approx(0.09, abs=1e-6)
+    spot = torch.zeros(2, 3, 32, 32)
+    spot[1, :, 8, 8] = 1  # appears out of nothing, where the flows of the two directions disagree
+
+    def flow(first, second):
+        out = np.zeros((32, 32, 2), np.float32)
+        out[8, 8, 0] = 4
+        return out
+
+    assert warping_error(spot, flow) == 0
+
+
+def test_reversing_time_flips_the_flow_and_keeps_the_symmetric_metrics():
+    video, back = STEADY, STEADY.flip(0)
+    ahead = np.median(DIS(video[0], video[1])[24:40, 12:26, 0])
+    behind = np.median(DIS(back[-2], back[-1])[24:40, 15:26, 0])
+    assert ahead == pytest.approx(3, abs=0.3) and behind == pytest.approx(-3, abs=0.3)
+    first, second = MotionMetrics().score(video, 8), MotionMetrics().score(back, 8)
+    assert first["dynamic_degree_dis"] == second["dynamic_degree_dis"] == 1
+    assert first["temporal_flickering"] == pytest.approx(second["temporal_flickering"], abs=1e-12)
+    assert first["motion_smoothness_dis"] == pytest.approx(second["motion_smoothness_dis"], abs=1e-9)
+    assert first["top_flow_dis"] == pytest.approx(second["top_flow_dis"], rel=0.05)
+
+
+def test_flicker_is_one_minus_the_mean_change():
+    video = torch.tensor([0.0, 1.0, 0.5]).view(3, 1, 1, 1).expand(3, 3, 4, 4)
+    assert temporal_flickering(video) == pytest.approx(1 - 0.75)
+
+
+def test_consistency_is_vbenchs_formula():
+    features = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
+    assert consistency(features[:2]) == 0
+    assert consistency(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])) == pytest.approx((2 + 1) * 0.5**0.5 / 4)
+    assert consistency(features) == 0  # cosines below 0 count as 0
+    assert consistency(features[:1].repeat(4, 1)) == pytest.approx(1)
+
+
+def test_frame_consistency_of_embedded_clips_and_order_of_columns():
+    encoder = embedded_encoder()
+    clip = video_scenes.draw_clip(video_scenes.prompts("validation", 1)[0].spec, np.random.default_rng(0))
+    video = torch.from_numpy(video_scenes.render_clip(clip))
+    values = MotionMetrics(encoders=[encoder]).score(video, 8)
+    assert list(values)[:3] == ["dynamic_degree_dis", "top_flow_dis", "motion_smoothness_dis"]
+    assert 0.8 < values["frame_consistency_embedded"] < 1
+    torn = torch.cat([video, torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))])
+    assert consistency(encoder.encode(torn)) < values["frame_consistency_embedded"]
+    assert encoder.encode(video.repeat_interleave(2, 2).repeat_interleave(2, 3)).shape == encoder.encode(video).shape
+    assert MotionMetrics(encoders=[encoder]).protocol["frame_consistency_embedded"]["backbone"].startswith("embedded")
+
+
+@pytest.mark.parametrize("make", [dino_encoder, clip_encoder])
+def test_vbenchs_names_are_refused_to_other_backbones(make, tmp_path):
+    with pytest.raises(InputError, match="config.json not found; download"):
+        make(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", "hidden_size": 32}))
+    vision = {"image_size": 64, "width": 32, "layers": 2, "patch_size": 32}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"vision_cfg": vision}}))
+    with pytest.raises(InputError, match=r"is no (DINO|CLIP) ViT"):
+        make(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))  # states no size
+    vision = {"image_size": 224, "width": 768, "layers": 12, "patch_size": 32}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"vision_cfg": vision}}))
+    with pytest.raises(InputError, match="quick_gelu is None, not True|hidden_size is None"):
+        make(tmp_path)
+
+
+def test_one_frame_is_no_video():
+    flow_metrics = (
+        lambda v, f: dynamic_degree(v, 8, f),
+        motion_smoothness,
+        warping_error,
+        lambda v, f: MotionMetrics(f).score(v, 8),
+    )
+    for metric in (*flow_metrics, lambda v, _: temporal_flickering(v), lambda v, _: consistency(v.flatten(1))):
+        with pytest.raises(InputError, match="at least"):
+            metric(FROZEN[:1], DIS)
+
+
+def test_bad_input_is_named():
+    for video, word in (
+        (FROZEN * 2, "lie in"),
+        (FROZEN * np.nan, "lie in"),
+        (FROZEN[None], "must be"),
+        (FROZEN[:, :1], "must be"),
+    ):
+        with pytest.raises(InputError, match=word):
+            temporal_flickering(video)
+    with pytest.raises(InputError, match="fps 0"):
+        dynamic_degree(FROZEN, 0, DIS)
+    with pytest.raises(InputError, match="keeps one"):
+        dynamic_degree(FROZEN[:3], 24, DIS)
