@@ -11,6 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from eval.videos import read_video, write_mp4
 from otca.errors import InputError
 from otca.files import sha256, write_atomic
 from otca.runs import RECORDED, is_finished
@@ -31,7 +32,11 @@ def publish_run(run: Path, target: Path) -> None:
         shown = grid_files(run)
         (target / "media").mkdir(exist_ok=True)
         for row in shown:
-            shutil.copyfile(run / "media" / row["file"], target / "media" / row["file"])
+            file = target / "media" / row["file"]
+            shutil.copyfile(run / "media" / row["file"], file)
+            if file.suffix == ".webp":
+                clip = read_video(file)
+                write_mp4(file.with_suffix(".mp4"), clip.frames_FCHW, clip.fps)
         write_atomic(target / "media" / "prompts.jsonl", "".join(json.dumps(row) + "\n" for row in shown))
 
 

@@ -45,7 +45,7 @@ def run_arm(arm: Arm, root: Path) -> None:
         policy = trainer.policy
         budget = {name: getattr(trainer.progress, name) for name in budget}
     rewards = [build_reward(name) for name in config.rewards]
-    protocol = evaluate(policy, presets.eval_config(f"{arm.medium}/{arm.tier}"), arm.seed, rewards, folder)
+    protocol = evaluate(policy, arm.medium, presets.eval_config(f"{arm.medium}/{arm.tier}"), arm.seed, rewards, folder)
     finish_run(folder, arm, to_dict(config), budget, protocol)
 
 

@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=0, help="runs side by side (default: one a core; one with a GPU)")
     args = parser.parse_args()
     name = f"{args.medium}/{args.tier}"
-    presets.EVAL[name] = presets.EVAL[name] | {"source": "embedded:validation"}
+    presets.EVAL[name] = presets.EVAL[name] | {"source": f"embedded:{args.medium}/validation"}
     root = Path("runs/tuning")
     grid = arms(args.medium, args.tier)
     run_arms(grid, root, args.jobs or default_jobs())

@@ -1,16 +1,17 @@
-"""Pre-train the embedded rectified-flow transformer and its text encoders on latents of rendered scenes."""
+"""Pre-train a small rectified-flow generator on a bank of latents, then distil its guidance; images and videos alike."""
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from otca.embedded import architecture
-from otca.embedded.scenes import LATTICE, SIZE, SKILLS, captions, draw_scene, render, split_specs
 from reproduce.pretrain.loop import train
 
 SHIFT = 3.0
@@ -19,87 +20,68 @@ SHIFT = 3.0
 CAPTION_DROPOUT = 0.1
 """Share of samples trained without a caption, so that classifier-free guidance is possible."""
 
-GRID = SIZE // 8
-"""Side of the latent grid (the VAE is 8× down)."""
+Velocity = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(noisy latents (B, …), sigma (B,), token ids (B, L)) → velocity (B, …), text encoders included."""
 
 
-def train_specs() -> list[dict]:
-    """Specs of the training split; the bank draws them skill by skill, evenly."""
-    return [spec for specs in split_specs("train").values() for spec in specs]
+@dataclass(frozen=True)
+class Bank:
+    """Training data: latent (N, …) fp16, spec (N,) the index of each one's spec, wordings: per spec, token ids (W, L).
 
-
-@torch.no_grad()
-def latent_bank(vae, folder: Path, count: int, seed: int, batch: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latent means of ``count`` rendered training scenes: (count, C, GRID, GRID) fp16, and the index of each one's spec.
-
-    Kept in ``folder/latents.safetensors``, so that a resumed run trains on the same bank.
+    ``empty`` (L,) is the tokenised empty caption; latents are normalised as ``(latent − mean) / std``.
     """
-    path = folder / "latents.safetensors"
-    if path.exists():
-        bank = load_file(path)
-        return bank["latent"], bank["spec"]
-    specs = train_specs()
-    by_skill = {skill: [i for i, s in enumerate(specs) if s["skill"] == skill] for skill in SKILLS}
-    rng = np.random.default_rng([seed, 41])
-    chosen, latents = [], []
-    for _ in range(0, count, batch):
-        index = [int(rng.choice(by_skill[SKILLS[rng.integers(len(SKILLS))]])) for _ in range(batch)]
-        image = torch.from_numpy(np.stack([render(draw_scene(specs[i], rng, LATTICE)) for i in index])) * 2 - 1
-        latents.append(vae.encode(image).latent_dist.mode().half())
-        chosen += index
-    bank = {"latent": torch.cat(latents), "spec": torch.tensor(chosen)}
-    aside = path.with_suffix(".tmp")
-    save_file(bank, aside)
-    os.replace(aside, path)
+
+    latent: torch.Tensor
+    spec: torch.Tensor
+    wordings: list[torch.Tensor]
+    empty: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def draw(self, rng: np.random.Generator, generator: torch.Generator, batch: int, dropout: float = 0.0):
+        """Clean and noise (batch, …), sigma (batch,) and token ids (batch, L); some captions dropped."""
+        pick = torch.from_numpy(rng.integers(0, len(self.latent), batch))
+        clean = (self.latent[pick].float() - self.mean) / self.std
+        rows = [self.wordings[i][rng.integers(len(self.wordings[i]))] for i in self.spec[pick].tolist()]
+        rows = [self.empty if rng.random() < dropout else row for row in rows]
+        level = torch.sigmoid(torch.randn(batch, generator=generator))  # logit-normal, as SD3
+        sigma = SHIFT * level / (1 + (SHIFT - 1) * level)
+        return clean, torch.randn(clean.shape, generator=generator), sigma, torch.stack(rows)
+
+
+def stored_latents(path: Path, count: int, make: Callable[[int], tuple[torch.Tensor, list[int]]], batch: int = 64):
+    """``count`` latents (fp16) and their specs, ``batch`` at a time by ``make(index of the batch)``; kept in ``path``.
+
+    A resumed run trains on the same bank.
+    """
+    if not path.exists():
+        parts = [make(index) for index in range(count // batch)]
+        bank = {"latent": torch.cat([latent.half() for latent, _ in parts])}
+        bank["spec"] = torch.tensor([spec for _, specs in parts for spec in specs])
+        aside = path.with_suffix(".tmp")
+        save_file(bank, aside)
+        os.replace(aside, path)
+    bank = load_file(path)
     return bank["latent"], bank["spec"]
 
 
-def set_latent_scale(vae, latent: torch.Tensor) -> None:
-    """Write shift and scale into the VAE's config so that (z − shift)·scale has mean 0 and standard deviation 1."""
-    sample = latent[:4096].float()
-    vae.register_to_config(shift_factor=float(sample.mean()), scaling_factor=float(1 / sample.std()))
-
-
 def pretrain_flow(
-    vae, folder: Path, steps: int, decay_from: int, batch: int = 64, learning_rate: float = 2e-3, bank: int = 49152, seed: int = 0
-):
-    """Returns a complete FluxPipeline around the trained transformer and text encoders; resumable."""
-    folder.mkdir(parents=True, exist_ok=True)
-    latent, spec_index = latent_bank(vae, folder, bank, seed)
-    set_latent_scale(vae, latent)
-    torch.manual_seed(seed + 1)
-    pipeline = architecture.build_pipeline()
-    pipeline.register_modules(vae=vae)
-    wordings = [captions(spec) for spec in train_specs()]
-    tokens, empty = [_tokenize(pipeline, texts) for texts in wordings], _tokenize(pipeline, [""])[0]
-    image_ids = pipeline._prepare_latent_image_ids(1, GRID // 2, GRID // 2, "cpu", torch.float32)
-    text_ids = torch.zeros(architecture.MAX_SEQUENCE_LENGTH, 3)
-    network = torch.compile(pipeline.transformer)  # a fifth faster on one core; needs a C++ compiler
-    shift, scale = vae.config.shift_factor, vae.config.scaling_factor
+    modules: dict[str, torch.nn.Module],
+    network: Velocity,
+    bank: Bank,
+    folder: Path,
+    steps: int,
+    decay_from: int,
+    batch: int = 64,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+) -> None:
+    """Train transformer and text encoders (``modules``, in place) to predict noise − data; resumable."""
 
     def loss_at(step, rng, generator):
-        pick = torch.from_numpy(rng.integers(0, len(latent), batch))
-        x_BCHW = (latent[pick].float() - shift) * scale
-        data = pipeline._pack_latents(x_BCHW, batch, x_BCHW.shape[1], GRID, GRID)
-        rows = [tokens[i][rng.integers(len(tokens[i]))] for i in spec_index[pick].tolist()]
-        rows = [empty if rng.random() < CAPTION_DROPOUT else row for row in rows]
-        level = torch.sigmoid(torch.randn(batch, generator=generator))  # logit-normal, as SD3
-        sigma = SHIFT * level / (1 + (SHIFT - 1) * level)
-        noise = torch.randn(data.shape, generator=generator)
-        mixed = (1 - sigma)[:, None, None] * data + sigma[:, None, None] * noise
-        ids = torch.stack(rows)
-        velocity = network(
-            hidden_states=mixed,
-            timestep=sigma,
-            pooled_projections=pipeline.text_encoder(ids).pooler_output,
-            encoder_hidden_states=pipeline.text_encoder_2(ids)[0],
-            img_ids=image_ids,
-            txt_ids=text_ids,
-            return_dict=False,
-        )[0]
-        return (velocity - (noise - data)).square().mean()
+        clean, noise, sigma, ids = bank.draw(rng, generator, batch, CAPTION_DROPOUT)
+        return (network(_mix(clean, noise, sigma), sigma, ids) - (noise - clean)).square().mean()
 
-    modules = {"transformer": pipeline.transformer, "clip": pipeline.text_encoder, "t5": pipeline.text_encoder_2}
     train(
         "flow",
         modules,
@@ -113,9 +95,41 @@ def pretrain_flow(
         save_every=500,
         decay_from=decay_from,
     )
-    return pipeline
 
 
-def _tokenize(pipeline, texts: list[str]) -> torch.Tensor:
-    length = architecture.MAX_SEQUENCE_LENGTH
-    return pipeline.tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+def distill_guidance(
+    teacher, make_network, bank: Bank, folder: Path, guidance: float, steps: int, batch: int = 64, learning_rate: float = 5e-4
+):
+    """A copy of the pipeline whose transformer answers in one pass what the teacher answers with guidance in two.
+
+    As FLUX.1-dev, the shipped models are guidance-distilled: the student's velocity regresses on the teacher's
+    v_empty + guidance·(v − v_empty) at noisy training latents. The text encoders stay as they are. Resumable.
+    ``make_network(pipeline)`` gives a pipeline's `Velocity`.
+    """
+    student = type(teacher)(**teacher.components | {"transformer": copy.deepcopy(teacher.transformer)})
+    for name, part in teacher.components.items():
+        if isinstance(part, torch.nn.Module) and name != "vae":
+            part.requires_grad_(False).eval()
+    ask, answer = make_network(teacher), make_network(student)
+
+    def loss_at(step, rng, generator):
+        clean, noise, sigma, ids = bank.draw(rng, generator, batch)
+        noisy = _mix(clean, noise, sigma)
+        with torch.no_grad():
+            both = ask(torch.cat([noisy, noisy]), sigma.repeat(2), torch.cat([bank.empty.expand_as(ids), ids]))
+            free, guided = both.chunk(2)
+        return (answer(noisy, sigma, ids) - (free + guidance * (guided - free))).square().mean()
+
+    modules = {"transformer": student.transformer}
+    train("distill", modules, loss_at, steps, learning_rate, folder, seed=1, ema_decay=0.999, warmup=100, save_every=500)
+    return student
+
+
+def _mix(clean: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    level = sigma.view(-1, *[1] * (clean.ndim - 1))
+    return (1 - level) * clean + level * noise
+
+
+def tokenize(tokenizer, texts: list[str], length: int) -> torch.Tensor:
+    """Padded token ids (len(texts), length)."""
+    return tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids

@@ -1,0 +1,50 @@
+"""Put pre-trained checkpoints into the package: files, SHA-256, what they cost and what they can do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from eval.generate import generate
+from eval.metrics.alignment import JudgeAccuracy, VideoJudgeAccuracy
+from otca.config import EvalConfig, PolicyConfig
+from otca.files import EMBEDDED, write_atomic, write_hashes
+from otca.policies.base import build_policy
+
+JUDGES = {"image": JudgeAccuracy, "video": VideoJudgeAccuracy}
+SAMPLES = 600
+"""Validation prompts, one sample each, behind each accuracy."""
+
+
+def publish(folder: Path, medium: str, models: dict[str, str], notes: dict, stages: list[str], guidance: float) -> None:
+    """Copy ``folder/<source>`` to the package's checkpoint <name> (``models``: source → name), each with its hashes.
+
+    `pretrain-<medium>.json` records steps and seconds of each stage, and the held-out accuracy on the validation split of
+    the teacher without and with guidance and of what is distilled from it.
+    """
+    write_atomic(folder / "pipeline" / "otca.json", json.dumps(notes) + "\n")
+    for source, name in models.items():
+        target = EMBEDDED / name
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(folder / source, target)
+        write_hashes(target)
+        print(f"published {target} ({sum(p.stat().st_size for p in target.rglob('*') if p.is_file()) / 1e6:.2f} MB)")
+    states = {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in stages}
+    record = {name: {"steps": state["done"], "seconds": round(state["elapsed"])} for name, state in states.items()}
+    record["accuracy"] = {
+        "teacher": accuracy(medium, folder / "teacher", 1.0, notes),
+        f"teacher, guidance {guidance:g}": accuracy(medium, folder / "teacher", guidance, notes),
+        "distilled": accuracy(medium, folder / "pipeline", 1.0, notes),
+    }
+    write_atomic(EMBEDDED / f"pretrain-{medium}.json", json.dumps(record, indent=1) + "\n")
+
+
+def accuracy(medium: str, pipeline: Path, guidance: float, notes: dict) -> float:
+    """Held-out accuracy of a pipeline folder on validation prompts."""
+    config = EvalConfig(source=f"embedded:{medium}/validation", prompts=SAMPLES, samples_per_prompt=1)
+    policy = build_policy(PolicyConfig(path=str(pipeline), true_guidance=guidance, **notes))
+    media, wanted = generate(policy, config, seed=0)
+    return round(JUDGES[medium]().score(media, wanted).mean().item(), 4)

@@ -1,0 +1,53 @@
+"""Stages of the embedded video checkpoints; `reproduce/pretrain_embedded.py --video` runs them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+VAE_STEPS = 3200
+FLOW_STEPS, FLOW_DECAY_FROM = 12000, 8000
+DISTILL_STEPS = 3000
+GUIDANCE = 2.5
+"""Classifier-free guidance that the shipped model is distilled from (`pretrain-video.json` has what it buys)."""
+
+
+def run_vae(folder: Path) -> None:
+    """Train the causal autoencoder and save it as `folder/vae/`."""
+    from reproduce.pretrain.video_vae import peak_signal_to_noise, pretrain_video_vae
+
+    vae = pretrain_video_vae(folder, VAE_STEPS)
+    vae.save_pretrained(folder / "vae")
+    print(f"vae: {peak_signal_to_noise(vae):.2f} dB on fresh clips")
+
+
+def run_flow(folder: Path) -> None:
+    """Train transformer and text encoder on the autoencoder's latents and save `folder/teacher/`."""
+    from diffusers import AutoencoderKLWan
+
+    from otca.embedded.video_architecture import build_pipeline
+    from reproduce.pretrain.flow import pretrain_flow
+    from reproduce.pretrain.video_flow import video_bank, video_network
+
+    torch.manual_seed(1)
+    pipeline = build_pipeline(AutoencoderKLWan.from_pretrained(folder / "vae").eval())
+    modules = {"transformer": pipeline.transformer, "t5": pipeline.text_encoder}
+    pretrain_flow(modules, video_network(pipeline), video_bank(pipeline, folder), folder, FLOW_STEPS, FLOW_DECAY_FROM)
+    pipeline.save_pretrained(folder / "teacher")
+
+
+def run_distill(folder: Path) -> None:
+    """Distil the teacher's guidance into one pass and save `folder/pipeline/`."""
+    from diffusers import WanPipeline
+
+    from reproduce.pretrain.flow import distill_guidance
+    from reproduce.pretrain.video_flow import video_bank, video_network
+
+    teacher = WanPipeline.from_pretrained(folder / "teacher", local_files_only=True)
+    student = distill_guidance(teacher, video_network, video_bank(teacher, folder), folder, GUIDANCE, DISTILL_STEPS)
+    student.save_pretrained(folder / "pipeline")
+
+
+STAGES: dict[str, Callable[[Path], None]] = {"vae": run_vae, "flow": run_flow, "distill": run_distill}

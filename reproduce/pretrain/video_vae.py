@@ -1,0 +1,78 @@
+"""Pre-train the embedded causal autoencoder (AutoencoderKLWan) on rendered clips: first single frames, then clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from otca.embedded import video_architecture
+from otca.embedded.scenes import render
+from otca.embedded.video_scenes import FRAMES, SKILLS, draw_clip, frame_of, render_clip, split_specs
+from reproduce.pretrain.loop import train
+from reproduce.pretrain.vae import KL_WEIGHT
+
+STILL_SHARE = 0.4
+"""Share of the steps, the first ones, that train on single frames: space is learned there at a ninth of the cost."""
+
+
+def render_stills(rng: np.random.Generator, count: int, pools: dict[str, list[dict]]) -> torch.Tensor:
+    """Random frames of training clips: (count, 3, 1, H, W) in [-1, 1]."""
+    frames = [render(frame_of(_clip(rng, pools), int(rng.integers(FRAMES)))) for _ in range(count)]
+    return torch.from_numpy(np.stack(frames))[:, :, None] * 2 - 1
+
+
+def render_clips(rng: np.random.Generator, count: int, pools: dict[str, list[dict]]) -> torch.Tensor:
+    """Training clips: (count, 3, FRAMES, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.stack([render_clip(_clip(rng, pools)) for _ in range(count)])).transpose(1, 2) * 2 - 1
+
+
+def _clip(rng: np.random.Generator, pools: dict[str, list[dict]]):
+    specs = pools[SKILLS[rng.integers(len(SKILLS))]]
+    return draw_clip(specs[rng.integers(len(specs))], rng)
+
+
+def pretrain_video_vae(folder: Path, steps: int, batch: int = 4, learning_rate: float = 2e-3, seed: int = 0):
+    """Returns the trained AutoencoderKLWan; resumable (see `loop.train`). Steps on stills take four times the batch."""
+    torch.manual_seed(seed)
+    vae = video_architecture.build_vae()
+    pools = split_specs("train")
+
+    def loss_at(step, rng, generator):
+        still = step < STILL_SHARE * steps
+        media = render_stills(rng, 4 * batch, pools) if still else render_clips(rng, batch, pools)
+        posterior = vae.encode(media).latent_dist
+        error = vae.decode(posterior.sample(generator)).sample - media
+        return error.square().mean() + 0.1 * error.abs().mean() + KL_WEIGHT * posterior.kl().mean()
+
+    train(
+        "vae",
+        {"vae": vae},
+        loss_at,
+        steps,
+        learning_rate,
+        folder,
+        seed=seed,
+        ema_decay=0.998,
+        save_every=100,
+        decay_from=int(0.6 * steps),
+    )
+    return vae
+
+
+@torch.no_grad()
+def reconstruct_clips(vae, media_BFCHW: torch.Tensor) -> torch.Tensor:
+    """Clips (B, F, 3, H, W) in [0, 1] through encoder mean and decoder, back in [0, 1]."""
+    out = []
+    for part in media_BFCHW.transpose(1, 2).split(8):
+        latent = vae.encode(part * 2 - 1).latent_dist.mode()
+        out.append((vae.decode(latent).sample / 2 + 0.5).clamp(0, 1))
+    return torch.cat(out).transpose(1, 2)
+
+
+def peak_signal_to_noise(vae, count: int = 64, seed: int = 10**6) -> float:
+    """Reconstruction quality in dB on fresh clips."""
+    media = render_clips(np.random.default_rng(seed), count, split_specs("test")).transpose(1, 2) / 2 + 0.5
+    error = (reconstruct_clips(vae, media) - media).square().mean(dim=(1, 2, 3, 4))
+    return float((-10 * torch.log10(error)).mean())

@@ -1,0 +1,91 @@
+"""What every table's script does: train what is missing, write the table, rebuild it from published rows."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval.tables import EQUAL_CALLS, build_table, clear_winners, collect, write_table
+from otca.errors import InputError, RewardError
+from otca.presets import SEEDS
+from otca.runs import Arm
+from reproduce.figures import draw_figures
+from reproduce.readme import update_readme
+
+COMPARISON = ("base", "uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the paper: ``name`` is its script and folder, ``metrics`` are its columns (empty = all of the runs).
+
+    ``primary`` is the metric of the table of differences; ``notes`` are printed below every tier's table.
+    """
+
+    name: str
+    title: str
+    medium: str
+    methods: tuple[str, ...]
+    primary: str
+    notes: tuple[str, ...]
+    metrics: tuple[str, ...] = ()
+
+    def arms(self, tier: str) -> list[Arm]:
+        """Every run of the table, seed by seed, so that an interrupted table has whole seeds."""
+        return [Arm(self.medium, tier, method, seed) for seed in range(SEEDS[tier]) for method in self.methods]
+
+    def write(self, rows_root: Path, tier: str) -> Path:
+        """Table and figures from the runs below ``rows_root``; returns the folder written."""
+        folder = rows_root / self.name / tier
+        rows = collect(rows_root, self.medium, tier, self.methods)
+        if self.metrics:
+            rows = rows[rows["metric"].isin(self.metrics)]
+        table = build_table(rows, medium=self.medium)
+        notes = [*_seed_notes(SEEDS[tier]), *self.notes]
+        write_table(table, folder, f"{self.title} ({tier} tier)", notes, clear_winners(rows, EQUAL_CALLS), self.primary)
+        draw_figures(rows_root, self.medium, tier, self.methods, folder)
+        return folder
+
+    def render(self, tier: str) -> Path:
+        """Published rows → published table, figures and README block."""
+        folder = self.write(Path("results"), tier)
+        update_readme(f"{self.name}-{tier}", folder / "table.md")
+        return folder
+
+    def reproduce(self, tier: str, jobs: int) -> Path:
+        """Train and evaluate what is missing below runs/, then write the table there."""
+        from reproduce.runner import default_jobs, run_arms
+
+        run_arms(self.arms(tier), Path("runs"), jobs or default_jobs())
+        return self.write(Path("runs"), tier)
+
+    def main(self, description: str, argv: list[str] | None = None) -> int:
+        """Parse, run, print; exit code 2 with one line where the input cannot be used."""
+        parser = argparse.ArgumentParser(
+            prog=f"python -m reproduce.{self.name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        parser.add_argument("--tier", choices=tuple(SEEDS), default="quick", help="how large the runs are (default: quick)")
+        parser.add_argument("--render", action="store_true", help="only rebuild the published table from published rows")
+        parser.add_argument("--jobs", type=int, default=0, help="runs side by side (default: one a core; one with a GPU)")
+        args = parser.parse_args(argv)
+        try:
+            folder = self.render(args.tier) if args.render else self.reproduce(args.tier, args.jobs)
+        except (InputError, RewardError, FileNotFoundError) as error:
+            print(f"{self.name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        print((folder / "table.md").read_text())
+        print(f"written: {folder}")
+        return 0
+
+
+def _seed_notes(seeds: int) -> list[str]:
+    """What so many seeds can show."""
+    out = [f"{seeds} seeds an arm; a seed fixes training prompts, all noise, and evaluation noise, the same in every arm."]
+    if seeds < 5:
+        out.append(
+            f"{seeds} seeds can show that training works and which objectives move; they cannot rank methods: intervals of "
+            f"differences are wide, and a sign-flip test cannot fall below p = {2 / 2**seeds:g}."
+        )
+    return out

@@ -1,0 +1,109 @@
+"""The pre-training loop and its data: resumes bit for bit, averages, draws from its step alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from otca.embedded import architecture, scenes, video_architecture, video_scenes
+from reproduce.pretrain.flow import Bank, distill_guidance, stored_latents, tokenize
+from reproduce.pretrain.loop import train
+
+
+def fit(folder, steps, stop=None, ema_decay=0.9):
+    """Fit a line to noisy points; ``stop`` raises after so many steps, as an interruption would."""
+    torch.manual_seed(0)
+    line = torch.nn.Linear(1, 1)
+
+    def loss_at(step, rng, generator):
+        if step == stop:
+            raise KeyboardInterrupt
+        x = torch.from_numpy(rng.normal(size=(8, 1)).astype(np.float32))
+        return (line(x) - 3 * x - 1 + 0.1 * torch.randn(8, 1, generator=generator)).square().mean()
+
+    train("line", {"line": line}, loss_at, steps, 0.2, folder, ema_decay=ema_decay, save_every=10, decay_from=50)
+    return line
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path):
+    """Stopped at step 37 (state of step 30 on disk) and started again: equal bit for bit, averaged weights included."""
+    whole = fit(tmp_path / "whole", 100)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "parts", 100, stop=37)
+    resumed = fit(tmp_path / "parts", 100)
+    assert torch.equal(whole.weight, resumed.weight) and torch.equal(whole.bias, resumed.bias)
+    assert whole.weight.item() == pytest.approx(3, abs=0.2) and whole.bias.item() == pytest.approx(1, abs=0.2)
+
+
+def test_a_finished_run_is_not_repeated(tmp_path):
+    first = fit(tmp_path, 20)
+    again = fit(tmp_path, 20, stop=0)  # would be interrupted at once
+    assert torch.equal(first.weight, again.weight)
+
+
+def test_latents_are_kept_for_a_resumed_run(tmp_path):
+    made = []
+
+    def make(index, batch=64):
+        made.append(index)
+        return torch.full((batch, 2), float(index)), [index] * batch
+
+    latent, spec = stored_latents(tmp_path / "bank.safetensors", 128, make)
+    assert made == [0, 1] and latent.shape == (128, 2) and spec.tolist() == [0] * 64 + [1] * 64
+    again, _ = stored_latents(tmp_path / "bank.safetensors", 128, make)
+    assert made == [0, 1] and torch.equal(latent, again)
+
+
+def small_bank():
+    wordings = [torch.tensor([[5, 1], [6, 1]]), torch.tensor([[7, 1]])]
+    mean, std = torch.tensor(2.0), torch.tensor(4.0)
+    return Bank(torch.full((4, 3), 10.0).half(), torch.tensor([0, 0, 1, 1]), wordings, torch.tensor([1, 0]), mean, std)
+
+
+def test_a_batch_is_normalised_and_captioned_from_its_own_spec():
+    bank = small_bank()
+    clean, noise, sigma, ids = bank.draw(np.random.default_rng(0), torch.Generator().manual_seed(0), 64)
+    assert torch.equal(clean, torch.full((64, 3), 2.0)) and noise.std() == pytest.approx(1, abs=0.15)
+    assert set(ids[:, 0].tolist()) == {5, 6, 7} and sigma.min() > 0 and sigma.max() < 1 and sigma.median() > 0.6
+    dropped = bank.draw(np.random.default_rng(0), torch.Generator().manual_seed(0), 64, dropout=1.0)[3]
+    assert (dropped == torch.tensor([1, 0])).all()
+
+
+class Toy(torch.nn.Module):
+    """A transformer of the test: v = w · (first token id) + bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = torch.nn.Parameter(torch.tensor(0.5)), torch.nn.Parameter(torch.tensor(0.25))
+
+
+class ToyPipeline:
+    """Holds what `distill_guidance` reads of a pipeline."""
+
+    def __init__(self, transformer):
+        self.transformer = transformer
+        self.components = {"transformer": transformer}
+
+
+def test_distillation_learns_the_guided_velocity(tmp_path):
+    """Teacher v(id) = id/2 + 1/4, empty id 1; guidance 3: v(1) + 3 (v(id) − v(1)) = 1.5 id − 0.75, fitted at ids seen."""
+
+    def network(pipeline):
+        toy = pipeline.transformer
+        return lambda noisy, sigma, ids: (toy.weight * ids[:, :1] + toy.bias).expand_as(noisy)
+
+    teacher = ToyPipeline(Toy())
+    student = distill_guidance(teacher, network, small_bank(), tmp_path, 3.0, 600, learning_rate=2e-2).transformer
+    answers = [student.weight.item() * id + student.bias.item() for id in (5, 6, 7)]
+    assert answers == pytest.approx([6.75, 8.25, 9.75], abs=0.2)
+    assert teacher.transformer.weight.item() == 0.5
+
+
+@pytest.mark.parametrize("grammar, sizes", [(scenes, architecture), (video_scenes, video_architecture)], ids=["image", "video"])
+def test_every_caption_fits_the_text_length_without_unknown_words(grammar, sizes):
+    tokenizer = architecture.build_tokenizer(grammar.vocabulary(), sizes.MAX_SEQUENCE_LENGTH)
+    texts = [text for skill in grammar.SKILLS for spec in grammar.all_specs(skill)[::7] for text in grammar.captions(spec)]
+    ids = tokenize(tokenizer, texts, sizes.MAX_SEQUENCE_LENGTH)
+    assert not (ids == tokenizer.unk_token_id).any()
+    assert ((ids == tokenizer.eos_token_id).sum(1) == 1).all()  # nothing was cut off
