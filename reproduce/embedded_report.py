@@ -161,7 +161,7 @@ def write_markdown(medium: str) -> None:
         cells = ", ".join(f"{name} {value:.3f}" for name, value in zip(part["name"], part["value"]))
         lines.append(f"- {kind.capitalize()} (n = {', '.join(str(n) for n in sorted(set(part['n'])))}): {cells}.")
     write_atomic(FOLDER / f"{medium}.md", "\n".join(lines) + "\n")
-    update_readme(f"embedded-{medium}", FOLDER / f"{medium}.md")
+    update_readme(f"embedded-{medium}", (FOLDER / f"{medium}.md").read_text())
 
 
 def main() -> None:

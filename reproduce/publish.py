@@ -15,6 +15,7 @@ from eval.videos import read_video, write_mp4
 from otca.errors import InputError
 from otca.files import sha256, write_atomic
 from otca.runs import RECORDED, is_finished
+from reproduce.costs import publish_costs
 from reproduce.figures import GRID_SEED, grid_files
 
 
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     for run in runs:
         publish_run(run, Path("results") / run.relative_to("runs"))
+    publish_costs(runs, Path("results") / args.medium / args.tier / "cost.csv")
     print(f"published {len(runs)} runs of {args.medium}/{args.tier}")
     return 0
 

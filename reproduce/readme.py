@@ -8,15 +8,16 @@ from otca.errors import InputError
 from otca.files import write_atomic
 
 
-def update_readme(name: str, source: Path, readme: Path = Path("README.md")) -> None:
-    """Put the file's text, its title left out, between ``<!-- name -->`` and ``<!-- /name -->``, where the README has them."""
-    text = readme.read_text()
+def update_readme(name: str, text: str, readme: Path = Path("README.md")) -> None:
+    """Put a text, less its title, between ``<!-- name -->`` and ``<!-- /name -->``, if the README has them."""
+    page = readme.read_text()
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if start not in text:
+    if start not in page:
         return
-    if end not in text:
+    if end not in page:
         raise InputError(f"{readme}: {start} has no {end}; add it")
-    head, rest = text.split(start, 1)
+    head, rest = page.split(start, 1)
     _, tail = rest.split(end, 1)
-    body = source.read_text().split("\n", 1)[1].strip().replace("\n## ", "\n#### ")
+    body = text.partition("\n")[2] if text.startswith("# ") else text
+    body = body.strip().replace("\n## ", "\n#### ")
     write_atomic(readme, f"{head}{start}\n{body}\n{end}{tail}")

@@ -21,6 +21,7 @@ from otca.policies.base import build_policy
 from otca.rewards.base import build_reward
 from otca.runs import Arm, begin_run, finish_run, is_finished
 from otca.trainer import Trainer
+from reproduce.costs import write_cost
 
 
 def arm_config(arm: Arm) -> TrainConfig:
@@ -45,7 +46,9 @@ def run_arm(arm: Arm, root: Path) -> None:
         policy = trainer.policy
         budget = {name: getattr(trainer.progress, name) for name in budget}
     rewards = [build_reward(name) for name in config.rewards]
+    started = time.perf_counter()
     protocol = evaluate(policy, arm.medium, presets.eval_config(f"{arm.medium}/{arm.tier}"), arm.seed, rewards, folder)
+    write_cost(folder, time.perf_counter() - started)
     finish_run(folder, arm, to_dict(config), budget, protocol)
 
 

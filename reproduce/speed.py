@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -25,6 +23,7 @@ from otca.files import write_atomic
 from otca.methods import METHODS
 from otca.rollout import velocity_at
 from otca.trainer import Trainer
+from reproduce.costs import hardware
 
 COMMON = {"sampler.shift": 3.0, "iterations": 10**6, "save_every": 10**6}
 WORKLOADS: dict[str, dict[str, object]] = {
@@ -121,17 +120,6 @@ def _work(folder: Path, barrier, results, iterations: int) -> None:
     for _ in range(iterations):
         trainer.step()
     results.put(time.perf_counter() - started)
-
-
-def hardware() -> str:
-    """Processor, cores and library version."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}"
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from eval.tables import EQUAL_CALLS, build_table, clear_winners, collect, write_
 from otca.errors import InputError, RewardError
 from otca.presets import SEEDS
 from otca.runs import Arm
+from reproduce.costs import cost_line
 from reproduce.figures import draw_figures
 from reproduce.readme import update_readme
 
@@ -51,7 +52,8 @@ class Table:
     def render(self, tier: str) -> Path:
         """Published rows → published table, figures and README block."""
         folder = self.write(Path("results"), tier)
-        update_readme(f"{self.name}-{tier}", folder / "table.md")
+        update_readme(f"{self.name}-{tier}", (folder / "table.md").read_text())
+        update_readme(f"cost-{self.medium}-{tier}", cost_line(Path("results") / self.medium / tier / "cost.csv"))
         return folder
 
     def reproduce(self, tier: str, jobs: int) -> Path:

@@ -26,27 +26,39 @@ presets.TRAIN["image/tiny"] = {{
     "policy.path": {pipeline!r},
 }}
 presets.EVAL["image/tiny"] = {{"prompts": 6, "samples_per_prompt": 2, "steps": 2}}
+presets.TRAIN["video/tiny"] = presets.VIDEO | {{
+    "iterations": 1, "prompts_per_iteration": 2, "group_size": 2, "micro_batch": 2, "sampler.steps": 2, "save_every": 1,
+    "policy.path": {wan!r}, "policy.max_sequence_length": 20, "policy.frames": 9,
+}}
+presets.EVAL["video/tiny"] = presets.EVAL["video/quick"] | {{"prompts": 7, "samples_per_prompt": 1, "steps": 2}}
 presets.SEEDS["tiny"] = 2
-from reproduce import publish, table1
+from reproduce import publish, table1, table2, table3
 sys.exit({call})
 """
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory, untrained_pipeline):
-    """A working folder in which the tiny table was made with two workers, published and rendered."""
-    folder = tmp_path_factory.mktemp("reproduce")
-    (folder / "README.md").write_text("# x\n<!-- table1-tiny -->\nSTALE\n<!-- /table1-tiny -->\nend\n")
+def working_folder(folder, readme, **paths):
+    """A function that runs a call of the reproduce package there, on the tiny tiers; returns what it printed."""
+    (folder / "README.md").write_text(readme)
 
     def run(call, code=0):
-        script = TINY.format(root=str(ROOT), pipeline=untrained_pipeline, call=call)
+        script = TINY.format(root=str(ROOT), call=call, **paths)
         done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=300)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    made = run('table1.main(["--tier", "tiny", "--jobs", "2"])')
+    return run
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, untrained_pipeline, untrained_wan):
+    """A working folder in which the tiny Table 1 was made with two workers, published and rendered."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    readme = "# x\n<!-- table1-tiny -->\nSTALE\n<!-- /table1-tiny -->\n<!-- cost-image-tiny -->\n<!-- /cost-image-tiny -->\nend\n"
+    run = working_folder(folder, readme, pipeline=untrained_pipeline, wan=untrained_wan)
+    made = run('table1.TABLE.main("", ["--tier", "tiny", "--jobs", "2"])')
     run('publish.main(["--tier", "tiny"])')
-    run('table1.main(["--tier", "tiny", "--render"])')
+    run('table1.TABLE.main("", ["--tier", "tiny", "--render"])')
     return folder, run, made
 
 
@@ -78,7 +90,7 @@ def test_arms_share_prompts_and_noise(tiny):
 def test_a_finished_run_is_not_repeated(tiny):
     folder, run, _ = tiny
     before = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("manifest.json")}
-    run('table1.main(["--tier", "tiny"])')
+    run('table1.TABLE.main("", ["--tier", "tiny"])')
     assert before and before == {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("manifest.json")}
 
 
@@ -93,7 +105,7 @@ def test_render_rebuilds_byte_for_byte(tiny):
     for name in names:
         (folder / "results/table1/tiny" / name).unlink()
     (folder / "runs").rename(folder / "elsewhere")
-    run('table1.main(["--tier", "tiny", "--render"])')
+    run('table1.TABLE.main("", ["--tier", "tiny", "--render"])')
     (folder / "elsewhere").rename(folder / "runs")
     assert published == {n: sha256(folder / "results/table1/tiny" / n) for n in names}
     assert (folder / "README.md").read_text() == readme
@@ -112,9 +124,45 @@ def test_manifest_describes_the_run(tiny):
 def test_missing_runs_end_with_one_line(tiny):
     folder, run, _ = tiny
     (folder / "results/image/tiny/otca/seed0").rename(folder / "aside")
-    said = run('table1.main(["--tier", "tiny", "--render"])', code=2)
+    said = run('table1.TABLE.main("", ["--tier", "tiny", "--render"])', code=2)
     (folder / "aside").rename(folder / "results/image/tiny/otca/seed0")
     assert said.startswith("table1: error:") and said.count("\n") == 1
+
+
+def test_costs_are_published_apart_from_the_rows(tiny):
+    """cost.csv has one row a run and its sentence is in the README; no manifest depends on the clock."""
+    folder, _, _ = tiny
+    cost = pd.read_csv(folder / "results/image/tiny/cost.csv")
+    assert len(cost) == 12 and (cost["evaluate_seconds"] > 0).all()
+    assert (cost["train_seconds"] > 0).tolist() == (cost["method"] != "base").tolist()
+    assert "Measured: 12 runs" in (folder / "README.md").read_text()
+    assert "cost.json" not in (folder / "results/image/tiny/otca/seed1/manifest.json").read_text()
+
+
+def test_tables_2_and_3_share_runs(tmp_path, untrained_pipeline, untrained_wan):
+    """Videos end to end: Table 2 trains and evaluates, Table 3 repeats nothing, both render byte for byte."""
+    from eval.videos import read_video
+
+    run = working_folder(tmp_path, "# x\n", pipeline=untrained_pipeline, wan=untrained_wan)
+    run('table2.TABLE.main("", ["--tier", "tiny", "--jobs", "2"])')
+    sealed = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("manifest.json")}
+    run('table3.TABLE.main("", ["--tier", "tiny"])')
+    assert len(sealed) == 12 and sealed == {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("manifest.json")}
+    run('publish.main(["--medium", "video", "--tier", "tiny"])')
+    run('table2.TABLE.main("", ["--tier", "tiny", "--render"]) or table3.TABLE.main("", ["--tier", "tiny", "--render"])')
+    for name in ("table2", "table3"):
+        made, rendered = (tmp_path / root / name / "tiny" for root in ("runs", "results"))
+        for file in ("table.csv", "table.md", "table.tex"):
+            assert (made / file).read_bytes() == (rendered / file).read_bytes()
+        for file in ("grid.png", "clips.webp", "clips.mp4", "curves.svg"):
+            assert (rendered / file).stat().st_size > 0
+    accuracy, motion = (set(pd.read_csv(tmp_path / "results" / t / "tiny/table.csv")["metric"]) for t in ("table2", "table3"))
+    assert {"vq", "mq", "ta", "accuracy", "direction_accuracy"} <= accuracy
+    assert {"dynamic_degree_dis", "motion_smoothness_dis", "warping_error_dis", "temporal_flickering"} <= motion
+    assert not accuracy & motion
+    clips = sorted((tmp_path / "results/video/tiny/otca/seed0/media").glob("*.webp"))
+    assert len(clips) == 7 and read_video(clips[0]).frames_FCHW.shape == (9, 3, 64, 64)
+    assert len(read_video(clips[0].with_suffix(".mp4")).frames_FCHW) == 9
 
 
 EARLY_STEPS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-VAE_STEPS = 3200
+VAE_STEPS, VAE_DECAY_FROM = 4000, 1900
 FLOW_STEPS, FLOW_DECAY_FROM = 12000, 8000
 DISTILL_STEPS = 3000
 GUIDANCE = 2.5
@@ -18,7 +18,7 @@ def run_vae(folder: Path) -> None:
     """Train the causal autoencoder and save it as `folder/vae/`."""
     from reproduce.pretrain.video_vae import peak_signal_to_noise, pretrain_video_vae
 
-    vae = pretrain_video_vae(folder, VAE_STEPS)
+    vae = pretrain_video_vae(folder, VAE_STEPS, VAE_DECAY_FROM)
     vae.save_pretrained(folder / "vae")
     print(f"vae: {peak_signal_to_noise(vae):.2f} dB on fresh clips")
 

@@ -13,8 +13,8 @@ from otca.embedded.video_scenes import FRAMES, SKILLS, draw_clip, frame_of, rend
 from reproduce.pretrain.loop import train
 from reproduce.pretrain.vae import KL_WEIGHT
 
-STILL_SHARE = 0.4
-"""Share of the steps, the first ones, that train on single frames: space is learned there at a ninth of the cost."""
+STILL_STEPS = 1280
+"""First steps, which train on single frames: space is learned there at a ninth of the cost."""
 
 
 def render_stills(rng: np.random.Generator, count: int, pools: dict[str, list[dict]]) -> torch.Tensor:
@@ -33,14 +33,14 @@ def _clip(rng: np.random.Generator, pools: dict[str, list[dict]]):
     return draw_clip(specs[rng.integers(len(specs))], rng)
 
 
-def pretrain_video_vae(folder: Path, steps: int, batch: int = 4, learning_rate: float = 2e-3, seed: int = 0):
+def pretrain_video_vae(folder: Path, steps: int, decay_from: int, batch: int = 4, learning_rate: float = 2e-3, seed: int = 0):
     """Returns the trained AutoencoderKLWan; resumable (see `loop.train`). Steps on stills take four times the batch."""
     torch.manual_seed(seed)
     vae = video_architecture.build_vae()
     pools = split_specs("train")
 
     def loss_at(step, rng, generator):
-        still = step < STILL_SHARE * steps
+        still = step < STILL_STEPS
         media = render_stills(rng, 4 * batch, pools) if still else render_clips(rng, batch, pools)
         posterior = vae.encode(media).latent_dist
         error = vae.decode(posterior.sample(generator)).sample - media
@@ -56,7 +56,7 @@ def pretrain_video_vae(folder: Path, steps: int, batch: int = 4, learning_rate: 
         seed=seed,
         ema_decay=0.998,
         save_every=100,
-        decay_from=int(0.6 * steps),
+        decay_from=decay_from,
     )
     return vae
 

@@ -1,0 +1,55 @@
+"""What runs cost in seconds: measured beside each run, published apart from the rows, which do not depend on the clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from eval.evaluate import write_rows
+from otca.files import write_atomic
+
+COST = "cost.json"
+COLUMNS = ["method", "seed", "train_seconds", "evaluate_seconds", "hardware"]
+
+
+def hardware() -> str:
+    """Processor or GPU, cores and library version."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}, torch {torch.__version__}"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}"
+
+
+def write_cost(run: Path, evaluate_seconds: float) -> None:
+    """Write the run's `cost.json`; training seconds are those of timing.csv, so a resumed run counts what was kept."""
+    timing = run / "timing.csv"
+    trained = float(pd.read_csv(timing)["total"].sum()) if timing.is_file() else 0.0
+    cost = {"train_seconds": round(trained, 1), "evaluate_seconds": round(evaluate_seconds, 1), "hardware": hardware()}
+    write_atomic(run / COST, json.dumps(cost) + "\n")
+
+
+def publish_costs(runs: list[Path], path: Path) -> None:
+    """One row a run (`COLUMNS`) from the runs' `cost.json`."""
+    rows = [
+        {"method": run.parent.name, "seed": int(run.name.removeprefix("seed"))} | json.loads((run / COST).read_text())
+        for run in runs
+    ]
+    write_rows(pd.DataFrame(rows, columns=COLUMNS), path)
+
+
+def cost_line(path: Path) -> str:
+    """What the published runs of a medium and tier took, in one sentence."""
+    rows = pd.read_csv(path)
+    train, evaluate = rows["train_seconds"].sum() / 60, rows["evaluate_seconds"].sum() / 60
+    machines = "; ".join(sorted(set(rows["hardware"])))
+    return (
+        f"Measured: {len(rows)} runs, {train:.1f} minutes of training and {evaluate:.1f} of evaluation on one core each: "
+        f"about {(train + evaluate) / 2:.0f} minutes on two ({machines})."
+    )
