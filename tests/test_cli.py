@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from otca.__main__ import main
@@ -152,6 +153,39 @@ def test_score_takes_images_of_other_systems(capsys, tmp_path):
     (tmp_path / "stray.png").unlink()
     (tmp_path / f"{prompts[0].id}.png").write_bytes(b"not an image")
     assert f"{prompts[0].id}.png cannot be read" in refused(capsys, *argv)
+
+
+def test_score_takes_videos_of_other_systems(capsys, tmp_path):
+    """Renders as WebP: every metric and reward of each, a truncated file by name and counted, the rest still scored."""
+    from eval.videos import write_webp
+    from otca.embedded import video_scenes
+
+    prompts = video_scenes.prompts("test", 3)
+    rng = np.random.default_rng(0)
+    for p in prompts:
+        clip = video_scenes.render_clip(video_scenes.draw_clip(p.spec, rng))
+        write_webp(tmp_path / f"{p.id}.webp", torch.from_numpy(clip))
+    broken = tmp_path / f"{prompts[2].id}.webp"
+    broken.write_bytes(broken.read_bytes()[:200])
+    lines = [json.dumps({"id": p.id, "prompt": p.text, "spec": p.spec}) for p in prompts]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
+    argv = ["score", "--videos", str(tmp_path), "--prompts", str(tmp_path / "prompts.jsonl"), "--held_out", "false"]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    assert "not scored" in printed and broken.name in printed and "dynamic_degree_dis" in printed and "wrote 3 rows" in printed
+    rows = pd.read_csv(tmp_path / "scores.csv")
+    assert rows[["ta", "vq", "mq"]].notna().all(axis=1).tolist() == [True, True, False]
+    assert rows["ta"][:2].min() > 0.7 and rows["dynamic_degree_dis"][:2].isin([0, 1]).all()
+    assert broken.name in rows["error"][2]
+
+
+def test_score_needs_one_folder_and_something_to_score_by(capsys, tmp_path):
+    (tmp_path / "prompts.csv").write_text("id,prompt\na,a red circle\n")
+    prompts = ["--prompts", str(tmp_path / "prompts.csv")]
+    assert "either --images FOLDER or --videos FOLDER" in refused(capsys, "score", *prompts)
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    assert "name rewards with --rewards" in refused(capsys, "score", "--images", str(tmp_path), *prompts)
+    assert not (tmp_path / "scores.csv").exists()
 
 
 def test_help_names_every_field(capsys):
