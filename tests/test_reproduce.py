@@ -167,8 +167,8 @@ def test_tables_2_and_3_share_runs(tmp_path, untrained_pipeline, untrained_wan):
 
 EARLY_STEPS = {
     "prompts_per_iteration": 8,
-    "group_size": 12,
-    "micro_batch": 48,
+    "group_size": 16,
+    "micro_batch": 32,
     "sampler.level": 0.9,
     "step_selection.kind": "first_k",
     "step_selection.count": 2,
@@ -181,7 +181,7 @@ EARLY_STEPS = {
 
 @pytest.mark.parametrize(
     "reward, settings, errors",
-    [("aesthetic", {"iterations": 12, "optimizer.learning_rate": 3e-4}, 3.0), ("alignment", EARLY_STEPS, 1.5)],
+    [("aesthetic", {"iterations": 12, "optimizer.learning_rate": 3e-4}, 5.0), ("alignment", EARLY_STEPS, 2.0)],
     ids=["aesthetic", "alignment"],
 )
 def test_it_learns(tmp_path, reward, settings, errors):
@@ -195,7 +195,7 @@ def test_it_learns(tmp_path, reward, settings, errors):
     fixed = {"rewards": [reward], "sampler.steps": 6, "save_every": 100}
     trainer = Trainer(TrainConfig.from_dotted(fixed | settings), METHODS["otca"], tmp_path / "run")
     never = torch.zeros(6, dtype=torch.bool)
-    batch = make_batch(prompts("validation", 384), list(range(384)), 1, ("probe",))
+    batch = make_batch(prompts("validation", 960), list(range(960)), 1, ("probe",))
 
     def probe():
         sampled = rollout(trainer.policy, batch, trainer.config.sampler, trainer.sigma_S, StepPlan(never, never), 32)
