@@ -1,14 +1,17 @@
 """Pre-train the checkpoints that ship with the repo: `python -m reproduce.pretrain_embedded [--video] [--stage NAME]`.
 
-Stages in order: `vae` (autoencoder), `flow` (rectified-flow transformer and text encoders), `distill` (classifier-free
-guidance into one pass, as FLUX.1-dev), `judge` (held-out detector), `clip` (held-out open_clip model; images), `publish`
-(copy into the package, write SHA-256). Everything is seeded and resumes from `runs/pretrain/<medium>/`; steps, seconds and
-accuracies are in `otca/embedded/checkpoints/pretrain-<medium>.json`. Nothing is downloaded.
+Stages: `vae` (autoencoder); then side by side, one thread each, `flow` (rectified-flow transformer and text encoders) and
+`distill` (classifier-free guidance into one pass, as FLUX.1-dev), and `judge` (held-out detector) and, for images, `clip`
+(held-out open_clip model); then `publish` (copy into the package, write SHA-256). Everything is seeded and resumes from
+`runs/pretrain/<medium>/`; steps, seconds and accuracies are in `otca/embedded/checkpoints/pretrain-<medium>.json`. Nothing
+is downloaded.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,22 +19,50 @@ from reproduce.pretrain import image, video
 
 
 def main() -> int:
-    """Run one stage, or all in order; exit code 2 for a stage that the medium does not have."""
+    """Run one stage, or all; exit code 2 for a stage that the medium does not have."""
     parser = argparse.ArgumentParser(
         prog="python -m reproduce.pretrain_embedded", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--video", action="store_true", help="the video checkpoints (default: the image ones)")
-    parser.add_argument("--stage", default="all", help="what to train (default: all, in order)")
+    parser.add_argument("--stage", default="all", help="what to train (default: all)")
     parser.add_argument("--folder", type=Path, default=None, help="where states are kept (default: runs/pretrain/<medium>)")
     args = parser.parse_args()
-    stages = video.STAGES if args.video else image.STAGES
+    medium = video if args.video else image
     folder = args.folder or Path("runs/pretrain") / ("video" if args.video else "image")
-    if args.stage not in ("all", *stages):
-        print(f"pretrain_embedded: error: unknown stage {args.stage!r} (known: all, {', '.join(stages)})", file=sys.stderr)
+    if args.stage not in ("all", *medium.STAGES):
+        print(f"pretrain_embedded: error: unknown stage {args.stage!r} (known: all, {', '.join(medium.STAGES)})", file=sys.stderr)
         return 2
     folder.mkdir(parents=True, exist_ok=True)
-    for stage in stages if args.stage == "all" else (args.stage,):
-        stages[stage](folder)
+    if args.stage == "all":
+        return run_all(medium, args.video, folder)
+    medium.STAGES[args.stage](folder)
+    return 0
+
+
+def run_all(medium, is_video: bool, folder: Path) -> int:
+    """`vae`, then the branches in processes of one thread each, then `publish`; the first failing stage's exit code."""
+    medium.STAGES["vae"](folder)
+    start = [sys.executable, "-m", "reproduce.pretrain_embedded", *["--video"] * is_video, "--folder", str(folder), "--stage"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    waiting = [list(branch) for branch in medium.BRANCHES]
+    running: list[subprocess.Popen | None] = [None] * len(waiting)
+    while any(waiting) or any(running):
+        for index, branch in enumerate(waiting):
+            if running[index] is None and branch:
+                running[index] = subprocess.Popen([*start, branch.pop(0)], env=environment)
+        for index, process in enumerate(running):
+            if process is None:
+                continue
+            try:
+                code = process.wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                continue
+            running[index] = None
+            if code:
+                for other in filter(None, running):
+                    other.terminate()
+                return code
+    medium.STAGES["publish"](folder)
     return 0
 
 

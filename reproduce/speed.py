@@ -125,18 +125,21 @@ def _work(folder: Path, barrier, results, iterations: int) -> None:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m reproduce.speed", description=__doc__)
+    parser.add_argument("--medium", choices=(*WORKLOADS, "all"), default="all", help="which workload (default: all)")
     parser.add_argument("--out", type=Path, default=Path("results/speed/speed.json"), help="file to write")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        measured = side_by_side(Path(folder))
-        for medium in WORKLOADS:
+        measured = {} if args.medium == "video" else side_by_side(Path(folder))
+        for medium in WORKLOADS if args.medium == "all" else (args.medium,):
             measured |= engine(medium, Path(folder) / medium)
     machine = hardware()
     table = {
         name: {"value": round(value, 4), "unit": unit, "goal": goal, "holds": holds, "hardware": machine}
         for name, (value, unit, goal, holds) in measured.items()
     }
-    write_atomic(args.out, json.dumps(table, indent=1) + "\n")
+    kept = json.loads(args.out.read_text()) if args.out.exists() and args.medium != "all" else {}
+    kept = {name: row for name, row in kept.items() if not name.startswith(f"{args.medium}_")}
+    write_atomic(args.out, json.dumps(kept | table, indent=1) + "\n")
     for name, row in table.items():
         goal = "" if row["goal"] is None else f" (goal {row['goal']}: {'holds' if row['holds'] else 'falls short'})"
         print(f"{name:30} {row['value']:8.4f} {row['unit']}{goal}")

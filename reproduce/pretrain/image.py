@@ -14,9 +14,9 @@ VAE_STEPS = 8000
 FLOW_STEPS, FLOW_DECAY_FROM = 18000, 12000
 JUDGE_STEPS = 3000
 CLIP_STEPS = 4000
-DISTILL_STEPS = 4000
+DISTILL_STEPS = 2500
 GUIDANCE = 2.5
-"""Classifier-free guidance that the shipped model is distilled from (`pretrain.json` has what it buys)."""
+"""Classifier-free guidance that the shipped model is distilled from (`pretrain-image.json` has what it buys)."""
 
 
 def run_vae(folder: Path) -> None:
@@ -100,3 +100,5 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "clip": run_clip,
     "publish": run_publish,
 }
+BRANCHES = (("flow", "distill"), ("judge", "clip"))
+"""What runs side by side once the autoencoder is there."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-VAE_STEPS, VAE_DECAY_FROM = 4000, 1900
+from otca.embedded.video_architecture import MAX_SEQUENCE_LENGTH
+from otca.embedded.video_scenes import FRAMES
+from otca.files import EMBEDDED
+from reproduce.pretrain.publish import publish
+
+VAE_STEPS, VAE_DECAY_FROM = 7000, 3500
 FLOW_STEPS, FLOW_DECAY_FROM = 12000, 8000
 DISTILL_STEPS = 3000
 GUIDANCE = 2.5
@@ -50,4 +56,40 @@ def run_distill(folder: Path) -> None:
     student.save_pretrained(folder / "pipeline")
 
 
-STAGES: dict[str, Callable[[Path], None]] = {"vae": run_vae, "flow": run_flow, "distill": run_distill}
+def run_judge(folder: Path) -> None:
+    """Train the held-out judge, some of its clips through the autoencoder, and save `folder/judge/`."""
+    from diffusers import AutoencoderKLWan
+
+    from otca.embedded.video_judge import VideoJudge
+    from reproduce.pretrain.video_judge import ACCURACIES, pretrain_video_judge, video_judge_accuracy
+    from reproduce.pretrain.video_vae import reconstruct_clips
+
+    vae = AutoencoderKLWan.from_pretrained(folder / "vae").eval()
+    reconstruct = functools.partial(reconstruct_clips, vae)
+    pretrain_video_judge(folder, EMBEDDED / "judge", reconstruct).save_pretrained(folder / "judge")
+    judge = VideoJudge.from_pretrained(folder / "judge")  # as saved: rounded to half precision
+    for kind in ACCURACIES:
+        print(f"judge, {kind}: {video_judge_accuracy(judge, 700, kind, reconstruct)}")
+
+
+def run_publish(folder: Path) -> None:
+    """Copy what ships into the package, with its hashes, costs and accuracies."""
+    publish(
+        folder,
+        medium="video",
+        models={"pipeline": "video", "judge": "video_judge"},
+        notes={"max_sequence_length": MAX_SEQUENCE_LENGTH, "frames": FRAMES},
+        stages=["vae", "flow", "distill", "video_judge_detector", "video_judge_reader"],
+        guidance=GUIDANCE,
+    )
+
+
+STAGES: dict[str, Callable[[Path], None]] = {
+    "vae": run_vae,
+    "flow": run_flow,
+    "distill": run_distill,
+    "judge": run_judge,
+    "publish": run_publish,
+}
+BRANCHES = (("flow", "distill"), ("judge",))
+"""What runs side by side once the autoencoder is there."""

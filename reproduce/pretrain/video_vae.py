@@ -13,8 +13,11 @@ from otca.embedded.video_scenes import FRAMES, SKILLS, draw_clip, frame_of, rend
 from reproduce.pretrain.loop import train
 from reproduce.pretrain.vae import KL_WEIGHT
 
-STILL_STEPS = 1280
+STILL_STEPS = 1500
 """First steps, which train on single frames: space is learned there at a ninth of the cost."""
+
+WHOLE_EVERY = 5
+"""Of the later steps every so many takes whole clips, the others five frames: one, and one group of four."""
 
 
 def render_stills(rng: np.random.Generator, count: int, pools: dict[str, list[dict]]) -> torch.Tensor:
@@ -40,8 +43,13 @@ def pretrain_video_vae(folder: Path, steps: int, decay_from: int, batch: int = 4
     pools = split_specs("train")
 
     def loss_at(step, rng, generator):
-        still = step < STILL_STEPS
-        media = render_stills(rng, 4 * batch, pools) if still else render_clips(rng, batch, pools)
+        if step < STILL_STEPS:
+            media = render_stills(rng, 4 * batch, pools)
+        else:
+            media = render_clips(rng, batch, pools)
+            if step % WHOLE_EVERY:
+                first = int(rng.integers(FRAMES - 4))
+                media = media[:, :, first : first + 5]
         posterior = vae.encode(media).latent_dist
         error = vae.decode(posterior.sample(generator)).sample - media
         return error.square().mean() + 0.1 * error.abs().mean() + KL_WEIGHT * posterior.kl().mean()
