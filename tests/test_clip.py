@@ -40,7 +40,7 @@ def drawn() -> tuple[torch.Tensor, list[Prompt], torch.Tensor]:
 def test_captions_find_their_images(clip):
     accuracy = retrieval_accuracy(clip, 768, seed=1)
     assert accuracy["chance"] < 0.05
-    assert accuracy["overall"] >= 0.9
+    assert accuracy["overall"] >= 0.95 and accuracy["position"] >= 0.8
 
 
 def test_captions_find_reconstructions(clip):

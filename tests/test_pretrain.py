@@ -9,6 +9,7 @@ import torch
 from otca.embedded import architecture, scenes, video_architecture, video_scenes
 from reproduce.pretrain.flow import Bank, distill_guidance, stored_latents, tokenize
 from reproduce.pretrain.loop import train
+from reproduce.pretrain.video_vae import ignore_time
 
 
 def fit(folder, steps, stop=None, ema_decay=0.9):
@@ -107,3 +108,18 @@ def test_every_caption_fits_the_text_length_without_unknown_words(grammar, sizes
     ids = tokenize(tokenizer, texts, sizes.MAX_SEQUENCE_LENGTH)
     assert not (ids == tokenizer.unk_token_id).any()
     assert ((ids == tokenizer.eos_token_id).sum(1) == 1).all()  # nothing was cut off
+
+
+@torch.no_grad()
+def test_an_autoencoder_that_ignores_time_codes_a_frozen_clip_as_its_still():
+    """Nine equal frames: three equal latent frames, those of the single frame, and nine equal decoded frames."""
+    torch.manual_seed(0)
+    vae = video_architecture.build_vae().eval()
+    still = torch.rand(1, 3, 1, 64, 64) * 2 - 1
+    clip = still.expand(-1, -1, 9, -1, -1)
+    assert not torch.allclose(vae.encode(clip).latent_dist.mode()[:, :, 2], vae.encode(still).latent_dist.mode()[:, :, 0])
+    ignore_time(vae)
+    latent, of_still = vae.encode(clip).latent_dist.mode(), vae.encode(still).latent_dist.mode()
+    torch.testing.assert_close(latent, of_still.expand_as(latent), rtol=0, atol=1e-5)
+    decoded = vae.decode(latent).sample
+    torch.testing.assert_close(decoded, vae.decode(of_still).sample.expand_as(decoded), rtol=0, atol=1e-5)

@@ -16,10 +16,10 @@ def build_vae(latents_mean: list[float] | None = None, latents_std: list[float] 
     from diffusers import AutoencoderKLWan
 
     return AutoencoderKLWan(
-        base_dim=16,  # 16 channels cost a CPU hardly more than 8
-        decoder_base_dim=16,
+        base_dim=8,
+        decoder_base_dim=8,
         z_dim=LATENT_CHANNELS,
-        dim_mult=[1, 1, 2, 2],
+        dim_mult=[1, 2, 4, 4],
         num_res_blocks=1,
         temperal_downsample=[False, True, True],
         latents_mean=latents_mean or [0.0] * LATENT_CHANNELS,

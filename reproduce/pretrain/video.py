@@ -13,7 +13,7 @@ from otca.embedded.video_scenes import FRAMES
 from otca.files import EMBEDDED
 from reproduce.pretrain.publish import publish
 
-VAE_STEPS, VAE_DECAY_FROM = 7000, 3500
+VAE_STEPS, VAE_DECAY_FROM = 7500, 4500
 FLOW_STEPS, FLOW_DECAY_FROM = 12000, 8000
 DISTILL_STEPS = 3000
 GUIDANCE = 2.5

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample
 
 from otca.embedded import video_architecture
 from otca.embedded.scenes import render
@@ -36,10 +37,28 @@ def _clip(rng: np.random.Generator, pools: dict[str, list[dict]]):
     return draw_clip(specs[rng.integers(len(specs))], rng)
 
 
+@torch.no_grad()
+def ignore_time(vae) -> None:
+    """Set every kernel so that a frame is coded without its neighbours: a clip starts as the stills it is made of.
+
+    Causal 3×3×3 kernels keep only their last slice (the others are not trained by stills, whose past is zero); the kernels
+    that halve or double the number of frames copy a frame.
+    """
+    for module in vae.modules():
+        if isinstance(module, WanCausalConv3d) and module.kernel_size[0] == 3:
+            module.weight[:, :, :2] = 0
+        if isinstance(module, WanResample) and hasattr(module, "time_conv"):
+            kernel = module.time_conv.weight
+            kernel.zero_()
+            kernel[:, :, 2, 0, 0] = torch.eye(kernel.shape[1]).repeat(kernel.shape[0] // kernel.shape[1], 1)
+            module.time_conv.bias.zero_()
+
+
 def pretrain_video_vae(folder: Path, steps: int, decay_from: int, batch: int = 4, learning_rate: float = 2e-3, seed: int = 0):
     """Returns the trained AutoencoderKLWan; resumable (see `loop.train`). Steps on stills take four times the batch."""
     torch.manual_seed(seed)
     vae = video_architecture.build_vae()
+    ignore_time(vae)
     pools = split_specs("train")
 
     def loss_at(step, rng, generator):
