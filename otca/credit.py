@@ -15,23 +15,28 @@ import torch
 # ------------------------------------------------------------------------------------------------------- advantages
 
 
+def group_center(reward_BK: torch.Tensor, group_B: torch.Tensor) -> torch.Tensor:
+    """Rewards less the mean of their group, (B, K) float64. A constant group gives exactly 0."""
+    _, slot_B, count_P = torch.unique(group_B, return_inverse=True, return_counts=True)
+    reward = reward_BK.double()
+    shape = (len(count_P), reward.shape[1])
+    mean_PK = reward.new_zeros(shape).index_add_(0, slot_B, reward) / count_P.to(reward).unsqueeze(1)
+    index_BK = slot_B.unsqueeze(1).expand_as(reward)
+    high_PK = reward.new_full(shape, -torch.inf).scatter_reduce_(0, index_BK, reward, "amax")
+    low_PK = reward.new_full(shape, torch.inf).scatter_reduce_(0, index_BK, reward, "amin")
+    return torch.where((high_PK == low_PK)[slot_B], 0.0, reward - mean_PK[slot_B])
+
+
 def group_zscore(reward_BK: torch.Tensor, group_B: torch.Tensor, eps: float = 1e-4) -> torch.Tensor:
     """Rewards standardised within each group: (r − mean) / (population std + eps), (B, K).
 
     group_B: (B,) integers, equal for samples of one prompt slot. A constant group gives exactly 0.
     """
+    centered_BK = group_center(reward_BK, group_B)
     _, slot_B, count_P = torch.unique(group_B, return_inverse=True, return_counts=True)
-    reward = reward_BK.double()
-    shape = (len(count_P), reward.shape[1])
-    size = count_P.to(reward).unsqueeze(1)
-    mean_PK = reward.new_zeros(shape).index_add_(0, slot_B, reward) / size
-    centered_BK = reward - mean_PK[slot_B]
-    std_PK = (reward.new_zeros(shape).index_add_(0, slot_B, centered_BK.square()) / size).sqrt()
-    index_BK = slot_B.unsqueeze(1).expand_as(reward)
-    high_PK = reward.new_full(shape, -torch.inf).scatter_reduce_(0, index_BK, reward, "amax")
-    low_PK = reward.new_full(shape, torch.inf).scatter_reduce_(0, index_BK, reward, "amin")
-    advantage_BK = centered_BK / (std_PK[slot_B] + eps)
-    return torch.where((high_PK == low_PK)[slot_B], 0.0, advantage_BK).to(reward_BK.dtype)
+    square_PK = centered_BK.new_zeros(len(count_P), centered_BK.shape[1]).index_add_(0, slot_B, centered_BK.square())
+    std_PK = (square_PK / count_P.to(square_PK).unsqueeze(1)).sqrt()
+    return (centered_BK / (std_PK[slot_B] + eps)).to(reward_BK.dtype)
 
 
 def reward_sum_advantage(
@@ -108,10 +113,10 @@ def fuse_TB(credit_TBK: torch.Tensor, advantage_BK: torch.Tensor) -> torch.Tenso
     return (credit_TBK * advantage_BK.unsqueeze(0)).sum(dim=2)
 
 
-def rescale_rms(advantage_TB: torch.Tensor, target_TB: torch.Tensor, trained_T: torch.Tensor) -> torch.Tensor:
-    """advantage_TB scaled so that its RMS over trained steps equals that of target_TB (unchanged if it is all zero)."""
+def rms_ratio(advantage_TB: torch.Tensor, target_TB: torch.Tensor, trained_T: torch.Tensor) -> float:
+    """Factor that brings the RMS of advantage_TB over trained steps to that of target_TB (1 if it is all zero)."""
     rms, target = rms_over(advantage_TB, trained_T), rms_over(target_TB, trained_T)
-    return advantage_TB * (target / rms) if rms > 0 else advantage_TB
+    return target / rms if rms > 0 else 1.0
 
 
 def rms_over(advantage_TB: torch.Tensor, trained_T: torch.Tensor) -> float:

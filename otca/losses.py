@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 KL_SCALES = ("gaussian", "flow_grpo")
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What a policy loss may read of one trained transition of one micro-batch.
+
+    log_prob_B, with gradient, and old_log_prob_B (B,); advantage_B (B,), fused and clipped; advantage_BK (B, K), its parts
+    credit · advantage before fusing, each clipped; mean (B, …), with gradient, of the transition under the policy, and
+    old_mean under the one that sampled (kept only for methods that need "mean"); std, its noise; delta, the fall in σ.
+    """
+
+    log_prob_B: torch.Tensor
+    old_log_prob_B: torch.Tensor
+    advantage_B: torch.Tensor
+    advantage_BK: torch.Tensor
+    mean: torch.Tensor
+    old_mean: torch.Tensor | None
+    std: float
+    delta: float
+    clip_low: float
+    clip_high: float
+
+
+def surrogate(step: Transition) -> torch.Tensor:
+    """The loss of every method that brings none of its own: `clipped_surrogate` of the fused advantage, (B,)."""
+    return clipped_surrogate(step.log_prob_B, step.old_log_prob_B, step.advantage_B, step.clip_low, step.clip_high)
 
 
 def clipped_surrogate(log_prob, old_log_prob, advantage, clip_low: float, clip_high: float) -> torch.Tensor:

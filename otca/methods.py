@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from otca import credit
+from otca import credit, losses
 from otca.config import TrainConfig
 from otca.samplers import clean_prediction
 from otca.types import Credit, Rollout, Scores
@@ -22,7 +22,7 @@ class Method:
 
     ``assign(rollout, scores, config)`` returns (credit_TBK, advantage_BK). ``settings`` are dotted config defaults that the
     method brings along (the command line still wins). ``needs(config)`` names what the rollout must keep beyond the
-    default: "velocity", "mean".
+    default: "velocity", "mean". ``loss`` turns one `losses.Transition` into losses (B,).
     """
 
     name: str
@@ -30,6 +30,7 @@ class Method:
     assign: Callable[[Rollout, Scores, TrainConfig], tuple[torch.Tensor, torch.Tensor]]
     settings: dict[str, object] = field(default_factory=dict)
     needs: Callable[[TrainConfig], frozenset[str]] = lambda config: frozenset()
+    loss: Callable[[losses.Transition], torch.Tensor] = losses.surrogate
 
 
 # ------------------------------------------------------------------------------------------------- building blocks
@@ -51,15 +52,15 @@ def static_TBK(rollout: Rollout, config: TrainConfig) -> torch.Tensor:
     return uniform_TBK(weights_K.expand(len(rollout.prompts), -1), len(rollout.trained_T))
 
 
+def clean_states_SB(rollout: Rollout) -> torch.Tensor:
+    """The clean prediction x̂0 at every state, the final latent last: (S, B, …); the rollout must keep "velocity"."""
+    states = zip(rollout.latents_SB[:-1], rollout.velocity_TB, rollout.sigma_S[:-1])
+    return torch.stack([*(clean_prediction(x, v, float(sigma)) for x, v, sigma in states), rollout.latents_SB[-1]])
+
+
 def tcd_TB1(rollout: Rollout, config: TrainConfig) -> torch.Tensor:
     """TCD's step weights as a factor of credit_TBK: (T, B, 1)."""
-    latents_SB = rollout.latents_SB
-    if config.credit.tcd_latent == "x0_hat":
-        clean_TB = [
-            clean_prediction(x, v, float(sigma))
-            for x, v, sigma in zip(latents_SB[:-1], rollout.velocity_TB, rollout.sigma_S[:-1])
-        ]
-        latents_SB = torch.stack([*clean_TB, latents_SB[-1]])
+    latents_SB = clean_states_SB(rollout) if config.credit.tcd_latent == "x0_hat" else rollout.latents_SB
     settings = config.credit
     weights_TB = credit.tcd_weights_TB(latents_SB, settings.tcd_epsilon, settings.tcd_normalise, rollout.trained_T)
     return weights_TB.cpu().unsqueeze(2)
@@ -111,12 +112,15 @@ def assign_credit(method: Method, rollout: Rollout, scores: Scores, config: Trai
     advantage_TB = credit.fuse_TB(credit_TBK, advantage_BK)
     trained_T = rollout.trained_T
     zscore_BK = zscore_advantage_BK(rollout, scores, config)
+    scale = 1.0
     if config.credit.match_rms:
         static_TB = credit.fuse_TB(static_TBK(rollout, config), zscore_BK)
-        advantage_TB = credit.rescale_rms(advantage_TB, static_TB, trained_T)
+        scale = credit.rms_ratio(advantage_TB, static_TB, trained_T)
+        advantage_TB = advantage_TB * scale
     limit = config.loss.advantage_clip
     return Credit(
         advantage_TB=advantage_TB.clamp(-limit, limit),
+        advantage_TBK=(scale * credit_TBK * advantage_BK).clamp(-limit, limit),
         step_weight_TB=trained_T.to(advantage_TB).unsqueeze(1).expand_as(advantage_TB),
         credit_TBK=credit_TBK,
         advantage_BK=advantage_BK,

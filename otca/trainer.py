@@ -182,15 +182,26 @@ class Trainer:
         velocity = velocity_at(self.policy, x, t, sigma_S, condition)
         _, log_prob_B, mean, std = transition_at(config.sampler, plan, t, sigma_S, x, velocity, prev=prev)
         old_B = sampled.log_prob_TB[t, rows]
-        advantage_B = credit.advantage_TB[t, rows].to(log_prob_B)
-        weight_B = credit.step_weight_TB[t, rows].to(log_prob_B)
+        delta = float(sigma_S[t] - sigma_S[t + 1])
         low, high = config.loss.clip_low, config.loss.clip_high
-        loss_B = losses.clipped_surrogate(log_prob_B, old_B, advantage_B, low, high)
+        transition = losses.Transition(
+            log_prob_B=log_prob_B,
+            old_log_prob_B=old_B,
+            advantage_B=credit.advantage_TB[t, rows].to(log_prob_B),
+            advantage_BK=credit.advantage_TBK[t, rows].to(log_prob_B),
+            mean=mean,
+            old_mean=None if sampled.mean_TB is None else sampled.mean_TB[t, rows],
+            std=std,
+            delta=delta,
+            clip_low=low,
+            clip_high=high,
+        )
+        loss_B = self.method.loss(transition)
+        weight_B = credit.step_weight_TB[t, rows].to(log_prob_B)
         if config.loss.kl_beta:
             with torch.no_grad(), swapped(self.parameters, self.reference):
                 reference = velocity_at(self.policy, x, t, sigma_S, condition)
             mean_ref = transition_at(config.sampler, plan, t, sigma_S, x, reference, prev=prev)[2]
-            delta = float(sigma_S[t] - sigma_S[t + 1])
             kl_B = losses.kl_to_reference(mean, mean_ref, std, delta, config.loss.kl_scale)
             loss_B = loss_B + config.loss.kl_beta * kl_B
             totals["kl"] += float(kl_B.detach().mean()) / pairs

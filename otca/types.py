@@ -68,12 +68,14 @@ class Credit:
     """What a method makes of scores.
 
     advantage_TB: (T, B), the number that multiplies each transition's log-probability gradient; step_weight_TB: (T, B),
-    0 where a step of a sample is not trained; credit_TBK and advantage_BK: the factors, where the method has them
-    (advantage_TB = Σ_k credit_TBK · advantage_BK); diagnostics: plain numbers for the log.
+    0 where a step of a sample is not trained; advantage_TBK: (T, B, K), its parts before fusing, clipped each, for losses
+    that treat objectives apart; credit_TBK and advantage_BK: the factors (advantage_TB = Σ_k credit_TBK · advantage_BK,
+    before clipping); diagnostics: plain numbers for the log.
     """
 
     advantage_TB: torch.Tensor
     step_weight_TB: torch.Tensor
-    credit_TBK: torch.Tensor | None = None
-    advantage_BK: torch.Tensor | None = None
+    advantage_TBK: torch.Tensor
+    credit_TBK: torch.Tensor
+    advantage_BK: torch.Tensor
     diagnostics: dict[str, float] = field(default_factory=dict)

@@ -171,8 +171,9 @@ def test_fuse_by_hand():
     assert torch.equal(credit.fuse_TB(credit_TBK, torch.tensor([[5.0, 7.0]])), torch.tensor([[19.0], [21.0]]))
 
 
-def test_rescale_rms_matches_and_keeps_zero():
+def test_rms_ratio_matches_and_leaves_zero_alone():
     trained_T = torch.tensor([True, True, False])
     a, b = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(1))
-    assert abs(credit.rms_over(credit.rescale_rms(a, b, trained_T), trained_T) - credit.rms_over(b, trained_T)) < 1e-6
-    assert torch.equal(credit.rescale_rms(torch.zeros(3, 6), b, trained_T), torch.zeros(3, 6))
+    scaled = a * credit.rms_ratio(a, b, trained_T)
+    assert abs(credit.rms_over(scaled, trained_T) - credit.rms_over(b, trained_T)) < 1e-6
+    assert credit.rms_ratio(torch.zeros(3, 6), b, trained_T) == 1

@@ -1,0 +1,38 @@
+"""Flow-GRPO (Liu et al. 2025, arXiv 2505.05470): uniform credit for the summed reward, with a KL to the starting model.
+
+Differs from its source in tuning what the tier tunes (there: LoRA r32 α64, G 24, T 10) and in leaving the last transition
+noiseless and untrained. As in its scripts, the advantage is divided by the standard deviation of *all* rewards of the
+iteration (`global_std`), not of the group.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from otca.config import TrainConfig
+from otca.credit import group_center
+from otca.methods import Method
+from otca.types import Rollout, Scores
+
+
+def assign(rollout: Rollout, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """K = 1: (r − group mean) / (std of all r + ε) of the weighted sum r of raw rewards, the same at every step."""
+    total_B1 = (scores.reward_BK * torch.tensor(config.weights_K)).sum(1, keepdim=True)
+    spread = total_B1.std(correction=0) + config.credit.advantage_epsilon
+    advantage_B1 = (group_center(total_B1, rollout.group_B) / spread).float()
+    return torch.ones(len(rollout.trained_T), *advantage_B1.shape), advantage_B1
+
+
+METHOD = Method(
+    "flow_grpo",
+    "Flow-GRPO: summed raw rewards over the iteration's standard deviation, KL to the reference",
+    assign,
+    settings={
+        "sampler.kind": "flow_sde",
+        "sampler.level": 0.7,
+        "loss.clip_low": 1e-4,
+        "loss.clip_high": 1e-4,
+        "loss.kl_beta": 0.04,
+        "loss.kl_scale": "flow_grpo",
+    },
+)

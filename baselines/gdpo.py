@@ -1,0 +1,23 @@
+"""GDPO (2026, group reward-decoupled normalisation): per-objective z-scores, mixed, then whitened over the whole batch.
+
+Differs from its source, a language-model method, only in where it is applied: one advantage a trajectory, the same at
+every denoising step.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from otca.config import TrainConfig
+from otca.methods import Method, zscore_advantage_BK
+from otca.types import Rollout, Scores
+
+
+def assign(rollout: Rollout, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """K = 1: Σ_k w_k z_k, less its batch mean, over its batch standard deviation + ε; the same at every step."""
+    fused_B1 = (zscore_advantage_BK(rollout, scores, config) * torch.tensor(config.weights_K)).sum(1, keepdim=True)
+    white_B1 = (fused_B1 - fused_B1.mean()) / (fused_B1.std(correction=0) + config.credit.advantage_epsilon)
+    return torch.ones(len(rollout.trained_T), *white_B1.shape), white_B1
+
+
+METHOD = Method("gdpo", "GDPO: static weights of per-objective z-scores, whitened over the batch", assign)

@@ -1,0 +1,194 @@
+"""Each rival's formula against a case worked by hand, and a real iteration of every one of them."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from baselines import coca, dance_grpo, find_method, grpo_guard, tempflow_grpo
+from otca.config import TrainConfig
+from otca.losses import Transition, clipped_surrogate, surrogate
+from otca.methods import assign_credit
+from otca.trainer import Trainer
+from otca.types import Rollout, Scores
+
+RIVALS = ("flow_grpo", "dance_grpo", "mix_grpo", "tempflow_grpo", "flow_grpo_fast", "gdpo", "grpo_guard", "coca")
+
+
+def record(reward_BK, latents_SB=None, velocity_TB=None, std=(0.3, 0.2, 0.1, 0.0), groups=2):
+    """A rollout of four steps, the last untrained; one-dimensional latents unless given."""
+    count, steps = len(reward_BK), len(std)
+    if latents_SB is None:
+        latents_SB = torch.randn(steps + 1, count, 6, generator=torch.Generator().manual_seed(0))
+    rollout = Rollout(
+        latents_SB=latents_SB,
+        std_T=torch.tensor(std, dtype=torch.float64),
+        log_prob_TB=torch.zeros(steps, count),
+        sigma_S=torch.linspace(1, 0, steps + 1, dtype=torch.float64),
+        trained_T=torch.arange(steps) < steps - 1,
+        media_BFCHW=torch.zeros(count, 1, 3, 2, 2),
+        prompts=[None] * count,
+        group_B=torch.arange(count) * groups // count,
+        seed_B=list(range(count)),
+        velocity_TB=velocity_TB,
+    )
+    return rollout, Scores(reward_BK, tuple(f"r{k}" for k in range(reward_BK.shape[1])), {})
+
+
+def credit_of(name, rollout, scores, **changes):
+    settings = find_method(name).settings | changes | {"rewards": ["x"] * scores.reward_BK.shape[1]}
+    return assign_credit(find_method(name), rollout, scores, TrainConfig.from_dotted(settings))
+
+
+def transition(log_prob, old, advantage_BK, **others):
+    """One transition of B samples with a one-dimensional mean."""
+    log_prob_B, advantage_BK = torch.tensor(log_prob), torch.tensor(advantage_BK)
+    zeros = torch.zeros(len(log_prob_B), 1)
+    defaults = dict(mean=zeros, old_mean=zeros, std=1.0, delta=1.0, clip_low=0.1, clip_high=0.1)
+    return Transition(log_prob_B, torch.tensor(old), advantage_BK.sum(1), advantage_BK, **(defaults | others))
+
+
+def test_flow_grpo_divides_by_the_spread_of_all_rewards():
+    """Sums .5·(r1 + r2): groups (1, 3) and (10, 14), means 2 and 12; std of (1, 3, 10, 14) is √27.5: ∓1/√27.5, ∓2/√27.5."""
+    reward_BK = torch.tensor([[1.0, 1.0], [2.0, 4.0], [8.0, 12.0], [14.0, 14.0]])
+    advantage_TB = credit_of("flow_grpo", *record(reward_BK)).advantage_TB
+    expected = torch.tensor([-1.0, 1.0, -2.0, 2.0]) / (math.sqrt(27.5) + 1e-4)
+    torch.testing.assert_close(advantage_TB, expected.expand(4, 4))
+
+
+def test_flow_grpo_sets_its_kl_on_its_own_scale():
+    loss = TrainConfig.from_dotted(find_method("flow_grpo").settings).loss
+    assert (loss.kl_beta, loss.kl_scale) == (0.04, "flow_grpo")
+
+
+def test_dance_grpo_clips_each_reward_apart():
+    """r = 1.5, clip ± .1, parts (1, −1): fused 0 would give no loss; apart: −1.1 + 1.5 = 0.4."""
+    step = transition([math.log(1.5)], [0.0], [[1.0, -1.0]])
+    torch.testing.assert_close(dance_grpo.loss(step), torch.tensor([0.4]))
+    torch.testing.assert_close(surrogate(step), torch.tensor([0.0]))
+    agreeing = transition([math.log(1.5)], [0.0], [[1.0, 2.0]])
+    torch.testing.assert_close(dance_grpo.loss(agreeing), surrogate(agreeing))
+
+
+def test_dance_grpo_parts_are_weighted_scores():
+    """Two objectives of weights ¼ and ¾ and z-scores ∓1: parts ∓¼ and ±¾."""
+    reward_BK = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    credit = credit_of("dance_grpo", *record(reward_BK, groups=1), reward_weights=[1.0, 3.0])
+    torch.testing.assert_close(credit.advantage_TBK[0], torch.tensor([[-0.25, 0.75], [0.25, -0.75]]))
+
+
+def test_tempflow_weights_steps_by_their_noise():
+    """Noise .3, .2, .1 over three trained steps: weights 1.5, 1, .5, nothing on the last."""
+    rollout, scores = record(torch.tensor([[0.0], [1.0]]), groups=1)
+    torch.testing.assert_close(tempflow_grpo.noise_weights_T(rollout), torch.tensor([1.5, 1.0, 0.5, 0.0]))
+    advantage_TB = credit_of("tempflow_grpo", rollout, scores).advantage_TB
+    torch.testing.assert_close(advantage_TB[:, 1], torch.tensor([1.5, 1.0, 0.5, 0.0]), rtol=1e-3, atol=0)
+
+
+def test_gdpo_whitens_over_the_batch():
+    """One group disagrees with itself (z cancel to 0), the other does not (∓1): fused (0, 0, −1, 1), std √½."""
+    reward_BK = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    advantage_TB = credit_of("gdpo", *record(reward_BK)).advantage_TB
+    torch.testing.assert_close(advantage_TB[0], torch.tensor([0.0, 0.0, -1.0, 1.0]) * math.sqrt(2), rtol=1e-3, atol=1e-6)
+
+
+def test_grpo_guard_removes_bias_and_scale():
+    """std .5, Δ .2, means 1 apart: b = 1 / (2·.25) = 2, so a log-ratio of −2 becomes ratio 1 and the loss −A/Δ."""
+    moved = dict(mean=torch.ones(1, 1), std=0.5, delta=0.2)
+    torch.testing.assert_close(grpo_guard.loss(transition([-2.0], [0.0], [[3.0]], **moved)), torch.tensor([-15.0]))
+    up = transition([-2.0 + 0.1], [0.0], [[3.0]], **moved)
+    torch.testing.assert_close(grpo_guard.loss(up), torch.tensor([-15.0 * math.exp(0.05)]))
+
+
+def test_grpo_guard_has_the_gradient_of_the_surrogate_up_to_its_scale():
+    """At the policy that sampled, b has no gradient: d loss = −A·std/Δ · d log p."""
+    mean = torch.zeros(1, 1, requires_grad=True)
+    step = transition([0.0], [0.0], [[2.0]], mean=mean, std=0.5, delta=0.25)
+    log_prob_B = 3.0 * mean[:, 0]
+    guarded = grpo_guard.loss(Transition(**(step.__dict__ | {"log_prob_B": log_prob_B})))
+    (gradient,) = torch.autograd.grad(guarded.sum(), mean)
+    torch.testing.assert_close(gradient, torch.tensor([[-2.0 * 0.5 / 0.25 * 3.0]]))
+
+
+def test_coca_shares_by_the_rise_of_similarity():
+    """Similarities −1, 0, 0, 1, 1 (unit vectors at 180°, 90°, 90°, 0°): rises 1, 0, 1, 0 of 2 → ½, 0, ½, 0."""
+    clean_SB = torch.tensor([[-1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]).unsqueeze(1)
+    torch.testing.assert_close(coca.contributions_TB(clean_SB)[:, 0], torch.tensor([0.5, 0.0, 0.5, 0.0]))
+
+
+def test_coca_windows_share_alike():
+    """Twenty steps make ten windows of two: the first rises from the start's own similarity, shares sum to 1."""
+    angle = torch.linspace(math.pi / 2, 0, 21)
+    shares = coca.contributions_TB(torch.stack([angle.cos(), angle.sin()], dim=1).unsqueeze(1))[:, 0]
+    assert torch.equal(shares[::2], shares[1::2]) and shares.sum() == pytest.approx(1, abs=1e-6)
+    cosine = angle.cos()
+    rise = float((cosine[1] + cosine[2]) / 2 - cosine[0]), float((cosine[19] + cosine[20]) / 2 - cosine[0])
+    assert float(shares[0]) == pytest.approx(rise[0] / rise[1] / 2, rel=1e-4)
+
+
+def test_coca_standardises_each_step():
+    """Two samples of one group: at every step where their shaped rewards differ, the advantage is ∓1."""
+    reward_BK = torch.tensor([[0.0], [1.0]])
+    rollout, scores = record(reward_BK, velocity_TB=torch.randn(4, 2, 6, generator=torch.Generator().manual_seed(3)), groups=1)
+    advantage_TB = credit_of("coca", rollout, scores).advantage_TB
+    torch.testing.assert_close(advantage_TB.abs()[:3], torch.ones(3, 2), rtol=1e-2, atol=0)
+    torch.testing.assert_close(advantage_TB[:, 0], -advantage_TB[:, 1])
+
+
+@pytest.mark.parametrize("name, stochastic, trained", [("mix_grpo", 4, 4), ("flow_grpo_fast", 2, 2), ("dance_grpo", 5, 3)])
+def test_methods_choose_their_steps(name, stochastic, trained):
+    """Of six steps, the last never: a window of four, the first two, int(.6·5) = 3 at random."""
+    import numpy as np
+
+    from otca.schedules import plan_steps
+
+    selection = TrainConfig.from_dotted(find_method(name).settings).step_selection
+    plan = plan_steps(selection.kind, 6, 0, np.random.default_rng(0), selection.fraction, selection.count, selection.stride)
+    assert (int(plan.stochastic_T.sum()), int(plan.trained_T.sum())) == (stochastic, trained)
+
+
+class Red:
+    """A reward of the tests: mean red."""
+
+    name, range, source, licence, revision = "red", (0, 1), "", "", ""
+
+    def score(self, media_BFCHW, prompts):
+        return media_BFCHW[:, :, 0].mean((1, 2, 3))
+
+
+class Blue(Red):
+    name = "blue"
+
+    def score(self, media_BFCHW, prompts):
+        return media_BFCHW[:, :, 2].mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_every_rival_trains(untrained_pipeline, tmp_path, name):
+    """One real iteration: ratio exactly 1 before the first update, finite rows, moved weights, costs counted."""
+    settings = find_method(name).settings | {
+        "method": name,
+        "policy.path": untrained_pipeline,
+        "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
+        "prompts_per_iteration": 2,
+        "group_size": 3,
+        "micro_batch": 3,
+        "iterations": 1,
+        "sampler.steps": 6,
+    }
+    trainer = Trainer(TrainConfig.from_dotted(settings), find_method(name), tmp_path)
+    trainer.run()
+    row = pd.read_csv(tmp_path / "train.csv").iloc[0]
+    assert row.notna().all() and row["first_ratio_deviation"] == 0 and row["update_norm"] > 0
+    per_step = 4 if name == "flow_grpo" else 3  # the reference's pass counts
+    trained = {"mix_grpo": 4, "flow_grpo_fast": 2, "dance_grpo": 3}.get(name, 5)
+    assert row["network_evaluations"] == 6 * (6 + trained * per_step)
+
+
+def test_the_default_loss_is_the_clipped_surrogate():
+    step = transition([0.05, -0.3], [0.0, 0.0], [[1.0], [-2.0]])
+    expected = clipped_surrogate(step.log_prob_B, step.old_log_prob_B, torch.tensor([1.0, -2.0]), 0.1, 0.1)
+    assert torch.equal(surrogate(step), expected)
