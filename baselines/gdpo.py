@@ -1,4 +1,4 @@
-"""GDPO (2026, group reward-decoupled normalisation): per-objective z-scores, mixed, then whitened over the whole batch.
+"""GDPO (Liu et al. 2026, arXiv 2601.05242): per-objective z-scores, mixed, then whitened over the whole batch.
 
 Differs from its source, a language-model method, only in where it is applied: one advantage a trajectory, the same at
 every denoising step.

@@ -117,12 +117,22 @@ class CreditConfig:
     """TCD: measure progress on the states [reader], or on the clean predictions (as CoCA)."""
     advantage_epsilon: float = 1e-4
     """Added to a group's standard deviation."""
+    process_decay: float = 0.0
+    """Process credit: λ of the generalised increments; 0 credits a step with its own, 1 with all that follow [ours]."""
+    process_completion: int = 1
+    """Process credit: ODE steps from a state to what is scored; 1 is the clean prediction, free; 0 all that are left."""
+    process_states: int = 0
+    """Process credit: how many states are scored, evenly spread; values in between are interpolated. 0 is all."""
     match_rms: bool = False
     """Rescale the advantage to the RMS of static weighting, so that methods differ in direction only."""
 
     def __post_init__(self):
         if not 0 <= self.rho <= 1:
             raise InputError(f"credit.rho is {self.rho}; it must lie in [0, 1]")
+        if not 0 <= self.process_decay <= 1:
+            raise InputError(f"credit.process_decay is {self.process_decay}; it must lie in [0, 1]")
+        for name in ("process_completion", "process_states"):
+            _at_least(f"credit.{name}", getattr(self, name), 0)
         _positive("credit.tcd_epsilon", self.tcd_epsilon)
         _positive("credit.advantage_epsilon", self.advantage_epsilon)
 

@@ -105,6 +105,39 @@ def moca_weights_BK(advantage_BK: torch.Tensor, rho: float = 0.5) -> torch.Tenso
     return (1 - rho) * min_norm_weights_BK(advantage_BK) + rho / advantage_BK.shape[1]
 
 
+# ------------------------------------------------------------ objective-wise process credit, beyond the paper [ours]
+
+
+def increments_TBK(value_SBK: torch.Tensor) -> torch.Tensor:
+    """δ_t = V_{t+1} − V_t: what each step added to the value of the state, (T, B, K)."""
+    return value_SBK[1:] - value_SBK[:-1]
+
+
+def generalised_TBK(increment_TBK: torch.Tensor, decay: float) -> torch.Tensor:
+    """g_t = Σ_{l ≥ 0} λ^l δ_{t+l}: 0 credits a step with its own increment, 1 with everything after it, (T, B, K).
+
+    With λ = 1, g_t = V_T − V_t: the reward less a baseline of the state, an unbiased gradient whatever V is.
+    """
+    out, later = [], torch.zeros_like(increment_TBK[0])
+    for increment_BK in increment_TBK.flip(0):
+        later = increment_BK + decay * later
+        out.append(later)
+    return torch.stack(out[::-1])
+
+
+def process_advantage_TBK(
+    value_SBK: torch.Tensor, group_B: torch.Tensor, decay: float, trained_T: torch.Tensor, eps: float = 1e-4
+) -> torch.Tensor:
+    """g̃: generalised increments, centred in the group at each step, over their RMS on trained steps, per objective.
+
+    value_SBK: (S, B, K) estimated rewards of every state, the last one the final reward. A constant group gives 0.
+    """
+    gain_TBK = generalised_TBK(increments_TBK(value_SBK), decay)
+    centered_TBK = torch.stack([group_center(gain_BK, group_B) for gain_BK in gain_TBK])
+    rms_K = centered_TBK[trained_T].square().mean((0, 1)).sqrt()
+    return (centered_TBK / (rms_K + eps)).to(value_SBK.dtype)
+
+
 # ------------------------------------------------------------------------------------------------------ equation (1)
 
 

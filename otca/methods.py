@@ -22,7 +22,8 @@ class Method:
 
     ``assign(rollout, scores, config)`` returns (credit_TBK, advantage_BK). ``settings`` are dotted config defaults that the
     method brings along (the command line still wins). ``needs(config)`` names what the rollout must keep beyond the
-    default: "velocity", "mean". ``loss`` turns one `losses.Transition` into losses (B,).
+    default, "velocity" or "mean", and asks for the rewards of completions, "process" (`otca/process.py`). ``loss`` turns
+    one `losses.Transition` into losses (B,).
     """
 
     name: str
@@ -93,12 +94,37 @@ def _otca_moca(rollout, scores, config):
     return moca_TBK(advantage_BK, rollout, config), advantage_BK
 
 
+def process_advantage_TBK(rollout: Rollout, scores: Scores, config: TrainConfig) -> torch.Tensor:
+    """Objective-wise process advantages, (T, B, K)."""
+    settings, group_B = config.credit, rollout.group_B
+    values = scores.process_reward_SBK
+    return credit.process_advantage_TBK(values, group_B, settings.process_decay, rollout.trained_T, settings.advantage_epsilon)
+
+
+def process_needs(config: TrainConfig) -> frozenset[str]:
+    """The velocities, from which completions start, and the completions' rewards."""
+    return frozenset({"velocity", "process"})
+
+
+def _process_credit(rollout, scores, config):
+    advantage_TBK = process_advantage_TBK(rollout, scores, config)
+    return advantage_TBK * torch.tensor(config.weights_K), torch.ones_like(scores.reward_BK)
+
+
+def _moca_step(rollout, scores, config):
+    advantage_TBK = process_advantage_TBK(rollout, scores, config)
+    weights = credit.moca_weights_BK(advantage_TBK.flatten(0, 1), config.credit.rho).view_as(advantage_TBK)
+    return weights * advantage_TBK, torch.ones_like(scores.reward_BK)
+
+
 METHODS = {
     method.name: method
     for method in (
         Method("otca", "OTCA: trajectory credit (TCD) × objective credit (MOCA)", _otca, needs=tcd_needs),
         Method("otca_tcd", "OTCA with TCD only, static objective weights", _otca_tcd, needs=tcd_needs),
         Method("otca_moca", "OTCA with MOCA only, every step alike", _otca_moca),
+        Method("process_credit", "each step's own gain in each objective", _process_credit, needs=process_needs),
+        Method("moca_step", "MOCA at every step, on process advantages", _moca_step, needs=process_needs),
     )
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
@@ -17,6 +18,7 @@ from otca.errors import InputError, RewardError
 from otca.files import writable_folder
 from otca.methods import Method, assign_credit
 from otca.policies.base import build_policy, swapped
+from otca.process import process_values
 from otca.prompts import load_prompts, prompt_order
 from otca.rewards.base import build_reward, score_all
 from otca.rollout import Batch, make_batch, rollout, slots_of, transition_at, velocity_at
@@ -115,15 +117,22 @@ class Trainer:
             selection.stride,
         )
         batch = self._batch()
-        keep = self.method.needs(config)
+        needs = self.method.needs(config)
+        keep = needs - {"process"}
         sampled = rollout(self.policy, batch, config.sampler, self.sigma_S, plan, self.micro_batch, keep, self.seconds)
         with _timed(self.seconds, "rewards"):
             scores = score_all(self.rewards, sampled.media_BFCHW, sampled.prompts)
+        extra: dict[str, int] = {}
+        if "process" in needs:
+            with _timed(self.seconds, "process"):
+                final_BK = scores.reward_BK
+                values, extra = process_values(self.policy, sampled, final_BK, self.rewards, config.credit, self.micro_batch)
+                scores = dataclasses.replace(scores, process_reward_SBK=values)
         with _timed(self.seconds, "credit"):
             credit = assign_credit(self.method, sampled, scores, config)
         with _timed(self.seconds, "update"):
             update = self._update(sampled, credit, plan)
-        self._count(len(batch.prompts), plan)
+        self._count(len(batch.prompts), plan, extra)
         values = {f"reward_{name}": r for name, r in zip(scores.names, scores.reward_BK.mean(0).tolist())}
         values |= {f"std_{name}": s for name, s in zip(scores.names, scores.reward_BK.std(0, correction=0).tolist())}
         values |= credit.diagnostics | update
@@ -215,14 +224,16 @@ class Trainer:
 
     # ---------------------------------------------------------------------------------------------------- counting
 
-    def _count(self, samples: int, plan: StepPlan) -> None:
-        """A forward pass of one sample at one step is 1, its backward 2 more; the reference's pass counts too."""
+    def _count(self, samples: int, plan: StepPlan, extra: dict[str, int]) -> None:
+        """A forward pass of one sample at one step is 1, its backward 2 more; passes of reference and completions count too."""
         trained = int(plan.trained_T.sum())
         per_step = 3 + (1 if self.config.loss.kl_beta else 0)
         world = self.accelerator.num_processes
         evaluations = len(plan.trained_T) + trained * per_step
         self.progress.network_evaluations += samples * evaluations * self.policy.forwards_per_velocity * world
         self.progress.reward_calls += samples * len(self.rewards) * world
+        self.progress.network_evaluations += extra.get("network_evaluations", 0) * world
+        self.progress.reward_calls += extra.get("reward_calls", 0) * world
 
     def _mean_over_processes(self, values: dict[str, float]) -> dict[str, float]:
         if self.accelerator.num_processes == 1:

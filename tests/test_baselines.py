@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pandas as pd
@@ -15,7 +16,7 @@ from otca.methods import assign_credit
 from otca.trainer import Trainer
 from otca.types import Rollout, Scores
 
-RIVALS = ("flow_grpo", "dance_grpo", "mix_grpo", "tempflow_grpo", "flow_grpo_fast", "gdpo", "grpo_guard", "coca")
+RIVALS = ("flow_grpo", "dance_grpo", "mix_grpo", "tempflow_grpo", "flow_grpo_fast", "gdpo", "grpo_guard", "coca", "dense_grpo")
 
 
 def record(reward_BK, latents_SB=None, velocity_TB=None, std=(0.3, 0.2, 0.1, 0.0), groups=2):
@@ -166,6 +167,15 @@ class Blue(Red):
         return media_BFCHW[:, :, 2].mean((1, 2, 3))
 
 
+def test_dense_grpo_scores_increments_step_by_step():
+    """Two samples, values (0, 1, 1, 3) and (0, 0, 2, 2) over four states: increments (1, 0, 2) and (0, 2, 0) → ±1 each step."""
+    rollout, scores = record(torch.tensor([[3.0], [2.0]]), std=(0.3, 0.2, 0.0), groups=1)
+    values_SB = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 2.0], [3.0, 2.0]])
+    scores = dataclasses.replace(scores, process_reward_SBK=values_SB.unsqueeze(2))
+    advantage_TB = credit_of("dense_grpo", rollout, scores).advantage_TB
+    torch.testing.assert_close(advantage_TB[:, 0], torch.tensor([1.0, -1.0, 1.0]), rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize("name", RIVALS)
 def test_every_rival_trains(untrained_pipeline, tmp_path, name):
     """One real iteration: ratio exactly 1 before the first update, finite rows, moved weights, costs counted."""
@@ -185,7 +195,9 @@ def test_every_rival_trains(untrained_pipeline, tmp_path, name):
     assert row.notna().all() and row["first_ratio_deviation"] == 0 and row["update_norm"] > 0
     per_step = 4 if name == "flow_grpo" else 3  # the reference's pass counts
     trained = {"mix_grpo": 4, "flow_grpo_fast": 2, "dance_grpo": 3}.get(name, 5)
-    assert row["network_evaluations"] == 6 * (6 + trained * per_step)
+    completions = 5 + 4 + 3 + 2 + 1 if name == "dense_grpo" else 0  # the first step of each is the rollout's own
+    assert row["network_evaluations"] == 6 * (6 + trained * per_step + completions)
+    assert row["reward_calls"] == 6 * 2 * (7 if name == "dense_grpo" else 1)
 
 
 def test_the_default_loss_is_the_clipped_surrogate():

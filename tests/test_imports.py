@@ -11,6 +11,7 @@ LEVELS = [
     {"schedules", "samplers", "credit", "losses", "files"},
     {"policies", "rewards", "embedded", "checkpoint", "tracking", "prompts", "methods", "runs"},
     {"rollout"},
+    {"process"},
     {"trainer"},
     {"presets"},
     {"__main__"},

@@ -1,0 +1,132 @@
+"""Process credit: values of states by completion, their cost, and the credit made of them."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+
+from otca import credit
+from otca.config import CreditConfig, PolicyConfig, SamplerConfig, TrainConfig
+from otca.errors import InputError
+from otca.methods import METHODS
+from otca.policies.base import build_policy
+from otca.process import completion_path, process_values, scored_states
+from otca.rollout import make_batch, rollout
+from otca.schedules import StepPlan, sigmas_S
+from otca.trainer import Trainer
+from otca.types import Prompt
+
+STEPS = 5
+
+
+class Brightness:
+    """A reward of the tests: mean value of the media."""
+
+    name, range, source, licence, revision = "brightness", (0, 1), "", "", ""
+
+    def score(self, media_BFCHW, prompts):
+        return media_BFCHW.mean((1, 2, 3, 4))
+
+
+@pytest.fixture(scope="module")
+def policy(untrained_pipeline):
+    return build_policy(PolicyConfig(path=untrained_pipeline))
+
+
+def sampled(policy, stochastic):
+    """Four samples of one prompt, by ODE or with noise at every step but the last."""
+    plan = torch.arange(STEPS) < STEPS - 1 if stochastic else torch.zeros(STEPS, dtype=torch.bool)
+    batch = make_batch([Prompt("a", "a red circle")], [0], 4, ("process",))
+    settings = SamplerConfig(steps=STEPS)
+    return rollout(policy, batch, settings, sigmas_S(STEPS, 3.0), StepPlan(plan, plan), 2, frozenset({"velocity"}))
+
+
+def values(policy, record, **settings):
+    final_BK = Brightness().score(record.media_BFCHW, None).unsqueeze(1)
+    out, costs = process_values(policy, record, final_BK, [Brightness()], CreditConfig(**settings), 2)
+    return out, costs, final_BK
+
+
+def test_completing_an_ode_trajectory_changes_nothing(policy):
+    """Without noise the completion of every state is the trajectory itself: every value is the final reward."""
+    out, costs, final_BK = values(policy, sampled(policy, stochastic=False), process_completion=0)
+    torch.testing.assert_close(out, final_BK.expand(STEPS + 1, -1, -1), rtol=0, atol=1e-5)
+    assert costs == {"network_evaluations": 4 * (4 + 3 + 2 + 1), "reward_calls": 4 * STEPS}
+
+
+def test_one_step_is_the_clean_prediction_and_free(policy):
+    record = sampled(policy, stochastic=True)
+    out, costs, final_BK = values(policy, record, process_completion=1)
+    assert costs == {"network_evaluations": 0, "reward_calls": 4 * STEPS}
+    for state, sigma in enumerate(record.sigma_S[:-1].tolist()):
+        clean = record.latents_SB[state] - sigma * record.velocity_TB[state]
+        expected = Brightness().score(policy.decode(clean), None)
+        torch.testing.assert_close(out[state, :, 0], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(out[-1], final_BK)
+    torch.testing.assert_close(out[-2], final_BK, rtol=0, atol=1e-5)  # the last transition is the clean prediction
+
+
+def test_states_in_between_are_interpolated(policy):
+    """Two of five states, 0 and 2 (rounded from 2.5): state 1 is their mean, 3 and 4 lie a third and two thirds to the end."""
+    record = sampled(policy, stochastic=True)
+    whole, _, _ = values(policy, record)
+    out, costs, final_BK = values(policy, record, process_states=2)
+    assert costs["reward_calls"] == 4 * 2 and scored_states(STEPS, 2) == [0, 2]
+    torch.testing.assert_close(out[[0, 2]], whole[[0, 2]])
+    torch.testing.assert_close(out[1], (whole[0] + whole[2]) / 2)
+    torch.testing.assert_close(out[3], whole[2] + (final_BK - whole[2]) / 3)
+
+
+def test_paths_and_subsets():
+    assert completion_path(2, 10, 1) == [2, 10] and completion_path(8, 10, 3) == [8, 9, 10]
+    assert completion_path(0, 10, 2) == [0, 5, 10] and completion_path(6, 10, 0) == [6, 7, 8, 9, 10]
+    assert scored_states(4, 0) == scored_states(4, 9) == [0, 1, 2, 3] and scored_states(6, 3) == [0, 2, 4]
+
+
+def test_generalised_increments_by_hand():
+    """Values 0, 1, 3, 2: increments 1, 2, −1; λ = ½: 1 + 1 − ¼, 2 − ½, −1; λ = 1: what is left to gain, 2, 1, −1."""
+    value_SBK = torch.tensor([0.0, 1.0, 3.0, 2.0]).view(4, 1, 1)
+    increments = credit.increments_TBK(value_SBK)
+    assert increments.flatten().tolist() == [1, 2, -1]
+    assert credit.generalised_TBK(increments, 0.0).flatten().tolist() == [1, 2, -1]
+    assert credit.generalised_TBK(increments, 0.5).flatten().tolist() == [1.75, 1.5, -1]
+    assert credit.generalised_TBK(increments, 1.0).flatten().tolist() == [2, 1, -1]
+
+
+def test_process_advantages_are_centred_in_the_group_with_rms_one():
+    """At each step and objective the groups' means are 0; over trained steps the RMS is 1; a constant objective gives 0."""
+    generator = torch.Generator().manual_seed(0)
+    value_SBK = torch.rand(6, 8, 3, generator=generator) * torch.tensor([1.0, 100.0, 0.0])
+    group_B, trained_T = torch.arange(8) // 4, torch.arange(5) < 4
+    advantage_TBK = credit.process_advantage_TBK(value_SBK, group_B, 0.3, trained_T)
+    assert advantage_TBK.view(5, 2, 4, 3).mean(2).abs().max() < 1e-5
+    rms_K = advantage_TBK[trained_T].square().mean((0, 1)).sqrt()
+    torch.testing.assert_close(rms_K, torch.tensor([1.0, 1.0, 0.0]), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", ["process_credit", "moca_step"])
+def test_process_methods_train_and_count_their_cost(untrained_pipeline, tmp_path, name):
+    """Six states scored for each of six samples and two rewards, beside the final one; no evaluation more than static."""
+    settings = {
+        "method": name,
+        "policy.path": untrained_pipeline,
+        "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
+        "prompts_per_iteration": 2,
+        "group_size": 3,
+        "micro_batch": 3,
+        "iterations": 1,
+        "sampler.steps": 6,
+    }
+    Trainer(TrainConfig.from_dotted(settings), METHODS[name], tmp_path).run()
+    row = pd.read_csv(tmp_path / "train.csv").iloc[0]
+    assert row.notna().all() and row["first_ratio_deviation"] == 0 and row["update_norm"] > 0
+    assert row["network_evaluations"] == 6 * (6 + 5 * 3) and row["reward_calls"] == 6 * 2 * 7
+    assert pd.read_csv(tmp_path / "timing.csv")["process"].iloc[0] > 0
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(InputError, match=r"credit.process_decay is 1.5; it must lie in \[0, 1\]"):
+        CreditConfig(process_decay=1.5)
+    with pytest.raises(InputError, match="credit.process_completion is -1"):
+        CreditConfig(process_completion=-1)
