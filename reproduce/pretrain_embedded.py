@@ -34,22 +34,25 @@ def main() -> int:
         return 2
     folder.mkdir(parents=True, exist_ok=True)
     if args.stage == "all":
-        return run_all(medium, args.video, folder)
+        own = [sys.executable, "-m", "reproduce.pretrain_embedded", *["--video"] * args.video, "--folder", str(folder), "--stage"]
+        return run_all(medium, own, folder)
     medium.STAGES[args.stage](folder)
     return 0
 
 
-def run_all(medium, is_video: bool, folder: Path) -> int:
-    """`vae`, then the branches in processes of one thread each, then `publish`; the first failing stage's exit code."""
+def run_all(medium, command: list[str], folder: Path) -> int:
+    """`vae`, then the branches side by side, then `publish`; or the exit code of the first stage that fails.
+
+    A stage of a branch is the process ``command`` + its name, with one thread; a failure stops the other branches.
+    """
     medium.STAGES["vae"](folder)
-    start = [sys.executable, "-m", "reproduce.pretrain_embedded", *["--video"] * is_video, "--folder", str(folder), "--stage"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     waiting = [list(branch) for branch in medium.BRANCHES]
     running: list[subprocess.Popen | None] = [None] * len(waiting)
     while any(waiting) or any(running):
         for index, branch in enumerate(waiting):
             if running[index] is None and branch:
-                running[index] = subprocess.Popen([*start, branch.pop(0)], env=environment)
+                running[index] = subprocess.Popen([*command, branch.pop(0)], env=environment)
         for index, process in enumerate(running):
             if process is None:
                 continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from otca.embedded import architecture, scenes, video_architecture, video_scenes
 from reproduce.pretrain.flow import Bank, distill_guidance, stored_latents, tokenize
 from reproduce.pretrain.loop import train
 from reproduce.pretrain.video_vae import ignore_time
+from reproduce.pretrain_embedded import run_all
 
 
 def fit(folder, steps, stop=None, ema_decay=0.9):
@@ -123,3 +126,41 @@ def test_an_autoencoder_that_ignores_time_codes_a_frozen_clip_as_its_still():
     torch.testing.assert_close(latent, of_still.expand_as(latent), rtol=0, atol=1e-5)
     decoded = vae.decode(latent).sample
     torch.testing.assert_close(decoded, vae.decode(of_still).sample.expand_as(decoded), rtol=0, atol=1e-5)
+
+
+STAGE = """
+import sys, time
+from pathlib import Path
+name = sys.argv[1]
+if name == "broken":
+    sys.exit(3)
+time.sleep(0.5)
+with open({log!r}, "a") as file:
+    file.write(name + "\\n")
+"""
+
+
+class Stages:
+    """A medium of the tests: what its stages did is in a log."""
+
+    def __init__(self, log, branches):
+        self.BRANCHES = branches
+        self.STAGES = {name: lambda folder, name=name: log.open("a").write(name + "\n") for name in ("vae", "publish")}
+
+
+def test_branches_run_in_order_side_by_side(tmp_path):
+    """vae first, publish last; within a branch in order; two branches of two stages take the time of one."""
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", STAGE.format(log=str(log))]
+    assert run_all(Stages(log, (("flow", "distill"), ("judge", "clip"))), command, tmp_path) == 0
+    done = log.read_text().split()
+    assert done[0] == "vae" and done[-1] == "publish" and set(done[1:-1]) == {"flow", "distill", "judge", "clip"}
+    assert done.index("flow") < done.index("distill") and done.index("judge") < done.index("clip")
+    assert done.index("judge") < done.index("distill")  # side by side
+
+
+def test_a_failing_stage_stops_the_others_and_publishes_nothing(tmp_path):
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", STAGE.format(log=str(log))]
+    assert run_all(Stages(log, (("broken",), ("judge", "clip"))), command, tmp_path) == 3
+    assert "publish" not in log.read_text() and "clip" not in log.read_text()
