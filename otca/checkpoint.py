@@ -35,9 +35,12 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(
-    folder: Path, progress: Progress, policy: Policy, optimizer: torch.optim.Optimizer, average: list[torch.Tensor]
+    folder: Path, progress: Progress, policy: Policy, optimizer: torch.optim.Optimizer, copies: dict[str, list[torch.Tensor]]
 ) -> Path:
-    """Write ``checkpoints/iteration_<n>`` (the state after n iterations); older ones beyond `KEPT` are removed."""
+    """Write ``checkpoints/iteration_<n>`` (the state after n iterations); older ones beyond `KEPT` are removed.
+
+    ``copies`` are further weights that the run keeps, by name (averaged, lagged); empty ones are left out.
+    """
     target = folder / "checkpoints" / f"iteration_{progress.iteration:06d}"
     if target.exists():
         return target
@@ -48,8 +51,9 @@ def save_checkpoint(
     states = optimizer.state_dict()["state"]
     moments = {f"{index}.{name}": torch.as_tensor(v) for index, s in states.items() for name, v in s.items()}
     save_file(moments, aside / "optimizer.safetensors")
-    if average:
-        save_file({str(i): w for i, w in enumerate(average)}, aside / "average.safetensors")
+    for name, weights in copies.items():
+        if weights:
+            save_file({str(i): w for i, w in enumerate(weights)}, aside / f"{name}.safetensors")
     (aside / "state.json").write_text(json.dumps(dataclasses.asdict(progress)) + "\n")
     write_hashes(aside)
     os.replace(aside, target)
@@ -58,7 +62,9 @@ def save_checkpoint(
     return target
 
 
-def load_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer, average: list[torch.Tensor]) -> Progress:
+def load_checkpoint(
+    path: Path, policy: Policy, optimizer: torch.optim.Optimizer, copies: dict[str, list[torch.Tensor]]
+) -> Progress:
     """Restore a verified checkpoint in place and return how far it was."""
     verify_hashes(path)
     policy.load(path)
@@ -67,9 +73,11 @@ def load_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer
         index, _, name = key.partition(".")
         packed.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": packed, "param_groups": optimizer.state_dict()["param_groups"]})
-    if average:
-        if not (path / "average.safetensors").is_file():
-            raise InputError(f"checkpoint {path} holds no averaged weights; set optimizer.ema_decay=0 or start a new run")
-        for i, weight in load_file(path / "average.safetensors").items():
-            average[int(i)].copy_(weight)
+    for name, weights in copies.items():
+        if not weights:
+            continue
+        if not (path / f"{name}.safetensors").is_file():
+            raise InputError(f"checkpoint {path} holds no {name} weights, which this run keeps; start a new run")
+        for i, weight in load_file(path / f"{name}.safetensors").items():
+            weights[int(i)].copy_(weight)
     return Progress(**json.loads((path / "state.json").read_text()))

@@ -87,8 +87,9 @@ class SamplerConfig:
 class StepSelectionConfig:
     """Which transitions are trained."""
 
-    kind: Literal["all", "random_fraction", "first_k", "window"] = "all"
-    """All but the last; a random fraction; the first k; or a sliding window (untrained steps of the last two by ODE)."""
+    kind: Literal["all", "random_fraction", "first_k", "window", "ode"] = "all"
+    """All but the last; a random fraction; the first k; a sliding window (untrained steps of these two by ODE); or "ode":
+    no noise at all and every level trained, for methods that train on the forward process."""
     fraction: float = 0.6
     """Share of steps that random_fraction draws."""
     count: int = 4

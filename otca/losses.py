@@ -30,6 +30,23 @@ class Transition:
     clip_high: float
 
 
+@dataclass(frozen=True)
+class Noised:
+    """What a loss over the forward process may read of one noise level of one micro-batch.
+
+    clean (B, …), the sampled latents; noisy, the same noised to ``sigma`` with fresh noise; velocity there, with gradient,
+    and old_velocity of the model that lags behind; advantage_B (B,), fused and within ± advantage_clip.
+    """
+
+    clean: torch.Tensor
+    noisy: torch.Tensor
+    sigma: float
+    velocity: torch.Tensor
+    old_velocity: torch.Tensor
+    advantage_B: torch.Tensor
+    advantage_clip: float
+
+
 def surrogate(step: Transition) -> torch.Tensor:
     """The loss of every method that brings none of its own: `clipped_surrogate` of the fused advantage, (B,)."""
     return clipped_surrogate(step.log_prob_B, step.old_log_prob_B, step.advantage_B, step.clip_low, step.clip_high)

@@ -23,7 +23,9 @@ class Method:
     ``assign(rollout, scores, config)`` returns (credit_TBK, advantage_BK). ``settings`` are dotted config defaults that the
     method brings along (the command line still wins). ``needs(config)`` names what the rollout must keep beyond the
     default, "velocity" or "mean", and asks for the rewards of completions, "process" (`otca/process.py`). ``loss`` turns
-    one `losses.Transition` into losses (B,).
+    one `losses.Transition` into losses (B,). A method with ``forward_loss`` trains on the forward process of its samples
+    instead: it turns one `losses.Noised` into losses (B,), and ``lag(n)`` is the decay after n updates of the model that
+    follows behind.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Method:
     settings: dict[str, object] = field(default_factory=dict)
     needs: Callable[[TrainConfig], frozenset[str]] = lambda config: frozenset()
     loss: Callable[[losses.Transition], torch.Tensor] = losses.surrogate
+    forward_loss: Callable[[losses.Noised], torch.Tensor] | None = None
+    lag: Callable[[int], float] = lambda updates: 0.0
 
 
 # ------------------------------------------------------------------------------------------------- building blocks

@@ -114,6 +114,13 @@ def _generator(seed: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(sample_seed(seed, purpose))
 
 
+def noised_at(policy: Policy, clean, seed_B: list[int], t: int, sigma_S: torch.Tensor):
+    """Clean latents noised to level t, x = (1 − σ)·clean + σ·noise, each sample with noise of its own seed and level."""
+    noise = policy.noise([_generator(seed, f"forward {t}") for seed in seed_B])
+    sigma = float(sigma_S[t])
+    return (1 - sigma) * clean + sigma * noise
+
+
 def velocity_at(policy: Policy, x, t: int, sigma_S: torch.Tensor, condition) -> torch.Tensor:
     """The policy's velocity at step t; rollout and update both come through here."""
     sigma_B = torch.full((len(x),), float(sigma_S[t]), dtype=torch.float32, device=x.device)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-SELECTIONS = ("all", "random_fraction", "first_k", "window")
+SELECTIONS = ("all", "random_fraction", "first_k", "window", "ode")
 
 
 def sigmas_S(steps: int, shift: float = 1.0) -> torch.Tensor:
@@ -36,10 +36,12 @@ def plan_steps(
     ``all``: every one but the last. ``random_fraction``: int(fraction·(T−1)) of them drawn afresh (DanceGRPO; drawn per
     iteration here, per sample there), the others stay stochastic. ``first_k``: the first ``count``, ODE after
     (Flow-GRPO-Fast). ``window``: ``count`` neighbours that move on by one every ``stride`` iterations and stop at the
-    end (MixGRPO), ODE elsewhere.
+    end (MixGRPO), ODE elsewhere. ``ode``: no noise, and every noise level trained, the last too (DiffusionNFT).
     """
     last = steps - 1
     all_but_last = torch.arange(steps) < last
+    if selection == "ode":
+        return StepPlan(torch.zeros(steps, dtype=torch.bool), torch.ones(steps, dtype=torch.bool))
     if selection == "all":
         return StepPlan(all_but_last, all_but_last.clone())
     if selection == "random_fraction":

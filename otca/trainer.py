@@ -21,7 +21,7 @@ from otca.policies.base import build_policy, swapped
 from otca.process import process_values
 from otca.prompts import load_prompts, prompt_order
 from otca.rewards.base import build_reward, score_all
-from otca.rollout import Batch, make_batch, rollout, slots_of, transition_at, velocity_at
+from otca.rollout import Batch, make_batch, noised_at, rollout, slots_of, transition_at, velocity_at
 from otca.schedules import StepPlan
 from otca.tracking import RowLog, require_trackers
 from otca.types import Credit, Rollout
@@ -55,6 +55,9 @@ class Trainer:
         self.parameters = self.policy.trainable_parameters()
         self.reference = [p.detach().clone() for p in self.parameters] if config.loss.kl_beta else []
         self.average = [p.detach().clone() for p in self.parameters] if config.optimizer.ema_decay else []
+        self.lagged = [p.detach().clone() for p in self.parameters] if method.forward_loss else []
+        if method.forward_loss and config.step_selection.kind != "ode":
+            raise InputError(f"step_selection.kind is {config.step_selection.kind}; {method.name} samples by ode")
         settings = config.optimizer
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -74,7 +77,7 @@ class Trainer:
         """Train from the newest checkpoint, if any, to the last iteration; ``on_row`` sees each row of train.csv."""
         found = checkpoint.checkpoints(self.folder)
         if found:
-            self.progress = checkpoint.load_checkpoint(found[-1], self.policy, self.optimizer, self.average)
+            self.progress = checkpoint.load_checkpoint(found[-1], self.policy, self.optimizer, self._copies())
         main = self.accelerator.is_main_process
         rows = RowLog(self.folder / "train.csv", self.progress.iteration) if main else None
         times = RowLog(self.folder / "timing.csv", self.progress.iteration) if main else None
@@ -100,7 +103,11 @@ class Trainer:
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:
-            checkpoint.save_checkpoint(self.folder, self.progress, self.policy, self.optimizer, self.average)
+            checkpoint.save_checkpoint(self.folder, self.progress, self.policy, self.optimizer, self._copies())
+
+    def _copies(self) -> dict[str, list[torch.Tensor]]:
+        """Weights that the run keeps beside the trained ones and needs to go on."""
+        return {"average": self.average, "lagged": self.lagged}
 
     def step(self) -> dict[str, float]:
         """One iteration: returns its row and moves ``progress`` on. Phase times are left in ``seconds``."""
@@ -170,9 +177,10 @@ class Trainer:
                 for t in torch.nonzero(plan.trained_T).flatten().tolist()
                 for a in range(first, first + share, micro_batch)
             ]
+            backward = self._backward_forward_process if self.method.forward_loss else self._backward
             for index, (t, rows) in enumerate(pairs):
                 with self.accelerator.no_sync(self.policy.network) if index + 1 < len(pairs) else nullcontext():
-                    self._backward(sampled, credit, plan, t, rows, condition.rows(rows), len(pairs), totals, first == 0)
+                    backward(sampled, credit, plan, t, rows, condition.rows(rows), len(pairs), totals, first == 0)
             norm = self.accelerator.clip_grad_norm_(self.parameters, config.optimizer.gradient_clip)
             totals["gradient_norm"] += float(norm)
             self.optimizer.step()
@@ -180,6 +188,9 @@ class Trainer:
             if self.average:
                 torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - config.optimizer.ema_decay)
         updates = config.optimizer.updates_per_iteration
+        if self.lagged:
+            decay = self.method.lag((self.progress.iteration + 1) * updates)
+            torch._foreach_lerp_(self.lagged, [p.detach() for p in self.parameters], 1 - decay)
         out = {k: v if k == "first_ratio_deviation" else v / updates for k, v in totals.items()}
         squared = sum(float((p.detach() - b).square().sum()) for p, b in zip(self.parameters, before))
         return out | {"update_norm": squared**0.5}
@@ -222,12 +233,33 @@ class Trainer:
         if first_update:
             totals["first_ratio_deviation"] = max(totals["first_ratio_deviation"], float((ratio_B - 1).abs().max()))
 
+    def _backward_forward_process(self, sampled, credit, plan, t, rows, condition, pairs, totals, first_update) -> None:
+        """Loss and gradient of one noise level of one micro-batch, for methods with a `forward_loss`."""
+        config, sigma_S, clean = self.config, self.sigma_S, sampled.latents_SB[-1, rows]
+        noisy = noised_at(self.policy, clean, sampled.seed_B[rows], t, sigma_S)
+        with torch.no_grad(), swapped(self.parameters, self.lagged):
+            old_velocity = velocity_at(self.policy, noisy, t, sigma_S, condition)
+        velocity = velocity_at(self.policy, noisy, t, sigma_S, condition)
+        advantage_B = credit.advantage_TB[t, rows].to(velocity)
+        limit = config.loss.advantage_clip
+        level = losses.Noised(clean, noisy, float(sigma_S[t]), velocity, old_velocity, advantage_B, limit)
+        loss_B = self.method.forward_loss(level)
+        if config.loss.kl_beta:
+            with torch.no_grad(), swapped(self.parameters, self.reference):
+                reference = velocity_at(self.policy, noisy, t, sigma_S, condition)
+            kl_B = (velocity - reference).square().flatten(1).mean(1)
+            loss_B = loss_B + config.loss.kl_beta * kl_B
+            totals["kl"] += float(kl_B.detach().mean()) / pairs
+        loss = (credit.step_weight_TB[t, rows].to(loss_B) * loss_B).mean() / pairs
+        self.accelerator.backward(loss)
+        totals["loss"] += float(loss.detach())
+
     # ---------------------------------------------------------------------------------------------------- counting
 
     def _count(self, samples: int, plan: StepPlan, extra: dict[str, int]) -> None:
-        """A forward pass of one sample at one step is 1, its backward 2 more; passes of reference and completions count too."""
+        """A forward pass of one sample at one step is 1, its backward 2 more; passes of other models and completions too."""
         trained = int(plan.trained_T.sum())
-        per_step = 3 + (1 if self.config.loss.kl_beta else 0)
+        per_step = 3 + bool(self.config.loss.kl_beta) + bool(self.lagged)
         world = self.accelerator.num_processes
         evaluations = len(plan.trained_T) + trained * per_step
         self.progress.network_evaluations += samples * evaluations * self.policy.forwards_per_velocity * world

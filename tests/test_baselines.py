@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from baselines import coca, dance_grpo, find_method, grpo_guard, tempflow_grpo
+from baselines import coca, dance_grpo, diffusion_nft, find_method, grpo_guard, tempflow_grpo
 from otca.config import TrainConfig
-from otca.losses import Transition, clipped_surrogate, surrogate
+from otca.errors import InputError
+from otca.losses import Noised, Transition, clipped_surrogate, surrogate
 from otca.methods import assign_credit
 from otca.trainer import Trainer
 from otca.types import Rollout, Scores
@@ -174,6 +175,74 @@ def test_dense_grpo_scores_increments_step_by_step():
     scores = dataclasses.replace(scores, process_reward_SBK=values_SB.unsqueeze(2))
     advantage_TB = credit_of("dense_grpo", rollout, scores).advantage_TB
     torch.testing.assert_close(advantage_TB[:, 0], torch.tensor([1.0, -1.0, 1.0]), rtol=1e-3, atol=0)
+
+
+def noised(velocity, old, advantage, clip=5.0):
+    """One sample, one dimension: clean 1, noisy 2 at σ = ½, so the right velocity is 2."""
+    value = torch.tensor([[1.0]])
+    return Noised(value, 2 * value, 0.5, torch.tensor([[velocity]]), torch.tensor([[old]]), torch.tensor([advantage]), clip)
+
+
+def test_diffusion_nft_by_hand():
+    """v = 3, v_old = 1, β = .1: v⁺ = 1.2, v⁻ = .8, x̂0 = 1.4 and 1.6, errors .16/.4 and .36/.6; A = 2.5 of 5: r = ¾."""
+    loss = diffusion_nft.forward_loss(noised(3.0, 1.0, 2.5))
+    torch.testing.assert_close(loss, torch.tensor([5 / 0.1 * (0.75 * 0.4 + 0.25 * 0.6)]))
+    best = diffusion_nft.forward_loss(noised(3.0, 1.0, 9.0))  # r is held at 1
+    torch.testing.assert_close(best, torch.tensor([5 / 0.1 * 0.4]))
+
+
+@pytest.mark.parametrize("advantage, sign", [(5.0, -1), (-5.0, 1), (0.0, 0)])
+def test_diffusion_nft_pulls_toward_good_samples_and_away_from_bad_ones(advantage, sign):
+    """At v = v_old = 1, below the right velocity 2: descent raises v for a good sample, lowers it for a bad one."""
+    level = noised(1.0, 1.0, advantage)
+    velocity = level.velocity.clone().requires_grad_()
+    loss = diffusion_nft.forward_loss(dataclasses.replace(level, velocity=velocity))
+    (gradient,) = torch.autograd.grad(loss.sum(), velocity)
+    assert float(gradient.sign()) == sign
+
+
+def test_diffusion_nft_lags_more_and_more():
+    assert [diffusion_nft.lag(n) for n in (1, 100, 500, 9999)] == [0.001, 0.1, 0.5, 0.5]
+
+
+def nft_settings(pipeline, **changes):
+    return TrainConfig.from_dotted(
+        find_method("diffusion_nft").settings
+        | {
+            "method": "diffusion_nft",
+            "policy.path": pipeline,
+            "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
+            "prompts_per_iteration": 2,
+            "group_size": 3,
+            "micro_batch": 3,
+            "iterations": 3,
+            "save_every": 1,
+            "sampler.steps": 4,
+        }
+        | changes
+    )
+
+
+def test_diffusion_nft_trains_counts_and_resumes(untrained_pipeline, tmp_path):
+    """Cost: T passes of sampling, then per level 3 of the policy, 1 each of lagging model and reference; resumes bit for bit."""
+    method = find_method("diffusion_nft")
+    whole = Trainer(nft_settings(untrained_pipeline), method, tmp_path / "whole")
+    whole.run()
+    rows = pd.read_csv(tmp_path / "whole" / "train.csv")
+    assert rows.notna().all(axis=None) and (rows["update_norm"] > 0).all() and (rows["clip_fraction"] == 0).all()
+    assert rows["network_evaluations"].iloc[0] == 6 * (4 + 4 * 5)
+    assert rows["kl"].iloc[0] == 0 and rows["kl"].iloc[2] > 0
+    Trainer(nft_settings(untrained_pipeline, iterations=1), method, tmp_path / "parts").run()
+    resumed = Trainer(nft_settings(untrained_pipeline), method, tmp_path / "parts")
+    resumed.run()
+    for a, b in ((whole.parameters, resumed.parameters), (whole.lagged, resumed.lagged)):
+        assert all(torch.equal(x, y) for x, y in zip(a, b))
+    assert not all(torch.equal(x, y) for x, y in zip(whole.parameters, whole.lagged))
+
+
+def test_diffusion_nft_refuses_noise(untrained_pipeline, tmp_path):
+    with pytest.raises(InputError, match="step_selection.kind is all; diffusion_nft samples by ode"):
+        Trainer(nft_settings(untrained_pipeline, **{"step_selection.kind": "all"}), find_method("diffusion_nft"), tmp_path)
 
 
 @pytest.mark.parametrize("name", RIVALS)
