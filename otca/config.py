@@ -124,6 +124,8 @@ class CreditConfig:
     """Process credit: ODE steps from a state to what is scored; 1 is the clean prediction, free; 0 all that are left."""
     process_states: int = 0
     """Process credit: how many states are scored, evenly spread; values in between are interpolated. 0 is all."""
+    sampled_steps: int = 0
+    """Train only so many steps of each sample, drawn by the size of their credit and weighted to be unbiased; 0 trains all."""
     match_rms: bool = False
     """Rescale the advantage to the RMS of static weighting, so that methods differ in direction only."""
 
@@ -132,7 +134,7 @@ class CreditConfig:
             raise InputError(f"credit.rho is {self.rho}; it must lie in [0, 1]")
         if not 0 <= self.process_decay <= 1:
             raise InputError(f"credit.process_decay is {self.process_decay}; it must lie in [0, 1]")
-        for name in ("process_completion", "process_states"):
+        for name in ("process_completion", "process_states", "sampled_steps"):
             _at_least(f"credit.{name}", getattr(self, name), 0)
         _positive("credit.tcd_epsilon", self.tcd_epsilon)
         _positive("credit.advantage_epsilon", self.advantage_epsilon)

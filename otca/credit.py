@@ -138,6 +138,39 @@ def process_advantage_TBK(
     return (centered_TBK / (rms_K + eps)).to(value_SBK.dtype)
 
 
+# ------------------------------------------------------------------ credit-sampled steps, beyond the paper [ours]
+
+
+def inclusion_TB(size_TB: torch.Tensor, count: int) -> torch.Tensor:
+    """Probability of each step to be trained: proportional to its size, at most 1, ``count`` in all for each sample, (T, B).
+
+    size_TB: (T, B) ≥ 0, 0 where a step cannot be trained. A sample with fewer steps of some size than ``count`` trains
+    them all.
+    """
+    size_TB = size_TB.double()
+    certain_TB = torch.zeros_like(size_TB, dtype=torch.bool)
+    while True:  # steps whose share exceeds 1 are certain; the others divide what is left
+        left_TB = torch.where(certain_TB, 0.0, size_TB)
+        rest_B = (count - certain_TB.sum(0)).clamp(min=0) / left_TB.sum(0).clamp(min=1e-300)
+        share_TB = torch.where(certain_TB, 1.0, left_TB * rest_B)
+        more_TB = (share_TB >= 1) & ~certain_TB & (size_TB > 0)
+        if not more_TB.any():
+            return share_TB
+        certain_TB |= more_TB
+
+
+def sampled_weights_TB(inclusion_TB: torch.Tensor, start_B: torch.Tensor) -> torch.Tensor:
+    """Systematic sampling: step t is drawn where the running sum of probabilities passes start + an integer, (T, B).
+
+    start_B in [0, 1). Drawn steps weigh 1/probability, the others 0, so that for a uniform start every weight of a step
+    with a positive probability averages 1: the gradient's expectation is that of training all steps.
+    """
+    passed_TB = torch.cumsum(inclusion_TB, dim=0) - start_B + 1e-12
+    before_TB = torch.cat([torch.zeros_like(passed_TB[:1]) - start_B + 1e-12, passed_TB[:-1]])
+    drawn_TB = torch.floor(passed_TB) > torch.floor(before_TB)
+    return torch.where(drawn_TB & (inclusion_TB > 0), 1 / inclusion_TB.clamp(min=1e-300), 0.0)
+
+
 # ------------------------------------------------------------------------------------------------------ equation (1)
 
 

@@ -148,14 +148,25 @@ def assign_credit(method: Method, rollout: Rollout, scores: Scores, config: Trai
         scale = credit.rms_ratio(advantage_TB, static_TB, trained_T)
         advantage_TB = advantage_TB * scale
     limit = config.loss.advantage_clip
+    clipped_TB = advantage_TB.clamp(-limit, limit)
     return Credit(
-        advantage_TB=advantage_TB.clamp(-limit, limit),
+        advantage_TB=clipped_TB,
         advantage_TBK=(scale * credit_TBK * advantage_BK).clamp(-limit, limit),
-        step_weight_TB=trained_T.to(advantage_TB).unsqueeze(1).expand_as(advantage_TB),
+        step_weight_TB=_step_weights_TB(clipped_TB, rollout, config.credit.sampled_steps),
         credit_TBK=credit_TBK,
         advantage_BK=advantage_BK,
         diagnostics=_diagnostics(credit_TBK, advantage_TB, zscore_BK, rollout, scores),
     )
+
+
+def _step_weights_TB(advantage_TB: torch.Tensor, rollout: Rollout, sampled_steps: int) -> torch.Tensor:
+    """1 at trained steps; or, of ``sampled_steps`` drawn ones a sample, their inverse probability. The draw is the seed's."""
+    trained_TB = rollout.trained_T.to(advantage_TB).unsqueeze(1).expand_as(advantage_TB)
+    if not sampled_steps:
+        return trained_TB
+    start_B = torch.tensor([seed % 2**53 / 2**53 for seed in rollout.seed_B], dtype=torch.float64)
+    inclusion_TB = credit.inclusion_TB(advantage_TB.abs() * trained_TB, sampled_steps)
+    return credit.sampled_weights_TB(inclusion_TB, start_B).to(advantage_TB)
 
 
 def _diagnostics(credit_TBK, advantage_TB, zscore_BK, rollout, scores) -> dict[str, float]:

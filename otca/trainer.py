@@ -139,7 +139,7 @@ class Trainer:
             credit = assign_credit(self.method, sampled, scores, config)
         with _timed(self.seconds, "update"):
             update = self._update(sampled, credit, plan)
-        self._count(len(batch.prompts), plan, extra)
+        self._count(credit, extra)
         values = {f"reward_{name}": r for name, r in zip(scores.names, scores.reward_BK.mean(0).tolist())}
         values |= {f"std_{name}": s for name, s in zip(scores.names, scores.reward_BK.std(0, correction=0).tolist())}
         values |= credit.diagnostics | update
@@ -165,22 +165,24 @@ class Trainer:
         """One pass over the samples: each optimizer step sees an equal share, every trained transition of it.
 
         Gradients accumulate over (transition, micro-batch) pairs, so memory does not grow with T. Micro-batches are
-        those of the rollout: before the first step of an iteration every ratio is exactly 1 in fp32.
+        those of the rollout: before the first step of an iteration every ratio is exactly 1 in fp32. Only where steps are
+        sampled (``credit.sampled_steps``) are they made anew, of the samples that train the step.
         """
         config, count, share, micro_batch = self.config, len(sampled.prompts), self.share, self.micro_batch
         condition = self.policy.encode([p.text for p in sampled.prompts])
         totals = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0, "gradient_norm": 0.0, "first_ratio_deviation": 0.0}
         before = [p.detach().clone() for p in self.parameters]
         for first in range(0, count, share):
-            pairs = [
-                (t, slice(a, a + micro_batch))
-                for t in torch.nonzero(plan.trained_T).flatten().tolist()
-                for a in range(first, first + share, micro_batch)
-            ]
+            steps, whole = torch.nonzero(plan.trained_T).flatten().tolist(), range(first, first + share)
+            pairs = [(t, slice(a, a + micro_batch)) for t in steps for a in whole[::micro_batch]]
+            full = len(pairs)
+            if config.credit.sampled_steps:
+                drawn = {t: first + torch.nonzero(credit.step_weight_TB[t, first : first + share]).flatten() for t in steps}
+                pairs = [(t, rows) for t in steps for rows in drawn[t].split(micro_batch) if len(rows)]
             backward = self._backward_forward_process if self.method.forward_loss else self._backward
             for index, (t, rows) in enumerate(pairs):
                 with self.accelerator.no_sync(self.policy.network) if index + 1 < len(pairs) else nullcontext():
-                    backward(sampled, credit, plan, t, rows, condition.rows(rows), len(pairs), totals, first == 0)
+                    backward(sampled, credit, plan, t, rows, condition.rows(rows), full, totals, first == 0)
             norm = self.accelerator.clip_grad_norm_(self.parameters, config.optimizer.gradient_clip)
             totals["gradient_norm"] += float(norm)
             self.optimizer.step()
@@ -225,7 +227,7 @@ class Trainer:
             kl_B = losses.kl_to_reference(mean, mean_ref, std, delta, config.loss.kl_scale)
             loss_B = loss_B + config.loss.kl_beta * kl_B
             totals["kl"] += float(kl_B.detach().mean()) / pairs
-        loss = (weight_B * loss_B).mean() / pairs
+        loss = (weight_B * loss_B).mean() * (len(loss_B) / self.micro_batch) / pairs
         self.accelerator.backward(loss)
         ratio_B = (log_prob_B.detach() - old_B).exp()
         totals["loss"] += float(loss.detach())
@@ -236,7 +238,7 @@ class Trainer:
     def _backward_forward_process(self, sampled, credit, plan, t, rows, condition, pairs, totals, first_update) -> None:
         """Loss and gradient of one noise level of one micro-batch, for methods with a `forward_loss`."""
         config, sigma_S, clean = self.config, self.sigma_S, sampled.latents_SB[-1, rows]
-        noisy = noised_at(self.policy, clean, sampled.seed_B[rows], t, sigma_S)
+        noisy = noised_at(self.policy, clean, [sampled.seed_B[i] for i in torch.arange(len(sampled.seed_B))[rows]], t, sigma_S)
         with torch.no_grad(), swapped(self.parameters, self.lagged):
             old_velocity = velocity_at(self.policy, noisy, t, sigma_S, condition)
         velocity = velocity_at(self.policy, noisy, t, sigma_S, condition)
@@ -250,19 +252,20 @@ class Trainer:
             kl_B = (velocity - reference).square().flatten(1).mean(1)
             loss_B = loss_B + config.loss.kl_beta * kl_B
             totals["kl"] += float(kl_B.detach().mean()) / pairs
-        loss = (credit.step_weight_TB[t, rows].to(loss_B) * loss_B).mean() / pairs
+        loss = (credit.step_weight_TB[t, rows].to(loss_B) * loss_B).mean() * (len(loss_B) / self.micro_batch) / pairs
         self.accelerator.backward(loss)
         totals["loss"] += float(loss.detach())
 
     # ---------------------------------------------------------------------------------------------------- counting
 
-    def _count(self, samples: int, plan: StepPlan, extra: dict[str, int]) -> None:
+    def _count(self, credit: Credit, extra: dict[str, int]) -> None:
         """A forward pass of one sample at one step is 1, its backward 2 more; passes of other models and completions too."""
-        trained = int(plan.trained_T.sum())
+        steps, samples = credit.advantage_TB.shape
+        trained = int((credit.step_weight_TB != 0).sum())
         per_step = 3 + bool(self.config.loss.kl_beta) + bool(self.lagged)
         world = self.accelerator.num_processes
-        evaluations = len(plan.trained_T) + trained * per_step
-        self.progress.network_evaluations += samples * evaluations * self.policy.forwards_per_velocity * world
+        evaluations = steps * samples + trained * per_step
+        self.progress.network_evaluations += evaluations * self.policy.forwards_per_velocity * world
         self.progress.reward_calls += samples * len(self.rewards) * world
         self.progress.network_evaluations += extra.get("network_evaluations", 0) * world
         self.progress.reward_calls += extra.get("reward_calls", 0) * world

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +178,29 @@ def test_rms_ratio_matches_and_leaves_zero_alone():
     scaled = a * credit.rms_ratio(a, b, trained_T)
     assert abs(credit.rms_over(scaled, trained_T) - credit.rms_over(b, trained_T)) < 1e-6
     assert credit.rms_ratio(torch.zeros(3, 6), b, trained_T) == 1
+
+
+def test_inclusion_is_proportional_and_capped():
+    """Sizes 1, 1, 2 and two steps: ½, ½, 1; sizes 8, 1, 1: the first is certain, the others share one."""
+    size_TB = torch.tensor([[1.0, 8.0, 0.0], [1.0, 1.0, 3.0], [2.0, 1.0, 0.0]])
+    expected = torch.tensor([[0.5, 1.0, 0.0], [0.5, 0.5, 1.0], [1.0, 0.5, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(credit.inclusion_TB(size_TB, 2), expected)
+
+
+@given(st.integers(2, 8), st.integers(1, 8), st.integers(0, 10**6))
+def test_sampled_steps_are_unbiased_by_enumeration(steps, count, seed):
+    """Over every interval of the start in which the draw is the same, weights average 1 and as many steps are drawn as asked."""
+    generator = torch.Generator().manual_seed(seed)
+    size_T1 = torch.rand(steps, 1, generator=generator) * (torch.rand(steps, 1, generator=generator) < 0.8)
+    inclusion = credit.inclusion_TB(size_T1, count)
+    possible = int((size_T1 > 0).sum())
+    assert inclusion.max() <= 1 and float(inclusion.sum()) == pytest.approx(min(count, possible), abs=1e-9)
+    edges = sorted({0.0, 1.0, *(torch.cumsum(inclusion[:, 0], 0) % 1).tolist()})
+    mean = torch.zeros(steps, dtype=torch.float64)
+    for low, high in pairwise(edges):
+        if high - low < 1e-9:  # rounding of equal sums
+            continue
+        weight = credit.sampled_weights_TB(inclusion, torch.tensor([(low + high) / 2], dtype=torch.float64))[:, 0]
+        assert int((weight > 0).sum()) == min(count, possible)
+        mean += (high - low) * weight
+    torch.testing.assert_close(mean, (size_T1[:, 0] > 0).double(), rtol=0, atol=1e-6)

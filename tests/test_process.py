@@ -130,3 +130,35 @@ def test_bad_settings_are_refused():
         CreditConfig(process_decay=1.5)
     with pytest.raises(InputError, match="credit.process_completion is -1"):
         CreditConfig(process_completion=-1)
+
+
+def sampled_run(pipeline, folder, count):
+    settings = {
+        "method": "otca",
+        "policy.path": pipeline,
+        "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
+        "prompts_per_iteration": 2,
+        "group_size": 4,
+        "micro_batch": 4,
+        "iterations": 2,
+        "sampler.steps": 6,
+        "credit.sampled_steps": count,
+    }
+    trainer = Trainer(TrainConfig.from_dotted(settings), METHODS["otca"], folder)
+    trainer.run()
+    return trainer, pd.read_csv(folder / "train.csv")
+
+
+def test_sampling_every_step_is_training_every_step(untrained_pipeline, tmp_path):
+    """Five of five steps: each is certain, weighs 1, and the run is the same bit for bit."""
+    whole, rows = sampled_run(untrained_pipeline, tmp_path / "whole", 0)
+    drawn, drawn_rows = sampled_run(untrained_pipeline, tmp_path / "drawn", 5)
+    assert rows.equals(drawn_rows)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters, drawn.parameters))
+
+
+def test_sampled_steps_cost_what_they_train(untrained_pipeline, tmp_path):
+    """Two of five steps of each of eight samples: six passes of sampling, then three for each of two steps."""
+    _, rows = sampled_run(untrained_pipeline, tmp_path, 2)
+    assert rows["network_evaluations"].tolist() == [8 * (6 + 2 * 3), 2 * 8 * (6 + 2 * 3)]
+    assert (rows["update_norm"] > 0).all() and (rows["first_ratio_deviation"] < 1e-5).all()
