@@ -149,7 +149,7 @@ def _run_policy(run: Path) -> PolicyConfig:
 # ------------------------------------------------------------------------------------------------------------- score
 
 
-OWN_REWARDS = {"images": ["alignment", "quality", "aesthetic"], "videos": ["vq", "mq", "ta"]}
+OWN_REWARDS = {"images": TrainConfig().rewards, "videos": presets.VIDEO["rewards"]}
 """What `score` measures unless told: the embedded tasks' rewards, where every prompt has a spec."""
 
 
@@ -182,9 +182,11 @@ def _score(argv: list[str]) -> None:
     from otca.files import writable_folder
 
     folder = given.images or given.videos
+    if not folder.is_dir():
+        raise InputError(f"folder {folder} not found; give a folder of images or videos")
     out = given.out or folder / "scores.csv"
-    rows = _score_images(given) if given.images else _score_videos(given)
     writable_folder(out.parent)
+    rows = _score_images(given) if given.images else _score_videos(given)
     write_rows(rows, out)
     numbers = rows.select_dtypes(["number", "bool"]).drop(columns=["sample", "frames", "fps", "height", "width"], errors="ignore")
     print(numbers.astype(float).agg(["mean", "std"]).T.to_string(float_format="%.4f"))
@@ -213,7 +215,7 @@ def _score_images(given):
 
 def _score_videos(given):
     from eval.metrics.alignment import VideoJudgeAccuracy
-    from eval.metrics.flow import DisFlow, RaftFlow
+    from eval.metrics.flow import load_flow
     from eval.metrics.motion import clip_encoder, dino_encoder, embedded_encoder
     from eval.score_videos import score_videos
     from otca.prompts import load_prompts
@@ -225,8 +227,7 @@ def _score_videos(given):
     if given.held_out and known:
         scorers.append(VideoJudgeAccuracy())
     encoders = [make(folder) for make, folder in ((dino_encoder, given.dino), (clip_encoder, given.clip)) if folder]
-    flow = RaftFlow(given.raft) if given.raft else DisFlow()
-    return score_videos(given.videos, given.prompts, flow, encoders or [embedded_encoder()], scorers)
+    return score_videos(given.videos, given.prompts, load_flow(given.raft), encoders or [embedded_encoder()], scorers)
 
 
 # ----------------------------------------------------------------------------------------------------------- parsing

@@ -58,6 +58,11 @@ def clipped_surrogate(log_prob, old_log_prob, advantage, clip_low: float, clip_h
     return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip_low, 1 + clip_high))
 
 
+def velocity_distance(velocity, velocity_ref) -> torch.Tensor:
+    """Mean squared distance of two velocities: (B,); the KL's place in losses over the forward process (DiffusionNFT)."""
+    return (velocity - velocity_ref).square().flatten(1).mean(1)
+
+
 def kl_to_reference(mean, mean_ref, std: float, delta: float, scale: str = "gaussian") -> torch.Tensor:
     """KL of N(mean, std²) from N(mean_ref, std²), averaged over latent dimensions: (B,), with gradient in ``mean``.
 

@@ -218,19 +218,14 @@ class Trainer:
             clip_low=low,
             clip_high=high,
         )
-        loss_B = self.method.loss(transition)
-        weight_B = credit.step_weight_TB[t, rows].to(log_prob_B)
+        loss_B, kl_B = self.method.loss(transition), None
         if config.loss.kl_beta:
             with torch.no_grad(), swapped(self.parameters, self.reference):
                 reference = velocity_at(self.policy, x, t, sigma_S, condition)
             mean_ref = transition_at(config.sampler, plan, t, sigma_S, x, reference, prev=prev)[2]
             kl_B = losses.kl_to_reference(mean, mean_ref, std, delta, config.loss.kl_scale)
-            loss_B = loss_B + config.loss.kl_beta * kl_B
-            totals["kl"] += float(kl_B.detach().mean()) / pairs
-        loss = (weight_B * loss_B).mean() * (len(loss_B) / self.micro_batch) / pairs
-        self.accelerator.backward(loss)
+        self._accumulate(loss_B, kl_B, credit.step_weight_TB[t, rows], pairs, totals)
         ratio_B = (log_prob_B.detach() - old_B).exp()
-        totals["loss"] += float(loss.detach())
         totals["clip_fraction"] += float(((ratio_B < 1 - low) | (ratio_B > 1 + high)).float().mean()) / pairs
         if first_update:
             totals["first_ratio_deviation"] = max(totals["first_ratio_deviation"], float((ratio_B - 1).abs().max()))
@@ -245,14 +240,19 @@ class Trainer:
         advantage_B = credit.advantage_TB[t, rows].to(velocity)
         limit = config.loss.advantage_clip
         level = losses.Noised(clean, noisy, float(sigma_S[t]), velocity, old_velocity, advantage_B, limit)
-        loss_B = self.method.forward_loss(level)
+        loss_B, kl_B = self.method.forward_loss(level), None
         if config.loss.kl_beta:
             with torch.no_grad(), swapped(self.parameters, self.reference):
                 reference = velocity_at(self.policy, noisy, t, sigma_S, condition)
-            kl_B = (velocity - reference).square().flatten(1).mean(1)
-            loss_B = loss_B + config.loss.kl_beta * kl_B
+            kl_B = losses.velocity_distance(velocity, reference)
+        self._accumulate(loss_B, kl_B, credit.step_weight_TB[t, rows], pairs, totals)
+
+    def _accumulate(self, loss_B, kl_B, weight_B, pairs, totals) -> None:
+        """Add one micro-batch's share of the gradient, KL included; ``pairs`` full micro-batches make a whole."""
+        if kl_B is not None:
+            loss_B = loss_B + self.config.loss.kl_beta * kl_B
             totals["kl"] += float(kl_B.detach().mean()) / pairs
-        loss = (credit.step_weight_TB[t, rows].to(loss_B) * loss_B).mean() * (len(loss_B) / self.micro_batch) / pairs
+        loss = (weight_B.to(loss_B) * loss_B).mean() * (len(loss_B) / self.micro_batch) / pairs
         self.accelerator.backward(loss)
         totals["loss"] += float(loss.detach())
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from eval.evaluate import score_items, write_rows
 from eval.generate import generate
-from eval.metrics.alignment import JudgeAccuracy, VideoJudgeAccuracy
+from eval.held_out import MEDIA
 from eval.plots import contact_sheet
 from otca.config import EvalConfig, PolicyConfig
 from otca.embedded import scenes, verifier, video_scenes, video_verifier
@@ -37,7 +37,7 @@ SEED = 606
 
 @dataclass(frozen=True)
 class Task:
-    """One embedded task: its rewards and skills, how it draws, and how its two judges and its autoencoder are asked.
+    """One embedded task: its rewards and skills, how it draws, and how its verifier and its autoencoder are asked.
 
     ``draw(prompts, rng)`` gives media of the prompts and media with one attribute changed, each (B, F, 3, H, W).
     """
@@ -47,7 +47,6 @@ class Task:
     prompts: Callable[..., list[Prompt]]
     draw: Callable[[list[Prompt], np.random.Generator], tuple[torch.Tensor, torch.Tensor]]
     verify: Callable[[np.ndarray, dict], bool]
-    judge: Callable[[], JudgeAccuracy | VideoJudgeAccuracy]
     rebuild: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]
     drawings: int
     samples: int
@@ -76,7 +75,6 @@ TASKS = {
         prompts=scenes.prompts,
         draw=draw_images,
         verify=lambda media, spec: verifier.satisfied(verifier.read(media[0]), spec),
-        judge=JudgeAccuracy,
         rebuild=lambda vae, media: torch.cat([reconstruct(vae, part) for part in media[:, 0].split(60)]).unsqueeze(1),
         drawings=1800,
         samples=1200,
@@ -87,7 +85,6 @@ TASKS = {
         prompts=video_scenes.prompts,
         draw=draw_clips,
         verify=lambda media, spec: video_verifier.satisfied(video_verifier.read(media), spec),
-        judge=VideoJudgeAccuracy,
         rebuild=reconstruct_clips,
         drawings=700,
         samples=700,
@@ -174,7 +171,7 @@ def main() -> None:
     args = parser.parse_args()
     if not args.render:
         task = TASKS[args.medium]
-        policy, judge = build_policy(PolicyConfig(path=f"embedded:{args.medium}")), task.judge()
+        policy, judge = build_policy(PolicyConfig(path=f"embedded:{args.medium}")), MEDIA[args.medium]().judge
         rows, media = base_rows(args.medium, task, policy, judge)
         rows += judge_rows(task, policy.pipeline.vae, judge)
         write_rows(pd.DataFrame(rows), FOLDER / f"{args.medium}.csv")

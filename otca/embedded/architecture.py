@@ -66,6 +66,22 @@ def build_tokenizer(vocabulary: list[str], max_length: int):
     )
 
 
+def t5_sizes(vocabulary_size: int) -> dict:
+    """Settings of a T5 (or UMT5) encoder of two layers of width 64, without dropout."""
+    return dict(
+        vocab_size=vocabulary_size,
+        d_model=TEXT_WIDTH,
+        d_kv=16,
+        d_ff=2 * TEXT_WIDTH,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
+        feed_forward_proj="gated-gelu",
+    )
+
+
 def build_text_encoders(vocabulary_size: int):
     """A CLIP text model (pooled vector) and a T5 encoder (token features), two layers of width 64 each."""
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
@@ -83,20 +99,7 @@ def build_text_encoders(vocabulary_size: int):
             eos_token_id=1,
         )
     )
-    t5 = T5EncoderModel(
-        T5Config(
-            vocab_size=vocabulary_size,
-            d_model=TEXT_WIDTH,
-            d_kv=16,
-            d_ff=2 * TEXT_WIDTH,
-            num_layers=2,
-            num_heads=4,
-            dropout_rate=0.0,
-            pad_token_id=0,
-            eos_token_id=1,
-            feed_forward_proj="gated-gelu",
-        )
-    )
+    t5 = T5EncoderModel(T5Config(**t5_sizes(vocabulary_size)))
     return clip, t5
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from otca.embedded.architecture import TEXT_WIDTH, build_tokenizer
+from otca.embedded.architecture import TEXT_WIDTH, build_tokenizer, t5_sizes
 from otca.embedded.video_scenes import vocabulary
 
 MAX_SEQUENCE_LENGTH = 20
@@ -49,20 +49,7 @@ def build_text_encoder(vocabulary_size: int):
     """A UMT5 encoder, two layers of width 64."""
     from transformers import UMT5Config, UMT5EncoderModel
 
-    return UMT5EncoderModel(
-        UMT5Config(
-            vocab_size=vocabulary_size,
-            d_model=TEXT_WIDTH,
-            d_kv=16,
-            d_ff=2 * TEXT_WIDTH,
-            num_layers=2,
-            num_heads=4,
-            dropout_rate=0.0,
-            pad_token_id=0,
-            eos_token_id=1,
-            feed_forward_proj="gated-gelu",
-        )
-    )
+    return UMT5EncoderModel(UMT5Config(**t5_sizes(vocabulary_size)))
 
 
 def build_pipeline(vae):

@@ -49,6 +49,13 @@ class Bank:
         return clean, torch.randn(clean.shape, generator=generator), sigma, torch.stack(rows)
 
 
+def draw_specs(specs: list[dict], shares: dict[str, float], rng: np.random.Generator, count: int) -> list[int]:
+    """Indices of ``count`` specs: a skill by its share, then any spec of the skill."""
+    by_skill = {skill: [i for i, spec in enumerate(specs) if spec["skill"] == skill] for skill in shares}
+    skills, share = list(shares), np.array(list(shares.values()), dtype=float)
+    return [int(rng.choice(by_skill[str(rng.choice(skills, p=share / share.sum()))])) for _ in range(count)]
+
+
 def stored_latents(path: Path, count: int, make: Callable[[int], tuple[torch.Tensor, list[int]]], batch: int = 64):
     """``count`` latents (fp16) and their specs, ``batch`` at a time by ``make(index of the batch)``; kept in ``path``.
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from otca.embedded import architecture
-from otca.embedded.scenes import LATTICE, SIZE, SKILLS, captions, draw_scene, render, split_specs
-from reproduce.pretrain.flow import Bank, stored_latents, tokenize
+from otca.embedded.scenes import LATTICE, SIZE, captions, draw_scene, render, split_specs
+from reproduce.pretrain.flow import Bank, draw_specs, stored_latents, tokenize
 
 SKILL_SHARES = {"single_object": 1, "two_objects": 2, "counting": 2, "colors": 1, "position": 2, "color_attr": 2}
 """How often each skill is trained on, relatively: two objects are learned more slowly than one."""
@@ -30,12 +30,10 @@ def image_bank(pipeline, folder: Path, count: int = 65536, seed: int = 0) -> Ban
     Writes shift and scale into the VAE's config, so that (z − shift)·scale has mean 0 and standard deviation 1.
     """
     specs, vae = train_specs(), pipeline.vae
-    by_skill = {skill: [i for i, s in enumerate(specs) if s["skill"] == skill] for skill in SKILLS}
-    share = np.array([SKILL_SHARES[skill] for skill in SKILLS], dtype=float)
     rng = np.random.default_rng([seed, 41])
 
     def make(_: int, batch: int = 64):
-        chosen = [int(rng.choice(by_skill[str(rng.choice(SKILLS, p=share / share.sum()))])) for _ in range(batch)]
+        chosen = draw_specs(specs, SKILL_SHARES, rng, batch)
         image = torch.from_numpy(np.stack([render(draw_scene(specs[i], rng, LATTICE)) for i in chosen]))
         return vae.encode(image * 2 - 1).latent_dist.mode(), chosen
 

@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 
 from eval.generate import generate
-from eval.metrics.alignment import JudgeAccuracy, VideoJudgeAccuracy
+from eval.held_out import MEDIA
 from otca.config import EvalConfig, PolicyConfig
 from otca.files import EMBEDDED, write_atomic, write_hashes
 from otca.policies.base import build_policy
 
-JUDGES = {"image": JudgeAccuracy, "video": VideoJudgeAccuracy}
 SAMPLES = 600
 """Validation prompts, one sample each, behind each accuracy."""
 
@@ -47,4 +46,4 @@ def accuracy(medium: str, pipeline: Path, guidance: float, notes: dict) -> float
     config = EvalConfig(source=f"embedded:{medium}/validation", prompts=SAMPLES, samples_per_prompt=1)
     policy = build_policy(PolicyConfig(path=str(pipeline), true_guidance=guidance, **notes))
     media, wanted = generate(policy, config, seed=0)
-    return round(JUDGES[medium]().score(media, wanted).mean().item(), 4)
+    return round(MEDIA[medium]().judge.score(media, wanted).mean().item(), 4)

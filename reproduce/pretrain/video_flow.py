@@ -9,8 +9,8 @@ import torch
 
 from otca.embedded.scenes import LATTICE
 from otca.embedded.video_architecture import MAX_SEQUENCE_LENGTH
-from otca.embedded.video_scenes import SKILLS, captions, draw_clip, render_clip, split_specs
-from reproduce.pretrain.flow import Bank, stored_latents, tokenize
+from otca.embedded.video_scenes import captions, draw_clip, render_clip, split_specs
+from reproduce.pretrain.flow import Bank, draw_specs, stored_latents, tokenize
 
 SKILL_SHARES = {"direction": 2, "speed": 2, "stop_and_go": 1, "turning": 2, "bouncing": 1, "scale": 1, "two_objects": 3}
 """How often each skill is trained on, relatively."""
@@ -28,12 +28,10 @@ def video_bank(pipeline, folder: Path, count: int = 16384, seed: int = 0) -> Ban
     Writes mean and standard deviation of each channel into the VAE's config.
     """
     specs, vae = train_specs(), pipeline.vae
-    by_skill = {skill: [i for i, s in enumerate(specs) if s["skill"] == skill] for skill in SKILLS}
-    share = np.array([SKILL_SHARES[skill] for skill in SKILLS], dtype=float)
 
     def make(index: int, batch: int = 64):
         rng = np.random.default_rng([seed, 43, index])
-        chosen = [int(rng.choice(by_skill[str(rng.choice(SKILLS, p=share / share.sum()))])) for _ in range(batch)]
+        chosen = draw_specs(specs, SKILL_SHARES, rng, batch)
         clip = np.stack([render_clip(draw_clip(specs[i], rng, LATTICE)) for i in chosen])
         clip_BCFHW = torch.from_numpy(clip).transpose(1, 2) * 2 - 1
         return torch.cat([vae.encode(part).latent_dist.mode() for part in clip_BCFHW.split(8)]), chosen
