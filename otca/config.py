@@ -122,6 +122,8 @@ class CreditConfig:
     """Process credit: λ of the generalised increments; 0 credits a step with its own, 1 with all that follow [ours]."""
     process_completion: int = 1
     """Process credit: ODE steps from a state to what is scored; 1 is the clean prediction, free; 0 all that are left."""
+    process_continuations: int = 0
+    """Process credit: value a state by the mean over so many stochastic continuations instead, a costly reference; 0 is off."""
     process_states: int = 0
     """Process credit: how many states are scored, evenly spread; values in between are interpolated. 0 is all."""
     sampled_steps: int = 0
@@ -134,7 +136,7 @@ class CreditConfig:
             raise InputError(f"credit.rho is {self.rho}; it must lie in [0, 1]")
         if not 0 <= self.process_decay <= 1:
             raise InputError(f"credit.process_decay is {self.process_decay}; it must lie in [0, 1]")
-        for name in ("process_completion", "process_states", "sampled_steps"):
+        for name in ("process_completion", "process_continuations", "process_states", "sampled_steps"):
             _at_least(f"credit.{name}", getattr(self, name), 0)
         _positive("credit.tcd_epsilon", self.tcd_epsilon)
         _positive("credit.advantage_epsilon", self.advantage_epsilon)

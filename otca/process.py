@@ -1,4 +1,4 @@
-"""What each state of a trajectory was worth: rewards of what the policy would make of it by ODE (process credit)."""
+"""What each state of a trajectory was worth: rewards of what the policy would make of it (process credit, METHOD §2.3)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from otca.config import CreditConfig
+from otca.config import CreditConfig, TrainConfig
 from otca.policies.base import Policy
 from otca.rewards.base import Reward, score_all
-from otca.rollout import velocity_at
+from otca.rollout import continued_from, velocity_at
 from otca.samplers import clean_prediction
 from otca.types import Rollout
 
@@ -31,35 +31,79 @@ def scored_states(steps: int, count: int) -> list[int]:
 
 @torch.no_grad()
 def process_values(
-    policy: Policy, sampled: Rollout, final_BK: torch.Tensor, rewards: list[Reward], settings: CreditConfig, micro_batch: int
+    policy: Policy, sampled: Rollout, final_BK: torch.Tensor, rewards: list[Reward], config: TrainConfig
 ) -> tuple[torch.Tensor, dict[str, int]]:
-    """Rewards (S, B, K) of the completions of each state, the last row the final rewards, and what they cost.
+    """Estimated rewards (S, B, K) of each state, the last row the final rewards, and what they cost.
 
-    The first ODE step uses the velocity that the rollout kept, so a completion of one step (the clean prediction) costs no
-    network evaluation. Costs: ``network_evaluations`` and ``reward_calls``, each media scored being decoded once.
-    Raises `RewardError` as any scoring does.
+    A state is worth the reward of its ODE completion, or the mean over ``credit.process_continuations`` stochastic ones.
+    The first step uses the velocity that the rollout kept, so a completion of one step (the clean prediction) costs no
+    network evaluation; a state whose completion is the trajectory itself takes the final reward and costs nothing.
+    Costs: ``network_evaluations`` and ``reward_calls``, each media scored being decoded once. Raises `RewardError` as any
+    scoring does.
     """
-    sigma_S, steps, count = sampled.sigma_S, len(sampled.sigma_S) - 1, len(sampled.prompts)
-    condition = policy.encode([p.text for p in sampled.prompts])
-    scored = scored_states(steps, settings.process_states)
-    values, passes = {steps: final_BK}, 0
-    for state in scored:
-        path = completion_path(state, steps, settings.process_completion)
-        passes += len(path) - 2
-        media = []
-        for first in range(0, count, micro_batch):
-            rows = slice(first, first + micro_batch)
-            x, velocity = sampled.latents_SB[state, rows], sampled.velocity_TB[state, rows]
-            for here, there in pairwise(path):
-                velocity = velocity if here == state else velocity_at(policy, x, here, sigma_S, condition.rows(rows))
-                x = clean_prediction(x, velocity, float(sigma_S[here] - sigma_S[there]))  # one Euler step
-            media.append(policy.decode(x))
-        values[state] = score_all(rewards, torch.cat(media), sampled.prompts).reward_BK
+    settings, steps, count = config.credit, len(sampled.sigma_S) - 1, len(sampled.prompts)
+    draws = settings.process_continuations
+    values, evaluations, scored = {steps: final_BK}, 0, 0
+    for state in scored_states(steps, settings.process_states):
+        if _is_settled(sampled, state, settings):
+            values[state] = final_BK
+        elif draws:
+            values[state] = continuation_rewards_NBK(policy, sampled, rewards, config, state, draws).mean(0)
+            evaluations += draws * (steps - state - 1)
+            scored += draws
+        else:
+            path = completion_path(state, steps, settings.process_completion)
+            values[state] = _completion_rewards_BK(policy, sampled, rewards, path, config.micro_batch)
+            evaluations += len(path) - 2
+            scored += 1
     costs = {
-        "network_evaluations": count * passes * policy.forwards_per_velocity,
-        "reward_calls": count * len(scored) * len(rewards),
+        "network_evaluations": count * evaluations * policy.forwards_per_velocity,
+        "reward_calls": count * scored * len(rewards),
     }
     return _interpolated(values, steps), costs
+
+
+@torch.no_grad()
+def continuation_rewards_NBK(
+    policy: Policy, sampled: Rollout, rewards: list[Reward], config: TrainConfig, state: int, draws: int
+) -> torch.Tensor:
+    """Rewards (N, B, K) of N stochastic continuations of each sample's state; their mean estimates its value (METHOD §2.3).
+
+    Draw n shares its noise among states. Raises `RewardError` as any scoring does.
+    """
+    condition = policy.encode([p.text for p in sampled.prompts])
+    out = []
+    for draw in range(draws):
+        media = []
+        for rows in _chunks(len(sampled.prompts), config.micro_batch):
+            latents = continued_from(policy, sampled, config.sampler, state, draw, rows, condition.rows(rows))
+            media.append(policy.decode(latents))
+        out.append(score_all(rewards, torch.cat(media), sampled.prompts).reward_BK)
+    return torch.stack(out)
+
+
+def _completion_rewards_BK(policy, sampled, rewards, path, micro_batch) -> torch.Tensor:
+    """Rewards of the ODE completions from state ``path[0]`` along the grid points of ``path``."""
+    condition, sigma_S = policy.encode([p.text for p in sampled.prompts]), sampled.sigma_S
+    media = []
+    for rows in _chunks(len(sampled.prompts), micro_batch):
+        x, velocity = sampled.latents_SB[path[0], rows], sampled.velocity_TB[path[0], rows]
+        for here, there in pairwise(path):
+            velocity = velocity if here == path[0] else velocity_at(policy, x, here, sigma_S, condition.rows(rows))
+            x = clean_prediction(x, velocity, float(sigma_S[here] - sigma_S[there]))  # one Euler step
+        media.append(policy.decode(x))
+    return score_all(rewards, torch.cat(media), sampled.prompts).reward_BK
+
+
+def _is_settled(sampled: Rollout, state: int, settings: CreditConfig) -> bool:
+    """Whether the trajectory went on from here without noise, along the very steps that the completion would take."""
+    left = len(sampled.sigma_S) - 1 - state
+    whole = bool(settings.process_continuations) or not 0 < settings.process_completion < left
+    return whole and not bool((sampled.std_T[state:] > 0).any())
+
+
+def _chunks(count: int, micro_batch: int) -> list[slice]:
+    return [slice(first, first + micro_batch) for first in range(0, count, micro_batch)]
 
 
 def _interpolated(values: dict[int, torch.Tensor], steps: int) -> torch.Tensor:

@@ -121,6 +121,22 @@ def noised_at(policy: Policy, clean, seed_B: list[int], t: int, sigma_S: torch.T
     return (1 - sigma) * clean + sigma * noise
 
 
+def continued_from(policy: Policy, sampled: Rollout, sampler: SamplerConfig, state: int, draw: int, rows: slice, condition):
+    """Final latents (B, …) when sampling goes on from a state with fresh noise, under the same plan of stochastic steps.
+
+    The noise of a step depends on the sample's seed, ``draw`` and the step alone, so continuations of neighbouring states
+    share it. The first step uses the velocity that the rollout kept.
+    """
+    plan = StepPlan(sampled.std_T > 0, sampled.trained_T)
+    x, velocity = sampled.latents_SB[state, rows], sampled.velocity_TB[state, rows]
+    for t in range(state, len(sampled.sigma_S) - 1):
+        if t > state:
+            velocity = velocity_at(policy, x, t, sampled.sigma_S, condition)
+        noise = policy.noise([_generator(seed, f"continuation {draw} step {t}") for seed in sampled.seed_B[rows]])
+        x = transition_at(sampler, plan, t, sampled.sigma_S, x, velocity, noise=noise)[0]
+    return x
+
+
 def velocity_at(policy: Policy, x, t: int, sigma_S: torch.Tensor, condition) -> torch.Tensor:
     """The policy's velocity at step t; rollout and update both come through here."""
     sigma_B = torch.full((len(x),), float(sigma_S[t]), dtype=torch.float32, device=x.device)

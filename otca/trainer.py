@@ -133,7 +133,7 @@ class Trainer:
         if "process" in needs:
             with _timed(self.seconds, "process"):
                 final_BK = scores.reward_BK
-                values, extra = process_values(self.policy, sampled, final_BK, self.rewards, config.credit, self.micro_batch)
+                values, extra = process_values(self.policy, sampled, final_BK, self.rewards, config)
                 scores = dataclasses.replace(scores, process_reward_SBK=values)
         with _timed(self.seconds, "credit"):
             credit = assign_credit(self.method, sampled, scores, config)

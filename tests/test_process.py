@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pandas as pd
 import pytest
 import torch
@@ -11,13 +13,14 @@ from otca.config import CreditConfig, PolicyConfig, SamplerConfig, TrainConfig
 from otca.errors import InputError
 from otca.methods import METHODS
 from otca.policies.base import build_policy
-from otca.process import completion_path, process_values, scored_states
-from otca.rollout import make_batch, rollout
+from otca.process import completion_path, continuation_rewards_NBK, process_values, scored_states
+from otca.rollout import continued_from, make_batch, rollout
 from otca.schedules import StepPlan, sigmas_S
 from otca.trainer import Trainer
 from otca.types import Prompt
 
 STEPS = 5
+SAMPLER = SamplerConfig(steps=STEPS)
 
 
 class Brightness:
@@ -38,33 +41,52 @@ def sampled(policy, stochastic):
     """Four samples of one prompt, by ODE or with noise at every step but the last."""
     plan = torch.arange(STEPS) < STEPS - 1 if stochastic else torch.zeros(STEPS, dtype=torch.bool)
     batch = make_batch([Prompt("a", "a red circle")], [0], 4, ("process",))
-    settings = SamplerConfig(steps=STEPS)
-    return rollout(policy, batch, settings, sigmas_S(STEPS, 3.0), StepPlan(plan, plan), 2, frozenset({"velocity"}))
+    return rollout(policy, batch, SAMPLER, sigmas_S(STEPS, 3.0), StepPlan(plan, plan), 2, frozenset({"velocity"}))
 
 
 def values(policy, record, **settings):
     final_BK = Brightness().score(record.media_BFCHW, None).unsqueeze(1)
-    out, costs = process_values(policy, record, final_BK, [Brightness()], CreditConfig(**settings), 2)
+    config = TrainConfig(sampler=SAMPLER, credit=CreditConfig(**settings), micro_batch=2)
+    out, costs = process_values(policy, record, final_BK, [Brightness()], config)
     return out, costs, final_BK
 
 
 def test_completing_an_ode_trajectory_changes_nothing(policy):
-    """Without noise the completion of every state is the trajectory itself: every value is the final reward."""
-    out, costs, final_BK = values(policy, sampled(policy, stochastic=False), process_completion=0)
+    """Without noise the completion of every state is the trajectory itself: every value is the final reward, for nothing."""
+    record = sampled(policy, stochastic=False)
+    out, costs, final_BK = values(policy, record, process_completion=0)
+    assert torch.equal(out, final_BK.expand(STEPS + 1, -1, -1)) and costs == {"network_evaluations": 0, "reward_calls": 0}
+    forked = dataclasses.replace(record, std_T=torch.ones(STEPS))  # had it been sampled with noise, completions would be made
+    out, costs, final_BK = values(policy, forked, process_completion=0)
     torch.testing.assert_close(out, final_BK.expand(STEPS + 1, -1, -1), rtol=0, atol=1e-5)
     assert costs == {"network_evaluations": 4 * (4 + 3 + 2 + 1), "reward_calls": 4 * STEPS}
 
 
 def test_one_step_is_the_clean_prediction_and_free(policy):
+    """The last transition is the clean prediction, so its state takes the final reward, unscored."""
     record = sampled(policy, stochastic=True)
     out, costs, final_BK = values(policy, record, process_completion=1)
-    assert costs == {"network_evaluations": 0, "reward_calls": 4 * STEPS}
+    assert costs == {"network_evaluations": 0, "reward_calls": 4 * (STEPS - 1)}
     for state, sigma in enumerate(record.sigma_S[:-1].tolist()):
         clean = record.latents_SB[state] - sigma * record.velocity_TB[state]
         expected = Brightness().score(policy.decode(clean), None)
         torch.testing.assert_close(out[state, :, 0], expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(out[-1], final_BK)
-    torch.testing.assert_close(out[-2], final_BK, rtol=0, atol=1e-5)  # the last transition is the clean prediction
+    assert torch.equal(out[-1], final_BK) and torch.equal(out[-2], final_BK)
+
+
+def test_continuations_average_fresh_noise(policy):
+    """State T − 2 has one noisy step left: its value is the mean over draws of the reward of the ODE step from there."""
+    record, draws = sampled(policy, stochastic=True), 3
+    out, costs, _ = values(policy, record, process_continuations=draws)
+    assert costs == {"network_evaluations": 4 * draws * (4 + 3 + 2 + 1), "reward_calls": 4 * draws * (STEPS - 1)}
+    state, every = STEPS - 2, slice(0, 4)
+    condition, config = policy.encode([p.text for p in record.prompts]), TrainConfig(sampler=SAMPLER, micro_batch=3)
+    ends = [continued_from(policy, record, SAMPLER, state, n, every, condition) for n in range(draws)]
+    mean_B = torch.stack([Brightness().score(policy.decode(end), None) for end in ends]).mean(0)
+    torch.testing.assert_close(out[state, :, 0], mean_B, rtol=0, atol=1e-5)
+    assert not torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], record.latents_SB[-1])
+    again_NBK = continuation_rewards_NBK(policy, record, [Brightness()], config, state, draws)  # another micro-batch
+    torch.testing.assert_close(again_NBK.mean(0), out[state], rtol=0, atol=1e-5)
 
 
 def test_states_in_between_are_interpolated(policy):
@@ -107,7 +129,7 @@ def test_process_advantages_are_centred_in_the_group_with_rms_one():
 
 @pytest.mark.parametrize("name", ["process_credit", "moca_step"])
 def test_process_methods_train_and_count_their_cost(untrained_pipeline, tmp_path, name):
-    """Six states scored for each of six samples and two rewards, beside the final one; no evaluation more than static."""
+    """Five states scored for each of six samples and two rewards, beside the final one; no evaluation more than static."""
     settings = {
         "method": name,
         "policy.path": untrained_pipeline,
@@ -121,7 +143,7 @@ def test_process_methods_train_and_count_their_cost(untrained_pipeline, tmp_path
     Trainer(TrainConfig.from_dotted(settings), METHODS[name], tmp_path).run()
     row = pd.read_csv(tmp_path / "train.csv").iloc[0]
     assert row.notna().all() and row["first_ratio_deviation"] == 0 and row["update_norm"] > 0
-    assert row["network_evaluations"] == 6 * (6 + 5 * 3) and row["reward_calls"] == 6 * 2 * 7
+    assert row["network_evaluations"] == 6 * (6 + 5 * 3) and row["reward_calls"] == 6 * 2 * 6
     assert pd.read_csv(tmp_path / "timing.csv")["process"].iloc[0] > 0
 
 
