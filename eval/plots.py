@@ -95,8 +95,8 @@ def learning_curves(frames: dict[str, list[pd.DataFrame]], names: list[str], pat
         axes[0].set_ylabel("mean reward of the training samples")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(len(frames), 2 * len(names)))
         figure.supxlabel(textwrap.fill(_caption(frames), int(17 * width)), fontsize=7.5, color="#555555")
-        _save(figure, Path(f"{path_stem}.png"))
-        _save(figure, Path(f"{path_stem}.svg"))
+        save_figure(figure, Path(f"{path_stem}.png"))
+        save_figure(figure, Path(f"{path_stem}.svg"))
 
 
 def sample_grid(
@@ -112,7 +112,7 @@ def sample_grid(
     rows of the judge's answers, mark a cell with a tick (right) or a cross (wrong); None leaves it unmarked.
     Raises ValueError if rows, labels or sizes disagree.
     """
-    _save(_grid_figure(images, row_labels, column_labels, verdicts), path, dpi=GRID_DPI)
+    save_figure(_grid_figure(images, row_labels, column_labels, verdicts), path, dpi=GRID_DPI)
 
 
 def clip_grid(
@@ -199,7 +199,7 @@ def _caption(frames: dict[str, list[pd.DataFrame]]) -> str:
     return f"Mean over seeds (n = {seeds}); band: lowest to highest seed; centred moving average over {SMOOTHING} iterations."
 
 
-def _save(figure: Figure, path: Path, **options) -> None:
+def save_figure(figure: Figure, path: Path, **options) -> None:
     """Write a figure atomically, in the format of its suffix and without date or version."""
     FigureCanvasAgg(figure)
     metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}

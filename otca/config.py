@@ -116,6 +116,8 @@ class CreditConfig:
     """TCD: weights of a sample average 1 over the trained steps [ours], or sum to 1."""
     tcd_latent: Literal["x_t", "x0_hat"] = "x_t"
     """TCD: measure progress on the states [reader], or on the clean predictions (as CoCA)."""
+    tcd_control: Literal["none", "permuted", "averaged"] = "none"
+    """TCD: what its weights know. "permuted" shuffles each sample's over its steps, "averaged" makes them a mere schedule."""
     advantage_epsilon: float = 1e-4
     """Added to a group's standard deviation."""
     process_decay: float = 0.0

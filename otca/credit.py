@@ -73,6 +73,15 @@ def tcd_weights_TB(
     return share_TB * int(trained_T.sum()) if normalise == "mean" else share_TB
 
 
+def permuted_TB(weights_TB: torch.Tensor, trained_T: torch.Tensor, seed_B: list[int]) -> torch.Tensor:
+    """A control: the weights of each sample in a random order of its trained steps, drawn from the sample's seed, (T, B)."""
+    out_TB, steps = weights_TB.clone(), torch.nonzero(trained_T).flatten()
+    for b, seed in enumerate(seed_B):
+        order = torch.randperm(len(steps), generator=torch.Generator().manual_seed(seed))
+        out_TB[steps, b] = weights_TB[steps[order], b]
+    return out_TB
+
+
 # ------------------------------------------------------------------- MOCA: multi-objective credit allocation, §2.2
 
 

@@ -68,6 +68,10 @@ def tcd_TB1(rollout: Rollout, config: TrainConfig) -> torch.Tensor:
     latents_SB = clean_states_SB(rollout) if config.credit.tcd_latent == "x0_hat" else rollout.latents_SB
     settings = config.credit
     weights_TB = credit.tcd_weights_TB(latents_SB, settings.tcd_epsilon, settings.tcd_normalise, rollout.trained_T)
+    if settings.tcd_control == "permuted":
+        weights_TB = credit.permuted_TB(weights_TB, rollout.trained_T, rollout.seed_B)
+    elif settings.tcd_control == "averaged":
+        weights_TB = weights_TB.mean(1, keepdim=True).expand_as(weights_TB)
     return weights_TB.cpu().unsqueeze(2)
 
 

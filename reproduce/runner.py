@@ -1,4 +1,4 @@
-"""Run the arms of a table: train what is missing, side by side, one process a core and one thread a process."""
+"""Run the arms of a table, and other tasks, side by side: one process a core and one thread a process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import sys
 import time
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -57,11 +59,25 @@ def run_arms(arms: list[Arm], root: Path, jobs: int) -> None:
     missing = [arm for arm in arms if not is_finished(root / arm.path)]
     if not missing:
         return
+    with _workers(jobs) as pool:
+        _watch({pool.submit(run_arm, arm, root): arm for arm in missing}, root)
+
+
+def run_tasks(tasks: Sequence[Callable[[], None]], jobs: int) -> None:
+    """Call independent, picklable tasks in ``jobs`` forked workers, with a progress bar; the first failure ends the command."""
+    with _workers(jobs) as pool:
+        futures = [pool.submit(task) for task in tasks]
+        for future in tqdm(as_completed(futures), total=len(futures), unit="task", file=sys.stdout, dynamic_ncols=True):
+            future.result()
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Forked workers of one thread each, stopped at once if the block fails."""
     fork = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(jobs, mp_context=fork, initializer=_one_thread) as pool:
-        futures = {pool.submit(run_arm, arm, root): arm for arm in missing}
         try:
-            _watch(futures, root)
+            yield pool
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():

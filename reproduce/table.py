@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from eval.tables import EQUAL_CALLS, build_table, clear_winners, collect, write_table
 from otca.errors import InputError, RewardError
 from otca.presets import SEEDS
@@ -22,12 +24,13 @@ COMPARISON = ("base", "uniform_grpo", "static_multi_reward", "otca_tcd", "otca_m
 class Table:
     """One table of the paper: ``name`` is its script and folder, ``metrics`` are its columns (empty = all of the runs).
 
-    ``primary`` is the metric of the table of differences; ``notes`` are printed below every tier's table.
+    ``primary`` is the metric of the table of differences; ``notes`` are printed below every tier's table. A table over
+    several ``media`` has a section and figures (``curves-<medium>.png``, …) for each.
     """
 
     name: str
     title: str
-    medium: str
+    media: tuple[str, ...]
     methods: tuple[str, ...]
     primary: str
     notes: tuple[str, ...]
@@ -35,25 +38,31 @@ class Table:
 
     def arms(self, tier: str) -> list[Arm]:
         """Every run of the table, seed by seed, so that an interrupted table has whole seeds."""
-        return [Arm(self.medium, tier, method, seed) for seed in range(SEEDS[tier]) for method in self.methods]
+        seeds = range(SEEDS[tier])
+        return [Arm(medium, tier, method, seed) for medium in self.media for seed in seeds for method in self.methods]
 
     def write(self, rows_root: Path, tier: str) -> Path:
         """Table and figures from the runs below ``rows_root``; returns the folder written."""
         folder = rows_root / self.name / tier
-        rows = collect(rows_root, self.medium, tier, self.methods)
-        if self.metrics:
-            rows = rows[rows["metric"].isin(self.metrics)]
-        table = build_table(rows, medium=self.medium)
+        tables, winners = [], {}
+        for medium in self.media:
+            rows = collect(rows_root, medium, tier, self.methods)
+            if self.metrics:
+                rows = rows[rows["metric"].isin(self.metrics)]
+            tables.append(build_table(rows, medium=medium))
+            winners |= clear_winners(rows, EQUAL_CALLS, medium)
+            suffix = f"-{medium}" if len(self.media) > 1 else ""
+            draw_figures(rows_root, medium, tier, self.methods, folder, suffix)
         notes = [*_seed_notes(SEEDS[tier]), *self.notes]
-        write_table(table, folder, f"{self.title} ({tier} tier)", notes, clear_winners(rows, EQUAL_CALLS), self.primary)
-        draw_figures(rows_root, self.medium, tier, self.methods, folder)
+        write_table(pd.concat(tables), folder, f"{self.title} ({tier} tier)", notes, winners, self.primary)
         return folder
 
     def render(self, tier: str) -> Path:
         """Published rows → published table, figures and README block."""
         folder = self.write(Path("results"), tier)
         update_readme(f"{self.name}-{tier}", (folder / "table.md").read_text())
-        update_readme(f"cost-{self.medium}-{tier}", cost_line(Path("results") / self.medium / tier / "cost.csv"))
+        for medium in self.media:
+            update_readme(f"cost-{medium}-{tier}", cost_line(Path("results") / medium / tier / "cost.csv"))
         return folder
 
     def reproduce(self, tier: str, jobs: int) -> Path:

@@ -15,7 +15,7 @@ from reproduce.table import COMPARISON, Table
 TABLE = Table(
     name="table1",
     title="Table 1: image",
-    medium="image",
+    media=("image",),
     methods=COMPARISON,
     primary="accuracy",
     notes=(

@@ -16,7 +16,7 @@ from reproduce.table import COMPARISON, Table
 TABLE = Table(
     name="table2",
     title="Table 2: video",
-    medium="video",
+    media=("video",),
     methods=COMPARISON,
     primary="accuracy",
     metrics=(

@@ -15,7 +15,7 @@ from reproduce.table import COMPARISON, Table
 TABLE = Table(
     name="table3",
     title="Table 3: motion",
-    medium="video",
+    media=("video",),
     methods=COMPARISON,
     primary="dynamic_degree_dis",
     metrics=(

@@ -99,6 +99,17 @@ def test_tcd_untrained_steps_get_nothing():
     torch.testing.assert_close(out.sum(0), torch.full((3,), 3.0))
 
 
+def test_permuted_weights_stay_with_their_sample_and_its_trained_steps():
+    """Each sample keeps its weights, in another order, the same for the same seed; the untrained step stays 0."""
+    trained_T = torch.tensor([True, True, True, False, True])
+    weights_TB = torch.rand(5, 40, generator=torch.Generator().manual_seed(0)) * trained_T.unsqueeze(1)
+    shuffled_TB = credit.permuted_TB(weights_TB, trained_T, list(range(40)))
+    assert torch.equal(shuffled_TB.sort(0).values, weights_TB.sort(0).values) and not shuffled_TB[3].any()
+    assert torch.equal(shuffled_TB, credit.permuted_TB(weights_TB, trained_T, list(range(40))))
+    stayed_TB = (shuffled_TB == weights_TB)[trained_T]
+    assert 0.1 < stayed_TB.float().mean() < 0.4  # a quarter on average
+
+
 def test_tcd_ignores_scale():
     """Cosines do not see the length of a state."""
     latents_SB = torch.randn(5, 2, 8, generator=torch.Generator().manual_seed(2))

@@ -149,9 +149,9 @@ def test_bad_rows_are_named():
 
 def test_clear_winner_needs_an_interval_that_excludes_zero():
     clear = {"static_multi_reward": [0.40, 0.50, 0.60], "otca": [0.61, 0.70, 0.81], "base": [0.1, 0.1, 0.1]}
-    assert clear_winners(make_rows(clear), "b") == {("b", "accuracy"): "otca"}
+    assert clear_winners(make_rows(clear), "b") == {("image", "b", "accuracy"): "otca"}
     assert clear_winners(make_rows(clear | {"uniform_grpo": [0.6, 0.72, 0.79]}), "b") == {}
-    assert clear_winners(make_rows(clear, "kernel_distance"), "b") == {("b", "kernel_distance"): "base"}
+    assert clear_winners(make_rows(clear, "kernel_distance"), "b", "video") == {("video", "b", "kernel_distance"): "base"}
     assert clear_winners(make_rows({"otca": [0.5, 0.6]}), "b") == {}
 
 

@@ -1,0 +1,37 @@
+"""Figures of credit: how its size runs over the noise level, the truth beneath it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from eval.plots import STYLE, method_styles, save_figure
+
+
+def credit_profiles(profiles: Mapping[str, np.ndarray], sigma_T: np.ndarray, names: Sequence[str], path_stem: Path) -> None:
+    """One panel an objective: size of credit over the noise level; writes ``<path_stem>.png`` and ``.svg``.
+
+    profiles: "truth" and methods → (R, T, K) root mean squares scaled to 1 over the steps, row 0 the estimate, the others
+    bootstrap resamples, from which the band of the truth is drawn. Noise falls from left to right, as sampling runs.
+    """
+    styles = method_styles([method for method in profiles if method != "truth"])
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.4 * len(names) + 0.3, 3.5), layout="constrained")
+        axes = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
+        for k, (axis, name) in enumerate(zip(axes, names)):
+            truth_RT = profiles["truth"][:, :, k]
+            low, high = np.nanpercentile(truth_RT[1:], [2.5, 97.5], axis=0)
+            axis.fill_between(sigma_T, low, high, color="#000000", alpha=0.18, linewidth=0)
+            axis.plot(sigma_T, truth_RT[0], color="#000000", linewidth=2.4, label="truth")
+            for method, (color, line) in styles.items():
+                axis.plot(sigma_T, profiles[method][0, :, k], color=color, linestyle=line, label=method)
+            axis.invert_xaxis()
+            axis.set(title=name, xlabel="noise level σ of the step's state", ylim=(0, None))
+        axes[0].set_ylabel("size of credit (RMS over steps = 1)")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(7, len(profiles)))
+        save_figure(figure, Path(f"{path_stem}.png"))
+        save_figure(figure, Path(f"{path_stem}.svg"))

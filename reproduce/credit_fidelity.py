@@ -1,0 +1,216 @@
+"""Does a method credit the right steps? Credits of every method against Monte-Carlo truth (METHOD §2.3).
+
+    python -m reproduce.credit_fidelity --medium image            train, sample and measure what is missing, write results
+    python -m reproduce.credit_fidelity --medium image --render   rebuild tables and figures from the published cells alone
+
+Every method reads the same recorded trajectories, so they differ in credit alone; settings that change the sampling do not act.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from baselines import find_method
+from eval.evaluate import write_rows
+from eval.fidelity import (
+    AXES,
+    Truth,
+    correlations_RK,
+    interval,
+    luck_RK,
+    profile_RTK,
+    reliability_RK,
+    resampled_counts,
+    truth_of,
+    wasted_RK,
+    worthless_TBK,
+)
+from eval.plot_credit import credit_profiles
+from otca.config import TrainConfig
+from otca.errors import InputError
+from otca.files import write_atomic
+from otca.types import Rollout, Scores
+from reproduce.readme import update_readme
+from reproduce.truth import STAGES, STUDIES, Study, load_draws, load_trajectories
+
+FOLDER = Path("results/credit_fidelity")
+RESAMPLES = 2000
+
+READINGS: dict[str, tuple[str, dict[str, object]]] = {
+    "uniform_grpo": ("uniform_grpo", {}),
+    "static_multi_reward": ("static_multi_reward", {}),
+    "otca_tcd": ("otca_tcd", {}),
+    "otca_tcd@x0_hat": ("otca_tcd", {"tcd_latent": "x0_hat"}),
+    "otca_tcd@epsilon.01": ("otca_tcd", {"tcd_epsilon": 1e-2}),
+    "otca_tcd@epsilon.1": ("otca_tcd", {"tcd_epsilon": 0.1}),
+    "otca_tcd@permuted": ("otca_tcd", {"tcd_control": "permuted"}),
+    "otca_tcd@averaged": ("otca_tcd", {"tcd_control": "averaged"}),
+    "tempflow_grpo": ("tempflow_grpo", {}),
+    "coca": ("coca", {}),
+    "gdpo": ("gdpo", {}),
+    "otca_moca": ("otca_moca", {}),
+    "otca_moca@rho0": ("otca_moca", {"rho": 0.0}),
+    "otca": ("otca", {}),
+    "dense_grpo": ("dense_grpo", {"process_completion": 0}),
+    "process_credit": ("process_credit", {}),
+    "process_credit@decay.5": ("process_credit", {"process_decay": 0.5}),
+    "process_credit@decay1": ("process_credit", {"process_decay": 1.0}),
+    "process_credit@completion2": ("process_credit", {"process_completion": 2}),
+    "process_credit@completion3": ("process_credit", {"process_completion": 3}),
+    "moca_step": ("moca_step", {}),
+}
+"""What is compared: name → method and credit settings. Weights that differ by a factor alone (TCD's ``sum``) agree alike."""
+
+DRAWN = ("static_multi_reward", "otca_tcd", "tempflow_grpo", "coca", "dense_grpo", "process_credit")
+"""The readings whose profiles are drawn."""
+
+
+def credit_TBK(reading: str, config: TrainConfig, sampled: Rollout, scores: dict[int, Scores]) -> np.ndarray:
+    """Signed credit · advantage of a reading at the trained steps, one column an objective (fused ones repeat)."""
+    name, settings = READINGS[reading]
+    config = dataclasses.replace(config, credit=dataclasses.replace(config.credit, **settings))
+    factors = find_method(name).assign(sampled, scores[config.credit.process_completion], config)
+    product_TBK = (factors[0] * factors[1])[sampled.trained_T].numpy()
+    return np.broadcast_to(product_TBK, (*product_TBK.shape[:2], len(config.rewards)))
+
+
+def measure(study: Study) -> None:
+    """Write the study's cells and stages to results: truth, its error and every credit, one row a (step, sample, objective)."""
+    config = study.sampling
+    for stage in STAGES:
+        sampled, scores = load_trajectories(study, stage)
+        final_BK = scores[1].reward_BK.numpy()
+        truth = truth_of(load_draws(study, stage).numpy(), final_BK)
+        shape = truth.increment_TBK.shape
+        step, sample, objective = (axis.ravel() for axis in np.indices(shape))
+        columns = {
+            "group": sampled.group_B.numpy()[sample],
+            "sample": sample,
+            "step": step,
+            "sigma": sampled.sigma_S.numpy()[step],
+            "objective": np.array(config.rewards)[objective],
+            "truth": truth.increment_TBK.ravel(),
+            "error": truth.error_TBK.ravel(),
+        }
+        columns |= {reading: credit_TBK(reading, config, sampled, scores).ravel() for reading in READINGS}
+        write_rows(pd.DataFrame(columns), FOLDER / study.medium / f"{stage}-cells.csv.gz")
+        sample, objective = (axis.ravel() for axis in np.indices(final_BK.shape))
+        values = {"final": final_BK.ravel(), "start": truth.start_BK.ravel(), "start_error": truth.start_error_BK.ravel()}
+        names = {"sample": sample, "objective": np.array(config.rewards)[objective]}
+        write_rows(pd.DataFrame(names | values), FOLDER / study.medium / f"{stage}-samples.csv.gz")
+
+
+def render(medium: str) -> Path:
+    """Published cells → fidelity.csv (all media), stages.csv, fidelity.md and the profile figures."""
+    fidelity, stages = [], []
+    for stage in STAGES:
+        cells, truth, credits, group_B, names = read_cells(FOLDER / medium, stage)
+        counts_RP = resampled_counts(len(np.unique(group_B)), RESAMPLES)
+        reliability = reliability_RK(truth, group_B, counts_RP)
+        luck, worthless = luck_RK(truth, group_B, counts_RP), worthless_TBK(truth, group_B)
+        for k, name in enumerate(names):
+            stages.append(
+                {"medium": medium, "stage": stage, "objective": name, "trajectories": len(group_B), "groups": counts_RP.shape[1]}
+                | {"reward_sd": truth.final_BK[:, k].std(), "reliability": reliability[0, k]}
+                | {"reliability_se": reliability[1:, k].std(), "luck": luck[0, k], "luck_se": luck[1:, k].std()}
+                | {"worthless_cells": worthless[:, :, k].mean()}
+            )
+        for reading, credit in credits.items():
+            resampled = {axis: correlations_RK(credit, truth, group_B, counts_RP, axis) for axis in AXES}
+            resampled["worthless_share"] = wasted_RK(credit, truth, group_B, counts_RP)
+            for axis, value_RK in resampled.items():
+                for k, name in enumerate(names):
+                    row = (medium, stage, reading, name, axis, *interval(value_RK[:, k]), reliability[0, k])
+                    fidelity.append(row)
+        sigma_T = cells.groupby("step")["sigma"].first().to_numpy()
+        profiles = {"truth": profile_RTK(truth.increment_TBK, group_B, counts_RP, truth.error_TBK)}
+        profiles |= {reading: profile_RTK(credits[reading], group_B, counts_RP) for reading in DRAWN}
+        credit_profiles(profiles, sigma_T, names, FOLDER / medium / f"{stage}-profiles")
+    columns = ["medium", "stage", "method", "objective", "axis", "correlation", "ci_low", "ci_high", "reliability"]
+    fidelity, stages = pd.DataFrame(fidelity, columns=columns), pd.DataFrame(stages)
+    write_rows(stages, FOLDER / medium / "stages.csv")
+    text = report(fidelity, stages)
+    write_atomic(FOLDER / medium / "fidelity.md", text)
+    update_readme(f"fidelity-{medium}", text)
+    path = FOLDER / "fidelity.csv"
+    if path.exists():
+        others = pd.read_csv(path)
+        fidelity = pd.concat([others[others["medium"] != medium], fidelity]).sort_values("medium", kind="stable")
+    write_rows(fidelity, path)
+    return FOLDER / medium
+
+
+def read_cells(folder: Path, stage: str) -> tuple[pd.DataFrame, Truth, dict[str, np.ndarray], np.ndarray, list[str]]:
+    """Published cells as arrays: the rows, the truth, each reading's credit, the groups, and the objectives' names."""
+    path = folder / f"{stage}-cells.csv.gz"
+    if not path.is_file():
+        raise InputError(f"{path} not found; make it with python -m reproduce.credit_fidelity --medium {folder.name}")
+    cells, samples = pd.read_csv(path), pd.read_csv(folder / f"{stage}-samples.csv.gz")
+    names = list(dict.fromkeys(cells["objective"]))
+    shape = (cells["step"].nunique(), cells["sample"].nunique(), len(names))
+    arrays = {column: cells[column].to_numpy().reshape(shape) for column in ("truth", "error", *READINGS)}
+    of_samples = [samples[column].to_numpy().reshape(shape[1:]) for column in ("start", "start_error", "final")]
+    truth = Truth(arrays.pop("truth"), arrays.pop("error"), *of_samples)
+    group_B = cells[cells["step"] == 0].groupby("sample")["group"].first().to_numpy()
+    return cells, truth, arrays, group_B, names
+
+
+def report(fidelity: pd.DataFrame, stages: pd.DataFrame) -> str:
+    """Tables of a medium: how good the truth is, then correlations on each axis, averaged over the stages' estimates."""
+    lines = ["# Credit fidelity", "", "| Stage | Objective | Reliability (SE) | Luck of the initial noise | Worthless cells |"]
+    lines.append("| --- | --- | ---: | ---: | ---: |")
+    for row in stages.itertuples():
+        quality = f"{row.reliability:.2f} ({row.reliability_se:.2f}) | {row.luck:.2f} | {row.worthless_cells:.2f}"
+        lines.append(f"| {row.stage} | {row.objective} | {quality} |")
+    names = list(dict.fromkeys(stages["objective"]))
+    for axis in (*AXES, "worthless_share"):
+        title = "Share of credit on worthless cells" if axis == "worthless_share" else f"Correlation with the truth: {axis}"
+        heads = [f"{stage}, {name}" for stage in STAGES for name in names]
+        lines += ["", f"## {title}", "", f"| Method | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
+        part = fidelity[fidelity["axis"] == axis].set_index(["method", "stage", "objective"])
+        for reading in READINGS:
+            values = [part.loc[(reading, stage, name)] for stage in STAGES for name in names]
+            lines.append(f"| {reading} | {' | '.join(_cell(value) for value in values)} |".replace("_", "\\_"))
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: pd.Series) -> str:
+    if not np.isfinite(value["correlation"]):
+        return "–"
+    return f"{value['correlation']:.2f} [{value['ci_low']:.2f}, {value['ci_high']:.2f}]".replace("-", "−")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, measure, render; exit code 2 with one line where the input cannot be used."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduce.credit_fidelity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--medium", choices=tuple(STUDIES), default="image", help="which task (default: image)")
+    parser.add_argument("--render", action="store_true", help="only rebuild tables and figures from published cells")
+    parser.add_argument("--jobs", type=int, default=0, help="tasks side by side (default: one a core; one with a GPU)")
+    args = parser.parse_args(argv)
+    try:
+        if not args.render:
+            from reproduce.runner import default_jobs, run_tasks
+            from reproduce.truth import tasks
+
+            for independent in tasks(STUDIES[args.medium]):
+                run_tasks(independent, args.jobs or default_jobs())
+            measure(STUDIES[args.medium])
+        folder = render(args.medium)
+    except InputError as error:
+        print(f"credit_fidelity: error: {error}", file=sys.stderr)
+        return 2
+    print((folder / "fidelity.md").read_text())
+    print(f"written: {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Trajectories of a study of credit, and the Monte-Carlo truth about each of their steps (METHOD §2.3); resumable.
+
+A study's model is trained by static multi-reward GRPO on a seed of its own and looked at before, halfway and at the end.
+Everything lies in ``runs/credit_fidelity/<medium>/``: ``train/``, then per stage ``trajectories.safetensors`` and one file of
+continuations a state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from baselines import find_method
+from otca import checkpoint, presets, schedules
+from otca.config import TrainConfig
+from otca.policies.base import Policy, build_policy
+from otca.process import continuation_rewards_NBK, process_values
+from otca.prompts import load_prompts, prompt_order
+from otca.rewards.base import build_reward, score_all
+from otca.rollout import Batch, make_batch, rollout
+from otca.trainer import Trainer
+from otca.types import Rollout, Scores
+
+STAGES = ("base", "half", "end")
+TRAINED_BY, SEED = "static_multi_reward", 300
+"""What trains the studied model, on a seed that no table uses."""
+COMPLETIONS = (1, 2, 3, 0)
+"""Lengths of ODE completions whose rewards are kept beside the truth, for the credits that read them (0 = to the end)."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """``prompts`` groups of ``group_size`` trajectories of ``steps`` transitions; ``draws`` continuations of each state."""
+
+    medium: str
+    prompts: int
+    group_size: int
+    steps: int
+    draws: int
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return Path("runs/credit_fidelity") / self.medium
+
+    @property
+    def config(self) -> TrainConfig:
+        """Settings of the run that trains the model."""
+        config = presets.train_config(f"{self.medium}/quick", TRAINED_BY, {}, SEED)
+        return dataclasses.replace(config, save_every=config.iterations // 2)
+
+    @property
+    def sampling(self) -> TrainConfig:
+        """The same with the study's own number of steps."""
+        config = self.config
+        return dataclasses.replace(config, sampler=dataclasses.replace(config.sampler, steps=self.steps))
+
+    @property
+    def states(self) -> range:
+        """States whose future is uncertain: all but the last two, between which lies the noiseless step."""
+        return range(self.steps - 1)
+
+
+STUDIES = {study.medium: study for study in (Study("image", 32, 8, 10, 24), Study("video", 16, 8, 8, 24))}
+
+
+def train(study: Study) -> None:
+    """Train the studied model; its checkpoints halfway and at the end are kept."""
+    Trainer(study.config, find_method(TRAINED_BY), study.folder / "train").run()
+
+
+def stage_policy(study: Study, stage: str) -> Policy:
+    """The model as it is at a stage."""
+    policy = build_policy(study.config.policy)
+    if stage != "base":
+        policy.load(checkpoint.checkpoints(study.folder / "train")[STAGES.index(stage) - 1])
+    return policy
+
+
+def batch_of(study: Study, stage: str) -> Batch:
+    """The study's samples: training prompts, with noise of their own at every stage."""
+    prompts = load_prompts(study.config.prompts)
+    chosen = [prompts[i] for i in prompt_order(len(prompts), SEED, 0, study.prompts)]
+    return make_batch(chosen, list(range(study.prompts)), study.group_size, ("credit fidelity", SEED, stage))
+
+
+@torch.no_grad()
+def sample(study: Study, stage: str) -> None:
+    """Write ``trajectories.safetensors``: latents, velocities, rewards, and rewards of completions of every state."""
+    path = study.folder / stage / "trajectories.safetensors"
+    if path.exists():
+        return
+    config, policy = study.sampling, stage_policy(study, stage)
+    rewards = [build_reward(name) for name in config.rewards]
+    steps = study.steps
+    plan = schedules.StepPlan(*(torch.arange(steps) < steps - 1 for _ in range(2)))
+    sigma_S = schedules.sigmas_S(steps, config.sampler.shift)
+    keep = frozenset({"velocity"})
+    sampled = rollout(policy, batch_of(study, stage), config.sampler, sigma_S, plan, config.micro_batch, keep)
+    final_BK = score_all(rewards, sampled.media_BFCHW, sampled.prompts).reward_BK
+    tensors = {name: getattr(sampled, name) for name in ("latents_SB", "velocity_TB", "log_prob_TB", "std_T", "sigma_S")}
+    tensors |= {"trained_T": sampled.trained_T, "final_BK": final_BK}
+    for length in COMPLETIONS:
+        settings = dataclasses.replace(config, credit=dataclasses.replace(config.credit, process_completion=length))
+        tensors[f"completion{length}_SBK"], _ = process_values(policy, sampled, final_BK, rewards, settings)
+    _save(tensors, path)
+
+
+def continue_state(study: Study, stage: str, state: int) -> None:
+    """Write the rewards (N, B, K) of the continuations of one state of every trajectory."""
+    path = study.folder / stage / f"continuations_{state:02d}.safetensors"
+    if path.exists():
+        return
+    config, policy = study.sampling, stage_policy(study, stage)
+    rewards = [build_reward(name) for name in config.rewards]
+    sampled, _ = load_trajectories(study, stage)
+    _save({"draws_NBK": continuation_rewards_NBK(policy, sampled, rewards, config, state, study.draws)}, path)
+
+
+def load_trajectories(study: Study, stage: str) -> tuple[Rollout, dict[int, Scores]]:
+    """The sampled trajectories, and their scores with the values of each length of completion."""
+    tensors = load_file(study.folder / stage / "trajectories.safetensors")
+    batch = batch_of(study, stage)
+    values = {length: tensors.pop(f"completion{length}_SBK") for length in COMPLETIONS}
+    final_BK = tensors.pop("final_BK")
+    media = torch.empty(len(batch.prompts), 0)  # what is scored already is not kept
+    sampled = Rollout(**tensors, media_BFCHW=media, prompts=batch.prompts, group_B=batch.group_B, seed_B=batch.seed_B)
+    names = tuple(study.config.rewards)
+    return sampled, {length: Scores(final_BK, names, {}, value_SBK) for length, value_SBK in values.items()}
+
+
+def load_draws(study: Study, stage: str) -> torch.Tensor:
+    """Rewards of all continuations, (S, N, B, K) over the uncertain states."""
+    files = [study.folder / stage / f"continuations_{state:02d}.safetensors" for state in study.states]
+    return torch.stack([load_file(file)["draws_NBK"] for file in files])
+
+
+def tasks(study: Study) -> list[list[functools.partial]]:
+    """What is to be done, in rounds; the tasks of a round are independent of each other."""
+    return [
+        [functools.partial(train, study)],
+        [functools.partial(sample, study, stage) for stage in STAGES],
+        [functools.partial(continue_state, study, stage, state) for stage in STAGES for state in study.states],
+    ]
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".partial")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside)
+    os.replace(aside, path)

@@ -1,0 +1,112 @@
+"""Agreement of credit with the truth: closed forms on made-up trajectories whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from eval.fidelity import (
+    AXES,
+    Truth,
+    correlations_RK,
+    interval,
+    luck_RK,
+    profile_RTK,
+    reliability_RK,
+    resampled_counts,
+    truth_of,
+    wasted_RK,
+    worthless_TBK,
+)
+
+T, GROUPS, G, K, N = 6, 40, 8, 2, 16
+GROUP_B = np.repeat(np.arange(GROUPS), G)
+COUNTS = resampled_counts(GROUPS, 300)
+STEP_SIZE_T = np.array([3.0, 2.0, 1.0, 1.0, 0.5, 0.0])
+
+
+@pytest.fixture(scope="module")
+def walk():
+    """Values of a random walk with steps of known size, and noisy continuations of every state but the last."""
+    rng = np.random.default_rng(0)
+    increment_TBK = rng.normal(size=(T, GROUPS * G, K)) * STEP_SIZE_T[:, None, None]
+    start_BK = rng.normal(size=(GROUPS * G, K))
+    value_SBK = start_BK + np.concatenate([np.zeros((1, GROUPS * G, K)), np.cumsum(increment_TBK, axis=0)])
+    draws_SNBK = value_SBK[:T, None] + 2 * rng.normal(size=(T, N, GROUPS * G, K))
+    return increment_TBK, truth_of(draws_SNBK, value_SBK[-1])
+
+
+def test_truth_by_hand():
+    """Two draws of two states: means 1, 4, final 5; paired differences 2 and 4 have variance 2, over 2 draws: 1."""
+    draws = np.array([[0.0, 2.0], [2.0, 6.0]]).reshape(2, 2, 1, 1)
+    truth = truth_of(draws, np.array([[5.0]]))
+    assert truth.increment_TBK.ravel().tolist() == [3.0, 1.0]
+    assert truth.error_TBK.ravel().tolist() == [1.0, 4.0]  # then 5 − 2 and 5 − 6: variance 8
+    assert truth.start_BK.item() == 1.0 and truth.start_error_BK.item() == 1.0
+
+
+def test_reliability_and_luck_of_a_known_walk(walk):
+    """Error of an increment: 2²·(1 + 1)/16, of the last (its end is known) half of it."""
+    _, truth = walk
+    signal, noise = np.square(STEP_SIZE_T).sum(), (5 * 8 + 4) / N
+    np.testing.assert_allclose(reliability_RK(truth, GROUP_B, COUNTS)[0], signal / (signal + noise), atol=0.03)
+    np.testing.assert_allclose(luck_RK(truth, GROUP_B, COUNTS)[0], 1 / (1 + signal), atol=0.03)
+
+
+def test_the_truth_itself_correlates_as_its_reliability_allows(walk):
+    increment_TBK, truth = walk
+    reliability_K = reliability_RK(truth, GROUP_B, COUNTS)[0]
+    pooled_K = correlations_RK(increment_TBK, truth, GROUP_B, COUNTS, "pooled")[0]
+    np.testing.assert_allclose(pooled_K, np.sqrt(reliability_K), atol=0.02)
+    exact = Truth(increment_TBK[:5], np.zeros((5, *increment_TBK.shape[1:])), *[truth.final_BK] * 3)
+    for axis in AXES:
+        np.testing.assert_allclose(correlations_RK(increment_TBK[:5], exact, GROUP_B, COUNTS, axis)[0], 1.0, atol=1e-9)
+        np.testing.assert_allclose(correlations_RK(-3 * increment_TBK[:5], exact, GROUP_B, COUNTS, axis)[0], -1.0, atol=1e-9)
+
+
+def test_credit_without_steps_is_undefined_within_a_trajectory(walk):
+    """The final reward, alike at every step: it correlates across samples, and within a trajectory with nothing."""
+    increment_TBK, truth = walk
+    same_TBK = np.broadcast_to(truth.final_BK, increment_TBK.shape)
+    assert np.isnan(correlations_RK(same_TBK, truth, GROUP_B, COUNTS, "step")).all()
+    size = np.square(STEP_SIZE_T).sum()
+    expected = np.sqrt(size / (size + 1) / T) * np.sqrt(reliability_RK(truth, GROUP_B, COUNTS)[0])
+    np.testing.assert_allclose(correlations_RK(same_TBK, truth, GROUP_B, COUNTS, "pooled")[0], expected, atol=0.03)
+    assert interval(np.array([np.nan, 1.0]))[0] != interval(np.array([np.nan, 1.0]))[0]
+
+
+def test_group_means_do_not_count(walk):
+    """What is the same for a whole group carries no credit: adding it changes nothing."""
+    increment_TBK, truth = walk
+    shifted = increment_TBK + 100 * np.random.default_rng(1).normal(size=(T, GROUPS, 1))[:, GROUP_B]
+    for axis in AXES:
+        got = correlations_RK(shifted, truth, GROUP_B, COUNTS, axis)[0]
+        np.testing.assert_allclose(got, correlations_RK(increment_TBK, truth, GROUP_B, COUNTS, axis)[0], atol=1e-9)
+
+
+def test_waste_and_profile(walk):
+    increment_TBK, truth = walk
+    exact = Truth(increment_TBK, np.zeros_like(increment_TBK), *[truth.final_BK] * 3)
+    worthless = worthless_TBK(exact, GROUP_B)
+    assert worthless[-1].all() and worthless[0].mean() < 0.2
+    only_last = np.zeros_like(increment_TBK)
+    only_last[-1] = np.random.default_rng(2).normal(size=only_last[-1].shape)
+    np.testing.assert_allclose(wasted_RK(only_last, exact, GROUP_B, COUNTS)[0], 1.0)
+    assert (wasted_RK(increment_TBK, exact, GROUP_B, COUNTS)[0] < 0.1).all()
+    profile_TK = profile_RTK(truth.increment_TBK, GROUP_B, COUNTS, truth.error_TBK)[0]
+    np.testing.assert_allclose(profile_TK, np.tile(STEP_SIZE_T[:, None] / np.sqrt(np.square(STEP_SIZE_T).mean()), K), atol=0.2)
+
+
+def test_intervals_resample_groups():
+    """Of a mean of independent groups the interval is as wide as theory says, row 0 the estimate."""
+    value_P = np.random.default_rng(3).normal(size=GROUPS)
+    value_R = COUNTS @ value_P / GROUPS
+    estimate, low, high = interval(value_R)
+    assert estimate == pytest.approx(value_P.mean())
+    assert high - low == pytest.approx(2 * 1.96 * value_P.std() / np.sqrt(GROUPS), rel=0.2)
+    with pytest.raises(ValueError, match="unknown axis 'time'"):
+        correlations_RK(np.zeros((T, 1, 1)), no_truth(), GROUP_B[:1], COUNTS[:, :1], "time")
+
+
+def no_truth() -> Truth:
+    return Truth(np.zeros((T, 1, 1)), np.zeros((T, 1, 1)), *[np.zeros((1, 1))] * 3)
