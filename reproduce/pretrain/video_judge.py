@@ -32,7 +32,7 @@ ACCURACIES = ("clean", "changed", "reconstruction", "changed_reconstruction")
 
 
 def pretrain_video_judge(
-    folder: Path, start: Path, reconstruct: Reconstruct | None = None, steps: int = 1200, reader_steps: int = 5000, seed: int = 0
+    folder: Path, start: Path, reconstruct: Reconstruct | None = None, steps: int = 3000, reader_steps: int = 5000, seed: int = 0
 ) -> VideoJudge:
     """Returns the trained judge; resumable (see `loop.train`). ``start`` is the image judge's folder."""
     torch.manual_seed(seed)
@@ -40,7 +40,7 @@ def pretrain_video_judge(
     judge.detector = HeldOutJudge.from_pretrained(start)
 
     def detector_loss(step, rng, generator):
-        image_NCHW, targets, labels = detector_batch(rng, None if step % 2 else reconstruct)  # an autoencoder is slow
+        image_NCHW, targets, labels = detector_batch(rng, reconstruct)
         maps, log_radius_NYX = judge.frame_maps(augment(image_NCHW, rng, generator))
         return detection_loss(maps, targets) + radius_error(log_radius_NYX[-len(labels) :], labels)
 
@@ -72,10 +72,10 @@ def radius_error(log_radius_NYX: torch.Tensor, labels: list[list[Label]]) -> tor
 def detector_batch(rng, reconstruct: Reconstruct | None) -> tuple[torch.Tensor, Targets, list[list[Label]]]:
     """16 still drawings, then five frames each of four clips: images (36, 3, SIZE, SIZE), targets, labels of the latter 20."""
     still, still_targets = judge_batch(rng, 16)
-    clips = [random_clip(rng), moving_drawing(rng), random_clip(rng), moving_drawing(rng)]
+    clips = [random_clip(rng), random_clip(rng), moving_drawing(rng), moving_drawing(rng)]
     media = torch.from_numpy(np.stack([frames for frames, _ in clips]))
     if reconstruct is not None:
-        media[:2] = faithful(media[:2], reconstruct)
+        media[:3] = faithful(media[:3], reconstruct)
     images, labels = [], []
     for clip, (_, found) in zip(media.numpy(), clips):
         for i in rng.permutation(FRAMES)[:5]:
