@@ -99,6 +99,30 @@ def learning_curves(frames: dict[str, list[pd.DataFrame]], names: list[str], pat
         save_figure(figure, Path(f"{path_stem}.svg"))
 
 
+def dot_plot(table: pd.DataFrame, metrics: Sequence[str], path_stem: Path) -> None:
+    """One panel a metric, one row a method: mean and interval, the baseline's as a band; ``<path_stem>.png`` and ``.svg``.
+
+    table: rows of `eval.tables.build_table`, of one medium and budget; metrics that it lacks are left out.
+    """
+    metrics = [metric for metric in metrics if (table["metric"] == metric).any()]
+    methods, baseline = list(table["method"].unique()), table["baseline"].iloc[0]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.6 * len(metrics) + 2.0, 0.24 * len(methods) + 1.0), layout="constrained")
+        axes = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
+        for axis, metric in zip(axes, metrics):
+            rows = table[table["metric"] == metric].set_index("method").loc[methods]
+            axis.axvspan(rows["ci_low"][baseline], rows["ci_high"][baseline], color=COLORS["base"], alpha=0.18, linewidth=0)
+            axis.axvline(rows["mean"][baseline], color=COLORS["base"], linewidth=1.0)
+            axis.hlines(range(len(methods)), rows["ci_low"], rows["ci_high"], color=COLORS["static_multi_reward"], linewidth=1.4)
+            axis.plot(rows["mean"], range(len(methods)), "o", color=COLORS["static_multi_reward"], markersize=4)
+            axis.set(title=metric)
+        axes[0].set_yticks(range(len(methods)), methods)
+        axes[0].invert_yaxis()
+        figure.supxlabel(f"mean and interval over seeds; band: {baseline}", fontsize=7.5, color="#555555")
+        save_figure(figure, Path(f"{path_stem}.png"))
+        save_figure(figure, Path(f"{path_stem}.svg"))
+
+
 def sample_grid(
     images: list[list[np.ndarray]],
     row_labels: list[str],

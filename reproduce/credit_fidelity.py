@@ -38,34 +38,18 @@ from otca.files import write_atomic
 from otca.types import Rollout, Scores
 from reproduce.readme import update_readme
 from reproduce.truth import STAGES, STUDIES, Study, load_draws, load_trajectories
+from reproduce.variants import variant_settings
 
 FOLDER = Path("results/credit_fidelity")
 RESAMPLES = 2000
 
-READINGS: dict[str, tuple[str, dict[str, object]]] = {
-    "uniform_grpo": ("uniform_grpo", {}),
-    "static_multi_reward": ("static_multi_reward", {}),
-    "otca_tcd": ("otca_tcd", {}),
-    "otca_tcd@x0_hat": ("otca_tcd", {"tcd_latent": "x0_hat"}),
-    "otca_tcd@epsilon.01": ("otca_tcd", {"tcd_epsilon": 1e-2}),
-    "otca_tcd@epsilon.1": ("otca_tcd", {"tcd_epsilon": 0.1}),
-    "otca_tcd@permuted": ("otca_tcd", {"tcd_control": "permuted"}),
-    "otca_tcd@averaged": ("otca_tcd", {"tcd_control": "averaged"}),
-    "tempflow_grpo": ("tempflow_grpo", {}),
-    "coca": ("coca", {}),
-    "gdpo": ("gdpo", {}),
-    "otca_moca": ("otca_moca", {}),
-    "otca_moca@rho0": ("otca_moca", {"rho": 0.0}),
-    "otca": ("otca", {}),
-    "dense_grpo": ("dense_grpo", {"process_completion": 0}),
-    "process_credit": ("process_credit", {}),
-    "process_credit@decay.5": ("process_credit", {"process_decay": 0.5}),
-    "process_credit@decay1": ("process_credit", {"process_decay": 1.0}),
-    "process_credit@completion2": ("process_credit", {"process_completion": 2}),
-    "process_credit@completion3": ("process_credit", {"process_completion": 3}),
-    "moca_step": ("moca_step", {}),
-}
-"""What is compared: name → method and credit settings. Weights that differ by a factor alone (TCD's ``sum``) agree alike."""
+READINGS = (
+    *("uniform_grpo", "static_multi_reward", "otca_tcd", "otca_tcd@x0_hat", "otca_tcd@epsilon.01", "otca_tcd@epsilon.1"),
+    *("otca_tcd@permuted", "otca_tcd@averaged", "tempflow_grpo", "coca", "gdpo", "otca_moca", "otca_moca@rho0", "otca"),
+    *("dense_grpo", "process_credit", "process_credit@decay.5", "process_credit@decay1"),
+    *("process_credit@completion2", "process_credit@completion3", "moca_step"),
+)
+"""What is compared; weights that differ by a factor alone (TCD's ``sum``) agree alike."""
 
 DRAWN = ("static_multi_reward", "otca_tcd", "tempflow_grpo", "coca", "dense_grpo", "process_credit")
 """The readings whose profiles are drawn."""
@@ -73,9 +57,11 @@ DRAWN = ("static_multi_reward", "otca_tcd", "tempflow_grpo", "coca", "dense_grpo
 
 def credit_TBK(reading: str, config: TrainConfig, sampled: Rollout, scores: dict[int, Scores]) -> np.ndarray:
     """Signed credit · advantage of a reading at the trained steps, one column an objective (fused ones repeat)."""
-    name, settings = READINGS[reading]
-    config = dataclasses.replace(config, credit=dataclasses.replace(config.credit, **settings))
-    factors = find_method(name).assign(sampled, scores[config.credit.process_completion], config)
+    method = find_method(reading.partition("@")[0])
+    settings = method.settings | variant_settings(reading)
+    changes = {key.removeprefix("credit."): value for key, value in settings.items() if key.startswith("credit.")}
+    config = dataclasses.replace(config, credit=dataclasses.replace(config.credit, **changes))
+    factors = method.assign(sampled, scores[config.credit.process_completion], config)
     product_TBK = (factors[0] * factors[1])[sampled.trained_T].numpy()
     return np.broadcast_to(product_TBK, (*product_TBK.shape[:2], len(config.rewards)))
 

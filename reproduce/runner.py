@@ -47,7 +47,8 @@ def run_arm(arm: Arm, root: Path) -> None:
         trainer.run()
         policy = trainer.policy
         budget = {name: getattr(trainer.progress, name) for name in budget}
-    rewards = [build_reward(name) for name in config.rewards]
+    honest = presets.train_config(f"{arm.medium}/{arm.tier}", "base", {}, arm.seed).rewards  # an arm may train on others
+    rewards = [build_reward(name) for name in honest]
     started = time.perf_counter()
     protocol = evaluate(policy, arm.medium, presets.eval_config(f"{arm.medium}/{arm.tier}"), arm.seed, rewards, folder)
     write_cost(folder, time.perf_counter() - started)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from eval.plots import dot_plot
 from eval.tables import EQUAL_CALLS, build_table, clear_winners, collect, write_table
 from otca.errors import InputError, RewardError
 from otca.presets import SEEDS
@@ -16,8 +17,12 @@ from otca.runs import Arm
 from reproduce.costs import cost_line
 from reproduce.figures import draw_figures
 from reproduce.readme import update_readme
+from reproduce.variants import named_arm
 
 COMPARISON = ("base", "uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca")
+
+MOST_CURVES = 6
+"""Methods up to which a table has learning curves and sample grids; larger ones have dots and intervals instead."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Table:
     def arms(self, tier: str) -> list[Arm]:
         """Every run of the table, seed by seed, so that an interrupted table has whole seeds."""
         seeds = range(SEEDS[tier])
-        return [Arm(medium, tier, method, seed) for medium in self.media for seed in seeds for method in self.methods]
+        return [named_arm(medium, tier, name, seed) for medium in self.media for seed in seeds for name in self.methods]
 
     def write(self, rows_root: Path, tier: str) -> Path:
         """Table and figures from the runs below ``rows_root``; returns the folder written."""
@@ -52,7 +57,10 @@ class Table:
             tables.append(build_table(rows, medium=medium))
             winners |= clear_winners(rows, EQUAL_CALLS, medium)
             suffix = f"-{medium}" if len(self.media) > 1 else ""
-            draw_figures(rows_root, medium, tier, self.methods, folder, suffix)
+            if len(self.methods) > MOST_CURVES:
+                dot_plot(tables[-1], self.metrics, folder / f"dots{suffix}")
+            else:
+                draw_figures(rows_root, medium, tier, self.methods, folder, suffix)
         notes = [*_seed_notes(SEEDS[tier]), *self.notes]
         write_table(pd.concat(tables), folder, f"{self.title} ({tier} tier)", notes, winners, self.primary)
         return folder
@@ -74,21 +82,30 @@ class Table:
 
     def main(self, description: str, argv: list[str] | None = None) -> int:
         """Parse, run, print; exit code 2 with one line where the input cannot be used."""
-        parser = argparse.ArgumentParser(
-            prog=f"python -m reproduce.{self.name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        parser.add_argument("--tier", choices=tuple(SEEDS), default="quick", help="how large the runs are (default: quick)")
-        parser.add_argument("--render", action="store_true", help="only rebuild the published table from published rows")
-        parser.add_argument("--jobs", type=int, default=0, help="runs side by side (default: one a core; one with a GPU)")
-        args = parser.parse_args(argv)
-        try:
-            folder = self.render(args.tier) if args.render else self.reproduce(args.tier, args.jobs)
-        except (InputError, RewardError, FileNotFoundError) as error:
-            print(f"{self.name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
-        print((folder / "table.md").read_text())
-        print(f"written: {folder}")
-        return 0
+        return run_command(self, parser_of(self.name, description).parse_args(argv))
+
+
+def parser_of(name: str, description: str) -> argparse.ArgumentParser:
+    """The options that every table's script has."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m reproduce.{name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tier", choices=tuple(SEEDS), default="quick", help="how large the runs are (default: quick)")
+    parser.add_argument("--render", action="store_true", help="only rebuild the published table from published rows")
+    parser.add_argument("--jobs", type=int, default=0, help="runs side by side (default: one a core; one with a GPU)")
+    return parser
+
+
+def run_command(table: Table, args: argparse.Namespace) -> int:
+    """Make or render a table and print it; exit code 2 with one line where the input cannot be used."""
+    try:
+        folder = table.render(args.tier) if args.render else table.reproduce(args.tier, args.jobs)
+    except (InputError, RewardError, FileNotFoundError) as error:
+        print(f"{table.name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print((folder / "table.md").read_text())
+    print(f"written: {folder}")
+    return 0
 
 
 def _seed_notes(seeds: int) -> list[str]:

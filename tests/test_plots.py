@@ -7,8 +7,22 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from eval.plots import COLORS, FALLBACK_COLORS, SMOOTHING, clip_grid, contact_sheet, learning_curves, method_styles, sample_grid
+from eval.plot_credit import credit_profiles
+from eval.plots import (
+    COLORS,
+    FALLBACK_COLORS,
+    SMOOTHING,
+    clip_grid,
+    contact_sheet,
+    dot_plot,
+    learning_curves,
+    method_styles,
+    sample_grid,
+)
+from eval.tables import build_table
 from eval.videos import read_video
+
+ARMS = ("static_multi_reward", "otca", "otca@rho0")
 
 
 def frame(offset=0.0, length=12):
@@ -124,3 +138,26 @@ def test_clip_grid_plays_every_frame(tmp_path):
     greys = (video.frames_FCHW[:, 0, 34 + 96, [200 + 96, 400 + 96]] * 255).round().int()
     assert greys.tolist() == [[20 * f, 20 * f + 5] for f in range(4)]
     assert len(read_video(tmp_path / "clips.mp4").frames_FCHW) == 4
+
+
+def test_dots_of_a_table(tmp_path):
+    """Two metrics, three methods, the same bytes twice; a metric that the table lacks is left out."""
+    rows = pd.DataFrame(
+        [(m, s, k, 0.1 * s + i, 0, 0, "") for i, m in enumerate(ARMS) for s in range(3) for k in ("accuracy", "clip_score")],
+        columns=["method", "seed", "metric", "value", "network_evaluations", "reward_calls", "hash"],
+    )
+    for name in ("a", "b"):
+        dot_plot(build_table(rows), ["accuracy", "clip_score", "diversity"], tmp_path / name)
+    for suffix in ("png", "svg"):
+        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+    drawn = (tmp_path / "a.svg").read_text()
+    assert all(f"<!-- {text} -->" in drawn for text in (*ARMS, "accuracy", "clip_score")) and "diversity" not in drawn
+
+
+def test_credit_profiles_show_the_truth_and_each_method(tmp_path):
+    rng = np.random.default_rng(0)
+    profiles = {name: rng.uniform(0.5, 1.5, (20, 5, 2)) for name in ("truth", "otca_tcd", "coca")}
+    credit_profiles(profiles, np.linspace(1, 0.2, 5), ["quality", "alignment"], tmp_path / "profiles")
+    drawn = (tmp_path / "profiles.svg").read_text()
+    assert all(f"<!-- {text} -->" in drawn for text in (*profiles, "quality", "alignment"))
+    assert (tmp_path / "profiles.png").stat().st_size > 5000

@@ -1,0 +1,71 @@
+"""Named changes of a method's settings, ``method@variant``: the arms of the ablations and the readings of credit fidelity."""
+
+from __future__ import annotations
+
+from otca.errors import InputError
+from otca.runs import Arm
+
+_CORRUPTED = {
+    "noise": ["alignment", "quality", "reproduce.corrupted:NoiseAesthetic"],
+    "flipped": ["reproduce.corrupted:FlippedAlignment", "quality", "aesthetic"],
+    "scaled": ["alignment", "quality", "reproduce.corrupted:ScaledAesthetic"],
+    "constant": ["alignment", "reproduce.corrupted:ConstantQuality", "aesthetic"],
+}
+CORRUPTIONS = tuple(_CORRUPTED)
+STRESSED = ("uniform_grpo", "static_multi_reward", "otca_moca", "otca", "process_credit")
+"""Methods that the corrupted rewards are tried on."""
+MATCHED = ("uniform_grpo", "gdpo", "otca_moca@rho0", "otca_moca", "moca_step", "process_credit")
+"""Methods whose advantage is also brought to the root mean square of static weighting."""
+RHOS = (0.0, 0.1, 0.25, 1.0)
+"""MOCA's exploration beside the default 0.5."""
+SAMPLED = ("static_multi_reward", "otca")
+"""Methods that the sampling settings are tried on."""
+
+VARIANTS: dict[str, dict[str, object]] = {
+    # TCD: what it measures, and what its weights know
+    "otca_tcd@x0_hat": {"credit.tcd_latent": "x0_hat"},
+    "otca_tcd@epsilon.01": {"credit.tcd_epsilon": 1e-2},
+    "otca_tcd@epsilon.1": {"credit.tcd_epsilon": 0.1},
+    "otca_tcd@sum": {"credit.tcd_normalise": "sum"},
+    "otca_tcd@permuted": {"credit.tcd_control": "permuted"},
+    "otca_tcd@averaged": {"credit.tcd_control": "averaged"},
+    # process credit: reach, completion, and the truth as credit
+    "process_credit@decay.5": {"credit.process_decay": 0.5},
+    "process_credit@decay1": {"credit.process_decay": 1.0},
+    "process_credit@completion2": {"credit.process_completion": 2},
+    "process_credit@completion3": {"credit.process_completion": 3},
+    "process_credit@truth4": {"credit.process_continuations": 4},
+    # credit-sampled steps
+    **{
+        f"{method}@{count}steps": {"credit.sampled_steps": count}
+        for method in ("otca", "otca_tcd", "process_credit")
+        for count in (1, 3)
+    },
+    # sampling: number of steps, kernel, and group size at equal samples
+    **{f"{method}@T{steps}": {"sampler.steps": steps} for method in SAMPLED for steps in (5, 10, 20)},
+    **{f"{method}@dance_sde": {"sampler.kind": "dance_sde", "sampler.level": 0.3} for method in SAMPLED},
+    **{f"{method}@cps": {"sampler.kind": "cps"} for method in SAMPLED},
+    **{f"{method}@G4": {"group_size": 4, "prompts_per_iteration": 16, "micro_batch": 32} for method in SAMPLED},
+    **{f"{method}@G16": {"group_size": 16, "prompts_per_iteration": 4, "micro_batch": 32} for method in SAMPLED},
+    # objectives
+    **{f"otca_moca@rho{rho:g}": {"credit.rho": rho} for rho in RHOS},
+    **{f"{method}@{kind}": {"rewards": rewards} for method in STRESSED for kind, rewards in _CORRUPTED.items()},
+}
+for _name in MATCHED:
+    VARIANTS[_name + ("-rms" if "@" in _name else "@rms")] = VARIANTS.get(_name, {}) | {"credit.match_rms": True}
+
+
+def variant_settings(name: str) -> dict[str, object]:
+    """Settings that a name adds to its method's own: none for a plain method. Raises InputError for an unknown variant."""
+    if "@" not in name:
+        return {}
+    if name not in VARIANTS:
+        known = ", ".join(v for v in VARIANTS if v.partition("@")[0] == name.partition("@")[0])
+        raise InputError(f"unknown variant {name!r} (known of this method: {known or 'none'}); add it to reproduce/variants.py")
+    return VARIANTS[name]
+
+
+def named_arm(medium: str, tier: str, name: str, seed: int) -> Arm:
+    """The arm of a method or variant."""
+    method, _, variant = name.partition("@")
+    return Arm(medium, tier, method, seed, variant, tuple(variant_settings(name).items()))
