@@ -1,0 +1,45 @@
+"""What the README tells users to type works as written."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import baselines
+from otca.config import TrainConfig
+from otca.trainer import Trainer
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+@pytest.fixture
+def worst_first(tmp_path, monkeypatch):
+    """The README's example saved in a folder that `baselines` also looks in."""
+    block = README.read_text().split("<!-- add-a-method -->")[1].split("<!-- /add-a-method -->")[0]
+    (tmp_path / "worst_first.py").write_text(re.fullmatch(r"\s*```python\n(.*)```\s*", block, re.DOTALL)[1])
+    monkeypatch.setattr(baselines, "__path__", [*baselines.__path__, str(tmp_path)])
+    yield baselines.find_method("worst_first")
+    sys.modules.pop("baselines.worst_first", None)
+
+
+def test_the_example_of_a_method_trains(worst_first, untrained_pipeline, tmp_path):
+    settings = {
+        "method": worst_first.name,
+        "policy.path": untrained_pipeline,
+        "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
+        "prompts_per_iteration": 2,
+        "group_size": 3,
+        "micro_batch": 3,
+        "iterations": 1,
+        "sampler.steps": 4,
+    }
+    Trainer(TrainConfig.from_dotted(settings), worst_first, tmp_path / "run").run()
+    row = pd.read_csv(tmp_path / "run" / "train.csv").iloc[0]
+    assert row["update_norm"] > 0 and row["first_ratio_deviation"] == 0
+    weights = [row[f"weight_step_{t}"] for t in range(4)]
+    assert weights[0] > weights[1] > weights[2] > weights[3] == 0 and sum(weights) == pytest.approx(3, rel=1e-4)
+    assert row["weight_red"] + row["weight_blue"] == pytest.approx(1, rel=1e-4)
