@@ -16,8 +16,8 @@ test-all: $(INSTALLED)
 	$(BIN)/python -m pytest -q
 
 render: $(INSTALLED)
-	$(BIN)/python -m reproduce.table1 --tier quick --render
-	$(BIN)/python -m reproduce.embedded_report --render
+	for table in 1 2 3 4; do $(BIN)/python -m reproduce.table$$table --tier quick --render || exit 1; done
+	for medium in image video; do $(BIN)/python -m reproduce.embedded_report --medium $$medium --render || exit 1; done
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

@@ -122,6 +122,8 @@ class CreditConfig:
     """Added to a group's standard deviation."""
     process_decay: float = 0.0
     """Process credit: λ of the generalised increments; 0 credits a step with its own, 1 with all that follow [ours]."""
+    process_shrinkage: bool = True
+    """Process credit: shrink each state's value to what it foretells of the final reward, learned from the other groups."""
     process_completion: int = 1
     """Process credit: ODE steps from a state to what is scored; 1 is the clean prediction, free; 0 all that are left."""
     process_continuations: int = 0

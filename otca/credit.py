@@ -122,6 +122,29 @@ def increments_TBK(value_SBK: torch.Tensor) -> torch.Tensor:
     return value_SBK[1:] - value_SBK[:-1]
 
 
+def shrunk_values_SBK(value_SBK: torch.Tensor, group_B: torch.Tensor, ridge: float = 1e-3) -> torch.Tensor:
+    """Values of states, shrunk to what they foretell of the final reward, (S, B, K), centred in the group.
+
+    value_SBK: (S, B, K) estimates, the last row the final rewards, which keep slope 1. At every state and objective the final
+    reward is regressed on the estimate, both centred in the group, over the samples of the *other* groups, so that no sample's
+    own reward enters its value. ``ridge`` is a share of the estimates' variance. A single group has nobody to learn from: it
+    keeps slope 1.
+    """
+    slot_B = torch.unique(group_B, return_inverse=True)[1]
+    centred_SBK = torch.stack([group_center(value_BK, group_B) for value_BK in value_SBK])
+    groups = int(slot_B.max()) + 1
+    if groups == 1:
+        return centred_SBK.to(value_SBK.dtype)
+    sums_SPK = centred_SBK.new_zeros(len(centred_SBK), groups, centred_SBK.shape[2])
+    cross_SPK = sums_SPK.index_add(1, slot_B, centred_SBK * centred_SBK[-1])
+    square_SPK = sums_SPK.index_add(1, slot_B, centred_SBK.square())
+    #   β = Σ V̂·R / Σ V̂² over the other groups
+    others_SPK = square_SPK.sum(1, keepdim=True) - square_SPK
+    slope_SPK = (cross_SPK.sum(1, keepdim=True) - cross_SPK) / ((1 + ridge) * others_SPK + 1e-12)
+    slope_SPK[-1] = 1.0
+    return (slope_SPK[:, slot_B] * centred_SBK).to(value_SBK.dtype)
+
+
 def generalised_TBK(increment_TBK: torch.Tensor, decay: float) -> torch.Tensor:
     """g_t = Σ_{l ≥ 0} λ^l δ_{t+l}: 0 credits a step with its own increment, 1 with everything after it, (T, B, K).
 

@@ -106,6 +106,8 @@ def process_advantage_TBK(rollout: Rollout, scores: Scores, config: TrainConfig)
     """Objective-wise process advantages, (T, B, K)."""
     settings, group_B = config.credit, rollout.group_B
     values = scores.process_reward_SBK
+    if settings.process_shrinkage:
+        values = credit.shrunk_values_SBK(values, group_B)
     return credit.process_advantage_TBK(values, group_B, settings.process_decay, rollout.trained_T, settings.advantage_epsilon)
 
 

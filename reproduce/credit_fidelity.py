@@ -46,7 +46,8 @@ RESAMPLES = 2000
 READINGS = (
     *("uniform_grpo", "static_multi_reward", "otca_tcd", "otca_tcd@x0_hat", "otca_tcd@epsilon.01", "otca_tcd@epsilon.1"),
     *("otca_tcd@permuted", "otca_tcd@averaged", "tempflow_grpo", "coca", "gdpo", "otca_moca", "otca_moca@rho0", "otca"),
-    *("dense_grpo", "process_credit", "process_credit@decay.5", "process_credit@decay1"),
+    *("dense_grpo", "process_credit", "process_credit@raw", "process_credit@decay.3", "process_credit@decay.6"),
+    *("process_credit@decay1",),
     *("process_credit@completion2", "process_credit@completion3", "moca_step"),
 )
 """What is compared; weights that differ by a factor alone (TCD's ``sum``) agree alike."""
@@ -123,7 +124,7 @@ def render(medium: str) -> Path:
     write_rows(stages, FOLDER / medium / "stages.csv")
     text = report(fidelity, stages)
     write_atomic(FOLDER / medium / "fidelity.md", text)
-    update_readme(f"fidelity-{medium}", text)
+    update_readme(f"fidelity-{medium}", summary(fidelity, stages))
     path = FOLDER / "fidelity.csv"
     if path.exists():
         others = pd.read_csv(path)
@@ -163,6 +164,29 @@ def report(fidelity: pd.DataFrame, stages: pd.DataFrame) -> str:
         for reading in READINGS:
             values = [part.loc[(reading, stage, name)] for stage in STAGES for name in names]
             lines.append(f"| {reading} | {' | '.join(_cell(value) for value in values)} |".replace("_", "\\_"))
+    return "\n".join(lines) + "\n"
+
+
+def summary(fidelity: pd.DataFrame, stages: pd.DataFrame) -> str:
+    """The README's block: what the truth is made of, then pooled correlation and waste of each reading, means of the stages."""
+    names = list(dict.fromkeys(stages["objective"]))
+    first = stages.iloc[0]
+    low, high = stages["reliability"].min(), stages["reliability"].max()
+    worthless, luck = (stages.groupby("objective")[column].mean() for column in ("worthless_cells", "luck"))
+    lines = [
+        f"{first.trajectories} trajectories at each of {len(STAGES)} stages of training; reliability of the truth {low:.2f} to "
+        f"{high:.2f}. Means over the stages.",
+        "",
+        f"| Method | {' | '.join(names)} | {' | '.join(f'{name}: on worthless cells' for name in names)} |",
+        "| --- |" + " ---: |" * (2 * len(names)),
+        f"| (share of cells that are worthless) |{' – |' * len(names)} {' | '.join(f'{worthless[n]:.2f}' for n in names)} |",
+        f"| (share of reward decided by the initial noise) | {' | '.join(f'{luck[n]:.2f}' for n in names)} |{' – |' * len(names)}",
+    ]
+    mean = fidelity.groupby(["method", "axis", "objective"])["correlation"].mean()
+    for reading in READINGS:
+        values = [mean[reading, axis, name] for axis in ("pooled", "worthless_share") for name in names]
+        cells = " | ".join(f"{value:.2f}".replace("-", "−") for value in values)
+        lines.append(f"| {reading} | {cells} |".replace("_", "\\_"))
     return "\n".join(lines) + "\n"
 
 

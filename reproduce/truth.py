@@ -67,7 +67,7 @@ class Study:
         return range(self.steps - 1)
 
 
-STUDIES = {study.medium: study for study in (Study("image", 32, 8, 10, 24), Study("video", 16, 8, 8, 24))}
+STUDIES = {study.medium: study for study in (Study("image", 32, 8, 10, 48), Study("video", 16, 8, 8, 32))}
 
 
 def train(study: Study) -> None:

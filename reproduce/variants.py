@@ -30,7 +30,9 @@ VARIANTS: dict[str, dict[str, object]] = {
     "otca_tcd@permuted": {"credit.tcd_control": "permuted"},
     "otca_tcd@averaged": {"credit.tcd_control": "averaged"},
     # process credit: reach, completion, and the truth as credit
-    "process_credit@decay.5": {"credit.process_decay": 0.5},
+    "process_credit@raw": {"credit.process_shrinkage": False},
+    "process_credit@decay.3": {"credit.process_decay": 0.3},
+    "process_credit@decay.6": {"credit.process_decay": 0.6},
     "process_credit@decay1": {"credit.process_decay": 1.0},
     "process_credit@completion2": {"credit.process_completion": 2},
     "process_credit@completion3": {"credit.process_completion": 3},

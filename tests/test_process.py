@@ -116,6 +116,39 @@ def test_generalised_increments_by_hand():
     assert credit.generalised_TBK(increments, 1.0).flatten().tolist() == [2, 1, -1]
 
 
+def test_shrinkage_learns_from_the_other_groups_by_hand():
+    """Centred values ±1 in both groups; finals ±2 and ±4: each group's slope is what the other's final rewards say."""
+    value_SBK = torch.tensor([[[5.0], [3.0], [0.0], [2.0]], [[7.0], [3.0], [6.0], [14.0]]])
+    out_SBK = credit.shrunk_values_SBK(value_SBK, torch.tensor([7, 7, 9, 9]), ridge=0.0)
+    torch.testing.assert_close(out_SBK[0, :, 0], torch.tensor([4.0, -4.0, -2.0, 2.0]))
+    torch.testing.assert_close(out_SBK[1, :, 0], torch.tensor([2.0, -2.0, -4.0, 4.0]))  # final rewards, only centred
+
+
+def test_shrinkage_never_sees_a_sample_s_own_reward():
+    """Changing the rewards of one group moves the values of the others, and its own only at the end."""
+    value_SBK = torch.randn(5, 12, 2, generator=torch.Generator().manual_seed(0))
+    group_B = torch.arange(12) // 4
+    before_SBK = credit.shrunk_values_SBK(value_SBK, group_B)
+    value_SBK[-1, :4] += torch.randn(4, 2, generator=torch.Generator().manual_seed(1))
+    after_SBK = credit.shrunk_values_SBK(value_SBK, group_B)
+    assert torch.equal(before_SBK[:-1, :4], after_SBK[:-1, :4]) and not torch.equal(before_SBK[-1, :4], after_SBK[-1, :4])
+    assert not torch.equal(before_SBK[:-1, 4:], after_SBK[:-1, 4:])
+
+
+def test_shrinkage_forgets_noise_and_keeps_what_foretells():
+    """Estimates that are the final reward plus noise of the same variance get slope ½; pure noise gets about 0."""
+    generator = torch.Generator().manual_seed(0)
+    final_BK, noise_SBK = torch.randn(4000, 1, generator=generator), torch.randn(2, 4000, 1, generator=generator)
+    value_SBK = torch.stack([noise_SBK[0], final_BK + noise_SBK[1], final_BK])
+    group_B = torch.arange(4000) // 8
+    out_SBK = credit.shrunk_values_SBK(value_SBK, group_B)
+    centred_SBK = torch.stack([credit.group_center(value_BK, group_B) for value_BK in value_SBK]).float()
+    slope_S = (out_SBK * centred_SBK).sum((1, 2)) / centred_SBK.square().sum((1, 2))
+    torch.testing.assert_close(slope_S, torch.tensor([0.0, 0.5, 1.0]), rtol=0, atol=0.05)
+    one_group = credit.shrunk_values_SBK(value_SBK[:, :8], torch.zeros(8))
+    torch.testing.assert_close(one_group, centred_SBK[:, :8])
+
+
 def test_process_advantages_are_centred_in_the_group_with_rms_one():
     """At each step and objective the groups' means are 0; over trained steps the RMS is 1; a constant objective gives 0."""
     generator = torch.Generator().manual_seed(0)
