@@ -81,7 +81,7 @@ def measure(study: Study) -> None:
             "sample": sample,
             "step": step,
             "sigma": sampled.sigma_S.numpy()[step],
-            "objective": np.array(config.rewards)[objective],
+            "objective": np.array(study.objectives)[objective],
             "truth": truth.increment_TBK.ravel(),
             "error": truth.error_TBK.ravel(),
         }
@@ -89,7 +89,7 @@ def measure(study: Study) -> None:
         write_rows(pd.DataFrame(columns), FOLDER / study.medium / f"{stage}-cells.csv.gz")
         sample, objective = (axis.ravel() for axis in np.indices(final_BK.shape))
         values = {"final": final_BK.ravel(), "start": truth.start_BK.ravel(), "start_error": truth.start_error_BK.ravel()}
-        names = {"sample": sample, "objective": np.array(config.rewards)[objective]}
+        names = {"sample": sample, "objective": np.array(study.objectives)[objective]}
         write_rows(pd.DataFrame(names | values), FOLDER / study.medium / f"{stage}-samples.csv.gz")
 
 
@@ -173,14 +173,15 @@ def summary(fidelity: pd.DataFrame, stages: pd.DataFrame) -> str:
     first = stages.iloc[0]
     low, high = stages["reliability"].min(), stages["reliability"].max()
     worthless, luck = (stages.groupby("objective")[column].mean() for column in ("worthless_cells", "luck"))
+    dashes = " – |" * len(names)
     lines = [
         f"{first.trajectories} trajectories at each of {len(STAGES)} stages of training; reliability of the truth {low:.2f} to "
         f"{high:.2f}. Means over the stages.",
         "",
         f"| Method | {' | '.join(names)} | {' | '.join(f'{name}: on worthless cells' for name in names)} |",
         "| --- |" + " ---: |" * (2 * len(names)),
-        f"| (share of cells that are worthless) |{' – |' * len(names)} {' | '.join(f'{worthless[n]:.2f}' for n in names)} |",
-        f"| (share of reward decided by the initial noise) | {' | '.join(f'{luck[n]:.2f}' for n in names)} |{' – |' * len(names)}",
+        f"| (share of cells that are worthless) |{dashes} {' | '.join(f'{worthless[n]:.2f}' for n in names)} |",
+        f"| (share of the reward that the initial noise decides) | {' | '.join(f'{luck[n]:.2f}' for n in names)} |{dashes}",
     ]
     mean = fidelity.groupby(["method", "axis", "objective"])["correlation"].mean()
     for reading in READINGS:

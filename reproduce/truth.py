@@ -62,6 +62,11 @@ class Study:
         return dataclasses.replace(config, sampler=dataclasses.replace(config.sampler, steps=self.steps))
 
     @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of the rewards."""
+        return tuple(build_reward(name).name for name in self.config.rewards)
+
+    @property
     def states(self) -> range:
         """States whose future is uncertain: all but the last two, between which lies the noiseless step."""
         return range(self.steps - 1)
@@ -131,8 +136,7 @@ def load_trajectories(study: Study, stage: str) -> tuple[Rollout, dict[int, Scor
     final_BK = tensors.pop("final_BK")
     media = torch.empty(len(batch.prompts), 0)  # what is scored already is not kept
     sampled = Rollout(**tensors, media_BFCHW=media, prompts=batch.prompts, group_B=batch.group_B, seed_B=batch.seed_B)
-    names = tuple(study.config.rewards)
-    return sampled, {length: Scores(final_BK, names, {}, value_SBK) for length, value_SBK in values.items()}
+    return sampled, {length: Scores(final_BK, study.objectives, {}, value_SBK) for length, value_SBK in values.items()}
 
 
 def load_draws(study: Study, stage: str) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from eval.fidelity import (
@@ -18,6 +19,8 @@ from eval.fidelity import (
     wasted_RK,
     worthless_TBK,
 )
+from otca import presets
+from reproduce import credit_fidelity, truth
 
 T, GROUPS, G, K, N = 6, 40, 8, 2, 16
 GROUP_B = np.repeat(np.arange(GROUPS), G)
@@ -110,3 +113,47 @@ def test_intervals_resample_groups():
 
 def no_truth() -> Truth:
     return Truth(np.zeros((T, 1, 1)), np.zeros((T, 1, 1)), *[np.zeros((1, 1))] * 3)
+
+
+@pytest.fixture
+def tiny_study(tmp_path, monkeypatch, untrained_pipeline):
+    """A study of 2 × 2 trajectories of 4 steps of an untrained model, in a folder of its own."""
+    settings = {
+        "iterations": 2,
+        "prompts_per_iteration": 2,
+        "group_size": 2,
+        "micro_batch": 2,
+        "sampler.steps": 3,
+        "policy.path": untrained_pipeline,
+        "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
+    }
+    monkeypatch.setitem(presets.TRAIN, "image/quick", settings)
+    monkeypatch.setitem(truth.STUDIES, "image", truth.Study("image", 2, 2, 4, 3))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("<!-- fidelity-image -->\nSTALE\n<!-- /fidelity-image -->\n")
+    return tmp_path
+
+
+def test_the_study_end_to_end(tiny_study, monkeypatch):
+    """Train, sample, continue, measure and render; a second render changes no byte, a second run computes nothing."""
+    assert credit_fidelity.main(["--medium", "image", "--jobs", "1"]) == 0
+    folder = tiny_study / "results/credit_fidelity"
+    rows = pd.read_csv(folder / "fidelity.csv")
+    assert list(rows) == ["medium", "stage", "method", "objective", "axis", "correlation", "ci_low", "ci_high", "reliability"]
+    assert set(rows["method"]) == set(credit_fidelity.READINGS) and set(rows["objective"]) == {"red", "blue"}
+    assert len(rows) == 3 * len(credit_fidelity.READINGS) * 2 * 4
+    uniform = rows[(rows["method"] == "uniform_grpo") & (rows["axis"] == "step")]
+    assert uniform["correlation"].isna().all()  # it does not vary within a trajectory
+    text = [f for f in folder.rglob("*") if f.suffix in (".csv", ".gz", ".md", ".svg")]
+    before = {f: f.read_bytes() for f in (*text, tiny_study / "README.md")}
+    assert b"STALE" not in before[tiny_study / "README.md"] and b"otca" in before[tiny_study / "README.md"]
+    assert credit_fidelity.main(["--medium", "image", "--render"]) == 0
+    assert before == {f: f.read_bytes() for f in before}
+    monkeypatch.setattr(truth, "rollout", None)  # would fail if called
+    assert credit_fidelity.main(["--medium", "image", "--jobs", "1"]) == 0
+    assert before == {f: f.read_bytes() for f in before}
+
+
+def test_missing_cells_are_named(tiny_study, capsys):
+    assert credit_fidelity.main(["--medium", "video", "--render"]) == 2
+    assert "results/credit_fidelity/video/base-cells.csv.gz not found; make it with" in capsys.readouterr().err
