@@ -20,7 +20,7 @@ class PolicyConfig:
 
     path: str = "embedded:image"
     """Pipeline folder or hub id; ``embedded:image`` and ``embedded:video`` ship with the package."""
-    family: Literal["auto", "flux", "wan"] = "auto"
+    family: Literal["auto", "flux", "sd3", "wan"] = "auto"
     """Which adapter drives it; "auto" reads it from the pipeline's model_index.json."""
     tuning: Literal["full", "lora"] = "full"
     """Train every transformer weight, or a LoRA."""

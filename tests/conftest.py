@@ -42,3 +42,71 @@ def untrained_experts(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("experts")
     pipeline.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def untrained_sd3(tmp_path_factory) -> str:
+    """Folder of a StableDiffusion3Pipeline with random weights, laid out as SD3.5 medium (dual attention, QK norm)."""
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+    from otca.embedded.architecture import build_tokenizer, t5_sizes
+    from otca.embedded.scenes import vocabulary
+
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(vocabulary(), 12)
+    clips = [
+        CLIPTextModelWithProjection(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=12,
+                projection_dim=16,
+                pad_token_id=0,
+                bos_token_id=1,
+                eos_token_id=1,
+            )
+        )
+        for _ in range(2)
+    ]
+    pipeline = StableDiffusion3Pipeline(
+        transformer=SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=16,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=64,
+            caption_projection_dim=32,
+            pooled_projection_dim=32,
+            out_channels=16,
+            pos_embed_max_size=8,
+            dual_attention_layers=(0,),
+            qk_norm="rms_norm",
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=AutoencoderKL(
+            latent_channels=16,
+            block_out_channels=(8, 8, 8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            norm_num_groups=4,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+            scaling_factor=1.5305,
+            shift_factor=0.0609,
+        ),
+        text_encoder=clips[0],
+        tokenizer=tokenizer,
+        text_encoder_2=clips[1],
+        tokenizer_2=tokenizer,
+        text_encoder_3=T5EncoderModel(T5Config(**t5_sizes(len(tokenizer)))),
+        tokenizer_3=tokenizer,
+    )
+    folder = tmp_path_factory.mktemp("sd3")
+    pipeline.save_pretrained(folder)
+    return str(folder)

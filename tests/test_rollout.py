@@ -114,7 +114,7 @@ def test_true_guidance_is_the_stock_pipelines(untrained_pipeline):
 
 def test_max_sequence_length_comes_from_the_checkpoint(policy):
     assert policy.max_sequence_length == 16 and policy.true_guidance == 1
-    assert policy.encode(["a red circle"]).prompt_BLD.shape[1] == 16
+    assert policy.encode(["a red circle"]).parts[0].shape[1] == 16
 
 
 def test_processes_share_slots_without_splitting_a_group():
@@ -139,7 +139,7 @@ def test_notes_of_a_checkpoint_are_obeyed_and_overruled(untrained_pipeline, tmp_
     folder = shutil.copytree(untrained_pipeline, tmp_path / "model")
     (folder / "otca.json").write_text(json.dumps({"max_sequence_length": 12, "true_guidance": 2.0}))
     noted = build_policy(PolicyConfig(path=str(folder)))
-    assert noted.encode(["a red circle"]).prompt_BLD.shape[1] == 12 and noted.forwards_per_velocity == 2
+    assert noted.encode(["a red circle"]).parts[0].shape[1] == 12 and noted.forwards_per_velocity == 2
     assert build_policy(PolicyConfig(path=str(folder), true_guidance=1.0)).forwards_per_velocity == 1
 
 

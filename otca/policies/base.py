@@ -13,10 +13,10 @@ from otca.config import PolicyConfig
 from otca.errors import InputError
 from otca.files import resolve_model
 
-FAMILIES = {"flux": "otca.policies.flux:FluxPolicy", "wan": "otca.policies.wan:WanPolicy"}
+FAMILIES = {"flux": "otca.policies.flux:FluxPolicy", "sd3": "otca.policies.sd3:Sd3Policy", "wan": "otca.policies.wan:WanPolicy"}
 """Family → ``module:class`` of its adapter."""
 
-PIPELINES = {"FluxPipeline": "flux", "WanPipeline": "wan"}
+PIPELINES = {"FluxPipeline": "flux", "StableDiffusion3Pipeline": "sd3", "WanPipeline": "wan"}
 """Pipeline class in model_index.json → family."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ def quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def start_tuning(pipeline, names: list[str], config: PolicyConfig, lora_targets: list[str]) -> list[nn.Module]:
+def start_tuning(pipeline, names: list[str], config: PolicyConfig, lora_targets: Sequence[str]) -> list[nn.Module]:
     """Freeze every component but the named ones, which are returned ready to be trained: whole, or by a fresh LoRA."""
     for name, part in pipeline.components.items():
         if isinstance(part, nn.Module):
@@ -34,7 +35,8 @@ def start_tuning(pipeline, names: list[str], config: PolicyConfig, lora_targets:
 
             with torch.random.fork_rng(devices=[]):  # the same start in every arm and after every resume
                 torch.manual_seed(0)
-                network.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=lora_targets))
+                targets = list(lora_targets)
+                network.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=targets))
         if config.gradient_checkpointing:
             network.enable_gradient_checkpointing()
     return networks

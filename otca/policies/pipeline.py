@@ -1,0 +1,132 @@
+"""What adapters of diffusers pipelines share: loading, encoding every text once, guidance in one batch, the trained weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from otca.config import PolicyConfig
+from otca.files import model_identity, model_notes, resolve_model
+from otca.policies.tuning import load_tuned, quiet_libraries, save_tuned, start_tuning
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoded prompts, one row a sample: tensors (B, …), in the order of the adapter's `_encode_text`."""
+
+    parts: tuple[torch.Tensor, ...]
+
+    def rows(self, index) -> Encoded:
+        """The condition of some samples (a slice, a list or an index tensor)."""
+        return Encoded(tuple(part[index] for part in self.parts))
+
+
+class PipelinePolicy:
+    """Base of the adapters. A family says which pipeline, how a text is encoded, and what one forward pass is.
+
+    To be set by the adapter's constructor after this one's: ``true_guidance``, ``forwards_per_velocity``, ``protocol``.
+    """
+
+    pipeline_class: ClassVar[str]
+    """Name of the pipeline in diffusers."""
+    lora_targets: ClassVar[tuple[str, ...]]
+    """Modules that a LoRA adapts, as the ecosystem's LoRAs of the family have them."""
+
+    def __init__(self, config: PolicyConfig, device: torch.device):
+        import diffusers
+
+        quiet_libraries()
+        self.config, self.device = config, device
+        self.folder = resolve_model(config.path)
+        self.notes = model_notes(self.folder)
+        loader = getattr(diffusers, self.pipeline_class)
+        self.pipeline = loader.from_pretrained(self.folder, local_files_only=Path(self.folder).is_dir())
+        self.pipeline.to(device)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.trained = self._trained()
+        self.networks = start_tuning(self.pipeline, self.trained, config, self.lora_targets)
+        self.network: nn.Module = self.networks[0]
+        self.true_guidance: float = config.true_guidance or self.notes.get("true_guidance", 1.0)
+        self.forwards_per_velocity = 2 if self.true_guidance > 1 else 1
+        self.max_sequence_length = config.max_sequence_length or self.notes.get("max_sequence_length", self._longest_text())
+        self._encoded: dict[str, tuple[torch.Tensor, ...]] = {}
+
+    @property
+    def protocol(self) -> dict[str, object]:
+        """What shapes its samples, for manifests."""
+        return {
+            "checkpoint": self.config.path,
+            **model_identity(self.folder),
+            "true_guidance": self.true_guidance,
+            "max_sequence_length": self.max_sequence_length,
+        }
+
+    def _trained(self) -> list[str]:
+        """Components of the pipeline that are trained, in a fixed order."""
+        return ["transformer"]
+
+    def _longest_text(self) -> int:
+        """Text tokens of the family's stock pipeline, where neither settings nor checkpoint say."""
+        raise NotImplementedError
+
+    def _encode_text(self, text: str) -> tuple[torch.Tensor, ...]:
+        """One encoded prompt, without a batch axis, by the pipeline's own text encoders."""
+        raise NotImplementedError
+
+    def _forward(self, latents, sigma_B, condition: Encoded) -> torch.Tensor:
+        """One unguided forward pass: velocity in fp32."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------------- conditioning
+
+    @torch.no_grad()
+    def encode(self, texts: list[str]) -> Encoded:
+        """Encode prompts, one row a text; every distinct text is encoded once."""
+        for text in dict.fromkeys(t for t in texts if t not in self._encoded):
+            self._encoded[text] = self._encode_text(text)
+        return Encoded(tuple(torch.stack(part) for part in zip(*(self._encoded[t] for t in texts))))
+
+    # ------------------------------------------------------------------------------------------------------ network
+
+    def velocity(self, latents, sigma_B, condition: Encoded) -> torch.Tensor:
+        """Velocity like the latents, in fp32; with guidance g above 1, v_empty + g·(v − v_empty), both in one batch."""
+        guidance, count = self._guidance_at(sigma_B), len(latents)
+        if guidance <= 1:
+            return self._forward(latents, sigma_B, condition)
+        empty = self.encode([""]).rows([0] * count)
+        both = Encoded(tuple(torch.cat(pair) for pair in zip(empty.parts, condition.parts)))
+        free, guided = self._forward(torch.cat([latents] * 2), torch.cat([sigma_B] * 2), both).split(count)
+        return free + guidance * (guided - free)
+
+    def _guidance_at(self, sigma_B) -> float:
+        """Classifier-free guidance at these noise levels; at most 1 is none."""
+        return self.true_guidance
+
+    def _draw(self, shape: tuple[int, ...], generators: list[torch.Generator]) -> torch.Tensor:
+        """Standard normal (B, *shape) on the CPU or each generator's device, row b from generator b."""
+        return torch.cat([torch.randn((1, *shape), generator=g, device=g.device) for g in generators])
+
+    # ------------------------------------------------------------------------------------------------------ weights
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Parameters that require a gradient, network by network, in module order."""
+        return [p for name in self.trained for p in getattr(self.pipeline, name).parameters() if p.requires_grad]
+
+    def save(self, folder: Path) -> None:
+        """LoRA: `load_lora_weights` reads the folder (alpha and rank in the metadata). Full: `folder/transformer/` …"""
+        save_tuned(self.pipeline, self.trained, self.config.tuning, folder)
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote for the same tuning."""
+        load_tuned(self.pipeline, self.trained, self.config.tuning, folder)
+
+
+def decoded_images(vae: nn.Module, latents_BCHW: torch.Tensor) -> torch.Tensor:
+    """Images (B, 1, 3, H, W) in [0, 1], fp32, of an AutoencoderKL with a shift factor (FLUX, SD3)."""
+    scaled = latents_BCHW / vae.config.scaling_factor + vae.config.shift_factor
+    image_BCHW = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
+    return (image_BCHW.float() / 2 + 0.5).clamp(0, 1).unsqueeze(1)

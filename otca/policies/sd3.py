@@ -1,0 +1,72 @@
+"""SD3: drives any StableDiffusion3Pipeline, such as SD3.5 medium and large; encoding and decoding are diffusers' own."""
+
+from __future__ import annotations
+
+import torch
+
+from otca.config import PolicyConfig
+from otca.errors import InputError
+from otca.policies.pipeline import Encoded, PipelinePolicy, decoded_images
+
+
+class Sd3Policy(PipelinePolicy):
+    """A StableDiffusion3Pipeline as a policy; latents (B, C, height/8, width/8).
+
+    Encoded prompts: CLIP and T5 features, one after the other, (B, 77 + L, D), and the CLIP models' pooled vectors (B, D).
+    SD3.5 is made for classifier-free guidance: set ``policy.true_guidance`` (4.5 in Flow-GRPO's settings).
+    """
+
+    pipeline_class = "StableDiffusion3Pipeline"
+    lora_targets = (  # attention projections of both streams, as Flow-GRPO's LoRAs of SD3.5 have them
+        "attn.add_k_proj",
+        "attn.add_q_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+        "attn.to_k",
+        "attn.to_out.0",
+        "attn.to_q",
+        "attn.to_v",
+    )
+
+    def __init__(self, config: PolicyConfig, device: torch.device):
+        super().__init__(config, device)
+        transformer, factor = self.pipeline.transformer.config, self.pipeline.vae_scale_factor
+        height, width = config.height // factor, config.width // factor
+        if max(height, width) > transformer.patch_size * transformer.pos_embed_max_size:
+            longest = transformer.patch_size * transformer.pos_embed_max_size * factor
+            size = f"{config.height} × {config.width}"
+            raise InputError(f"policy.height × width is {size}; {config.path} makes {longest} pixels a side at most")
+        self.latent_shape = (transformer.in_channels, height, width)
+
+    def _longest_text(self) -> int:
+        return 256  # StableDiffusion3Pipeline's own default
+
+    def _encode_text(self, text: str) -> tuple[torch.Tensor, ...]:
+        prompt, _, pooled, _ = self.pipeline.encode_prompt(
+            prompt=text,
+            prompt_2=None,
+            prompt_3=None,
+            device=self.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.max_sequence_length,
+        )
+        return prompt[0], pooled[0]
+
+    def noise(self, generators: list[torch.Generator]) -> torch.Tensor:
+        """Standard normal latents, row b from generator b (drawn on its device)."""
+        return self._draw(self.latent_shape, generators).to(self.device)
+
+    def _forward(self, latents, sigma_B, condition: Encoded) -> torch.Tensor:
+        prompt_BLD, pooled_BD = condition.parts
+        return self.network(
+            hidden_states=latents.to(prompt_BLD.dtype),
+            timestep=sigma_B * self.pipeline.scheduler.config.num_train_timesteps,
+            encoder_hidden_states=prompt_BLD,
+            pooled_projections=pooled_BD,
+            return_dict=False,
+        )[0].float()
+
+    @torch.no_grad()
+    def decode(self, latents) -> torch.Tensor:
+        """Images (B, 1, 3, H, W) in [0, 1], fp32."""
+        return decoded_images(self.pipeline.vae, latents)
