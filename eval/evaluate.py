@@ -53,7 +53,7 @@ def evaluate(policy: Policy, medium: str, config: EvalConfig, seed: int, rewards
     return {
         "sampler": "ode",
         "steps": config.steps,
-        "shift": config.shift,
+        "shift": config.shift or policy.shift,
         "prompts": config.source,
         "prompt_count": config.prompts,
         "samples_per_prompt": config.samples_per_prompt,

@@ -31,7 +31,7 @@ def generate(policy: Policy, config: EvalConfig, seed: int, folder: Path | None 
         policy,
         batch,
         SamplerConfig(steps=config.steps),
-        sigmas_S(config.steps, config.shift),
+        sigmas_S(config.steps, config.shift or policy.shift),
         StepPlan(never, never),
         config.batch,
     )

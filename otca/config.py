@@ -71,7 +71,7 @@ class SamplerConfig:
     steps: int = 10
     """Denoising steps T."""
     shift: float = 3.0
-    """Time shift s of the noise levels: σ ← s·σ/(1+(s−1)·σ); 1 is linear."""
+    """Time shift s of the noise levels: σ ← s·σ/(1+(s−1)·σ); 1 is linear, 0 the checkpoint's own (FLUX: by resolution)."""
     level: float = 0.7
     """Noise level: a of flow_sde and cps, η of dance_sde."""
     shared_noise: bool = False
@@ -79,7 +79,7 @@ class SamplerConfig:
 
     def __post_init__(self):
         _at_least("sampler.steps", self.steps, 2)
-        _positive("sampler.shift", self.shift)
+        _at_least("sampler.shift", self.shift, 0)
         _positive("sampler.level", self.level)
 
 
@@ -276,7 +276,7 @@ class EvalConfig:
     steps: int = 20
     """ODE steps."""
     shift: float = 3.0
-    """Time shift of the noise levels."""
+    """Time shift of the noise levels; 0 is the checkpoint's own."""
     batch: int = 40
     """Samples in one forward pass."""
 
@@ -284,7 +284,7 @@ class EvalConfig:
         for name in ("prompts", "samples_per_prompt", "batch"):
             _at_least(f"eval.{name}", getattr(self, name), 1)
         _at_least("eval.steps", self.steps, 2)
-        _positive("eval.shift", self.shift)
+        _at_least("eval.shift", self.shift, 0)
 
 
 def to_dict(config) -> dict:
@@ -297,7 +297,7 @@ def config_hash(config: dict) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def _at_least(name: str, value: float, least: int) -> None:
     if value < least:
         raise InputError(f"{name} is {value}; it must be at least {least}")
 

@@ -67,7 +67,7 @@ class Trainer:
             fused=True,
         )
         self.policy.network, self.optimizer = self.accelerator.prepare(self.policy.network, self.optimizer)
-        self.sigma_S = schedules.sigmas_S(config.sampler.steps, config.sampler.shift)
+        self.sigma_S = schedules.sigmas_S(config.sampler.steps, config.sampler.shift or self.policy.shift)
         self.progress = checkpoint.Progress()
         self.seconds: dict[str, float] = {}
 

@@ -105,7 +105,7 @@ def sample(study: Study, stage: str) -> None:
     rewards = [build_reward(name) for name in config.rewards]
     steps = study.steps
     plan = schedules.StepPlan(*(torch.arange(steps) < steps - 1 for _ in range(2)))
-    sigma_S = schedules.sigmas_S(steps, config.sampler.shift)
+    sigma_S = schedules.sigmas_S(steps, config.sampler.shift or policy.shift)
     keep = frozenset({"velocity"})
     sampled = rollout(policy, batch_of(study, stage), config.sampler, sigma_S, plan, config.micro_batch, keep)
     final_BK = score_all(rewards, sampled.media_BFCHW, sampled.prompts).reward_BK

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from otca.config import PolicyConfig, SamplerConfig
 from otca.policies.base import build_policy, swapped
@@ -90,6 +95,29 @@ def test_ode_rollout_is_the_stock_pipeline(policy):
     torch.testing.assert_close(ours.media_BFCHW[:, 0], stock, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [64, 128])
+def test_the_checkpoints_own_shift_is_the_stock_pipelines(untrained_pipeline, tmp_path, size):
+    """With dynamic shifting, as FLUX.1-dev has it, the stock pipeline left to itself gives our image, at each resolution."""
+    folder = shutil.copytree(untrained_pipeline, tmp_path / "dynamic")
+    FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True, max_shift=1.15).save_pretrained(folder / "scheduler")
+    policy = build_policy(PolicyConfig(path=str(folder), height=size, width=size))
+    assert policy.shift == pytest.approx(math.exp(0.5 + 0.65 * ((size // 16) ** 2 - 256) / (4096 - 256)))
+    steps = 4
+    never, sigma_S = torch.zeros(steps, dtype=torch.bool), sigmas_S(steps, policy.shift)
+    batch = make_batch(PROMPTS[:1], [0], 1, ("parity",))
+    ours = rollout(policy, batch, SamplerConfig(steps=steps), sigma_S, StepPlan(never, never), 1)
+    stock = policy.pipeline(
+        prompt=PROMPTS[0].text,
+        height=size,
+        width=size,
+        num_inference_steps=steps,
+        latents=ours.latents_SB[0],
+        max_sequence_length=policy.max_sequence_length,
+        output_type="pt",
+    ).images
+    torch.testing.assert_close(ours.media_BFCHW[:, 0], stock, rtol=0, atol=1e-5)
+
+
 def test_true_guidance_is_the_stock_pipelines(untrained_pipeline):
     """Guided velocities in one batch equal FluxPipeline's two passes (true_cfg_scale, empty negative prompt)."""
     guided = build_policy(PolicyConfig(path=untrained_pipeline, true_guidance=3.0))
@@ -133,9 +161,6 @@ def test_processes_share_slots_without_splitting_a_group():
 
 def test_notes_of_a_checkpoint_are_obeyed_and_overruled(untrained_pipeline, tmp_path):
     """otca.json in the model folder sets text length and guidance; the command line wins."""
-    import json
-    import shutil
-
     folder = shutil.copytree(untrained_pipeline, tmp_path / "model")
     (folder / "otca.json").write_text(json.dumps({"max_sequence_length": 12, "true_guidance": 2.0}))
     noted = build_policy(PolicyConfig(path=str(folder)))

@@ -37,6 +37,9 @@ class Policy(Protocol):
     forwards_per_velocity: int
     """Network evaluations of one sample at one step: 1, or 2 with classifier-free guidance."""
 
+    shift: float
+    """Time shift of the noise levels that the stock pipeline would use, where the settings leave it to the checkpoint."""
+
     protocol: dict[str, object]
     """What shapes its samples, for manifests: checkpoint and its hash, guidance, text length, frames."""
 

@@ -40,6 +40,9 @@ class FluxPolicy(PipelinePolicy):
         """What shapes its samples, for manifests; ``guidance`` is the embedded one."""
         return super().protocol | {"guidance": self.config.guidance if self.embeds_guidance else None}
 
+    def _tokens(self) -> int:
+        return len(self.image_ids)
+
     def _longest_text(self) -> int:
         return self.pipeline.tokenizer_2.model_max_length
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -64,6 +65,20 @@ class PipelinePolicy:
             "true_guidance": self.true_guidance,
             "max_sequence_length": self.max_sequence_length,
         }
+
+    @property
+    def shift(self) -> float:
+        """The scheduler's own time shift; with dynamic shifting e^μ, μ linear in the number of image tokens."""
+        scheduler = self.pipeline.scheduler.config
+        if not scheduler.get("use_dynamic_shifting"):
+            return float(scheduler.get("flow_shift") or scheduler.get("shift") or 1.0)
+        few, many = scheduler["base_image_seq_len"], scheduler["max_image_seq_len"]
+        low, high = scheduler["base_shift"], scheduler["max_shift"]
+        return math.exp(low + (high - low) * (self._tokens() - few) / (many - few))
+
+    def _tokens(self) -> int:
+        """Image tokens of one sample."""
+        raise NotImplementedError
 
     def _trained(self) -> list[str]:
         """Components of the pipeline that are trained, in a fixed order."""

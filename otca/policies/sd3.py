@@ -38,6 +38,9 @@ class Sd3Policy(PipelinePolicy):
             raise InputError(f"policy.height × width is {size}; {config.path} makes {longest} pixels a side at most")
         self.latent_shape = (transformer.in_channels, height, width)
 
+    def _tokens(self) -> int:
+        return self.latent_shape[1] * self.latent_shape[2] // self.pipeline.transformer.config.patch_size**2
+
     def _longest_text(self) -> int:
         return 256  # StableDiffusion3Pipeline's own default
 

@@ -57,6 +57,11 @@ class WanPolicy(PipelinePolicy):
         """What shapes its samples, for manifests."""
         return super().protocol | {"true_guidance": list(self.true_guidance), "latent_shape": list(self.latent_shape)}
 
+    def _tokens(self) -> int:
+        _, frames, height, width = self.latent_shape
+        time, down, across = self.pipeline.transformer.config.patch_size
+        return frames * height * width // (time * down * across)
+
     def _longest_text(self) -> int:
         return 512  # WanPipeline's own default
 
