@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from otca.config import TrainConfig
-from otca.credit import group_center
+from otca.credit import batch_mean, group_center
 from otca.methods import Method
 from otca.types import Rollout, Scores
 
@@ -18,8 +18,9 @@ from otca.types import Rollout, Scores
 def assign(rollout: Rollout, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """K = 1: (r − group mean) / (std of all r + ε) of the weighted sum r of raw rewards, the same at every step."""
     total_B1 = (scores.reward_BK * torch.tensor(config.weights_K)).sum(1, keepdim=True)
-    spread = total_B1.std(correction=0) + config.credit.advantage_epsilon
-    advantage_B1 = (group_center(total_B1, rollout.group_B) / spread).float()
+    mean = batch_mean(total_B1, scores.total)
+    spread = batch_mean((total_B1 - mean).square(), scores.total).sqrt()
+    advantage_B1 = (group_center(total_B1, rollout.group_B) / (spread + config.credit.advantage_epsilon)).float()
     return torch.ones(len(rollout.trained_T), *advantage_B1.shape), advantage_B1
 
 

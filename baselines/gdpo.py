@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from otca.config import TrainConfig
+from otca.credit import batch_mean
 from otca.methods import Method, zscore_advantage_BK
 from otca.types import Rollout, Scores
 
@@ -16,7 +17,8 @@ from otca.types import Rollout, Scores
 def assign(rollout: Rollout, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """K = 1: Σ_k w_k z_k, less its batch mean, over its batch standard deviation + ε; the same at every step."""
     fused_B1 = (zscore_advantage_BK(rollout, scores, config) * torch.tensor(config.weights_K)).sum(1, keepdim=True)
-    white_B1 = (fused_B1 - fused_B1.mean()) / (fused_B1.std(correction=0) + config.credit.advantage_epsilon)
+    centred_B1 = fused_B1 - batch_mean(fused_B1, scores.total)
+    white_B1 = centred_B1 / (batch_mean(centred_B1.square(), scores.total).sqrt() + config.credit.advantage_epsilon)
     return torch.ones(len(rollout.trained_T), *white_B1.shape), white_B1
 
 

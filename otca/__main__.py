@@ -88,14 +88,16 @@ def _train(argv: list[str]) -> None:
     folder = given.out or Path("runs/adhoc") / config.method / f"seed{config.seed}"
     trainer = Trainer(config, method, folder)
     begin_run(folder, config)
-    with tqdm(total=config.iterations, unit="iteration") as bar:
+    main = trainer.accelerator.is_main_process
+    with tqdm(total=config.iterations, unit="iteration", disable=not main) as bar:
 
         def show(row):
             bar.n = row["iteration"] + 1
             bar.set_postfix_str(" ".join(f"{n} {row[f'reward_{n}']:.3f}" for n in (r.name for r in trainer.rewards)))
 
         trainer.run(show)
-    print(f"trained {config.method}, seed {config.seed}: {folder}")
+    if main:
+        print(f"trained {config.method}, seed {config.seed}: {folder}")
 
 
 # ------------------------------------------------------------------------------------------------------------ sample

@@ -10,7 +10,24 @@ Marks: [paper] stated by arXiv 2604.19234, [reader] read off it by others, [sibl
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+
+Total = Callable[[torch.Tensor], torch.Tensor]
+"""Sum of a tensor over all processes. What a rule knows of the whole batch goes through it, so that the number of processes
+changes nothing; samples of a group are never split."""
+
+
+def alone(value: torch.Tensor) -> torch.Tensor:
+    """`Total` of a single process."""
+    return value
+
+
+def batch_mean(value_X: torch.Tensor, total: Total = alone) -> torch.Tensor:
+    """Mean over all elements of all processes, a scalar."""
+    return total(value_X.sum()) / total(torch.tensor(float(value_X.numel())))
+
 
 # ------------------------------------------------------------------------------------------------------- advantages
 
@@ -122,25 +139,23 @@ def increments_TBK(value_SBK: torch.Tensor) -> torch.Tensor:
     return value_SBK[1:] - value_SBK[:-1]
 
 
-def shrunk_values_SBK(value_SBK: torch.Tensor, group_B: torch.Tensor, ridge: float = 1e-3) -> torch.Tensor:
+def shrunk_values_SBK(value_SBK: torch.Tensor, group_B: torch.Tensor, ridge: float = 1e-3, total: Total = alone) -> torch.Tensor:
     """Values of states, shrunk to what they foretell of the final reward, (S, B, K), centred in the group.
 
     value_SBK: (S, B, K) estimates, the last row the final rewards, which keep slope 1. At every state and objective the final
     reward is regressed on the estimate, both centred in the group, over the samples of the *other* groups, so that no sample's
-    own reward enters its value. ``ridge`` is a share of the estimates' variance. A single group has nobody to learn from: it
-    keeps slope 1.
+    own reward enters its value. ``ridge`` is a share of the estimates' variance. Where the others have nothing to teach (there
+    are none, or their estimates do not vary), the slope is 1.
     """
     slot_B = torch.unique(group_B, return_inverse=True)[1]
     centred_SBK = torch.stack([group_center(value_BK, group_B) for value_BK in value_SBK])
-    groups = int(slot_B.max()) + 1
-    if groups == 1:
-        return centred_SBK.to(value_SBK.dtype)
-    sums_SPK = centred_SBK.new_zeros(len(centred_SBK), groups, centred_SBK.shape[2])
+    sums_SPK = centred_SBK.new_zeros(len(centred_SBK), int(slot_B.max()) + 1, centred_SBK.shape[2])
     cross_SPK = sums_SPK.index_add(1, slot_B, centred_SBK * centred_SBK[-1])
     square_SPK = sums_SPK.index_add(1, slot_B, centred_SBK.square())
     #   β = Σ V̂·R / Σ V̂² over the other groups
-    others_SPK = square_SPK.sum(1, keepdim=True) - square_SPK
-    slope_SPK = (cross_SPK.sum(1, keepdim=True) - cross_SPK) / ((1 + ridge) * others_SPK + 1e-12)
+    others_SPK = total(square_SPK.sum(1, keepdim=True)) - square_SPK
+    slope_SPK = (total(cross_SPK.sum(1, keepdim=True)) - cross_SPK) / ((1 + ridge) * others_SPK).clamp(min=1e-300)
+    slope_SPK = torch.where(others_SPK > 0, slope_SPK, 1.0)
     slope_SPK[-1] = 1.0
     return (slope_SPK[:, slot_B] * centred_SBK).to(value_SBK.dtype)
 
@@ -158,7 +173,7 @@ def generalised_TBK(increment_TBK: torch.Tensor, decay: float) -> torch.Tensor:
 
 
 def process_advantage_TBK(
-    value_SBK: torch.Tensor, group_B: torch.Tensor, decay: float, trained_T: torch.Tensor, eps: float = 1e-4
+    value_SBK: torch.Tensor, group_B: torch.Tensor, decay: float, trained_T: torch.Tensor, eps: float = 1e-4, total: Total = alone
 ) -> torch.Tensor:
     """g̃: generalised increments, centred in the group at each step, over their RMS on trained steps, per objective.
 
@@ -166,7 +181,8 @@ def process_advantage_TBK(
     """
     gain_TBK = generalised_TBK(increments_TBK(value_SBK), decay)
     centered_TBK = torch.stack([group_center(gain_BK, group_B) for gain_BK in gain_TBK])
-    rms_K = centered_TBK[trained_T].square().mean((0, 1)).sqrt()
+    trained_TBK = centered_TBK[trained_T]
+    rms_K = torch.stack([batch_mean(square_TB, total) for square_TB in trained_TBK.square().unbind(2)]).sqrt()
     return (centered_TBK / (rms_K + eps)).to(value_SBK.dtype)
 
 
@@ -211,12 +227,12 @@ def fuse_TB(credit_TBK: torch.Tensor, advantage_BK: torch.Tensor) -> torch.Tenso
     return (credit_TBK * advantage_BK.unsqueeze(0)).sum(dim=2)
 
 
-def rms_ratio(advantage_TB: torch.Tensor, target_TB: torch.Tensor, trained_T: torch.Tensor) -> float:
+def rms_ratio(advantage_TB: torch.Tensor, target_TB: torch.Tensor, trained_T: torch.Tensor, total: Total = alone) -> float:
     """Factor that brings the RMS of advantage_TB over trained steps to that of target_TB (1 if it is all zero)."""
-    rms, target = rms_over(advantage_TB, trained_T), rms_over(target_TB, trained_T)
+    rms, target = rms_over(advantage_TB, trained_T, total), rms_over(target_TB, trained_T, total)
     return target / rms if rms > 0 else 1.0
 
 
-def rms_over(advantage_TB: torch.Tensor, trained_T: torch.Tensor) -> float:
+def rms_over(advantage_TB: torch.Tensor, trained_T: torch.Tensor, total: Total = alone) -> float:
     """Root mean square over samples and trained steps."""
-    return float(advantage_TB[trained_T].square().mean().sqrt())
+    return float(batch_mean(advantage_TB[trained_T].square(), total).sqrt())

@@ -63,15 +63,17 @@ def clean_states_SB(rollout: Rollout) -> torch.Tensor:
     return torch.stack([*(clean_prediction(x, v, float(sigma)) for x, v, sigma in states), rollout.latents_SB[-1]])
 
 
-def tcd_TB1(rollout: Rollout, config: TrainConfig) -> torch.Tensor:
+def tcd_TB1(rollout: Rollout, scores: Scores, config: TrainConfig) -> torch.Tensor:
     """TCD's step weights as a factor of credit_TBK: (T, B, 1)."""
     latents_SB = clean_states_SB(rollout) if config.credit.tcd_latent == "x0_hat" else rollout.latents_SB
-    settings = config.credit
+    settings, total = config.credit, scores.total
     weights_TB = credit.tcd_weights_TB(latents_SB, settings.tcd_epsilon, settings.tcd_normalise, rollout.trained_T)
     if settings.tcd_control == "permuted":
         weights_TB = credit.permuted_TB(weights_TB, rollout.trained_T, rollout.seed_B)
     elif settings.tcd_control == "averaged":
-        weights_TB = weights_TB.mean(1, keepdim=True).expand_as(weights_TB)
+        weights_TB = (
+            torch.stack([credit.batch_mean(weight_B, total) for weight_B in weights_TB]).unsqueeze(1).expand_as(weights_TB)
+        )
     return weights_TB.cpu().unsqueeze(2)
 
 
@@ -90,11 +92,11 @@ def moca_TBK(advantage_BK: torch.Tensor, rollout: Rollout, config: TrainConfig) 
 
 def _otca(rollout, scores, config):
     advantage_BK = zscore_advantage_BK(rollout, scores, config)
-    return tcd_TB1(rollout, config) * moca_TBK(advantage_BK, rollout, config), advantage_BK
+    return tcd_TB1(rollout, scores, config) * moca_TBK(advantage_BK, rollout, config), advantage_BK
 
 
 def _otca_tcd(rollout, scores, config):
-    return tcd_TB1(rollout, config) * static_TBK(rollout, config), zscore_advantage_BK(rollout, scores, config)
+    return tcd_TB1(rollout, scores, config) * static_TBK(rollout, config), zscore_advantage_BK(rollout, scores, config)
 
 
 def _otca_moca(rollout, scores, config):
@@ -107,8 +109,9 @@ def process_advantage_TBK(rollout: Rollout, scores: Scores, config: TrainConfig)
     settings, group_B = config.credit, rollout.group_B
     values = scores.process_reward_SBK
     if settings.process_shrinkage:
-        values = credit.shrunk_values_SBK(values, group_B)
-    return credit.process_advantage_TBK(values, group_B, settings.process_decay, rollout.trained_T, settings.advantage_epsilon)
+        values = credit.shrunk_values_SBK(values, group_B, total=scores.total)
+    trained_T, eps = rollout.trained_T, settings.advantage_epsilon
+    return credit.process_advantage_TBK(values, group_B, settings.process_decay, trained_T, eps, scores.total)
 
 
 def process_needs(config: TrainConfig) -> frozenset[str]:
@@ -151,7 +154,7 @@ def assign_credit(method: Method, rollout: Rollout, scores: Scores, config: Trai
     scale = 1.0
     if config.credit.match_rms:
         static_TB = credit.fuse_TB(static_TBK(rollout, config), zscore_BK)
-        scale = credit.rms_ratio(advantage_TB, static_TB, trained_T)
+        scale = credit.rms_ratio(advantage_TB, static_TB, trained_T, scores.total)
         advantage_TB = advantage_TB * scale
     limit = config.loss.advantage_clip
     clipped_TB = advantage_TB.clamp(-limit, limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
@@ -19,6 +20,7 @@ from otca.files import writable_folder
 from otca.methods import Method, assign_credit
 from otca.policies.base import build_policy, swapped
 from otca.process import process_values
+from otca.processes import gathered, over_processes, refuse_split_launch, total
 from otca.prompts import load_prompts, prompt_order
 from otca.rewards.base import build_reward, score_all
 from otca.rollout import Batch, make_batch, noised_at, rollout, slots_of, transition_at, velocity_at
@@ -38,6 +40,7 @@ class Trainer:
         self.accelerator = Accelerator(
             mixed_precision=config.policy.precision, log_with=config.trackers or None, project_dir=self.folder
         )
+        refuse_split_launch(self.accelerator)
         world = self.accelerator.num_processes
         per_update = config.prompts_per_iteration // config.optimizer.updates_per_iteration
         if per_update % world:
@@ -129,6 +132,7 @@ class Trainer:
         sampled = rollout(self.policy, batch, config.sampler, self.sigma_S, plan, self.micro_batch, keep, self.seconds)
         with _timed(self.seconds, "rewards"):
             scores = score_all(self.rewards, sampled.media_BFCHW, sampled.prompts)
+        scores = dataclasses.replace(scores, total=functools.partial(total, self.accelerator))
         extra: dict[str, int] = {}
         if "process" in needs:
             with _timed(self.seconds, "process"):
@@ -143,7 +147,7 @@ class Trainer:
         values = {f"reward_{name}": r for name, r in zip(scores.names, scores.reward_BK.mean(0).tolist())}
         values |= {f"std_{name}": s for name, s in zip(scores.names, scores.reward_BK.std(0, correction=0).tolist())}
         values |= credit.diagnostics | update
-        values = self._mean_over_processes(values)
+        values = over_processes(self.accelerator, values)
         row = {"iteration": self.progress.iteration} | values
         row |= {"network_evaluations": self.progress.network_evaluations, "reward_calls": self.progress.reward_calls}
         self.progress.iteration += 1
@@ -151,11 +155,11 @@ class Trainer:
 
     def _batch(self) -> Batch:
         """This process's prompt slots, taken from an endless shuffled list that depends on the seed alone."""
-        config, total = self.config, self.config.prompts_per_iteration
+        config, prompts = self.config, self.config.prompts_per_iteration
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        slots = slots_of(rank, world, total, config.optimizer.updates_per_iteration)
+        slots = slots_of(rank, world, prompts, config.optimizer.updates_per_iteration)
         iteration = self.progress.iteration
-        order = prompt_order(len(self.prompts), config.seed, iteration * total, total)
+        order = prompt_order(len(self.prompts), config.seed, iteration * prompts, prompts)
         chosen = [self.prompts[order[s]] for s in slots]
         return make_batch(chosen, slots, config.group_size, (config.seed, iteration), config.sampler.shared_noise)
 
@@ -179,6 +183,9 @@ class Trainer:
             if config.credit.sampled_steps:
                 drawn = {t: first + torch.nonzero(credit.step_weight_TB[t, first : first + share]).flatten() for t in steps}
                 pairs = [(t, rows) for t in steps for rows in drawn[t].split(micro_batch) if len(rows)]
+                pairs = pairs or [
+                    (steps[0], slice(first, first + micro_batch))
+                ]  # weights of 0: every process takes part in each update
             backward = self._backward_forward_process if self.method.forward_loss else self._backward
             for index, (t, rows) in enumerate(pairs):
                 with self.accelerator.no_sync(self.policy.network) if index + 1 < len(pairs) else nullcontext():
@@ -226,7 +233,8 @@ class Trainer:
             kl_B = losses.kl_to_reference(mean, mean_ref, std, delta, config.loss.kl_scale)
         self._accumulate(loss_B, kl_B, credit.step_weight_TB[t, rows], pairs, totals)
         ratio_B = (log_prob_B.detach() - old_B).exp()
-        totals["clip_fraction"] += float(((ratio_B < 1 - low) | (ratio_B > 1 + high)).float().mean()) / pairs
+        clipped = float(((ratio_B < 1 - low) | (ratio_B > 1 + high)).float().mean())
+        totals["clip_fraction"] += clipped * (len(ratio_B) / self.micro_batch) / pairs
         if first_update:
             totals["first_ratio_deviation"] = max(totals["first_ratio_deviation"], float((ratio_B - 1).abs().max()))
 
@@ -251,7 +259,7 @@ class Trainer:
         """Add one micro-batch's share of the gradient, KL included; ``pairs`` full micro-batches make a whole."""
         if kl_B is not None:
             loss_B = loss_B + self.config.loss.kl_beta * kl_B
-            totals["kl"] += float(kl_B.detach().mean()) / pairs
+            totals["kl"] += float(kl_B.detach().mean()) * (len(kl_B) / self.micro_batch) / pairs
         loss = (weight_B.to(loss_B) * loss_B).mean() * (len(loss_B) / self.micro_batch) / pairs
         self.accelerator.backward(loss)
         totals["loss"] += float(loss.detach())
@@ -263,18 +271,12 @@ class Trainer:
         steps, samples = credit.advantage_TB.shape
         trained = int((credit.step_weight_TB != 0).sum())
         per_step = 3 + bool(self.config.loss.kl_beta) + bool(self.lagged)
-        world = self.accelerator.num_processes
-        evaluations = steps * samples + trained * per_step
-        self.progress.network_evaluations += evaluations * self.policy.forwards_per_velocity * world
-        self.progress.reward_calls += samples * len(self.rewards) * world
-        self.progress.network_evaluations += extra.get("network_evaluations", 0) * world
-        self.progress.reward_calls += extra.get("reward_calls", 0) * world
-
-    def _mean_over_processes(self, values: dict[str, float]) -> dict[str, float]:
-        if self.accelerator.num_processes == 1:
-            return values
-        numbers = torch.tensor(list(values.values()), dtype=torch.float64, device=self.accelerator.device)
-        return dict(zip(values, self.accelerator.reduce(numbers, "mean").tolist()))
+        evaluations = (steps * samples + trained * per_step) * self.policy.forwards_per_velocity
+        calls = samples * len(self.rewards)
+        own = {"evaluations": evaluations + extra.get("network_evaluations", 0), "calls": calls + extra.get("reward_calls", 0)}
+        everyone = gathered(self.accelerator, own).sum(0)
+        self.progress.network_evaluations += int(everyone[0])
+        self.progress.reward_calls += int(everyone[1])
 
 
 @contextmanager

@@ -6,6 +6,7 @@ S = T + 1 states (index 0 = noise, T = final), K objectives, F frames, C channel
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,13 +55,15 @@ class Rollout:
 class Scores:
     """reward_BK: (B, K) raw rewards; names: K reward names; seconds: time each reward took.
 
-    process_reward_SBK: (S, B, K) rewards of the clean predictions at each state, for methods that ask for it.
+    process_reward_SBK: (S, B, K) rewards of the clean predictions at each state, for methods that ask for it. total: sum of
+    a tensor over all processes, through which a method learns what it needs of the whole batch.
     """
 
     reward_BK: torch.Tensor
     names: tuple[str, ...]
     seconds: dict[str, float]
     process_reward_SBK: torch.Tensor | None = None
+    total: Callable[[torch.Tensor], torch.Tensor] = lambda value: value
 
 
 @dataclass(frozen=True)

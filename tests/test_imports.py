@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 LEVELS = [
     {"errors", "types", "config"},
     {"schedules", "samplers", "credit", "losses", "files"},
-    {"policies", "rewards", "embedded", "checkpoint", "tracking", "prompts", "methods", "runs"},
+    {"policies", "rewards", "embedded", "checkpoint", "tracking", "prompts", "methods", "runs", "processes"},
     {"rollout"},
     {"process"},
     {"trainer"},

@@ -1,0 +1,56 @@
+"""What several processes of one run tell each other: sums for the credit, and rows as one process would log them."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from otca.errors import InputError
+
+COUNTED = ("dead_groups", "groups_with_constant_reward")
+"""Diagnostics that are numbers of groups."""
+
+
+def refuse_split_launch(accelerator: Accelerator) -> None:
+    """Raise InputError where a launcher started several processes and accelerate sees one: each would train alone."""
+    launched, seen = int(os.environ.get("WORLD_SIZE", 1)), accelerator.num_processes
+    if launched != seen:
+        raise InputError(
+            f"WORLD_SIZE is {launched}, but accelerate sees {seen} process; launch with `accelerate launch`, or, without a GPU, "
+            "with ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -m otca train …"
+        )
+
+
+def total(accelerator: Accelerator, value: torch.Tensor) -> torch.Tensor:
+    """Sum of a CPU tensor over all processes (`credit.Total`)."""
+    if accelerator.num_processes == 1:
+        return value
+    return accelerator.reduce(value.to(accelerator.device), "sum").cpu()
+
+
+def gathered(accelerator: Accelerator, values: dict[str, float]) -> np.ndarray:
+    """The values of every process, one row each: float64 (processes, values)."""
+    numbers = torch.tensor([list(values.values())], dtype=torch.float64, device=accelerator.device)
+    return accelerator.gather(numbers).cpu().numpy()
+
+
+def over_processes(accelerator: Accelerator, values: dict[str, float]) -> dict[str, float]:
+    """What one process would have logged of all samples: counts add up, deviations are of the whole, the rest are means."""
+    if accelerator.num_processes == 1:
+        return values
+    table = dict(zip(values, gathered(accelerator, values).T))
+    out = {name: float(column.mean()) for name, column in table.items()}
+    for name, column in table.items():
+        if name in COUNTED:
+            out[name] = float(column.sum())
+        elif name == "first_ratio_deviation":
+            out[name] = float(column.max())
+        elif name == "advantage_rms":
+            out[name] = float(np.sqrt(np.square(column).mean()))
+        elif name.startswith("std_"):
+            of_means = table["reward_" + name.removeprefix("std_")]
+            out[name] = float(np.sqrt(np.square(column).mean() + of_means.var()))
+    return out

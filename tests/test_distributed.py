@@ -1,0 +1,64 @@
+"""Two processes on gloo give what one gives: weights, rows and counts; a launch that accelerate does not see is refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parent.parent
+
+
+def train(folder, pipeline, processes, *changes, use_cpu="true"):
+    """Three iterations of `python -m otca train` in so many processes; returns the finished process."""
+    settings = {
+        "out": folder,
+        "method": "otca",
+        "policy.path": pipeline,
+        "rewards": "[tests.test_baselines:Red,tests.test_baselines:Blue]",
+        "prompts_per_iteration": 4,
+        "group_size": 4,
+        "micro_batch": 4,
+        "iterations": 3,
+        "sampler.steps": 4,
+        "save_every": 3,
+        "optimizer.learning_rate": 1e-3,
+    }
+    command = ["-m", "otca", "train", *(f"--{key}={value}" for key, value in settings.items()), *changes]
+    launcher = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": use_cpu}
+    return subprocess.run(
+        [sys.executable, *launcher, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.parametrize("changes", [(), ("--credit.sampled_steps=2", "--method=process_credit")], ids=["otca", "sampled"])
+def test_two_processes_are_one(untrained_pipeline, tmp_path, changes):
+    """After three iterations of two updates the weights agree to 1e-5, and so do all rows (what is counted, exactly)."""
+    for processes in (1, 2):
+        done = train(tmp_path / str(processes), untrained_pipeline, processes, *changes)
+        assert done.returncode == 0, done.stderr
+    weights = "checkpoints/iteration_000003/transformer/diffusion_pytorch_model.safetensors"
+    one, two = (load_file(tmp_path / n / weights) for n in "12")
+    start = load_file(Path(untrained_pipeline) / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert max(float((one[key] - two[key]).abs().max()) for key in one) <= 1e-5
+    assert max(float((one[key] - start[key]).abs().max()) for key in one) > 1e-3  # it did train
+    rows_one, rows_two = (pd.read_csv(tmp_path / n / "train.csv") for n in "12")
+    np.testing.assert_allclose(rows_one, rows_two, rtol=1e-4, atol=1e-5)
+    for column in ("iteration", "network_evaluations", "reward_calls", "dead_groups"):
+        assert rows_one[column].tolist() == rows_two[column].tolist()
+    assert done.stdout.count("trained") == 1  # the main process speaks alone
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs accelerate does see the processes")
+def test_processes_that_accelerate_does_not_see_are_refused(untrained_pipeline, tmp_path):
+    """Without its CPU switch accelerate would let every process train the same folder alone."""
+    done = train(tmp_path / "out", untrained_pipeline, 2, use_cpu="false")
+    assert done.returncode != 0 and "WORLD_SIZE is 2, but accelerate sees 1 process" in done.stderr
