@@ -1,8 +1,8 @@
 """Pre-train the checkpoints that ship with the repo: `python -m reproduce.pretrain_embedded [--video] [--stage NAME]`.
 
-Stages: `vae` (autoencoder); then side by side, one thread each, `flow` (rectified-flow transformer and text encoders) and
-`distill` (classifier-free guidance into one pass, as FLUX.1-dev), and `judge` (held-out detector) and, for images, `clip`
-(held-out open_clip model); then `publish` (copy into the package, write SHA-256). Everything is seeded and resumes from
+Stages: `vae` (autoencoder); then side by side, one thread each, `flow` (rectified-flow transformer and text encoders) and, for
+images, `distill` (classifier-free guidance into one pass, as FLUX.1-dev), and `judge` (held-out detector) and, for images,
+`clip` (held-out open_clip model); then `publish` (copy into the package, write SHA-256). Everything is seeded and resumes from
 `runs/pretrain/<medium>/`; steps, seconds and accuracies are in `otca/embedded/checkpoints/pretrain-<medium>.json`. Nothing
 is downloaded.
 """

@@ -88,7 +88,11 @@ def run_publish(folder: Path) -> None:
         models={"pipeline": "image", "judge": "judge", "clip": "clip"},
         notes={"max_sequence_length": MAX_SEQUENCE_LENGTH},
         stages=[name for name in STAGES if name != "publish"],
-        guidance=GUIDANCE,
+        accuracies={
+            "teacher": ("teacher", 1.0),
+            f"teacher, guidance {GUIDANCE:g}": ("teacher", GUIDANCE),
+            "distilled": ("pipeline", 1.0),
+        },
     )
 
 

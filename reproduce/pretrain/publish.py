@@ -18,11 +18,13 @@ SAMPLES = 600
 """Validation prompts, one sample each, behind each accuracy."""
 
 
-def publish(folder: Path, medium: str, models: dict[str, str], notes: dict, stages: list[str], guidance: float) -> None:
+def publish(
+    folder: Path, medium: str, models: dict[str, str], notes: dict, stages: list[str], accuracies: dict[str, tuple[str, float]]
+) -> None:
     """Copy ``folder/<source>`` to the package's checkpoint <name> (``models``: source → name), each with its hashes.
 
     `pretrain-<medium>.json` records steps and seconds of each stage, and the held-out accuracy on the validation split of
-    the teacher without and with guidance and of what is distilled from it.
+    pipelines with some guidance (``accuracies``: label → folder below ``folder``, guidance scale).
     """
     write_atomic(folder / "pipeline" / "otca.json", json.dumps(notes) + "\n")
     for source, name in models.items():
@@ -34,9 +36,7 @@ def publish(folder: Path, medium: str, models: dict[str, str], notes: dict, stag
     states = {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in stages}
     record = {name: {"steps": state["done"], "seconds": round(state["elapsed"])} for name, state in states.items()}
     record["accuracy"] = {
-        "teacher": accuracy(medium, folder / "teacher", 1.0, notes),
-        f"teacher, guidance {guidance:g}": accuracy(medium, folder / "teacher", guidance, notes),
-        "distilled": accuracy(medium, folder / "pipeline", 1.0, notes),
+        label: accuracy(medium, folder / pipeline, guidance, notes) for label, (pipeline, guidance) in accuracies.items()
     }
     write_atomic(EMBEDDED / f"pretrain-{medium}.json", json.dumps(record, indent=1) + "\n")
 
