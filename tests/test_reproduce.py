@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from otca.config import TrainConfig
-from otca.files import EMBEDDED, sha256
+from otca.files import sha256
 from otca.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -139,7 +139,6 @@ def test_costs_are_published_apart_from_the_rows(tiny):
     assert "cost.json" not in (folder / "results/image/tiny/otca/seed1/manifest.json").read_text()
 
 
-@pytest.mark.skipif(not (EMBEDDED / "video_judge").is_dir(), reason="the video checkpoints are not shipped yet")
 def test_tables_2_and_3_share_runs(tmp_path, untrained_pipeline, untrained_wan):
     """Videos end to end: Table 2 trains and evaluates, Table 3 repeats nothing, both render byte for byte."""
     from eval.videos import read_video

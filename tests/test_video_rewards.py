@@ -8,12 +8,15 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 from torch.nn import functional
 
 from otca.embedded import verifier, video_scenes, video_verifier
 from otca.embedded.scenes import SIZE
 from otca.embedded.video_rewards import MotionQuality, TextAlignment, VisualQuality
 from otca.embedded.video_scenes import FRAMES, motion
+from otca.files import resolve_model
+from reproduce.pretrain.video_vae import reconstruct_clips
 
 REWARDS = (VisualQuality(), MotionQuality(), TextAlignment())
 
@@ -84,6 +87,15 @@ def test_verifier_is_right_on_worn_clips(change):
     prompts, clips = drawn(350, seed=1, change=change)
     media = worn(rendered(clips)).numpy()
     assert np.mean([video_verifier.satisfied(video_verifier.read(m), p.spec) != change for m, p in zip(media, prompts)]) >= 0.97
+
+
+@pytest.mark.parametrize("change", [False, True])
+def test_verifier_is_right_on_reconstructions(change):
+    """≥ 95 % through the shipped autoencoder."""
+    vae = AutoencoderKLWan.from_pretrained(f"{resolve_model('embedded:video')}/vae").eval()
+    prompts, clips = drawn(210, seed=3, change=change)
+    media = reconstruct_clips(vae, rendered(clips)).numpy()
+    assert np.mean([video_verifier.satisfied(video_verifier.read(m), p.spec) != change for m, p in zip(media, prompts)]) >= 0.95
 
 
 def test_tracks_follow_the_objects():
