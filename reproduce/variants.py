@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from baselines import find_method
+from eval.tables import BASELINE
+from otca import presets
+from otca.budget import evaluations_per_sample
 from otca.errors import InputError
 from otca.runs import Arm
 
@@ -57,6 +61,10 @@ for _name in MATCHED:
     VARIANTS[_name + ("-rms" if "@" in _name else "@rms")] = VARIANTS.get(_name, {}) | {"credit.match_rms": True}
 
 
+EQUAL = "equal"
+"""Suffix of a variant (``flow_grpo@equal``, ``otca@3steps-equal``): iterations as static weighting's evaluations pay for."""
+
+
 def variant_settings(name: str) -> dict[str, object]:
     """Settings that a name adds to its method's own: none for a plain method. Raises InputError for an unknown variant."""
     if "@" not in name:
@@ -68,6 +76,22 @@ def variant_settings(name: str) -> dict[str, object]:
 
 
 def named_arm(medium: str, tier: str, name: str, seed: int) -> Arm:
-    """The arm of a method or variant."""
+    """The arm of a method or variant, or of one with the suffix `EQUAL`."""
     method, _, variant = name.partition("@")
-    return Arm(medium, tier, method, seed, variant, tuple(variant_settings(name).items()))
+    if variant.endswith(EQUAL):
+        plain = name.removesuffix(EQUAL).rstrip("-@")
+        settings = variant_settings(plain) | {"iterations": affordable_iterations(medium, tier, plain)}
+    else:
+        settings = variant_settings(name)
+    return Arm(medium, tier, method, seed, variant, tuple(settings.items()))
+
+
+def affordable_iterations(medium: str, tier: str, name: str) -> int:
+    """Iterations of a method or variant that cost the network evaluations of static weighting's own, to the nearest one."""
+    costs = []
+    for arm in (name, BASELINE):
+        method = find_method(arm.partition("@")[0])
+        config = presets.train_config(f"{medium}/{tier}", method.name, method.settings | variant_settings(arm), 0)
+        costs.append(evaluations_per_sample(config, method) * config.prompts_per_iteration * config.group_size)
+    own, static = costs
+    return max(1, round(config.iterations * static / own))

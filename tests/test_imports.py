@@ -12,7 +12,7 @@ LEVELS = [
     {"policies", "rewards", "embedded", "checkpoint", "tracking", "prompts", "methods", "runs", "processes"},
     {"rollout"},
     {"process"},
-    {"trainer"},
+    {"trainer", "budget"},
     {"presets"},
     {"__main__"},
 ]

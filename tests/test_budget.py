@@ -1,0 +1,57 @@
+"""What is said to be spent beforehand is what the trainer counts."""
+
+from __future__ import annotations
+
+import pytest
+
+from baselines import find_method
+from otca.budget import evaluations_per_sample
+from otca.config import TrainConfig
+from otca.trainer import Trainer
+from reproduce.variants import affordable_iterations, named_arm
+
+CASES = [
+    ("otca", {}),
+    ("otca", {"credit.sampled_steps": 2}),
+    ("flow_grpo", {}),
+    ("mix_grpo", {}),
+    ("flow_grpo_fast", {}),
+    ("dance_grpo", {}),
+    ("dense_grpo", {}),
+    ("diffusion_nft", {}),
+    ("process_credit", {}),
+    ("process_credit", {"credit.process_completion": 3}),
+    ("process_credit", {"credit.process_completion": 3, "credit.process_states": 2}),
+    ("process_credit", {"credit.process_continuations": 2}),
+    ("process_credit", {"credit.process_completion": 0, "step_selection.kind": "first_k", "step_selection.count": 2}),
+]
+
+
+@pytest.mark.parametrize("name, changes", CASES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(CASES)])
+def test_predicted_evaluations_are_those_counted(untrained_pipeline, tmp_path, name, changes):
+    method = find_method(name)
+    settings = method.settings | {
+        "method": name,
+        "policy.path": untrained_pipeline,
+        "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
+        "prompts_per_iteration": 2,
+        "group_size": 2,
+        "micro_batch": 2,
+        "iterations": 1,
+        "sampler.steps": 6,
+    }
+    config = TrainConfig.from_dotted(settings | changes)
+    trainer = Trainer(config, method, tmp_path)
+    trainer.run()
+    assert trainer.progress.network_evaluations == 4 * evaluations_per_sample(config, method)
+
+
+def test_equal_variants_spend_what_static_weighting_spends():
+    """Six steps, five of them trained: 21 evaluations a sample of static weighting, 12 where two steps are trained."""
+    assert affordable_iterations("image", "quick", "static_multi_reward") == 30
+    assert affordable_iterations("image", "quick", "flow_grpo_fast") == round(30 * 21 / 12)
+    assert affordable_iterations("image", "quick", "otca@1steps") == round(30 * 21 / 9)
+    arm = named_arm("image", "quick", "process_credit@completion3-equal", 1)
+    settings = {"credit.process_completion": 3, "iterations": round(30 * 21 / (21 + 2 * 4 + 1))}
+    assert dict(arm.settings) == settings and str(arm.path) == "image/quick/process_credit@completion3-equal/seed1"
+    assert dict(named_arm("image", "quick", "gdpo@equal", 0).settings) == {"iterations": 30}
