@@ -46,7 +46,7 @@ TRAIN: dict[str, dict[str, object]] = {
         "micro_batch": 16,
         "sampler.steps": 8,
         "sampler.shift": 3.0,
-        "optimizer.learning_rate": 1e-4,
+        "optimizer.learning_rate": 2e-4,  # results/tuning
         "save_every": 10,
     },
     # The standardised numbers of the embedded task: 32 videos × 8 steps × 60 iterations [ours].
@@ -58,7 +58,7 @@ TRAIN: dict[str, dict[str, object]] = {
         "micro_batch": 16,
         "sampler.steps": 8,
         "sampler.shift": 3.0,
-        "optimizer.learning_rate": 1e-4,
+        "optimizer.learning_rate": 2e-4,  # results/tuning
         "save_every": 20,
     },
     # FLUX.1-dev, 512 px, 20 train steps [reader]; G 12, lr 1e-5, shift 3, η .3, 60 % of steps, clip 1e-4 [sibling: ViPO].
