@@ -24,6 +24,7 @@ from otca.files import write_atomic
 
 BASELINE, UNTRAINED = "static_multi_reward", "base"
 EQUAL_CALLS = "equal iterations and reward calls"
+EQUAL_EVALUATIONS = "equal network evaluations"
 MAKE_RUN = (
     "make it with the table's script, such as `python -m reproduce.table1 --tier {tier}`, and publish it with "
     "`python -m reproduce.publish --medium {medium} --tier {tier}`"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from eval.tables import EQUAL_CALLS, EQUAL_EVALUATIONS
 from reproduce.table import Table, parser_of, run_command
 from reproduce.variants import CORRUPTIONS, SAMPLED, STRESSED
 
@@ -19,7 +20,7 @@ METRICS = ("alignment", "quality", "aesthetic", "accuracy", "clip_score", "kerne
 NOTE = "Embedded task: the numbers are this repository's own, not the paper's."
 
 
-def _family(name: str, title: str, methods: str, *notes: str) -> Table:
+def _family(name: str, title: str, methods: str, *notes: str, budget: str = EQUAL_CALLS) -> Table:
     return Table(
         name=f"ablations/{name}",
         title=f"Ablation: {title}",
@@ -28,6 +29,7 @@ def _family(name: str, title: str, methods: str, *notes: str) -> Table:
         primary="accuracy",
         metrics=METRICS,
         notes=(*notes, NOTE),
+        budget=budget,
     )
 
 
@@ -67,6 +69,22 @@ FAMILIES = {
         " ".join([*(m for m in STRESSED if m not in BASIS), *(f"{m}@{kind}" for kind in CORRUPTIONS for m in STRESSED)]),
         "noise: aesthetic replaced by noise; flipped: alignment turned round for a third of the images; scaled: aesthetic times "
         "100; constant: quality divided by 1000. Evaluation uses the honest rewards.",
+    ),
+    "rivals": _family(
+        "rivals",
+        "rival methods",
+        """uniform_grpo flow_grpo dance_grpo mix_grpo tempflow_grpo flow_grpo_fast grpo_guard gdpo coca dense_grpo diffusion_nft
+        otca process_credit process_credit@completion3""",
+        "Each rival keeps what its file in baselines/ sets (sampler, step selection, clipping, KL); all else is the tier's.",
+    ),
+    "rivals-equal": _family(
+        "rivals-equal",
+        "rival methods at equal network evaluations",
+        """uniform_grpo flow_grpo@equal dance_grpo@equal mix_grpo@equal tempflow_grpo flow_grpo_fast@equal grpo_guard gdpo coca
+        dense_grpo@equal diffusion_nft@equal otca otca@3steps-equal process_credit process_credit@completion3-equal
+        process_credit@3steps-equal""",
+        "@equal: as many iterations as the evaluations of static_multi_reward pay for; the others cost the same an iteration.",
+        budget=EQUAL_EVALUATIONS,
     ),
     "budget": _family(
         "budget",

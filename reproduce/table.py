@@ -29,7 +29,8 @@ MOST_CURVES = 6
 class Table:
     """One table of the paper: ``name`` is its script and folder, ``metrics`` are its columns (empty = all of the runs).
 
-    ``primary`` is the metric of the table of differences; ``notes`` are printed below every tier's table. A table over
+    ``primary`` is the metric of the table of differences; ``notes`` are printed below every tier's table,
+    ``budget`` says what its arms have in common. A table over
     several ``media`` has a section and figures (``curves-<medium>.png``, …) for each.
     """
 
@@ -40,6 +41,7 @@ class Table:
     primary: str
     notes: tuple[str, ...]
     metrics: tuple[str, ...] = ()
+    budget: str = EQUAL_CALLS
 
     def arms(self, tier: str) -> list[Arm]:
         """Every run of the table, seed by seed, so that an interrupted table has whole seeds."""
@@ -54,8 +56,8 @@ class Table:
             rows = collect(rows_root, medium, tier, self.methods)
             if self.metrics:
                 rows = rows[rows["metric"].isin(self.metrics)]
-            tables.append(build_table(rows, medium=medium))
-            winners |= clear_winners(rows, EQUAL_CALLS, medium)
+            tables.append(build_table(rows, budget_label=self.budget, medium=medium))
+            winners |= clear_winners(rows, self.budget, medium)
             suffix = f"-{medium}" if len(self.media) > 1 else ""
             if len(self.methods) > MOST_CURVES:
                 dot_plot(tables[-1], self.metrics, folder / f"dots{suffix}")
