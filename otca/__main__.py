@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "train a generator with a method",
     "sample": "generate media from a checkpoint or a finished run",
     "score": "score a folder of images or videos, made by any system, against a prompts file",
+    "prompts": "fetch a published prompt list (needs the network) and check it",
 }
 
 
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return _refuse("otca", f"unknown command {argv[0]!r}{hint} (known: {', '.join(COMMANDS)})")
     try:
-        {"train": _train, "sample": _sample, "score": _score}[argv[0]](argv[1:])
+        {"train": _train, "sample": _sample, "score": _score, "prompts": _prompts}[argv[0]](argv[1:])
     except (InputError, RewardError, argparse.ArgumentError) as error:
         return _refuse(f"otca {argv[0]}", str(error))
     return 0
@@ -230,6 +231,30 @@ def _score_videos(given):
         scorers.append(VideoJudgeAccuracy())
     encoders = [make(folder) for make, folder in ((dino_encoder, given.dino), (clip_encoder, given.clip)) if folder]
     return score_videos(given.videos, given.prompts, load_flow(given.raft), encoders or [embedded_encoder()], scorers)
+
+
+# ----------------------------------------------------------------------------------------------------------- prompts
+
+
+def prompts_parser() -> ArgumentParser:
+    """Which list, and where to."""
+    from otca.published_prompts import LISTS
+
+    parser = _parser("prompts", "Fetch a published prompt list at its pinned commit and check it; the one use of the network.")
+    listed = "; ".join(f"{name}: {one.what}" for name, one in LISTS.items())
+    parser.add_argument("--list", type=str, required=True, help=listed)
+    parser.add_argument("--out", type=Path, default=Path("prompts"), help="folder to write to (default: prompts)")
+    return parser
+
+
+def _prompts(argv: list[str]) -> None:
+    from otca.prompts import load_prompts
+    from otca.published_prompts import fetch_list
+
+    given = _parse(prompts_parser(), argv)
+    path = fetch_list(given.list, given.out)
+    rows = load_prompts(str(path))
+    print(f"{path}: {len(rows):,} prompts, checked; the first: {rows[0].text[:100]}")
 
 
 # ----------------------------------------------------------------------------------------------------------- parsing

@@ -67,7 +67,11 @@ def test_bad_values_found_while_loading(capsys, tmp_path, untrained_pipeline):
         ("key.jsonl", '{"promt": "x"}\n', "line 1: no text under the key 'prompt'"),
         ("blank.csv", 'prompt\n" "\n', "line 2: no text"),
         ("spec.csv", 'prompt,spec\nx,"{"\n', "line 2: 'spec' is not JSON"),
-        ("notes.txt", "a red circle\n", "unknown ending '.txt'"),
+        ("notes.md", "a red circle\n", "unknown ending '.md'"),
+        ("cut.json", '["a red circle",', "line 1: not JSON"),
+        ("deep.json", '{"anime": {"prompt": "x"}}', "expected a list of prompts under 'anime'"),
+        ("number.json", "[1]", "line 1: no text"),
+        ("headless.tsv", "a\tb\nc\td\n", "line 2: no text"),
     ],
 )
 def test_bad_prompt_files(capsys, tmp_path, untrained_pipeline, name, content, said):

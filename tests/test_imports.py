@@ -10,7 +10,7 @@ LEVELS = [
     {"errors", "types", "config"},
     {"schedules", "samplers", "credit", "losses", "files"},
     {"policies", "rewards", "embedded", "checkpoint", "tracking", "prompts", "methods", "runs", "processes"},
-    {"rollout"},
+    {"rollout", "published_prompts"},
     {"process"},
     {"trainer", "budget"},
     {"presets"},

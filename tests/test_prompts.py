@@ -1,0 +1,126 @@
+"""Prompt files in the formats that lists are published in, and published lists fetched and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from otca import published_prompts
+from otca.__main__ import main
+from otca.errors import InputError
+from otca.prompts import load_prompts, stream_prompts
+from otca.published_prompts import PublishedList, fetch_list
+
+VBENCH = [
+    {"prompt_en": "a toilet, frozen in time", "dimension": ["temporal_flickering"]},
+    {"prompt_en": "a dog", "dimension": []},
+]
+FORMATS = {
+    "dancegrpo.txt": "a cat\n\n  a dog \n",
+    "parti.tsv": 'Prompt\tCategory\tChallenge\tNote\na cat\tAnimals\tBasic\t\n"a dog"\tAnimals\tBasic\tx\n',
+    "drawbench.csv": 'Prompts,Category\n"a cat",Colors\na dog,Colors\n',
+    "hpdv2.json": json.dumps({"anime": ["a cat"], "photo": ["a dog"]}),
+    "list.json": json.dumps(["a cat", "a dog"]),
+    "own.jsonl": '{"prompt": "a cat", "id": "x"}\n{"text": "a dog"}\n',
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_published_format_is_read(tmp_path, name):
+    (tmp_path / name).write_text(FORMATS[name])
+    assert [p.text for p in load_prompts(str(tmp_path / name))] == ["a cat", "a dog"]
+    assert [p.text for p in load_prompts(str(tmp_path / name), 1)] == ["a cat"]
+
+
+def test_vbench_and_ids(tmp_path):
+    (tmp_path / "v.json").write_text(json.dumps(VBENCH))
+    assert [(p.id, p.text) for p in load_prompts(str(tmp_path / "v.json"))] == [
+        ("000001", "a toilet, frozen in time"),
+        ("000002", "a dog"),
+    ]
+    (tmp_path / "own.jsonl").write_text(FORMATS["own.jsonl"])
+    assert [p.id for p in load_prompts(str(tmp_path / "own.jsonl"))] == ["x", "000002"]
+
+
+@pytest.mark.parametrize("name", ["big.txt", "big.jsonl", "big.csv"])
+def test_fifty_thousand_prompts_load_in_a_second_and_stream(tmp_path, name):
+    lines = [f"prompt number {i} of many, with some detail about light and colour" for i in range(50_000)]
+    shaped = {
+        "big.txt": lines,
+        "big.jsonl": [json.dumps({"prompt": t}) for t in lines],
+        "big.csv": ["prompt", *(f'"{t}"' for t in lines)],
+    }
+    path = tmp_path / name
+    path.write_text("\n".join(shaped[name]) + "\n")
+    seconds = []
+    for _ in range(3):  # the best of three: other work on the machine is not ours
+        started = time.perf_counter()
+        assert len(load_prompts(str(path))) == 50_000
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 1
+    with open(path, "a") as file:  # what comes later is not read before it is asked for
+        file.write("{broken\n" if name == "big.jsonl" else "\n")
+    assert len(list(itertools.islice(stream_prompts(str(path)), 10))) == 10
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A loopback server of one list, and the list's entry under the name ``own``."""
+    content = b"a cat\na dog\n"
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/list.txt" else 404)
+            self.end_headers()
+            if self.path == "/list.txt":
+                self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    listener = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{listener.server_address[1]}"
+
+    def entry(page="list.txt", checksum="sha256:" + hashlib.sha256(content).hexdigest()):
+        monkeypatch.setitem(published_prompts.LISTS, "own", PublishedList(f"{base}/{page}", "own.txt", checksum, "two animals"))
+
+    entry()
+    yield entry
+    listener.shutdown()
+    listener.server_close()
+
+
+def test_a_list_is_fetched_checked_and_kept(server, tmp_path, capsys):
+    assert main(["prompts", "--list", "own", "--out", str(tmp_path / "prompts")]) == 0
+    assert "2 prompts, checked; the first: a cat" in capsys.readouterr().out
+    path = tmp_path / "prompts" / "own.txt"
+    before = path.stat().st_mtime_ns
+    assert fetch_list("own", tmp_path / "prompts") == path and path.stat().st_mtime_ns == before
+    path.write_text("a cat\n")
+    with pytest.raises(InputError, match=r"own.txt \(delete it to fetch it anew\) is not the published list"):
+        fetch_list("own", tmp_path / "prompts")
+
+
+def test_git_checksums_are_those_of_git(server, tmp_path):
+    """`printf 'a cat\\na dog\\n' | git hash-object --stdin`"""
+    server(checksum="git:33a265211eae57cc7f66245e5f3b2fafcdad2296")
+    assert fetch_list("own", tmp_path / "right").is_file()
+    server(checksum="git:" + 40 * "0")
+    with pytest.raises(InputError, match="is not the published list: expected git"):
+        fetch_list("own", tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_what_cannot_be_fetched_says_what_to_do(server, tmp_path):
+    server(page="absent.txt")
+    with pytest.raises(InputError, match=r"absent.txt cannot be fetched \(Not Found\); download it elsewhere and put it at"):
+        fetch_list("own", tmp_path)
+    with pytest.raises(InputError, match="unknown prompt list 'partti'; choose from .*parti"):
+        fetch_list("partti", tmp_path)
