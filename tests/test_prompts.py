@@ -87,8 +87,9 @@ def server(monkeypatch):
     listener = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=listener.serve_forever, daemon=True).start()
     base = f"http://127.0.0.1:{listener.server_address[1]}"
+    true_checksum = "sha256:" + hashlib.sha256(content).hexdigest()
 
-    def entry(page="list.txt", checksum="sha256:" + hashlib.sha256(content).hexdigest()):
+    def entry(page="list.txt", checksum=true_checksum):
         monkeypatch.setitem(published_prompts.LISTS, "own", PublishedList(f"{base}/{page}", "own.txt", checksum, "two animals"))
 
     entry()
