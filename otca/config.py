@@ -20,6 +20,8 @@ class PolicyConfig:
 
     path: str = "embedded:image"
     """Pipeline folder or hub id; ``embedded:image`` and ``embedded:video`` ship with the package."""
+    weights: str = ""
+    """Folder of a LoRA, which is merged, or a transformer to start from: of a run here, Flow-GRPO, DanceGRPO, …"""
     family: Literal["auto", "flux", "sd3", "wan"] = "auto"
     """Which adapter drives it; "auto" reads it from the pipeline's model_index.json."""
     tuning: Literal["full", "lora"] = "full"

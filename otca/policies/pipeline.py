@@ -12,7 +12,7 @@ from torch import nn
 
 from otca.config import PolicyConfig
 from otca.files import model_identity, model_notes, resolve_model
-from otca.policies.tuning import load_tuned, quiet_libraries, save_tuned, start_tuning
+from otca.policies.tuning import apply_weights, load_tuned, quiet_libraries, save_tuned, start_tuning
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,11 @@ class PipelinePolicy:
         self.notes = model_notes(self.folder)
         loader = getattr(diffusers, self.pipeline_class)
         self.pipeline = loader.from_pretrained(self.folder, local_files_only=Path(self.folder).is_dir())
+        self.trained = self._trained()
+        if config.weights:
+            apply_weights(self.pipeline, self.trained, config.weights)
         self.pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.trained = self._trained()
         self.networks = start_tuning(self.pipeline, self.trained, config, self.lora_targets)
         self.network: nn.Module = self.networks[0]
         self.true_guidance: float = config.true_guidance or self.notes.get("true_guidance", 1.0)
@@ -61,6 +63,7 @@ class PipelinePolicy:
         """What shapes its samples, for manifests."""
         return {
             "checkpoint": self.config.path,
+            **({"weights": self.config.weights} if self.config.weights else {}),
             **model_identity(self.folder),
             "true_guidance": self.true_guidance,
             "max_sequence_length": self.max_sequence_length,

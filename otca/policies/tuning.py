@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from otca.config import PolicyConfig
+from otca.errors import InputError
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Name under which diffusers looks for a LoRA in a folder."""
@@ -21,6 +22,36 @@ def quiet_libraries() -> None:
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+
+
+def apply_weights(pipeline, names: list[str], path: str) -> None:
+    """Start from what this or another trainer made of the model: merge a LoRA, or replace the trained networks.
+
+    ``path`` is a folder with a LoRA as diffusers saves it (`LORA_FILE`), a LoRA as peft saves it (``adapter_config.json``, so
+    Flow-GRPO), a network (``config.json``, so DanceGRPO), or one folder a network (``transformer/``, so full runs here).
+    Nothing is unpickled. Raises InputError where there is none of these.
+    """
+    folder = Path(path).expanduser()
+    if (folder / LORA_FILE).is_file():
+        for name in names:
+            options = {} if name == names[0] else {"load_into_transformer_2": True}
+            pipeline.load_lora_weights(_lora_folder(folder, name, names), weight_name=LORA_FILE, **options)
+        pipeline.fuse_lora(components=names)
+        pipeline.unload_lora_weights()
+    elif (folder / "adapter_config.json").is_file():
+        if not (folder / "adapter_model.safetensors").is_file():
+            raise InputError(f"policy.weights {path}: no adapter_model.safetensors there; save the LoRA as safetensors")
+        from peft import PeftModel
+
+        merged = PeftModel.from_pretrained(getattr(pipeline, names[0]), folder).merge_and_unload()
+        pipeline.register_modules(**{names[0]: merged})
+    elif (folder / "config.json").is_file() or (folder / names[0] / "config.json").is_file():
+        for name in names:
+            own = folder / name if (folder / name / "config.json").is_file() else folder
+            network = type(getattr(pipeline, name)).from_pretrained(own, local_files_only=True, use_safetensors=True)
+            pipeline.register_modules(**{name: network})
+    else:
+        raise InputError(f"policy.weights {path}: no {LORA_FILE}, adapter_config.json, config.json or {names[0]}/ there")
 
 
 def start_tuning(pipeline, names: list[str], config: PolicyConfig, lora_targets: Sequence[str]) -> list[nn.Module]:
