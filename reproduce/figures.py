@@ -27,16 +27,13 @@ def grid_files(folder: Path) -> list[dict]:
     return [chosen[skill] for skill in dict.fromkeys(scenes.SKILLS + video_scenes.SKILLS) if skill in chosen]
 
 
-def draw_figures(rows_root: Path, medium: str, tier: str, methods: Sequence[str], folder: Path, suffix: str = "") -> None:
-    """Write curves.png, curves.svg and grid.png (and, for videos, clips.webp and clips.mp4) from the runs below ``rows_root``.
-
-    ``suffix`` is added to each name.
-    """
+def draw_figures(rows_root: Path, medium: str, tier: str, methods: Sequence[str], folder: Path) -> None:
+    """Write curves.png, curves.svg and grid.png (and, for videos, clips.webp and clips.mp4) from the runs below ``rows_root``."""
     runs = {m: sorted((rows_root / medium / tier / m).glob("seed*")) for m in methods}
     frames = {m: [pd.read_csv(run / "train.csv") for run in seeds] for m, seeds in runs.items() if m != "base"}
     first = next(iter(frames.values()))[0]
     names = [c.removeprefix("reward_") for c in first.columns if c.startswith("reward_") and c != "reward_calls"]
-    learning_curves(frames, names, folder / f"curves{suffix}")
+    learning_curves(frames, names, folder / "curves")
 
     shown = {m: rows_root / medium / tier / m / f"seed{GRID_SEED}" for m in methods}
     rows = grid_files(next(iter(shown.values())))
@@ -47,15 +44,11 @@ def draw_figures(rows_root: Path, medium: str, tier: str, methods: Sequence[str]
     files = [[run / "media" / row["file"] for run in shown.values()] for row in rows]
     texts = [row["prompt"] for row in rows]
     if medium == "image":
-        sample_grid(
-            [[_picture(file) for file in row] for row in files], texts, list(methods), folder / f"grid{suffix}.png", marks
-        )
+        sample_grid([[_picture(file) for file in row] for row in files], texts, list(methods), folder / "grid.png", marks)
         return
     clips = [[_clip(file) for file in row] for row in files]
-    sample_grid(
-        [[contact_sheet(clip) for clip in row] for row in clips], texts, list(methods), folder / f"grid{suffix}.png", marks
-    )
-    clip_grid(clips, texts, list(methods), folder / f"clips{suffix}", video_scenes.FPS, marks)
+    sample_grid([[contact_sheet(clip) for clip in row] for row in clips], texts, list(methods), folder / "grid.png", marks)
+    clip_grid(clips, texts, list(methods), folder / "clips", video_scenes.FPS, marks)
 
 
 def _picture(file: Path) -> np.ndarray:

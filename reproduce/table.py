@@ -30,8 +30,8 @@ class Table:
     """One table of the paper: ``name`` is its script and folder, ``metrics`` are its columns (empty = all of the runs).
 
     ``primary`` is the metric of the table of differences; ``notes`` are printed below every tier's table,
-    ``budget`` says what its arms have in common. A table over
-    several ``media`` has a section and figures (``curves-<medium>.png``, …) for each.
+    ``budget`` says what its arms have in common. A table over several ``media`` has a section for each. One whose pictures are
+    those of other tables goes without ``figures``.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Table:
     notes: tuple[str, ...]
     metrics: tuple[str, ...] = ()
     budget: str = EQUAL_CALLS
+    figures: bool = True
 
     def arms(self, tier: str) -> list[Arm]:
         """Every run of the table, seed by seed, so that an interrupted table has whole seeds."""
@@ -61,8 +62,8 @@ class Table:
             suffix = f"-{medium}" if len(self.media) > 1 else ""
             if len(self.methods) > MOST_CURVES:
                 dot_plot(tables[-1], self.metrics, folder / f"dots{suffix}")
-            else:
-                draw_figures(rows_root, medium, tier, self.methods, folder, suffix)
+            elif self.figures:
+                draw_figures(rows_root, medium, tier, self.methods, folder)
         notes = [*_seed_notes(SEEDS[tier]), *self.notes]
         write_table(pd.concat(tables), folder, f"{self.title} ({tier} tier)", notes, winners, self.primary)
         return folder

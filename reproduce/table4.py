@@ -21,6 +21,7 @@ TABLE = Table(
     methods=("base", "static_multi_reward", "otca_tcd", "otca_moca", "otca"),
     primary="accuracy",
     metrics=("alignment", "quality", "aesthetic", "clip_score", *VIDEO.metrics, *(f"accuracy/{skill}" for skill in SKILLS)),
+    figures=False,
     notes=(
         "static_multi_reward is neither half, otca_tcd step credit only, otca_moca objective credit only, otca both.",
         "The paper's Table 4 is the image ablation; the video section is ours.",
