@@ -30,7 +30,8 @@ def credit_profiles(profiles: Mapping[str, np.ndarray], sigma_T: np.ndarray, nam
             for method, (color, line) in styles.items():
                 axis.plot(sigma_T, profiles[method][0, :, k], color=color, linestyle=line, label=method)
             axis.invert_xaxis()
-            axis.set(title=name, xlabel="noise level σ of the step's state", ylim=(0, None))
+            axis.set(title=name, xlabel="noise level σ of the step's state")
+        axes[0].set_ylim(bottom=0)
         axes[0].set_ylabel("size of credit (RMS over steps = 1)")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(7, len(profiles)))
         save_figure(figure, Path(f"{path_stem}.png"))

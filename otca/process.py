@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -48,7 +49,7 @@ def process_values(
         if _is_settled(sampled, state, settings):
             values[state] = final_BK
         elif draws:
-            values[state] = continuation_rewards_NBK(policy, sampled, rewards, config, state, draws).mean(0)
+            values[state] = continuation_rewards_NBK(policy, sampled, rewards, config, state, range(draws)).mean(0)
             evaluations += draws * (steps - state - 1)
             scored += draws
         else:
@@ -65,15 +66,15 @@ def process_values(
 
 @torch.no_grad()
 def continuation_rewards_NBK(
-    policy: Policy, sampled: Rollout, rewards: list[Reward], config: TrainConfig, state: int, draws: int
+    policy: Policy, sampled: Rollout, rewards: list[Reward], config: TrainConfig, state: int, draws: Sequence[int]
 ) -> torch.Tensor:
-    """Rewards (N, B, K) of N stochastic continuations of each sample's state; their mean estimates its value (METHOD §2.3).
+    """Rewards (N, B, K) of stochastic continuations of each sample's state; their mean estimates its value (METHOD §2.3).
 
-    Draw n shares its noise among states. Raises `RewardError` as any scoring does.
+    ``draws`` numbers them; a number stands for the same noise at every state. Raises `RewardError` as any scoring does.
     """
     condition = policy.encode([p.text for p in sampled.prompts])
     out = []
-    for draw in range(draws):
+    for draw in draws:
         media = []
         for rows in _chunks(len(sampled.prompts), config.micro_batch):
             latents = continued_from(policy, sampled, config.sampler, state, draw, rows, condition.rows(rows))

@@ -30,13 +30,18 @@ from otca.types import Rollout, Scores
 STAGES = ("base", "half", "end")
 TRAINED_BY, SEED = "static_multi_reward", 300
 """What trains the studied model, on a seed that no table uses."""
+BLOCK = 16
+"""Continuations of a state that are made, and kept, together."""
 COMPLETIONS = (1, 2, 3, 0)
 """Lengths of ODE completions whose rewards are kept beside the truth, for the credits that read them (0 = to the end)."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """``prompts`` groups of ``group_size`` trajectories of ``steps`` transitions; ``draws`` continuations of each state."""
+    """``prompts`` groups of ``group_size`` trajectories of ``steps`` transitions; ``draws`` continuations of each state.
+
+    Draws come in blocks of `BLOCK`; more of them are added to those that are there.
+    """
 
     medium: str
     prompts: int
@@ -67,12 +72,17 @@ class Study:
         return tuple(build_reward(name).name for name in self.config.rewards)
 
     @property
+    def blocks(self) -> list[range]:
+        """The draws, block by block."""
+        return [range(first, min(first + BLOCK, self.draws)) for first in range(0, self.draws, BLOCK)]
+
+    @property
     def states(self) -> range:
         """States whose future is uncertain: all but the last two, between which lies the noiseless step."""
         return range(self.steps - 1)
 
 
-STUDIES = {study.medium: study for study in (Study("image", 32, 8, 10, 48), Study("video", 16, 8, 8, 32))}
+STUDIES = {study.medium: study for study in (Study("image", 32, 8, 10, 64), Study("video", 16, 8, 8, 32))}
 
 
 def train(study: Study) -> None:
@@ -117,15 +127,20 @@ def sample(study: Study, stage: str) -> None:
     _save(tensors, path)
 
 
-def continue_state(study: Study, stage: str, state: int) -> None:
-    """Write the rewards (N, B, K) of the continuations of one state of every trajectory."""
-    path = study.folder / stage / f"continuations_{state:02d}.safetensors"
+def block_file(study: Study, stage: str, state: int, block: range) -> Path:
+    """Where the rewards of a block of a state's continuations lie."""
+    return study.folder / stage / f"continuations_{state:02d}_{block.start:03d}-{block.stop - 1:03d}.safetensors"
+
+
+def continue_state(study: Study, stage: str, state: int, block: range) -> None:
+    """Write the rewards (N, B, K) of a block of continuations of one state of every trajectory."""
+    path = block_file(study, stage, state, block)
     if path.exists():
         return
     config, policy = study.sampling, stage_policy(study, stage)
     rewards = [build_reward(name) for name in config.rewards]
     sampled, _ = load_trajectories(study, stage)
-    _save({"draws_NBK": continuation_rewards_NBK(policy, sampled, rewards, config, state, study.draws)}, path)
+    _save({"draws_NBK": continuation_rewards_NBK(policy, sampled, rewards, config, state, block)}, path)
 
 
 def load_trajectories(study: Study, stage: str) -> tuple[Rollout, dict[int, Scores]]:
@@ -141,8 +156,8 @@ def load_trajectories(study: Study, stage: str) -> tuple[Rollout, dict[int, Scor
 
 def load_draws(study: Study, stage: str) -> torch.Tensor:
     """Rewards of all continuations, (S, N, B, K) over the uncertain states."""
-    files = [study.folder / stage / f"continuations_{state:02d}.safetensors" for state in study.states]
-    return torch.stack([load_file(file)["draws_NBK"] for file in files])
+    parts = [[load_file(block_file(study, stage, s, block))["draws_NBK"] for block in study.blocks] for s in study.states]
+    return torch.stack([torch.cat(blocks) for blocks in parts])
 
 
 def tasks(study: Study) -> list[list[functools.partial]]:
@@ -150,7 +165,12 @@ def tasks(study: Study) -> list[list[functools.partial]]:
     return [
         [functools.partial(train, study)],
         [functools.partial(sample, study, stage) for stage in STAGES],
-        [functools.partial(continue_state, study, stage, state) for stage in STAGES for state in study.states],
+        [
+            functools.partial(continue_state, study, stage, state, block)
+            for block in study.blocks
+            for stage in STAGES
+            for state in study.states
+        ],
     ]
 
 

@@ -85,7 +85,7 @@ def test_continuations_average_fresh_noise(policy):
     mean_B = torch.stack([Brightness().score(policy.decode(end), None) for end in ends]).mean(0)
     torch.testing.assert_close(out[state, :, 0], mean_B, rtol=0, atol=1e-5)
     assert not torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], record.latents_SB[-1])
-    again_NBK = continuation_rewards_NBK(policy, record, [Brightness()], config, state, draws)  # another micro-batch
+    again_NBK = continuation_rewards_NBK(policy, record, [Brightness()], config, state, range(draws))  # another micro-batch
     torch.testing.assert_close(again_NBK.mean(0), out[state], rtol=0, atol=1e-5)
 
 
