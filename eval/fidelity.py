@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+
+from otca.credit import group_center
 
 AXES = ("pooled", "step", "sample")
 """pooled: over all cells; step: within a trajectory, over its steps; sample: across trajectories at a step, mean over steps."""
@@ -47,11 +50,9 @@ def truth_of(draws_SNBK: np.ndarray, final_BK: np.ndarray) -> Truth:
 
 
 def group_centred(value_XBK: np.ndarray, group_B: np.ndarray) -> np.ndarray:
-    """Values less the mean of their group, along axis 1."""
-    out = np.array(value_XBK, dtype=np.float64)
-    for group in np.unique(group_B):
-        out[:, group_B == group] -= out[:, group_B == group].mean(1, keepdims=True)
-    return out
+    """Values less the mean of their group, along axis 1 (`credit.group_center`)."""
+    group = torch.tensor(group_B)
+    return np.stack([group_center(torch.tensor(value_BK), group).numpy() for value_BK in value_XBK])
 
 
 def resampled_counts(groups: int, resamples: int, seed: int = 0) -> np.ndarray:

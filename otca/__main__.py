@@ -240,7 +240,7 @@ def prompts_parser() -> ArgumentParser:
     """Which list, and where to."""
     from otca.published_prompts import LISTS
 
-    parser = _parser("prompts", "Fetch a published prompt list at its pinned commit and check it; the one use of the network.")
+    parser = _parser("prompts", "Fetch a published prompt list at its pinned commit (this needs the network) and check it.")
     listed = "; ".join(f"{name}: {one.what}" for name, one in LISTS.items())
     parser.add_argument("--list", type=str, required=True, help=listed)
     parser.add_argument("--out", type=Path, default=Path("prompts"), help="folder to write to (default: prompts)")

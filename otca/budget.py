@@ -7,7 +7,7 @@ import numpy as np
 from otca import schedules
 from otca.config import TrainConfig
 from otca.methods import Method
-from otca.process import completion_path, scored_states
+from otca.process import path_evaluations, planned_paths
 
 
 def evaluations_per_sample(config: TrainConfig, method: Method) -> int:
@@ -22,19 +22,12 @@ def evaluations_per_sample(config: TrainConfig, method: Method) -> int:
     trained = int(plan.trained_T.sum())
     if config.credit.sampled_steps:
         trained = min(trained, config.credit.sampled_steps)
-    per_step = 3 + bool(config.loss.kl_beta) + bool(method.forward_loss)
-    return steps + trained * per_step + _completions(config, method, plan)
+    completions = 0
+    if "process" in method.needs(config):
+        completions = path_evaluations(planned_paths(plan.stochastic_T, config.credit), config.credit)
+    return steps + trained * evaluations_per_step(config, method) + completions
 
 
-def _completions(config: TrainConfig, method: Method, plan: schedules.StepPlan) -> int:
-    """Extra passes of process credit; states from which sampling went on without noise cost nothing."""
-    if "process" not in method.needs(config):
-        return 0
-    steps, credit, out = config.sampler.steps, config.credit, 0
-    for state in scored_states(steps, credit.process_states):
-        left = steps - state
-        if credit.process_continuations:
-            out += credit.process_continuations * (left - 1) * bool(plan.stochastic_T[state:].any())
-        elif 0 < credit.process_completion < left or plan.stochastic_T[state:].any():
-            out += len(completion_path(state, steps, credit.process_completion)) - 2
-    return out
+def evaluations_per_step(config: TrainConfig, method: Method) -> int:
+    """Network evaluations of training one step of one sample: 3, and 1 more for the reference and for the lagging model."""
+    return 3 + bool(config.loss.kl_beta) + bool(method.forward_loss)

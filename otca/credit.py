@@ -10,18 +10,9 @@ Marks: [paper] stated by arXiv 2604.19234, [reader] read off it by others, [sibl
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
-Total = Callable[[torch.Tensor], torch.Tensor]
-"""Sum of a tensor over all processes. What a rule knows of the whole batch goes through it, so that the number of processes
-changes nothing; samples of a group are never split."""
-
-
-def alone(value: torch.Tensor) -> torch.Tensor:
-    """`Total` of a single process."""
-    return value
+from otca.types import Total, alone
 
 
 def batch_mean(value_X: torch.Tensor, total: Total = alone) -> torch.Tensor:

@@ -30,6 +30,24 @@ def scored_states(steps: int, count: int) -> list[int]:
     return np.linspace(0, steps, count, endpoint=False).round().astype(int).tolist()
 
 
+def planned_paths(stochastic_T: torch.Tensor, settings: CreditConfig) -> dict[int, list[int]]:
+    """How each scored state is valued: the grid points of its completion, all that are left for continuations.
+
+    Empty where the trajectory went on without noise along these very points: it is its own completion.
+    """
+    steps, out = len(stochastic_T), {}
+    for state in scored_states(steps, settings.process_states):
+        whole = completion_path(state, steps, 0)
+        path = whole if settings.process_continuations else completion_path(state, steps, settings.process_completion)
+        out[state] = path if path != whole or bool(stochastic_T[state:].any()) else []
+    return out
+
+
+def path_evaluations(paths: dict[int, list[int]], settings: CreditConfig) -> int:
+    """Network evaluations of one sample along planned paths, without guidance; the first step's velocity is the rollout's own."""
+    return max(settings.process_continuations, 1) * sum(len(path) - 2 for path in paths.values() if path)
+
+
 @torch.no_grad()
 def process_values(
     policy: Policy, sampled: Rollout, final_BK: torch.Tensor, rewards: list[Reward], config: TrainConfig
@@ -43,22 +61,18 @@ def process_values(
     scoring does.
     """
     settings, steps, count = config.credit, len(sampled.sigma_S) - 1, len(sampled.prompts)
-    draws = settings.process_continuations
-    values, evaluations, scored = {steps: final_BK}, 0, 0
-    for state in scored_states(steps, settings.process_states):
-        if _is_settled(sampled, state, settings):
+    draws, paths = settings.process_continuations, planned_paths(sampled.std_T > 0, settings)
+    values = {steps: final_BK}
+    for state, path in paths.items():
+        if not path:
             values[state] = final_BK
         elif draws:
             values[state] = continuation_rewards_NBK(policy, sampled, rewards, config, state, range(draws)).mean(0)
-            evaluations += draws * (steps - state - 1)
-            scored += draws
         else:
-            path = completion_path(state, steps, settings.process_completion)
             values[state] = _completion_rewards_BK(policy, sampled, rewards, path, config.micro_batch)
-            evaluations += len(path) - 2
-            scored += 1
+    scored = max(draws, 1) * sum(map(bool, paths.values()))
     costs = {
-        "network_evaluations": count * evaluations * policy.forwards_per_velocity,
+        "network_evaluations": count * path_evaluations(paths, settings) * policy.forwards_per_velocity,
         "reward_calls": count * scored * len(rewards),
     }
     return _interpolated(values, steps), costs
@@ -94,13 +108,6 @@ def _completion_rewards_BK(policy, sampled, rewards, path, micro_batch) -> torch
             x = clean_prediction(x, velocity, float(sigma_S[here] - sigma_S[there]))  # one Euler step
         media.append(policy.decode(x))
     return score_all(rewards, torch.cat(media), sampled.prompts).reward_BK
-
-
-def _is_settled(sampled: Rollout, state: int, settings: CreditConfig) -> bool:
-    """Whether the trajectory went on from here without noise, along the very steps that the completion would take."""
-    left = len(sampled.sigma_S) - 1 - state
-    whole = bool(settings.process_continuations) or not 0 < settings.process_completion < left
-    return whole and not bool((sampled.std_T[state:] > 0).any())
 
 
 def _chunks(count: int, micro_batch: int) -> list[slice]:

@@ -25,7 +25,7 @@ def refuse_split_launch(accelerator: Accelerator) -> None:
 
 
 def total(accelerator: Accelerator, value: torch.Tensor) -> torch.Tensor:
-    """Sum of a CPU tensor over all processes (`credit.Total`)."""
+    """Sum of a CPU tensor over all processes (`types.Total`)."""
     if accelerator.num_processes == 1:
         return value
     return accelerator.reduce(value.to(accelerator.device), "sum").cpu()

@@ -1,4 +1,4 @@
-"""Published prompt lists: where they lie, what they hold, and their checksums. Fetching them is the one use of the network."""
+"""Published prompt lists: where they lie, what they hold, and their checksums. Fetching them needs the network."""
 
 from __future__ import annotations
 

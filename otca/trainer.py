@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from otca import checkpoint, losses, schedules
+from otca.budget import evaluations_per_step
 from otca.config import TrainConfig, to_dict
 from otca.errors import InputError, RewardError
 from otca.files import writable_folder
@@ -270,7 +271,7 @@ class Trainer:
         """A forward pass of one sample at one step is 1, its backward 2 more; passes of other models and completions too."""
         steps, samples = credit.advantage_TB.shape
         trained = int((credit.step_weight_TB != 0).sum())
-        per_step = 3 + bool(self.config.loss.kl_beta) + bool(self.lagged)
+        per_step = evaluations_per_step(self.config, self.method)
         evaluations = (steps * samples + trained * per_step) * self.policy.forwards_per_velocity
         calls = samples * len(self.rewards)
         own = {"evaluations": evaluations + extra.get("network_evaluations", 0), "calls": calls + extra.get("reward_calls", 0)}

@@ -12,6 +12,15 @@ from typing import Any
 
 import torch
 
+Total = Callable[[torch.Tensor], torch.Tensor]
+"""Sum of a tensor over all processes. What a rule knows of the whole batch goes through it, so that the number of processes
+changes nothing; samples of a group are never split."""
+
+
+def alone(value: torch.Tensor) -> torch.Tensor:
+    """`Total` of a single process."""
+    return value
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -63,7 +72,7 @@ class Scores:
     names: tuple[str, ...]
     seconds: dict[str, float]
     process_reward_SBK: torch.Tensor | None = None
-    total: Callable[[torch.Tensor], torch.Tensor] = lambda value: value
+    total: Total = alone
 
 
 @dataclass(frozen=True)

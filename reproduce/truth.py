@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from baselines import find_method
 from otca import checkpoint, presets, schedules
 from otca.config import TrainConfig
+from otca.files import write_atomic
 from otca.policies.base import Policy, build_policy
 from otca.process import continuation_rewards_NBK, process_values
 from otca.prompts import load_prompts, prompt_order
@@ -175,7 +175,4 @@ def tasks(study: Study) -> list[list[functools.partial]]:
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside)
-    os.replace(aside, path)
+    write_atomic(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))

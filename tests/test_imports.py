@@ -12,7 +12,8 @@ LEVELS = [
     {"policies", "rewards", "embedded", "checkpoint", "tracking", "prompts", "methods", "runs", "processes"},
     {"rollout", "published_prompts"},
     {"process"},
-    {"trainer", "budget"},
+    {"budget"},
+    {"trainer"},
     {"presets"},
     {"__main__"},
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -26,7 +27,7 @@ class Encoded:
         return Encoded(tuple(part[index] for part in self.parts))
 
 
-class PipelinePolicy:
+class PipelinePolicy(ABC):
     """Base of the adapters. A family says which pipeline, how a text is encoded, and what one forward pass is.
 
     To be set by the adapter's constructor after this one's: ``true_guidance``, ``forwards_per_velocity``, ``protocol``.
@@ -79,25 +80,25 @@ class PipelinePolicy:
         low, high = scheduler["base_shift"], scheduler["max_shift"]
         return math.exp(low + (high - low) * (self._tokens() - few) / (many - few))
 
+    @abstractmethod
     def _tokens(self) -> int:
         """Image tokens of one sample."""
-        raise NotImplementedError
 
     def _trained(self) -> list[str]:
         """Components of the pipeline that are trained, in a fixed order."""
         return ["transformer"]
 
+    @abstractmethod
     def _longest_text(self) -> int:
         """Text tokens of the family's stock pipeline, where neither settings nor checkpoint say."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _encode_text(self, text: str) -> tuple[torch.Tensor, ...]:
         """One encoded prompt, without a batch axis, by the pipeline's own text encoders."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _forward(self, latents, sigma_B, condition: Encoded) -> torch.Tensor:
         """One unguided forward pass: velocity in fp32."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------------------------------------------- conditioning
 

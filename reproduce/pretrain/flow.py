@@ -109,7 +109,7 @@ def distill_guidance(
 ):
     """A copy of the pipeline whose transformer answers in one pass what the teacher answers with guidance in two.
 
-    As FLUX.1-dev, the shipped models are guidance-distilled: the student's velocity regresses on the teacher's
+    As FLUX.1-dev, the shipped image model is guidance-distilled: the student's velocity regresses on the teacher's
     v_empty + guidance·(v − v_empty) at noisy training latents. The text encoders stay as they are. Resumable.
     ``make_network(pipeline)`` gives a pipeline's `Velocity`.
     """
