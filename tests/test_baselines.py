@@ -16,6 +16,7 @@ from otca.losses import Noised, Transition, clipped_surrogate, surrogate
 from otca.methods import assign_credit
 from otca.trainer import Trainer
 from otca.types import Rollout, Scores
+from tests.toys import toy_settings
 
 RIVALS = ("flow_grpo", "dance_grpo", "mix_grpo", "tempflow_grpo", "flow_grpo_fast", "gdpo", "grpo_guard", "coca", "dense_grpo")
 
@@ -248,16 +249,7 @@ def test_diffusion_nft_refuses_noise(untrained_pipeline, tmp_path):
 @pytest.mark.parametrize("name", RIVALS)
 def test_every_rival_trains(untrained_pipeline, tmp_path, name):
     """One real iteration: ratio exactly 1 before the first update, finite rows, moved weights, costs counted."""
-    settings = find_method(name).settings | {
-        "method": name,
-        "policy.path": untrained_pipeline,
-        "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
-        "prompts_per_iteration": 2,
-        "group_size": 3,
-        "micro_batch": 3,
-        "iterations": 1,
-        "sampler.steps": 6,
-    }
+    settings = find_method(name).settings | toy_settings(name, untrained_pipeline)
     trainer = Trainer(TrainConfig.from_dotted(settings), find_method(name), tmp_path)
     trainer.run()
     row = pd.read_csv(tmp_path / "train.csv").iloc[0]

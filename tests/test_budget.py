@@ -9,6 +9,7 @@ from otca.budget import evaluations_per_sample
 from otca.config import TrainConfig
 from otca.trainer import Trainer
 from reproduce.variants import affordable_iterations, named_arm
+from tests.toys import toy_settings
 
 CASES = [
     ("otca", {}),
@@ -30,16 +31,7 @@ CASES = [
 @pytest.mark.parametrize("name, changes", CASES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(CASES)])
 def test_predicted_evaluations_are_those_counted(untrained_pipeline, tmp_path, name, changes):
     method = find_method(name)
-    settings = method.settings | {
-        "method": name,
-        "policy.path": untrained_pipeline,
-        "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
-        "prompts_per_iteration": 2,
-        "group_size": 2,
-        "micro_batch": 2,
-        "iterations": 1,
-        "sampler.steps": 6,
-    }
+    settings = method.settings | toy_settings(name, untrained_pipeline, group_size=2, micro_batch=2)
     config = TrainConfig.from_dotted(settings | changes)
     trainer = Trainer(config, method, tmp_path)
     trainer.run()

@@ -18,6 +18,7 @@ from otca.rollout import continued_from, make_batch, rollout
 from otca.schedules import StepPlan, sigmas_S
 from otca.trainer import Trainer
 from otca.types import Prompt
+from tests.toys import toy_settings
 
 STEPS = 5
 SAMPLER = SamplerConfig(steps=STEPS)
@@ -163,16 +164,7 @@ def test_process_advantages_are_centred_in_the_group_with_rms_one():
 @pytest.mark.parametrize("name", ["process_credit", "moca_step"])
 def test_process_methods_train_and_count_their_cost(untrained_pipeline, tmp_path, name):
     """Five states scored for each of six samples and two rewards, beside the final one; no evaluation more than static."""
-    settings = {
-        "method": name,
-        "policy.path": untrained_pipeline,
-        "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
-        "prompts_per_iteration": 2,
-        "group_size": 3,
-        "micro_batch": 3,
-        "iterations": 1,
-        "sampler.steps": 6,
-    }
+    settings = toy_settings(name, untrained_pipeline)
     Trainer(TrainConfig.from_dotted(settings), METHODS[name], tmp_path).run()
     row = pd.read_csv(tmp_path / "train.csv").iloc[0]
     assert row.notna().all() and row["first_ratio_deviation"] == 0 and row["update_norm"] > 0

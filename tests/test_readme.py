@@ -12,6 +12,7 @@ import pytest
 import baselines
 from otca.config import TrainConfig
 from otca.trainer import Trainer
+from tests.toys import toy_settings
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -27,16 +28,7 @@ def worst_first(tmp_path, monkeypatch):
 
 
 def test_the_example_of_a_method_trains(worst_first, untrained_pipeline, tmp_path):
-    settings = {
-        "method": worst_first.name,
-        "policy.path": untrained_pipeline,
-        "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
-        "prompts_per_iteration": 2,
-        "group_size": 3,
-        "micro_batch": 3,
-        "iterations": 1,
-        "sampler.steps": 4,
-    }
+    settings = toy_settings(worst_first.name, untrained_pipeline, **{"sampler.steps": 4})
     Trainer(TrainConfig.from_dotted(settings), worst_first, tmp_path / "run").run()
     row = pd.read_csv(tmp_path / "run" / "train.csv").iloc[0]
     assert row["update_norm"] > 0 and row["first_ratio_deviation"] == 0
