@@ -26,6 +26,7 @@ def generate(policy: Policy, config: EvalConfig, seed: int, folder: Path | None 
     """
     prompts_P = load_prompts(config.source, config.prompts)
     batch = make_batch(prompts_P, list(range(len(prompts_P))), config.samples_per_prompt, ("eval", seed))
+    policy.encode_ahead(p.text for p in prompts_P)
     never = torch.zeros(config.steps, dtype=torch.bool)
     sampled = rollout(
         policy,

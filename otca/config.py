@@ -31,7 +31,7 @@ class PolicyConfig:
     lora_alpha: float = 64.0
     """Scale numerator of the LoRA (the update is alpha/rank · B·A)."""
     precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision of accelerate; "no" is fp32."""
+    """Precision of the forward pass and of what is not trained; trained weights and the VAE stay in fp32. "no" is fp32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     height: int = 64
@@ -49,6 +49,10 @@ class PolicyConfig:
     """The same for Wan2.2's low-noise expert (WanPipeline's guidance_scale_2); 0 takes otca.json's, or true_guidance."""
     max_sequence_length: int = 0
     """Text tokens; 0 takes what the checkpoint's otca.json records, or its tokenizer's longest text."""
+    prompt_cache: str = ""
+    """Folder for encoded prompts, shared by runs: text encoders are in memory only while new prompts are encoded."""
+    vae_slicing: bool = False
+    """Decode one sample at a time: less memory, the same pixels."""
 
     def __post_init__(self):
         _at_least("policy.lora_rank", self.lora_rank, 1)

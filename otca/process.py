@@ -11,7 +11,7 @@ import torch
 from otca.config import CreditConfig, TrainConfig
 from otca.policies.base import Policy
 from otca.rewards.base import Reward, score_all
-from otca.rollout import continued_from, velocity_at
+from otca.rollout import condition_of, continued_from, velocity_at
 from otca.samplers import clean_prediction
 from otca.types import Rollout
 
@@ -86,12 +86,12 @@ def continuation_rewards_NBK(
 
     ``draws`` numbers them; a number stands for the same noise at every state. Raises `RewardError` as any scoring does.
     """
-    condition = policy.encode([p.text for p in sampled.prompts])
     out = []
     for draw in draws:
         media = []
         for rows in _chunks(len(sampled.prompts), config.micro_batch):
-            latents = continued_from(policy, sampled, config.sampler, state, draw, rows, condition.rows(rows))
+            condition = condition_of(policy, sampled.prompts, rows)
+            latents = continued_from(policy, sampled, config.sampler, state, draw, rows, condition)
             media.append(policy.decode(latents))
         out.append(score_all(rewards, torch.cat(media), sampled.prompts).reward_BK)
     return torch.stack(out)
@@ -99,12 +99,12 @@ def continuation_rewards_NBK(
 
 def _completion_rewards_BK(policy, sampled, rewards, path, micro_batch) -> torch.Tensor:
     """Rewards of the ODE completions from state ``path[0]`` along the grid points of ``path``."""
-    condition, sigma_S = policy.encode([p.text for p in sampled.prompts]), sampled.sigma_S
-    media = []
+    media, sigma_S = [], sampled.sigma_S
     for rows in _chunks(len(sampled.prompts), micro_batch):
+        condition = condition_of(policy, sampled.prompts, rows)
         x, velocity = sampled.latents_SB[path[0], rows], sampled.velocity_TB[path[0], rows]
         for here, there in pairwise(path):
-            velocity = velocity if here == path[0] else velocity_at(policy, x, here, sigma_S, condition.rows(rows))
+            velocity = velocity if here == path[0] else velocity_at(policy, x, here, sigma_S, condition)
             x = clean_prediction(x, velocity, float(sigma_S[here] - sigma_S[there]))  # one Euler step
         media.append(policy.decode(x))
     return score_all(rewards, torch.cat(media), sampled.prompts).reward_BK

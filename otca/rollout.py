@@ -67,11 +67,11 @@ def rollout(
     """
     seconds = {} if seconds is None else seconds
     chunks, media = [], []
-    condition = policy.encode([p.text for p in batch.prompts])
     for first in range(0, len(batch.prompts), micro_batch):
         rows = slice(first, first + micro_batch)
         started = time.perf_counter()
-        chunks.append(_trajectories(policy, batch, rows, condition.rows(rows), sampler, sigma_S, plan, keep))
+        condition = condition_of(policy, batch.prompts, rows)
+        chunks.append(_trajectories(policy, batch, rows, condition, sampler, sigma_S, plan, keep))
         sampled = time.perf_counter()
         media.append(policy.decode(chunks[-1]["latents"][-1]))
         seconds["sampling"] = seconds.get("sampling", 0.0) + sampled - started
@@ -135,6 +135,12 @@ def continued_from(policy: Policy, sampled: Rollout, sampler: SamplerConfig, sta
         noise = policy.noise([_generator(seed, f"continuation {draw} step {t}") for seed in sampled.seed_B[rows]])
         x = transition_at(sampler, plan, t, sampled.sigma_S, x, velocity, noise=noise)[0]
     return x
+
+
+def condition_of(policy: Policy, prompts: list[Prompt], rows: slice | torch.Tensor):
+    """The encoded prompts of some samples; a whole batch of them at once need not fit in memory."""
+    chosen = prompts[rows] if isinstance(rows, slice) else [prompts[i] for i in rows.tolist()]
+    return policy.encode([p.text for p in chosen])
 
 
 def velocity_at(policy: Policy, x, t: int, sigma_S: torch.Tensor, condition) -> torch.Tensor:

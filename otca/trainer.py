@@ -24,10 +24,10 @@ from otca.process import process_values
 from otca.processes import gathered, over_processes, refuse_split_launch, total
 from otca.prompts import load_prompts, prompt_order
 from otca.rewards.base import build_reward, score_all
-from otca.rollout import Batch, make_batch, noised_at, rollout, slots_of, transition_at, velocity_at
+from otca.rollout import Batch, condition_of, make_batch, noised_at, rollout, slots_of, transition_at, velocity_at
 from otca.schedules import StepPlan
 from otca.tracking import RowLog, require_trackers
-from otca.types import Credit, Rollout
+from otca.types import Credit, Prompt, Rollout
 
 
 class Trainer:
@@ -85,6 +85,8 @@ class Trainer:
         main = self.accelerator.is_main_process
         rows = RowLog(self.folder / "train.csv", self.progress.iteration) if main else None
         times = RowLog(self.folder / "timing.csv", self.progress.iteration) if main else None
+        left = range(self.progress.iteration, self.config.iterations)
+        self.policy.encode_ahead(p.text for iteration in left for p in self._prompts_of(iteration)[0])
         if self.config.trackers:
             self.accelerator.init_trackers("otca", config=_flat(to_dict(self.config)))
         while self.progress.iteration < self.config.iterations:
@@ -154,14 +156,17 @@ class Trainer:
         self.progress.iteration += 1
         return row
 
-    def _batch(self) -> Batch:
-        """This process's prompt slots, taken from an endless shuffled list that depends on the seed alone."""
+    def _prompts_of(self, iteration: int) -> tuple[list[Prompt], list[int]]:
+        """Prompts and slots of this process, taken from an endless shuffled list that depends on the seed alone."""
         config, prompts = self.config, self.config.prompts_per_iteration
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         slots = slots_of(rank, world, prompts, config.optimizer.updates_per_iteration)
-        iteration = self.progress.iteration
         order = prompt_order(len(self.prompts), config.seed, iteration * prompts, prompts)
-        chosen = [self.prompts[order[s]] for s in slots]
+        return [self.prompts[order[s]] for s in slots], slots
+
+    def _batch(self) -> Batch:
+        config, iteration = self.config, self.progress.iteration
+        chosen, slots = self._prompts_of(iteration)
         return make_batch(chosen, slots, config.group_size, (config.seed, iteration), config.sampler.shared_noise)
 
     # ------------------------------------------------------------------------------------------------------ update
@@ -174,7 +179,6 @@ class Trainer:
         sampled (``credit.sampled_steps``) are they made anew, of the samples that train the step.
         """
         config, count, share, micro_batch = self.config, len(sampled.prompts), self.share, self.micro_batch
-        condition = self.policy.encode([p.text for p in sampled.prompts])
         totals = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0, "gradient_norm": 0.0, "first_ratio_deviation": 0.0}
         before = [p.detach().clone() for p in self.parameters]
         for first in range(0, count, share):
@@ -190,7 +194,8 @@ class Trainer:
             backward = self._backward_forward_process if self.method.forward_loss else self._backward
             for index, (t, rows) in enumerate(pairs):
                 with self.accelerator.no_sync(self.policy.network) if index + 1 < len(pairs) else nullcontext():
-                    backward(sampled, credit, plan, t, rows, condition.rows(rows), full, totals, first == 0)
+                    condition = condition_of(self.policy, sampled.prompts, rows)
+                    backward(sampled, credit, plan, t, rows, condition, full, totals, first == 0)
             norm = self.accelerator.clip_grad_norm_(self.parameters, config.optimizer.gradient_clip)
             totals["gradient_norm"] += float(norm)
             self.optimizer.step()

@@ -47,7 +47,7 @@ def bare_network_seconds(trainer: Trainer) -> float:
     """The iteration's network calls and nothing else: T forward passes a chunk, then one with backward a trained step."""
     policy, rows = trainer.policy, trainer.micro_batch
     batch = trainer._batch()
-    condition = policy.encode([p.text for p in batch.prompts]).rows(slice(0, rows))
+    condition = policy.encode([p.text for p in batch.prompts[:rows]])
     x = policy.noise([torch.Generator().manual_seed(i) for i in range(rows)])
     chunks, steps = len(batch.prompts) // rows, len(trainer.sigma_S) - 1
     started = time.perf_counter()

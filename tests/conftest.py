@@ -8,6 +8,15 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """accelerate keeps its first precision for the whole process; every test may choose its own."""
+    from accelerate.state import AcceleratorState
+
+    yield
+    AcceleratorState._reset_state()
+
+
 @pytest.fixture(scope="session")
 def untrained_pipeline(tmp_path_factory) -> str:
     """Folder of a FluxPipeline with random weights (made by diffusers' own `save_pretrained`)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -18,13 +19,6 @@ FAMILIES = {"flux": "otca.policies.flux:FluxPolicy", "sd3": "otca.policies.sd3:S
 
 PIPELINES = {"FluxPipeline": "flux", "StableDiffusion3Pipeline": "sd3", "WanPipeline": "wan"}
 """Pipeline class in model_index.json → family."""
-
-
-class Condition(Protocol):
-    """Encoded prompts, one row a sample."""
-
-    def rows(self, index) -> Condition:
-        """The condition of some samples (a slice or an index tensor)."""
 
 
 class Policy(Protocol):
@@ -43,13 +37,16 @@ class Policy(Protocol):
     protocol: dict[str, object]
     """What shapes its samples, for manifests: checkpoint and its hash, guidance, text length, frames."""
 
-    def encode(self, texts: list[str]) -> Condition:
-        """Encode prompts, one row a text."""
+    def encode(self, texts: list[str]) -> object:
+        """Encode prompts, one row a text: what `velocity` takes as its condition."""
+
+    def encode_ahead(self, texts: Iterable[str]) -> None:
+        """Told all texts that a run will ask for; may prepare them."""
 
     def noise(self, generators: list[torch.Generator]) -> torch.Tensor:
         """Standard normal latents (B, …), row b from generator b."""
 
-    def velocity(self, latents: torch.Tensor, sigma_B: torch.Tensor, condition: Condition) -> torch.Tensor:
+    def velocity(self, latents: torch.Tensor, sigma_B: torch.Tensor, condition: object) -> torch.Tensor:
         """Velocity (noise − data) in fp32, guidance included."""
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ import torch
 
 from otca.config import PolicyConfig
 from otca.policies.pipeline import Encoded, PipelinePolicy, decoded_images
+from otca.policies.texts import Parts
 
 
 class FluxPolicy(PipelinePolicy):
@@ -46,8 +47,8 @@ class FluxPolicy(PipelinePolicy):
     def _longest_text(self) -> int:
         return self.pipeline.tokenizer_2.model_max_length
 
-    def _encode_text(self, text: str) -> tuple[torch.Tensor, ...]:
-        prompt, pooled, _ = self.pipeline.encode_prompt(
+    def _encode_text(self, pipeline, text: str) -> Parts:
+        prompt, pooled, _ = pipeline.encode_prompt(
             prompt=text, prompt_2=None, device=self.device, max_sequence_length=self.max_sequence_length
         )
         return prompt[0], pooled[0]
@@ -62,7 +63,7 @@ class FluxPolicy(PipelinePolicy):
     def _forward(self, latents, sigma_B, condition: Encoded) -> torch.Tensor:
         prompt_BLD, pooled_BD = condition.parts
         return self.network(
-            hidden_states=latents.to(prompt_BLD.dtype),
+            hidden_states=latents.to(self.dtype),
             timestep=sigma_B,
             guidance=torch.full_like(sigma_B, self.config.guidance) if self.embeds_guidance else None,
             pooled_projections=pooled_BD,
@@ -70,7 +71,7 @@ class FluxPolicy(PipelinePolicy):
             txt_ids=prompt_BLD.new_zeros(prompt_BLD.shape[1], 3),
             img_ids=self.image_ids,
             return_dict=False,
-        )[0].float()
+        )[0]
 
     @torch.no_grad()
     def decode(self, latents) -> torch.Tensor:

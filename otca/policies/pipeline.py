@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,18 +14,23 @@ from torch import nn
 
 from otca.config import PolicyConfig
 from otca.files import model_identity, model_notes, resolve_model
+from otca.policies.texts import Parts, TextCache, encoders_identity
 from otca.policies.tuning import apply_weights, load_tuned, quiet_libraries, save_tuned, start_tuning
+
+INFERENCE = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Dtype of what is not trained, and of the forward pass, by ``policy.precision``."""
+
+
+NETWORKS = ("transformer", "transformer_2")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+"""Components of the families' pipelines, as diffusers names them."""
 
 
 @dataclass(frozen=True)
 class Encoded:
     """Encoded prompts, one row a sample: tensors (B, …), in the order of the adapter's `_encode_text`."""
 
-    parts: tuple[torch.Tensor, ...]
-
-    def rows(self, index) -> Encoded:
-        """The condition of some samples (a slice, a list or an index tensor)."""
-        return Encoded(tuple(part[index] for part in self.parts))
+    parts: Parts
 
 
 class PipelinePolicy(ABC):
@@ -45,8 +51,8 @@ class PipelinePolicy(ABC):
         self.config, self.device = config, device
         self.folder = resolve_model(config.path)
         self.notes = model_notes(self.folder)
-        loader = getattr(diffusers, self.pipeline_class)
-        self.pipeline = loader.from_pretrained(self.folder, local_files_only=Path(self.folder).is_dir())
+        self.loader, self.dtype = getattr(diffusers, self.pipeline_class), INFERENCE[config.precision]
+        self.pipeline = self._load(without=TEXT_ENCODERS if config.prompt_cache else ())
         self.trained = self._trained()
         if config.weights:
             apply_weights(self.pipeline, self.trained, config.weights)
@@ -57,7 +63,21 @@ class PipelinePolicy(ABC):
         self.true_guidance: float = config.true_guidance or self.notes.get("true_guidance", 1.0)
         self.forwards_per_velocity = 2 if self.true_guidance > 1 else 1
         self.max_sequence_length = config.max_sequence_length or self.notes.get("max_sequence_length", self._longest_text())
-        self._encoded: dict[str, tuple[torch.Tensor, ...]] = {}
+        shapes = f"{encoders_identity(self.folder)} {self.max_sequence_length} {self.dtype}"
+        folder = Path(config.prompt_cache).expanduser() if config.prompt_cache else None
+        self.texts = TextCache(self._encode_texts, shapes, folder, device)
+        if config.vae_slicing:
+            self.pipeline.vae.enable_slicing()
+
+    def _load(self, without: tuple[str, ...]):
+        """The pipeline less some components. What is trained whole and the VAE are fp32, the rest in inference dtype."""
+        kinds = {"default": self.dtype, "vae": torch.float32}
+        if self.config.tuning == "full":
+            kinds |= dict.fromkeys(NETWORKS, torch.float32)
+        local = Path(self.folder).is_dir()
+        present = self.loader.load_config(self.folder, local_files_only=local)
+        left_out = {name: None for name in without if name in present}
+        return self.loader.from_pretrained(self.folder, dtype=kinds, local_files_only=local, **left_out)
 
     @property
     def protocol(self) -> dict[str, object]:
@@ -93,21 +113,31 @@ class PipelinePolicy(ABC):
         """Text tokens of the family's stock pipeline, where neither settings nor checkpoint say."""
 
     @abstractmethod
-    def _encode_text(self, text: str) -> tuple[torch.Tensor, ...]:
-        """One encoded prompt, without a batch axis, by the pipeline's own text encoders."""
+    def _encode_text(self, pipeline, text: str) -> Parts:
+        """One encoded prompt, without a batch axis, by a pipeline that has its text encoders."""
 
     @abstractmethod
     def _forward(self, latents, sigma_B, condition: Encoded) -> torch.Tensor:
-        """One unguided forward pass: velocity in fp32."""
+        """One unguided forward pass: the velocity."""
 
     # ------------------------------------------------------------------------------------------------- conditioning
 
-    @torch.no_grad()
     def encode(self, texts: list[str]) -> Encoded:
         """Encode prompts, one row a text; every distinct text is encoded once."""
-        for text in dict.fromkeys(t for t in texts if t not in self._encoded):
-            self._encoded[text] = self._encode_text(text)
-        return Encoded(tuple(torch.stack(part) for part in zip(*(self._encoded[t] for t in texts))))
+        return Encoded(tuple(torch.stack(part) for part in zip(*self.texts.get(texts))))
+
+    def encode_ahead(self, texts: Iterable[str]) -> None:
+        """Encode to disk all that a run will ask for, with ``policy.prompt_cache``: the encoders are in memory once."""
+        if self.config.prompt_cache:
+            self.texts.write(["", *texts])
+
+    @torch.no_grad()
+    def _encode_texts(self, texts: list[str]) -> list[Parts]:
+        """Encode by the pipeline's own encoders; with a cache they are loaded for this call alone."""
+        if not self.config.prompt_cache:
+            return [self._encode_text(self.pipeline, text) for text in texts]
+        encoders = self._load(without=(*NETWORKS, "vae")).to(self.device)
+        return [self._encode_text(encoders, text) for text in texts]
 
     # ------------------------------------------------------------------------------------------------------ network
 
@@ -115,11 +145,16 @@ class PipelinePolicy(ABC):
         """Velocity like the latents, in fp32; with guidance g above 1, v_empty + g·(v − v_empty), both in one batch."""
         guidance, count = self._guidance_at(sigma_B), len(latents)
         if guidance <= 1:
-            return self._forward(latents, sigma_B, condition)
-        empty = self.encode([""]).rows([0] * count)
+            return self._cast_forward(latents, sigma_B, condition)
+        empty = self.encode([""] * count)
         both = Encoded(tuple(torch.cat(pair) for pair in zip(empty.parts, condition.parts)))
-        free, guided = self._forward(torch.cat([latents] * 2), torch.cat([sigma_B] * 2), both).split(count)
+        free, guided = self._cast_forward(torch.cat([latents] * 2), torch.cat([sigma_B] * 2), both).split(count)
         return free + guidance * (guided - free)
+
+    def _cast_forward(self, latents, sigma_B, condition: Encoded) -> torch.Tensor:
+        """`_forward` in the precision asked for, whoever calls: training, evaluation and sampling compute alike."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self._forward(latents, sigma_B, condition).float()
 
     def _guidance_at(self, sigma_B) -> float:
         """Classifier-free guidance at these noise levels; at most 1 is none."""

@@ -7,6 +7,7 @@ import torch
 from otca.config import PolicyConfig
 from otca.errors import InputError
 from otca.policies.pipeline import Encoded, PipelinePolicy, decoded_images
+from otca.policies.texts import Parts
 
 
 class Sd3Policy(PipelinePolicy):
@@ -44,8 +45,8 @@ class Sd3Policy(PipelinePolicy):
     def _longest_text(self) -> int:
         return 256  # StableDiffusion3Pipeline's own default
 
-    def _encode_text(self, text: str) -> tuple[torch.Tensor, ...]:
-        prompt, _, pooled, _ = self.pipeline.encode_prompt(
+    def _encode_text(self, pipeline, text: str) -> Parts:
+        prompt, _, pooled, _ = pipeline.encode_prompt(
             prompt=text,
             prompt_2=None,
             prompt_3=None,
@@ -62,12 +63,12 @@ class Sd3Policy(PipelinePolicy):
     def _forward(self, latents, sigma_B, condition: Encoded) -> torch.Tensor:
         prompt_BLD, pooled_BD = condition.parts
         return self.network(
-            hidden_states=latents.to(prompt_BLD.dtype),
+            hidden_states=latents.to(self.dtype),
             timestep=sigma_B * self.pipeline.scheduler.config.num_train_timesteps,
             encoder_hidden_states=prompt_BLD,
             pooled_projections=pooled_BD,
             return_dict=False,
-        )[0].float()
+        )[0]
 
     @torch.no_grad()
     def decode(self, latents) -> torch.Tensor:

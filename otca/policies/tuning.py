@@ -62,12 +62,14 @@ def start_tuning(pipeline, names: list[str], config: PolicyConfig, lora_targets:
     networks = [getattr(pipeline, name) for name in names]
     for network in networks:
         if config.tuning == "lora":
+            from diffusers.training_utils import cast_training_params
             from peft import LoraConfig
 
             with torch.random.fork_rng(devices=[]):  # the same start in every arm and after every resume
                 torch.manual_seed(0)
                 targets = list(lora_targets)
                 network.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=targets))
+            cast_training_params(network, torch.float32)
         if config.gradient_checkpointing:
             network.enable_gradient_checkpointing()
     return networks

@@ -8,6 +8,7 @@ from torch import nn
 from otca.config import PolicyConfig
 from otca.errors import InputError
 from otca.policies.pipeline import Encoded, PipelinePolicy
+from otca.policies.texts import Parts
 
 BOUNDARY_TOLERANCE = 1e-6
 """Noise levels within this of the boundary count as on it, so that rounding never picks the expert."""
@@ -65,8 +66,8 @@ class WanPolicy(PipelinePolicy):
     def _longest_text(self) -> int:
         return 512  # WanPipeline's own default
 
-    def _encode_text(self, text: str) -> tuple[torch.Tensor, ...]:
-        prompt, _ = self.pipeline.encode_prompt(
+    def _encode_text(self, pipeline, text: str) -> Parts:
+        prompt, _ = pipeline.encode_prompt(
             prompt=text, do_classifier_free_guidance=False, device=self.device, max_sequence_length=self.max_sequence_length
         )
         return (prompt[0],)
@@ -99,8 +100,8 @@ class WanPolicy(PipelinePolicy):
     def _forward(self, latents, sigma_B, condition: Encoded) -> torch.Tensor:
         [prompt_BLD] = condition.parts
         timestep = sigma_B * self.pipeline.scheduler.config.num_train_timesteps
-        latents, low = latents.to(prompt_BLD.dtype), self._side(sigma_B)
-        return self.network(low, hidden_states=latents, timestep=timestep, encoder_hidden_states=prompt_BLD).float()
+        latents, low = latents.to(self.dtype), self._side(sigma_B)
+        return self.network(low, hidden_states=latents, timestep=timestep, encoder_hidden_states=prompt_BLD)
 
     @torch.no_grad()
     def decode(self, latents) -> torch.Tensor:

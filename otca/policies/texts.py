@@ -1,0 +1,81 @@
+"""Encoded prompts: each distinct text once, the newest in memory, all on disk where a folder is given."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+
+from otca.files import write_atomic
+
+MEMORY_BYTES = 2**30
+"""Encoded texts that stay in memory; the oldest leave first."""
+
+Parts = tuple[torch.Tensor, ...]
+
+
+def encoders_identity(folder: str) -> str:
+    """What tells the text encoders of two pipelines apart: names, sizes and times of their files; of a hub id, its commit."""
+    local = Path(folder)
+    if not local.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        return f"{folder} {try_to_load_from_cache(folder, 'model_index.json')}"
+    files = sorted(path for part in ("text_encoder*", "tokenizer*") for path in local.glob(f"{part}/*"))
+    return repr([(path.relative_to(local).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+
+
+class TextCache:
+    """Encodings by text; ``encode`` makes missing ones, all of a call at once, so that encoders are loaded once for them.
+
+    On disk a text is ``<folder>/<hash>.safetensors``, the hash of everything that shapes its encoding: ``identity`` (the
+    checkpoint, the length, the precision) and the text itself.
+    """
+
+    def __init__(self, encode: Callable[[list[str]], list[Parts]], identity: str, folder: Path | None, device: torch.device):
+        self.encode, self.identity, self.folder, self.device = encode, identity, folder, device
+        self.kept: OrderedDict[str, Parts] = OrderedDict()
+
+    def file(self, text: str) -> Path:
+        """Where a text's encoding lies on disk."""
+        return self.folder / f"{hashlib.sha256(repr((self.identity, text)).encode()).hexdigest()}.safetensors"
+
+    def on_disk(self, text: str) -> bool:
+        """Whether a text needs no encoder."""
+        return self.folder is not None and self.file(text).is_file()
+
+    def write(self, texts: list[str]) -> None:
+        """Encode to disk what is not there yet."""
+        missing = [text for text in dict.fromkeys(texts) if not self.on_disk(text)]
+        for text, parts in zip(missing, self.encode(missing) if missing else [], strict=True):
+            write_atomic(self.file(text), save({str(i): part.cpu().contiguous() for i, part in enumerate(parts)}))
+
+    def get(self, texts: list[str]) -> list[Parts]:
+        """Encodings of texts, in their order."""
+        distinct = list(dict.fromkeys(texts))
+        missing = [text for text in distinct if text not in self.kept]
+        if self.folder is not None:
+            self.write(missing)
+            made = [self._read(text) for text in missing]
+        else:
+            made = self.encode(missing) if missing else []
+        self.kept |= zip(missing, made, strict=True)
+        for text in distinct:
+            self.kept.move_to_end(text)
+        out = [self.kept[text] for text in texts]
+        self._forget()
+        return out
+
+    def _read(self, text: str) -> Parts:
+        parts = load_file(self.file(text), device=str(self.device))
+        return tuple(parts[str(i)] for i in range(len(parts)))
+
+    def _forget(self) -> None:
+        held = sum(part.nbytes for parts in self.kept.values() for part in parts)
+        while held > MEMORY_BYTES and len(self.kept) > 1:
+            _, oldest = self.kept.popitem(last=False)
+            held -= sum(part.nbytes for part in oldest)
