@@ -7,6 +7,7 @@ import os
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 
 from otca.errors import InputError
 
@@ -22,6 +23,23 @@ def refuse_split_launch(accelerator: Accelerator) -> None:
             f"WORLD_SIZE is {launched}, but accelerate sees {seen} process; launch with `accelerate launch`, or, without a GPU, "
             "with ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -m otca train …"
         )
+
+
+PLUGINS = {
+    "ACCELERATE_USE_FSDP": ("FSDP", DistributedType.FSDP),
+    "ACCELERATE_USE_DEEPSPEED": ("DeepSpeed", DistributedType.DEEPSPEED),
+}
+"""Switches of the launcher → what it asks for."""
+
+
+def refuse_dropped_plugin(accelerator: Accelerator) -> None:
+    """Raise InputError where the launcher asks for sharding and accelerate, without a word, does something else."""
+    for switch, (name, kind) in PLUGINS.items():
+        if os.environ.get(switch, "false").lower() in ("true", "1") and accelerator.distributed_type != kind:
+            raise InputError(
+                f"{switch} asks for {name}, but accelerate runs {accelerator.distributed_type.value}: every process would hold "
+                f"the whole model; launch on GPUs with this repository's configs, or take {name} out of the launcher's"
+            )
 
 
 def total(accelerator: Accelerator, value: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from otca.errors import InputError
@@ -49,3 +51,19 @@ def require_trackers(names: list[str]) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise InputError(f"trackers: {name} is not installed; run pip install {name} or leave it out")
+
+
+def flat_settings(config: dict, prefix: str = "") -> dict[str, str]:
+    """Dotted keys with plain values, as trackers want them."""
+    out = {}
+    for key, value in config.items():
+        out |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
+    return out
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str):
+    """Add the seconds of a with-block to ``seconds[name]``."""
+    started = time.perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started

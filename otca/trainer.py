@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,13 @@ from otca.files import writable_folder
 from otca.methods import Method, assign_credit
 from otca.policies.base import build_policy, swapped
 from otca.process import process_values
-from otca.processes import gathered, over_processes, refuse_split_launch, total
+from otca.processes import gathered, over_processes, refuse_dropped_plugin, refuse_split_launch, total
 from otca.prompts import load_prompts, prompt_order
 from otca.rewards.base import build_reward, score_all
 from otca.rollout import Batch, condition_of, make_batch, noised_at, rollout, slots_of, transition_at, velocity_at
 from otca.schedules import StepPlan
-from otca.tracking import RowLog, require_trackers
+from otca.sharding import is_sharded, whole
+from otca.tracking import RowLog, flat_settings, require_trackers, timed
 from otca.types import Credit, Prompt, Rollout
 
 
@@ -42,6 +43,7 @@ class Trainer:
             mixed_precision=config.policy.precision, log_with=config.trackers or None, project_dir=self.folder
         )
         refuse_split_launch(self.accelerator)
+        refuse_dropped_plugin(self.accelerator)
         world = self.accelerator.num_processes
         per_update = config.prompts_per_iteration // config.optimizer.updates_per_iteration
         if per_update % world:
@@ -56,24 +58,29 @@ class Trainer:
         self.prompts = load_prompts(config.prompts)
         self.rewards = [build_reward(name) for name in config.rewards]
         self.policy = build_policy(config.policy, self.accelerator.device)
-        self.parameters = self.policy.trainable_parameters()
-        self.reference = [p.detach().clone() for p in self.parameters] if config.loss.kl_beta else []
-        self.average = [p.detach().clone() for p in self.parameters] if config.optimizer.ema_decay else []
-        self.lagged = [p.detach().clone() for p in self.parameters] if method.forward_loss else []
         if method.forward_loss and config.step_selection.kind != "ode":
             raise InputError(f"step_selection.kind is {config.step_selection.kind}; {method.name} samples by ode")
         settings = config.optimizer
         self.optimizer = torch.optim.AdamW(
-            self.parameters,
+            self.policy.trainable_parameters(),
             lr=settings.learning_rate,
             betas=(settings.beta1, settings.beta2),
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        self.policy.network, self.optimizer = self.accelerator.prepare(self.policy.network, self.optimizer)
+        self._prepare()
+        self.parameters = self.policy.trainable_parameters()
+        self.sharded = is_sharded(self.parameters)
+        self.reference = [p.detach().clone() for p in self.parameters] if config.loss.kl_beta else []
+        self.average = [p.detach().clone() for p in self.parameters] if config.optimizer.ema_decay else []
+        self.lagged = [p.detach().clone() for p in self.parameters] if method.forward_loss else []
         self.sigma_S = schedules.sigmas_S(config.sampler.steps, config.sampler.shift or self.policy.shift)
         self.progress = checkpoint.Progress()
         self.seconds: dict[str, float] = {}
+
+    def _prepare(self) -> None:
+        """Hand network and optimizer to accelerate, which may wrap the network (DDP) or cut it into shards (FSDP2)."""
+        self.policy.network, self.optimizer = self.accelerator.prepare(self.policy.network, self.optimizer)
 
     # -------------------------------------------------------------------------------------------------------- loop
 
@@ -88,13 +95,14 @@ class Trainer:
         left = range(self.progress.iteration, self.config.iterations)
         self.policy.encode_ahead(p.text for iteration in left for p in self._prompts_of(iteration)[0])
         if self.config.trackers:
-            self.accelerator.init_trackers("otca", config=_flat(to_dict(self.config)))
+            self.accelerator.init_trackers("otca", config=flat_settings(to_dict(self.config)))
         while self.progress.iteration < self.config.iterations:
             started = time.perf_counter()
             try:
                 row = self.step()
             except RewardError:
-                self._save()
+                if not self.sharded:  # shards are written by all processes together, and this one may be alone in failing
+                    self._save()
                 raise
             self.seconds["total"] = time.perf_counter() - started
             if main:
@@ -108,8 +116,8 @@ class Trainer:
         self.accelerator.end_training()
 
     def _save(self) -> None:
-        if self.accelerator.is_main_process:
-            checkpoint.save_checkpoint(self.folder, self.progress, self.policy, self.optimizer, self._copies())
+        main = self.accelerator.is_main_process
+        checkpoint.save_checkpoint(self.folder, self.progress, self.policy, self.optimizer, self._copies(), write=main)
 
     def _copies(self) -> dict[str, list[torch.Tensor]]:
         """Weights that the run keeps beside the trained ones and needs to go on."""
@@ -133,18 +141,18 @@ class Trainer:
         needs = self.method.needs(config)
         keep = needs - {"process"}
         sampled = rollout(self.policy, batch, config.sampler, self.sigma_S, plan, self.micro_batch, keep, self.seconds)
-        with _timed(self.seconds, "rewards"):
+        with timed(self.seconds, "rewards"):
             scores = score_all(self.rewards, sampled.media_BFCHW, sampled.prompts)
         scores = dataclasses.replace(scores, total=functools.partial(total, self.accelerator))
         extra: dict[str, int] = {}
         if "process" in needs:
-            with _timed(self.seconds, "process"):
+            with timed(self.seconds, "process"):
                 final_BK = scores.reward_BK
                 values, extra = process_values(self.policy, sampled, final_BK, self.rewards, config)
                 scores = dataclasses.replace(scores, process_reward_SBK=values)
-        with _timed(self.seconds, "credit"):
+        with timed(self.seconds, "credit"):
             credit = assign_credit(self.method, sampled, scores, config)
-        with _timed(self.seconds, "update"):
+        with timed(self.seconds, "update"):
             update = self._update(sampled, credit, plan)
         self._count(credit, extra)
         values = {f"reward_{name}": r for name, r in zip(scores.names, scores.reward_BK.mean(0).tolist())}
@@ -182,8 +190,8 @@ class Trainer:
         totals = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0, "gradient_norm": 0.0, "first_ratio_deviation": 0.0}
         before = [p.detach().clone() for p in self.parameters]
         for first in range(0, count, share):
-            steps, whole = torch.nonzero(plan.trained_T).flatten().tolist(), range(first, first + share)
-            pairs = [(t, slice(a, a + micro_batch)) for t in steps for a in whole[::micro_batch]]
+            steps, own = torch.nonzero(plan.trained_T).flatten().tolist(), range(first, first + share)
+            pairs = [(t, slice(a, a + micro_batch)) for t in steps for a in own[::micro_batch]]
             full = len(pairs)
             if config.credit.sampled_steps:
                 drawn = {t: first + torch.nonzero(credit.step_weight_TB[t, first : first + share]).flatten() for t in steps}
@@ -193,11 +201,11 @@ class Trainer:
                 ]  # weights of 0: every process takes part in each update
             backward = self._backward_forward_process if self.method.forward_loss else self._backward
             for index, (t, rows) in enumerate(pairs):
-                with self.accelerator.no_sync(self.policy.network) if index + 1 < len(pairs) else nullcontext():
+                with self._exchange(last=index + 1 == len(pairs)):
                     condition = condition_of(self.policy, sampled.prompts, rows)
                     backward(sampled, credit, plan, t, rows, condition, full, totals, first == 0)
             norm = self.accelerator.clip_grad_norm_(self.parameters, config.optimizer.gradient_clip)
-            totals["gradient_norm"] += float(norm)
+            totals["gradient_norm"] += float(whole(norm))
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             if self.average:
@@ -207,8 +215,12 @@ class Trainer:
             decay = self.method.lag((self.progress.iteration + 1) * updates)
             torch._foreach_lerp_(self.lagged, [p.detach() for p in self.parameters], 1 - decay)
         out = {k: v if k == "first_ratio_deviation" else v / updates for k, v in totals.items()}
-        squared = sum(float((p.detach() - b).square().sum()) for p, b in zip(self.parameters, before))
+        squared = sum(float(whole((p.detach() - b).square().sum())) for p, b in zip(self.parameters, before))
         return out | {"update_norm": squared**0.5}
+
+    def _exchange(self, last: bool):
+        """Context of a backward pass: processes exchange gradients in the last one alone; shards, to save memory, in each."""
+        return nullcontext() if last or self.sharded else self.accelerator.no_sync(self.policy.network)
 
     def _backward(self, sampled, credit, plan, t, rows, condition, pairs, totals, first_update) -> None:
         """Loss and gradient of one transition of one micro-batch."""
@@ -233,7 +245,7 @@ class Trainer:
         )
         loss_B, kl_B = self.method.loss(transition), None
         if config.loss.kl_beta:
-            with torch.no_grad(), swapped(self.parameters, self.reference):
+            with torch.no_grad(), swapped(self.policy.network, self.parameters, self.reference):
                 reference = velocity_at(self.policy, x, t, sigma_S, condition)
             mean_ref = transition_at(config.sampler, plan, t, sigma_S, x, reference, prev=prev)[2]
             kl_B = losses.kl_to_reference(mean, mean_ref, std, delta, config.loss.kl_scale)
@@ -248,7 +260,7 @@ class Trainer:
         """Loss and gradient of one noise level of one micro-batch, for methods with a `forward_loss`."""
         config, sigma_S, clean = self.config, self.sigma_S, sampled.latents_SB[-1, rows]
         noisy = noised_at(self.policy, clean, [sampled.seed_B[i] for i in torch.arange(len(sampled.seed_B))[rows]], t, sigma_S)
-        with torch.no_grad(), swapped(self.parameters, self.lagged):
+        with torch.no_grad(), swapped(self.policy.network, self.parameters, self.lagged):
             old_velocity = velocity_at(self.policy, noisy, t, sigma_S, condition)
         velocity = velocity_at(self.policy, noisy, t, sigma_S, condition)
         advantage_B = credit.advantage_TB[t, rows].to(velocity)
@@ -256,7 +268,7 @@ class Trainer:
         level = losses.Noised(clean, noisy, float(sigma_S[t]), velocity, old_velocity, advantage_B, limit)
         loss_B, kl_B = self.method.forward_loss(level), None
         if config.loss.kl_beta:
-            with torch.no_grad(), swapped(self.parameters, self.reference):
+            with torch.no_grad(), swapped(self.policy.network, self.parameters, self.reference):
                 reference = velocity_at(self.policy, noisy, t, sigma_S, condition)
             kl_B = losses.velocity_distance(velocity, reference)
         self._accumulate(loss_B, kl_B, credit.step_weight_TB[t, rows], pairs, totals)
@@ -283,19 +295,3 @@ class Trainer:
         everyone = gathered(self.accelerator, own).sum(0)
         self.progress.network_evaluations += int(everyone[0])
         self.progress.reward_calls += int(everyone[1])
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str):
-    """Add the seconds of a with-block to ``seconds[name]``."""
-    started = time.perf_counter()
-    yield
-    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
-
-
-def _flat(config: dict, prefix: str = "") -> dict:
-    """Dotted keys with plain values, as trackers want them."""
-    out = {}
-    for key, value in config.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
-    return out

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).parent.parent
 
 
-def train(folder, pipeline, processes, *changes, use_cpu="true"):
+def train(folder, pipeline, processes, *changes, use_cpu="true", **switches):
     """Three iterations of `python -m otca train` in so many processes; returns the finished process."""
     settings = {
         "out": folder,
@@ -33,7 +33,7 @@ def train(folder, pipeline, processes, *changes, use_cpu="true"):
     }
     command = ["-m", "otca", "train", *(f"--{key}={value}" for key, value in settings.items()), *changes]
     launcher = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": use_cpu}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": use_cpu} | switches
     return subprocess.run(
         [sys.executable, *launcher, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
@@ -62,3 +62,12 @@ def test_processes_that_accelerate_does_not_see_are_refused(untrained_pipeline, 
     """Without its CPU switch accelerate would let every process train the same folder alone."""
     done = train(tmp_path / "out", untrained_pipeline, 2, use_cpu="false")
     assert done.returncode != 0 and "WORLD_SIZE is 2, but accelerate sees 1 process" in done.stderr
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs accelerate does shard")
+def test_sharding_that_accelerate_drops_is_refused(untrained_pipeline, tmp_path, processes):
+    """On CPU, FSDP asked for by the launcher's environment silently becomes DDP."""
+    done = train(tmp_path / "out", untrained_pipeline, processes, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    assert done.returncode != 0 and "ACCELERATE_USE_FSDP asks for FSDP, but accelerate runs" in done.stderr
+    assert not (tmp_path / "out" / "train.csv").exists()

@@ -182,7 +182,7 @@ def test_swapped_weights_answer_and_go_back(policy):
     x = policy.noise([torch.Generator().manual_seed(0)])
     with torch.no_grad():
         own = policy.velocity(x, torch.ones(1), condition)
-        with swapped(parameters, zeros):
+        with swapped(policy.network, parameters, zeros):
             assert not policy.velocity(x, torch.ones(1), condition).any()
         assert torch.equal(policy.velocity(x, torch.ones(1), condition), own)
     assert all(torch.equal(p, b) for p, b in zip(parameters, before))

@@ -13,6 +13,7 @@ import torch
 from otca.config import PolicyConfig
 from otca.errors import InputError
 from otca.files import resolve_model
+from otca.sharding import is_sharded, refill
 
 FAMILIES = {"flux": "otca.policies.flux:FluxPolicy", "sd3": "otca.policies.sd3:Sd3Policy", "wan": "otca.policies.wan:WanPolicy"}
 """Family → ``module:class`` of its adapter."""
@@ -55,8 +56,11 @@ class Policy(Protocol):
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """Parameters that the optimizer moves, in a fixed order."""
 
-    def save(self, folder: Path) -> None:
-        """Write the trained part in the ecosystem's format (LoRA, or a transformer folder)."""
+    def save(self, folder: Path, write: bool = True) -> None:
+        """Write the trained part in the ecosystem's format (LoRA, or a transformer folder).
+
+        Where weights lie in shards every process must call it, and one is to ``write``.
+        """
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
@@ -80,8 +84,20 @@ def _family_of(folder: str) -> str:
 
 
 @contextmanager
-def swapped(parameters: list[torch.nn.Parameter], weights: list[torch.Tensor]):
-    """Let the network answer with other weights (reference, lagged or averaged ones), without copying them."""
+def swapped(network: torch.nn.Module, parameters: list[torch.nn.Parameter], weights: list[torch.Tensor]):
+    """Let the network answer with other weights (reference, lagged or averaged ones) in the place of its parameters.
+
+    Whole weights are exchanged without a copy. Those in shards are copied in and back, and what the network had gathered of
+    them is given up, so that each forward and backward pass gathers what is there.
+    """
+    if is_sharded(parameters):
+        own = [p.detach().clone() for p in parameters]
+        try:
+            refill(network, parameters, weights)
+            yield
+        finally:
+            refill(network, parameters, own)
+        return
     own = [p.data for p in parameters]
     try:
         for p, w in zip(parameters, weights, strict=True):

@@ -170,9 +170,9 @@ class PipelinePolicy(ABC):
         """Parameters that require a gradient, network by network, in module order."""
         return [p for name in self.trained for p in getattr(self.pipeline, name).parameters() if p.requires_grad]
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, write: bool = True) -> None:
         """LoRA: `load_lora_weights` reads the folder (alpha and rank in the metadata). Full: `folder/transformer/` …"""
-        save_tuned(self.pipeline, self.trained, self.config.tuning, folder)
+        save_tuned(self.pipeline, self.trained, self.config.tuning, folder, write)
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote for the same tuning."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from otca.config import PolicyConfig
 from otca.errors import InputError
+from otca.sharding import copy_whole, whole_on_cpu
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Name under which diffusers looks for a LoRA in a folder."""
@@ -75,41 +76,50 @@ def start_tuning(pipeline, names: list[str], config: PolicyConfig, lora_targets:
     return networks
 
 
-def save_tuned(pipeline, names: list[str], tuning: str, folder: Path) -> None:
+def save_tuned(pipeline, names: list[str], tuning: str, folder: Path, write: bool = True) -> None:
     """Full: ``folder/<name>/`` for `from_pretrained`. LoRA: the first network's in ``folder``, others in ``folder/<name>``.
 
     A LoRA carries alpha and rank in its metadata; stock pipelines read it with `load_lora_weights` (Wan's second expert
-    with ``load_into_transformer_2=True``).
+    with ``load_into_transformer_2=True``). Every process must call it where weights lie in shards; one is to ``write``.
     """
+    from peft.utils import get_peft_model_state_dict
+
     for name in names:
         network = getattr(pipeline, name)
-        if tuning == "full":
-            network.save_pretrained(folder / name)
+        state = whole_on_cpu(network.state_dict() if tuning == "full" else get_peft_model_state_dict(network), write)
+        if not write:
             continue
-        from peft.utils import get_peft_model_state_dict
-
+        if tuning == "full":
+            with torch.device("meta"):
+                copy = type(network).from_config(network.config)
+            copy.load_state_dict(state, assign=True)
+            copy.save_pretrained(folder / name)
+            continue
         type(pipeline).save_lora_weights(
             _lora_folder(folder, name, names),
-            transformer_lora_layers=get_peft_model_state_dict(network),
+            transformer_lora_layers=state,
             transformer_lora_adapter_metadata=network.peft_config["default"].to_dict(),
         )
 
 
 def load_tuned(pipeline, names: list[str], tuning: str, folder: Path) -> None:
-    """Read what `save_tuned` wrote for the same networks and tuning. Raises ValueError for a LoRA of another model."""
+    """Read what `save_tuned` wrote for the same networks and tuning. Raises ValueError for weights of another model."""
+    from peft.utils import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
     for name in names:
         network = getattr(pipeline, name)
         if tuning == "full":
-            trained = type(network).from_pretrained(folder / name, local_files_only=True)
-            network.load_state_dict(trained.state_dict())
-            continue
-        from peft.utils import set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        state = load_file(_lora_folder(folder, name, names) / LORA_FILE)
-        result = set_peft_model_state_dict(network, {key.removeprefix("transformer."): v for key, v in state.items()})
-        if result.unexpected_keys:
-            raise ValueError(f"{folder}: LoRA keys that {name} does not have: {result.unexpected_keys[:3]}")
+            saved = type(network).from_pretrained(folder / name, local_files_only=True).state_dict()
+            own = network.state_dict()
+        else:
+            saved = load_file(_lora_folder(folder, name, names) / LORA_FILE)
+            saved = {key.removeprefix("transformer."): value for key, value in saved.items()}
+            own = get_peft_model_state_dict(network)
+        if saved.keys() != own.keys():
+            raise ValueError(f"{folder}: keys that it and {name} do not share: {sorted(saved.keys() ^ own.keys())[:3]}")
+        for key, value in own.items():
+            copy_whole(value, saved[key])
 
 
 def _lora_folder(folder: Path, name: str, names: list[str]) -> Path:
