@@ -1,23 +1,22 @@
-"""Command line: ``python -m otca train|sample|score``. Errors of the user end with one line and exit code 2."""
+"""Command line: ``python -m otca train|plan|sample|score|prompts``. Errors of the user end with one line and exit code 2."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
-import re
 import sys
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser
 
 from otca import presets
+from otca.cli import make_parser, parse
 from otca.config import EvalConfig, PolicyConfig, TrainConfig
 from otca.errors import InputError, RewardError
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
-
 COMMANDS = {
     "train": "train a generator with a method",
+    "plan": "what a run needs before it is launched: memory a GPU by part, evaluations, FLOPs, hours",
     "sample": "generate media from a checkpoint or a finished run",
     "score": "score a folder of images or videos, made by any system, against a prompts file",
     "prompts": "fetch a published prompt list (needs the network) and check it",
@@ -37,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return _refuse("otca", f"unknown command {argv[0]!r}{hint} (known: {', '.join(COMMANDS)})")
     try:
-        {"train": _train, "sample": _sample, "score": _score, "prompts": _prompts}[argv[0]](argv[1:])
+        {"train": _train, "plan": _plan, "sample": _sample, "score": _score, "prompts": _prompts}[argv[0]](argv[1:])
     except (InputError, RewardError, argparse.ArgumentError) as error:
         return _refuse(f"otca {argv[0]}", str(error))
     return 0
@@ -51,18 +50,28 @@ def _refuse(program: str, message: str) -> int:
 # ------------------------------------------------------------------------------------------------------------- train
 
 
+PRECEDENCE = "Precedence: defaults < --preset < method < --config < command line."
+
+
 def train_parser() -> ArgumentParser:
     """Every field of `TrainConfig`, plus preset, method settings from YAML, and the run folder."""
-    parser = _parser("train", "Train a generator. Precedence: defaults < --preset < method < --config < command line.")
-    parser.add_argument("--config", action="config", help="YAML file with the keys below")
-    parser.add_argument("--preset", type=str, default="image/quick", help="medium/tier whose settings to start from")
+    parser = _run_parser("train", f"Train a generator. {PRECEDENCE}")
     parser.add_argument("--out", type=Path, default=None, help="run folder (default: runs/adhoc/<method>/seed<seed>)")
     parser.add_argument("--dry_run", type=bool, default=False, help="print the resolved settings and stop")
+    return parser
+
+
+def _run_parser(command: str, description: str) -> ArgumentParser:
+    """What every command has that takes the settings of a run."""
+    parser = make_parser(command, description)
+    parser.add_argument("--config", action="config", help="YAML file with the keys below")
+    parser.add_argument("--preset", type=str, default="image/quick", help="medium/tier whose settings to start from")
     parser.add_class_arguments(TrainConfig)
     return parser
 
 
-def _train(argv: list[str]) -> None:
+def _resolve(parser: ArgumentParser, argv: list[str]):
+    """What a command line asks for: everything given, the config of the run, its method."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--preset", default="image/quick")
     early.add_argument("--method", default="otca")
@@ -70,14 +79,18 @@ def _train(argv: list[str]) -> None:
     from baselines import find_method
 
     method = find_method(chosen.method)
-    parser = train_parser()
     parser.set_defaults(presets.preset(chosen.preset) | method.settings | {"method": method.name, "preset": chosen.preset})
-    given = _parse(parser, argv)
+    given = parse(parser, argv)
     config = TrainConfig(**{name: given[name] for name in TrainConfig.__dataclass_fields__})
     if config.method != method.name:
         raise InputError(
             f"method {config.method!r} is set in the YAML file; name it on the command line: --method {config.method}"
         )
+    return given, config, method
+
+
+def _train(argv: list[str]) -> None:
+    given, config, method = _resolve(train_parser(), argv)
     if given.dry_run:
         print(_yaml(config), end="")
         return
@@ -101,12 +114,39 @@ def _train(argv: list[str]) -> None:
         print(f"trained {config.method}, seed {config.seed}: {folder}")
 
 
+# -------------------------------------------------------------------------------------------------------------- plan
+
+
+def plan_parser() -> ArgumentParser:
+    """The settings of a run, and the machine that it is to run on."""
+    from otca.plan import GPUS, SHARDINGS
+
+    gpus = ", ".join(f"{name} ({memory} GB, {tflops} TFLOP/s)" for name, (memory, tflops) in GPUS.items())
+    parser = _run_parser("plan", f"What a run needs before it is launched; nothing is downloaded or trained. {PRECEDENCE}")
+    parser.add_argument("--processes", type=int, default=1, help="processes, one a GPU")
+    parser.add_argument("--sharding", type=str, default="none", help=f"how weights are spread: {' or '.join(SHARDINGS)}")
+    parser.add_argument("--gpu", type=str, default="h100", help=f"GPU: {gpus}")
+    parser.add_argument("--utilisation", type=float, default=0.35, help="share of the GPU's TFLOP/s that is reached (assumed)")
+    return parser
+
+
+def _plan(argv: list[str]) -> None:
+    from otca.plan import check_gpu, describe, plan
+
+    given, config, method = _resolve(plan_parser(), argv)
+    check_gpu(given.gpu, given.utilisation)
+    made = plan(config, method, given.processes, given.sharding)
+    print(describe(made, given.gpu, given.utilisation, given.processes), end="")
+
+
 # ------------------------------------------------------------------------------------------------------------ sample
 
 
 def sample_parser() -> ArgumentParser:
     """What to sample from, and where to."""
-    parser = _parser("sample", "Generate media by ODE: <prompt id>_<sample>.png (videos: .webp), and prompts.jsonl for `score`.")
+    parser = make_parser(
+        "sample", "Generate media by ODE: <prompt id>_<sample>.png (videos: .webp), and prompts.jsonl for `score`."
+    )
     parser.add_argument(
         "--run", type=Path, default=None, help="run folder: its newest checkpoint is used (default: the base model)"
     )
@@ -119,7 +159,7 @@ def sample_parser() -> ArgumentParser:
 
 def _sample(argv: list[str]) -> None:
     parser = sample_parser()
-    given = _parse(parser, argv)
+    given = parse(parser, argv)
     settings, policy_config = given.eval, given.policy
     from eval.generate import generate
     from otca.checkpoint import checkpoints
@@ -158,7 +198,7 @@ OWN_REWARDS = {"images": TrainConfig().rewards, "videos": presets.VIDEO["rewards
 
 def score_parser() -> ArgumentParser:
     """What to score, by what."""
-    parser = _parser("score", "Score images or videos of any system: one row an item, means printed.")
+    parser = make_parser("score", "Score images or videos of any system: one row an item, means printed.")
     parser.add_argument("--images", type=Path | None, default=None, help="folder of images")
     parser.add_argument(
         "--videos", type=Path | None, default=None, help="folder of videos: mp4, gif, webp, or a sub-folder of frames for each"
@@ -178,7 +218,7 @@ def score_parser() -> ArgumentParser:
 
 
 def _score(argv: list[str]) -> None:
-    given = _parse(score_parser(), argv)
+    given = parse(score_parser(), argv)
     if (given.images is None) == (given.videos is None):
         raise InputError("give either --images FOLDER or --videos FOLDER")
     from eval.evaluate import write_rows
@@ -240,7 +280,7 @@ def prompts_parser() -> ArgumentParser:
     """Which list, and where to."""
     from otca.published_prompts import LISTS
 
-    parser = _parser("prompts", "Fetch a published prompt list at its pinned commit (this needs the network) and check it.")
+    parser = make_parser("prompts", "Fetch a published prompt list at its pinned commit (this needs the network) and check it.")
     listed = "; ".join(f"{name}: {one.what}" for name, one in LISTS.items())
     parser.add_argument("--list", type=str, required=True, help=listed)
     parser.add_argument("--out", type=Path, default=Path("prompts"), help="folder to write to (default: prompts)")
@@ -251,42 +291,10 @@ def _prompts(argv: list[str]) -> None:
     from otca.prompts import load_prompts
     from otca.published_prompts import fetch_list
 
-    given = _parse(prompts_parser(), argv)
+    given = parse(prompts_parser(), argv)
     path = fetch_list(given.list, given.out)
     rows = load_prompts(str(path))
     print(f"{path}: {len(rows):,} prompts, checked; the first: {rows[0].text[:100]}")
-
-
-# ----------------------------------------------------------------------------------------------------------- parsing
-
-
-def _parser(command: str, description: str) -> ArgumentParser:
-    return ArgumentParser(prog=f"python -m otca {command}", description=description, exit_on_error=False)
-
-
-def _parse(parser: ArgumentParser, argv: list[str]):
-    """Parse and build the dataclasses, or raise InputError in one line with the nearest valid name."""
-    try:
-        return parser.instantiate(parser.parse_args(argv))
-    except argparse.ArgumentError as error:
-        raise InputError(_with_nearest(str(error), parser)) from error
-
-
-def _with_nearest(message: str, parser: ArgumentParser) -> str:
-    """Add the nearest valid option, or the nearest valid value, to a message about an unknown one."""
-    choice = re.search(r"typing.Literal\[(.*?)\].*Got value: (.*)", message, re.DOTALL)
-    if choice:
-        allowed = re.findall(r"'(.*?)'", choice[1])
-        near = difflib.get_close_matches(choice[2].strip(), allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return message.replace(f"a typing.Literal[{choice[1]}]", f"one of {', '.join(allowed)}") + hint
-    unknown = re.search(r"unrecognized arguments: -*([\w.]+)|does not accept option '([\w.]+)'|Option '([\w.]+)'", message)
-    if not unknown:
-        return message
-    name = next(group for group in unknown.groups() if group)
-    known = [a.dest for a in parser._actions if a.dest not in ("help",)]
-    near = difflib.get_close_matches(name, known + [k.rpartition(".")[2] for k in known], n=1, cutoff=0.5)
-    return f"{message}; did you mean {near[0]!r}?" if near else message
 
 
 def _yaml(config: TrainConfig) -> str:

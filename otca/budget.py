@@ -16,16 +16,36 @@ def evaluations_per_sample(config: TrainConfig, method: Method) -> int:
     A forward pass at one step is 1, its backward 2 more; passes of the reference, of the lagging model and of completions
     count. With ``credit.sampled_steps``, samples whose credit is 0 at every step cost less.
     """
-    selection, steps = config.step_selection, config.sampler.steps
-    rng = np.random.default_rng(0)  # only which steps are drawn depends on it, not how many
-    plan = schedules.plan_steps(selection.kind, steps, 0, rng, selection.fraction, selection.count, selection.stride)
-    trained = int(plan.trained_T.sum())
-    if config.credit.sampled_steps:
-        trained = min(trained, config.credit.sampled_steps)
+    return sampling_evaluations(config, method) + trained_steps(config) * evaluations_per_step(config, method)
+
+
+def trained_steps(config: TrainConfig) -> int:
+    """Steps of one sample that are trained in one iteration."""
+    trained = int(_any_plan(config).trained_T.sum())
+    return min(trained, config.credit.sampled_steps) if config.credit.sampled_steps else trained
+
+
+def sampling_evaluations(config: TrainConfig, method: Method) -> int:
+    """Evaluations of one sample without gradient: its steps, and what completions of its states cost."""
     completions = 0
     if "process" in method.needs(config):
-        completions = path_evaluations(planned_paths(plan.stochastic_T, config.credit), config.credit)
-    return steps + trained * evaluations_per_step(config, method) + completions
+        completions = path_evaluations(planned_paths(_any_plan(config).stochastic_T, config.credit), config.credit)
+    return config.sampler.steps + completions
+
+
+def scored_media(config: TrainConfig, method: Method) -> int:
+    """Media of one sample that are decoded and scored in one iteration: the final one, and what its states are valued by."""
+    if "process" not in method.needs(config):
+        return 1
+    paths = planned_paths(_any_plan(config).stochastic_T, config.credit)
+    return 1 + max(config.credit.process_continuations, 1) * sum(map(bool, paths.values()))
+
+
+def _any_plan(config: TrainConfig) -> schedules.StepPlan:
+    """A plan of steps; which of them are drawn is chance, how many is not."""
+    selection, rng = config.step_selection, np.random.default_rng(0)
+    steps = config.sampler.steps
+    return schedules.plan_steps(selection.kind, steps, 0, rng, selection.fraction, selection.count, selection.stride)
 
 
 def evaluations_per_step(config: TrainConfig, method: Method) -> int:

@@ -66,20 +66,24 @@ class Policy(Protocol):
         """Read what `save` wrote."""
 
 
-def build_policy(config: PolicyConfig, device: str | torch.device = "cpu") -> Policy:
-    """Load the checkpoint with its family's adapter. Raises InputError where no adapter drives its pipeline."""
-    family = config.family if config.family != "auto" else _family_of(resolve_model(config.path))
+def build_policy(config: PolicyConfig, device: str | torch.device = "cpu", pipeline=None) -> Policy:
+    """Load the checkpoint with its family's adapter, or drive a pipeline that is there. InputError where no adapter does."""
+    family = config.family
+    if family == "auto":
+        family = _family_of(type(pipeline).__name__ if pipeline else _pipeline_of(resolve_model(config.path)), config.path)
     module, _, name = FAMILIES[family].partition(":")
-    return getattr(importlib.import_module(module), name)(config, torch.device(device))
+    return getattr(importlib.import_module(module), name)(config, torch.device(device), pipeline)
 
 
-def _family_of(folder: str) -> str:
+def _pipeline_of(folder: str) -> str:
     from diffusers import DiffusionPipeline
 
-    index = DiffusionPipeline.load_config(folder, local_files_only=Path(folder).is_dir())
-    pipeline = index.get("_class_name")
+    return DiffusionPipeline.load_config(folder, local_files_only=Path(folder).is_dir()).get("_class_name")
+
+
+def _family_of(pipeline: str, path: str) -> str:
     if pipeline not in PIPELINES:
-        raise InputError(f"policy.path {folder} is a {pipeline}; there are adapters for {', '.join(PIPELINES)}")
+        raise InputError(f"policy.path {path} is a {pipeline}; there are adapters for {', '.join(PIPELINES)}")
     return PIPELINES[pipeline]
 
 

@@ -27,8 +27,8 @@ class FluxPolicy(PipelinePolicy):
         "attn.to_add_out",
     )
 
-    def __init__(self, config: PolicyConfig, device: torch.device):
-        super().__init__(config, device)
+    def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None):
+        super().__init__(config, device, pipeline)
         transformer = self.pipeline.transformer.config
         self.channels = transformer.in_channels // 4
         self.embeds_guidance = bool(transformer.guidance_embeds)
@@ -45,13 +45,18 @@ class FluxPolicy(PipelinePolicy):
         return len(self.image_ids)
 
     def _longest_text(self) -> int:
-        return self.pipeline.tokenizer_2.model_max_length
+        return self.pipeline.tokenizer_2.model_max_length if self.pipeline.tokenizer_2 else 512  # FLUX.1-dev's own
 
     def _encode_text(self, pipeline, text: str) -> Parts:
         prompt, pooled, _ = pipeline.encode_prompt(
             prompt=text, prompt_2=None, device=self.device, max_sequence_length=self.max_sequence_length
         )
         return prompt[0], pooled[0]
+
+    def text_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the parts of one encoded prompt."""
+        sizes = self.pipeline.transformer.config
+        return (self.max_sequence_length, sizes.joint_attention_dim), (sizes.pooled_projection_dim,)
 
     def noise(self, generators: list[torch.Generator]) -> torch.Tensor:
         """Packed standard normal latents, row b from generator b (drawn on its device, unpacked as diffusers draws them)."""

@@ -26,6 +26,12 @@ TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 """Components of the families' pipelines, as diffusers names them."""
 
 
+def component_dtypes(config: PolicyConfig) -> dict[str, torch.dtype]:
+    """By component: what is trained whole and the VAE are fp32, the rest ("default") is in inference dtype."""
+    whole = dict.fromkeys(NETWORKS, torch.float32) if config.tuning == "full" else {}
+    return whole | {"vae": torch.float32, "default": INFERENCE[config.precision]}
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Encoded prompts, one row a sample: tensors (B, …), in the order of the adapter's `_encode_text`."""
@@ -44,7 +50,8 @@ class PipelinePolicy(ABC):
     lora_targets: ClassVar[tuple[str, ...]]
     """Modules that a LoRA adapts, as the ecosystem's LoRAs of the family have them."""
 
-    def __init__(self, config: PolicyConfig, device: torch.device):
+    def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None):
+        """Load the checkpoint, or take a pipeline that is there."""
         import diffusers
 
         quiet_libraries()
@@ -52,7 +59,7 @@ class PipelinePolicy(ABC):
         self.folder = resolve_model(config.path)
         self.notes = model_notes(self.folder)
         self.loader, self.dtype = getattr(diffusers, self.pipeline_class), INFERENCE[config.precision]
-        self.pipeline = self._load(without=TEXT_ENCODERS if config.prompt_cache else ())
+        self.pipeline = pipeline or self._load(without=TEXT_ENCODERS if config.prompt_cache else ())
         self.trained = self._trained()
         if config.weights:
             apply_weights(self.pipeline, self.trained, config.weights)
@@ -70,14 +77,11 @@ class PipelinePolicy(ABC):
             self.pipeline.vae.enable_slicing()
 
     def _load(self, without: tuple[str, ...]):
-        """The pipeline less some components. What is trained whole and the VAE are fp32, the rest in inference dtype."""
-        kinds = {"default": self.dtype, "vae": torch.float32}
-        if self.config.tuning == "full":
-            kinds |= dict.fromkeys(NETWORKS, torch.float32)
+        """The pipeline less some components."""
         local = Path(self.folder).is_dir()
         present = self.loader.load_config(self.folder, local_files_only=local)
         left_out = {name: None for name in without if name in present}
-        return self.loader.from_pretrained(self.folder, dtype=kinds, local_files_only=local, **left_out)
+        return self.loader.from_pretrained(self.folder, dtype=component_dtypes(self.config), local_files_only=local, **left_out)
 
     @property
     def protocol(self) -> dict[str, object]:
@@ -115,6 +119,10 @@ class PipelinePolicy(ABC):
     @abstractmethod
     def _encode_text(self, pipeline, text: str) -> Parts:
         """One encoded prompt, without a batch axis, by a pipeline that has its text encoders."""
+
+    @abstractmethod
+    def text_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the parts of one encoded prompt."""
 
     @abstractmethod
     def _forward(self, latents, sigma_B, condition: Encoded) -> torch.Tensor:

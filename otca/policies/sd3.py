@@ -29,8 +29,8 @@ class Sd3Policy(PipelinePolicy):
         "attn.to_v",
     )
 
-    def __init__(self, config: PolicyConfig, device: torch.device):
-        super().__init__(config, device)
+    def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None):
+        super().__init__(config, device, pipeline)
         transformer, factor = self.pipeline.transformer.config, self.pipeline.vae_scale_factor
         height, width = config.height // factor, config.width // factor
         if max(height, width) > transformer.patch_size * transformer.pos_embed_max_size:
@@ -55,6 +55,11 @@ class Sd3Policy(PipelinePolicy):
             max_sequence_length=self.max_sequence_length,
         )
         return prompt[0], pooled[0]
+
+    def text_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the parts of one encoded prompt."""
+        sizes, length = self.pipeline.transformer.config, self.pipeline.tokenizer_max_length + self.max_sequence_length
+        return (length, sizes.joint_attention_dim), (sizes.pooled_projection_dim,)
 
     def noise(self, generators: list[torch.Generator]) -> torch.Tensor:
         """Standard normal latents, row b from generator b (drawn on its device)."""

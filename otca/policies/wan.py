@@ -36,8 +36,8 @@ class WanPolicy(PipelinePolicy):
     pipeline_class = "WanPipeline"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")  # as diffusers' Wan LoRAs have them
 
-    def __init__(self, config: PolicyConfig, device: torch.device):
-        super().__init__(config, device)
+    def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None):
+        super().__init__(config, device, pipeline)
         self.network = Experts(self.networks[0], self.networks[1] if len(self.networks) == 2 else None)
         low_noise = config.true_guidance_2 or self.notes.get("true_guidance_2", self.true_guidance)
         self.true_guidance = (self.true_guidance, low_noise)
@@ -78,6 +78,10 @@ class WanPolicy(PipelinePolicy):
             raise InputError(f"policy.frames is {frames}; {self.config.path} makes {time}·k + 1 frames, such as {time + 1}")
         latent_frames = (frames - 1) // time + 1
         return self.pipeline.vae.config.z_dim, latent_frames, self.config.height // space, self.config.width // space
+
+    def text_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the parts of one encoded prompt."""
+        return ((self.max_sequence_length, self.pipeline.transformer.config.text_dim),)
 
     def noise(self, generators: list[torch.Generator]) -> torch.Tensor:
         """Standard normal latents, row b from generator b (drawn on its device)."""

@@ -1,0 +1,165 @@
+"""Architectures of published checkpoints, as their own config files state them: what a run needs is known before a download.
+
+Each entry is ``component: (library, class, config)``; what a config leaves out is the class's default. Sources: the
+``config.json`` files of the repositories named, on the Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from otca.errors import InputError
+
+CLIP_L = ("transformers", "CLIPTextModel", {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12})
+T5_XXL = (
+    "transformers",
+    "T5EncoderModel",
+    {
+        **{"vocab_size": 32128, "d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_layers": 24, "num_heads": 64},
+        **{"feed_forward_proj": "gated-gelu", "is_encoder_decoder": False},
+    },
+)
+UMT5_XXL = ("transformers", "UMT5EncoderModel", T5_XXL[2] | {"vocab_size": 256384})
+CLIP_L_PROJECTED = ("transformers", "CLIPTextModelWithProjection", CLIP_L[2] | {"projection_dim": 768})
+CLIP_G = (
+    "transformers",
+    "CLIPTextModelWithProjection",
+    {
+        **{"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20},
+        **{"projection_dim": 1280, "hidden_act": "gelu"},
+    },
+)
+IMAGE_VAE = (
+    "diffusers",
+    "AutoencoderKL",
+    {
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "block_out_channels": [128, 256, 512, 512],
+        "layers_per_block": 2,
+        "latent_channels": 16,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    },
+)
+FLUX_VAE = (*IMAGE_VAE[:2], IMAGE_VAE[2] | {"sample_size": 1024, "scaling_factor": 0.3611, "shift_factor": 0.1159})
+SD3_VAE = (*IMAGE_VAE[:2], IMAGE_VAE[2] | {"sample_size": 1024, "scaling_factor": 1.5305, "shift_factor": 0.0609})
+FLOW_MATCHING = ("diffusers", "FlowMatchEulerDiscreteScheduler", {"shift": 3.0})
+
+
+def _sd3(layers: int, heads: int, dual: int, positions: int) -> dict:
+    transformer = {
+        **{"sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": layers},
+        **{"attention_head_dim": 64, "num_attention_heads": heads, "caption_projection_dim": 64 * heads},
+        **{"joint_attention_dim": 4096, "pooled_projection_dim": 2048, "pos_embed_max_size": positions},
+        **{"dual_attention_layers": list(range(dual)), "qk_norm": "rms_norm"},
+    }
+    return {
+        "pipeline": "StableDiffusion3Pipeline",
+        "transformer": ("diffusers", "SD3Transformer2DModel", transformer),
+        "vae": SD3_VAE,
+        "text_encoder": CLIP_L_PROJECTED,
+        "text_encoder_2": CLIP_G,
+        "text_encoder_3": T5_XXL,
+        "scheduler": FLOW_MATCHING,
+    }
+
+
+def _wan(heads: int, ffn: int, layers: int, experts: int = 1, shift: float = 3.0) -> dict:
+    one = ("diffusers", "WanTransformer3DModel", {"num_attention_heads": heads, "ffn_dim": ffn, "num_layers": layers})
+    return {
+        "pipeline": "WanPipeline",
+        "transformer": one,
+        **({"transformer_2": one, "boundary_ratio": 0.875} if experts == 2 else {}),
+        "vae": ("diffusers", "AutoencoderKLWan", {}),
+        "text_encoder": UMT5_XXL,
+        "scheduler": ("diffusers", "UniPCMultistepScheduler", {"prediction_type": "flow_prediction", "flow_shift": shift}),
+    }
+
+
+PUBLISHED: dict[str, dict] = {
+    "black-forest-labs/FLUX.1-dev": {
+        "pipeline": "FluxPipeline",
+        "transformer": ("diffusers", "FluxTransformer2DModel", {"guidance_embeds": True}),
+        "vae": FLUX_VAE,
+        "text_encoder": CLIP_L,
+        "text_encoder_2": T5_XXL,
+        "scheduler": (*FLOW_MATCHING[:2], {"shift": 3.0, "use_dynamic_shifting": True}),
+    },
+    "stabilityai/stable-diffusion-3.5-medium": _sd3(layers=24, heads=24, dual=13, positions=384),
+    "stabilityai/stable-diffusion-3.5-large": _sd3(layers=38, heads=38, dual=0, positions=192),
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": _wan(heads=12, ffn=8960, layers=30),
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers": _wan(heads=40, ffn=13824, layers=40, shift=5.0),
+    "Wan-AI/Wan2.2-T2V-A14B-Diffusers": _wan(heads=40, ffn=13824, layers=40, experts=2),
+}
+"""Hub id → its components."""
+
+
+def pipeline_class(path: str) -> str:
+    """Name of the pipeline of a local folder or a published checkpoint."""
+    if path in PUBLISHED:
+        return PUBLISHED[path]["pipeline"]
+    return _index(path)["_class_name"]
+
+
+def empty_pipeline(path: str, dtypes: dict[str, torch.dtype], without: tuple[str, ...] = ()):
+    """The pipeline with every network on the meta device: shapes and dtypes, no weights and no tokenizers.
+
+    ``dtypes``: by component, "default" for the others. Raises InputError for a hub id whose architecture is not known here.
+    """
+    import diffusers
+
+    loader = getattr(diffusers, pipeline_class(path))
+    parts = PUBLISHED[path] if path in PUBLISHED else _read(path)
+    made: dict[str, object] = {}
+    for name, part in parts.items():
+        if not isinstance(part, tuple) or name in without:
+            continue
+        made[name] = _build(*part, dtypes.get(name, dtypes["default"]))
+    expected, _ = loader._get_signature_keys(loader)
+    optional = {name: parts[name] for name in ("boundary_ratio",) if name in parts}
+    return loader(**{name: made.get(name) for name in sorted(expected)}, **optional)
+
+
+def _build(library: str, name: str, config: dict, dtype: torch.dtype):
+    kind = getattr(importlib.import_module(library), name)
+    if not issubclass(kind, nn.Module):
+        return kind.from_config(config)
+    former = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            built = kind(kind.config_class(**config)) if library == "transformers" else kind.from_config(config)
+    finally:
+        torch.set_default_dtype(former)
+    return built
+
+
+def _index(path: str) -> dict:
+    index = Path(path) / "model_index.json"
+    if not index.is_file():
+        raise InputError(
+            f"policy.path {path}: its architecture is not known; give a local pipeline folder or one of {', '.join(PUBLISHED)}"
+        )
+    return json.loads(index.read_text())
+
+
+def _read(path: str) -> dict:
+    """Components of a local pipeline folder, tokenizers left out."""
+    out = {}
+    index = _index(path)
+    for name, value in index.items():
+        if name == "boundary_ratio" and value is not None:
+            out[name] = value
+        if not isinstance(value, list) or value[0] is None or "tokenizer" in name:
+            continue
+        library, kind = value
+        file = Path(path) / name / ("scheduler_config.json" if name == "scheduler" else "config.json")
+        config = json.loads(file.read_text())
+        out[name] = (library, kind, {key: v for key, v in config.items() if not key.startswith("_")})
+    return out

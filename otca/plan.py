@@ -1,0 +1,189 @@
+"""What a run needs before it is launched: memory a GPU by part, network evaluations, FLOPs, hours.
+
+The policy is built without weights and its passes run on shapes alone (`otca/shapes.py`), so that activations and FLOPs are
+counted, not estimated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from otca import budget
+from otca.config import TrainConfig
+from otca.errors import InputError
+from otca.methods import Method
+from otca.policies.base import Policy
+from otca.policies.pipeline import TEXT_ENCODERS, component_dtypes
+from otca.rewards.base import build_reward
+from otca.shapes import empty_policy, measure_passes
+
+GPUS = {"h200": (141, 989), "h100": (80, 989), "a100": (80, 312), "l40s": (48, 362), "rtx4090": (24, 165)}
+"""Name → memory (GB) and dense bf16 tensor TFLOP/s, of NVIDIA's data sheets."""
+
+SHARDINGS = ("none", "fsdp2")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes on one GPU by part, and the run's costs. ``flops`` by phase of one iteration, over all processes."""
+
+    parameters: dict[str, int]
+    trained: int
+    memory: dict[str, int]
+    sampling_peak: int
+    update_peak: int
+    evaluations: int
+    reward_calls: int
+    flops: dict[str, float]
+    iterations: int
+    checkpoint: int
+    unknown_rewards: tuple[str, ...]
+
+    @property
+    def peak(self) -> int:
+        """Bytes of the larger phase."""
+        return max(self.sampling_peak, self.update_peak)
+
+    def hours(self, tflops: float, utilisation: float, processes: int) -> float:
+        """Hours of the run's network and decoder passes; rewards and text encoders are not in it."""
+        return self.iterations * sum(self.flops.values()) / (tflops * 1e12 * utilisation * processes) / 3600
+
+
+def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str = "none") -> Plan:
+    """What a run of ``config`` needs on each of ``processes`` GPUs. Raises InputError where the model is not known here."""
+    if sharding not in SHARDINGS:
+        raise InputError(f"sharding is {sharding!r}; choose from {', '.join(SHARDINGS)}")
+    per_iteration = config.prompts_per_iteration * config.group_size
+    if config.prompts_per_iteration % (processes * config.optimizer.updates_per_iteration):
+        raise InputError(f"prompts_per_iteration is {config.prompts_per_iteration}; {processes} processes cannot share it evenly")
+    share = per_iteration // processes
+    rows = min(config.micro_batch, share // config.optimizer.updates_per_iteration)
+    needs = method.needs(config)
+    policy, components = empty_policy(config, component_dtypes(config.policy))
+    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in components.items()}
+    trained = policy.trainable_parameters()
+    trained_bytes, weights = _bytes(trained), {name: _bytes(part.parameters()) for name, part in components.items()}
+    if sharding == "fsdp2":  # blocks are gathered in the forward pass's precision, so nothing is cast within it
+        policy, _ = empty_policy(config, {"vae": torch.float32, "default": policy.dtype})
+    passes = measure_passes(policy, config, rows)
+    record, media = _record_bytes(config, needs, passes.latent_bytes * share), passes.media_bytes * share
+    encodings = sum(math.prod(shape) for shape in policy.text_shapes()) * _size(policy.dtype)
+    networks = sum(bytes_ for name, bytes_ in weights.items() if name.startswith("transformer"))
+    texts = sum(weights.get(name, 0) for name in TEXT_ENCODERS) if not config.policy.prompt_cache else 0
+    copies = 1 + bool(config.loss.kl_beta) + bool(config.optimizer.ema_decay) + bool(method.forward_loss)
+    divide = processes if sharding == "fsdp2" else 1
+    gathered = _largest_block(policy) if divide > 1 else 0
+    reward_bytes, unknown = _reward_bytes(config.rewards)
+    memory = {
+        "transformer weights": networks // divide + gathered,
+        "text encoders": texts,
+        "VAE": weights.get("vae", 0),
+        "rewards": reward_bytes,
+        "optimizer": 2 * trained_bytes // divide,
+        "copies of trained weights": copies * trained_bytes // divide,
+        "gradients": trained_bytes // divide * (2 if processes > 1 and divide == 1 else 1),  # DDP has buckets of its own
+        "rollout record": record + media,
+        "encoded prompts": min(encodings * config.prompts_per_iteration, 2**30),
+        "forward pass (sampling)": passes.sampling,
+        "decoding": passes.decode,
+        "forward and backward pass (update)": passes.update,
+    }
+    held = sum(memory[name] for name in list(memory)[:6]) + memory["rollout record"] + memory["encoded prompts"]
+    samples, calls = config.iterations * per_iteration, budget.scored_media(config, method)
+    sampling = budget.sampling_evaluations(config, method) * passes.flops["forward"]
+    extra = budget.evaluations_per_step(config, method) - 3
+    update = budget.trained_steps(config) * (passes.flops["forward and backward"] + extra * passes.flops["forward"])
+    return Plan(
+        parameters=parameters,
+        trained=sum(p.numel() for p in trained),
+        memory=memory,
+        sampling_peak=held + max(passes.sampling, passes.decode, media),  # the media are joined from parts
+        update_peak=held + memory["gradients"] + passes.update,
+        evaluations=samples * budget.evaluations_per_sample(config, method) * policy.forwards_per_velocity,
+        reward_calls=samples * calls * len(config.rewards),
+        flops={
+            "sampling": per_iteration * sampling,
+            "decoding": per_iteration * calls * passes.flops["decode"],
+            "update": per_iteration * update,
+        },
+        iterations=config.iterations,
+        checkpoint=trained_bytes * (3 + bool(config.optimizer.ema_decay) + bool(method.forward_loss)),
+        unknown_rewards=unknown,
+    )
+
+
+def check_gpu(gpu: str, utilisation: float) -> None:
+    """Raise InputError for a GPU that is not known, or a share of its speed that cannot be."""
+    if gpu not in GPUS:
+        raise InputError(f"gpu is {gpu!r}; choose from {', '.join(GPUS)}")
+    if not 0 < utilisation <= 1:
+        raise InputError(f"utilisation is {utilisation}; it must lie in (0, 1]")
+
+
+def describe(made: Plan, gpu: str, utilisation: float, processes: int) -> str:
+    """The plan as text, and whether it fits a GPU of `GPUS`."""
+    gigabytes, tflops = GPUS[gpu]
+    unit, size = ("GiB", 2**30) if made.peak >= 2**30 else ("MiB", 2**20)
+    each, hours = sum(made.flops.values()), made.hours(tflops, utilisation, processes)
+    peaks = {"peak while sampling": made.sampling_peak, "peak while updating": made.update_peak}
+    fits = "fits" if made.peak <= 0.95 * gigabytes * 1e9 else "does not fit"
+    lines = [
+        f"parameters: {made.trained:,} trained; " + ", ".join(f"{n} {c:,}" for n, c in made.parameters.items()),
+        "",
+        f"memory a GPU, {unit}",
+        *(f"  {name:36} {part / size:10.2f}" for name, part in (made.memory | peaks).items()),
+        f"  {fits} {gpu} ({gigabytes} GB), with 5 % left for the CUDA context and fragmentation",
+        *(f"  not in it: the networks of {name}, which cannot be built here" for name in made.unknown_rewards),
+        "",
+        f"{made.iterations:,} iterations, {made.evaluations:,} network evaluations, {made.reward_calls:,} reward calls",
+        f"FLOPs an iteration: {each:.3g} (" + ", ".join(f"{n} {f / each:.0%}" for n, f in made.flops.items()) + ")",
+        f"hours on {processes} × {gpu} at {utilisation:.0%} of {tflops} TFLOP/s (assumed): {hours:.3g}; GPU hours: "
+        f"{hours * processes:.3g}; without rewards and text encoders",
+        f"checkpoint: {made.checkpoint / size:.2f} {unit} each, of which two are kept",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# ----------------------------------------------------------------------------------------------------------------- sizes
+
+
+def _record_bytes(config: TrainConfig, needs: frozenset[str], latents: int) -> int:
+    """What a rollout keeps on the device: states, and velocities and means where the method asks for them."""
+    steps = config.sampler.steps
+    return (steps + 1 + steps * sum(name in needs for name in ("velocity", "mean"))) * latents
+
+
+def _largest_block(policy: Policy) -> int:
+    """Bytes, in inference precision, of the two largest blocks that shards are gathered for at the same time."""
+    blocks = {name for part in policy.network.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    sizes = sorted(sum(p.numel() for p in m.parameters()) for m in policy.network.modules() if type(m).__name__ in blocks)
+    return sum(sizes[-2:]) * _size(policy.dtype)
+
+
+def _reward_bytes(names: list[str]) -> tuple[int, tuple[str, ...]]:
+    """Bytes of the rewards' networks, and the rewards that cannot be built here, which are not in it."""
+    total, unknown, seen = 0, [], set()
+    for name in names:
+        try:
+            reward = build_reward(name)
+        except InputError:
+            unknown.append(name)
+            continue
+        for value in vars(reward).values():
+            if isinstance(value, nn.Module) and id(value) not in seen:
+                seen.add(id(value))
+                total += _bytes(value.parameters())
+    return total, tuple(unknown)
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.numel() * _size(tensor.dtype) for tensor in tensors)
+
+
+def _size(dtype: torch.dtype) -> int:
+    return torch.empty((), dtype=dtype).element_size()

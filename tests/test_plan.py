@@ -1,0 +1,152 @@
+"""What is planned is what is measured: memory by the allocator's own record, evaluations, FLOPs, published sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from baselines import find_method
+from otca.__main__ import main
+from otca.architectures import PUBLISHED, empty_pipeline
+from otca.config import PolicyConfig, TrainConfig
+from otca.errors import InputError
+from otca.plan import plan
+from otca.policies.base import build_policy
+from otca.trainer import Trainer
+from tests.toys import toy_settings
+
+SIZES = {"prompts_per_iteration": 4, "group_size": 4, "micro_batch": 4}
+VIDEO = {"policy.path": "embedded:video", "prompts": "embedded:video/train"}
+CASES = {
+    "image": ("otca", {}),
+    "image, process credit": ("process_credit", {"credit.process_completion": 3}),
+    "image, reference and average": ("otca", {"loss.kl_beta": 0.1, "optimizer.ema_decay": 0.9}),
+    "image, checkpointing": ("otca", {"policy.gradient_checkpointing": True}),
+    "image, LoRA": ("otca", {"policy.tuning": "lora", "policy.precision": "bf16"}),
+    "video": ("otca", VIDEO),
+}
+
+
+def config_of(name: str, changes: dict) -> tuple[TrainConfig, object]:
+    method = find_method(name)
+    return TrainConfig.from_dotted(method.settings | toy_settings(name, "embedded:image", **(SIZES | changes))), method
+
+
+def measured_peak(trainer: Trainer) -> int:
+    """Bytes that live at once, at most, in a second iteration, by the profiler's record of the CPU allocator."""
+    trainer.step()
+    parts = [part for part in trainer.policy.pipeline.components.values() if isinstance(part, nn.Module)]
+    held = [p for part in parts for p in part.parameters()] + trainer.reference + trainer.average
+    held += [value for state in trainer.optimizer.state_dict()["state"].values() for value in state.values()]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        trainer.step()
+    live = peak = sum(tensor.numel() * tensor.element_size() for tensor in held)
+    events = (event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]")
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_planned_memory_is_within_15_percent_of_what_is_measured(tmp_path, case):
+    name, changes = CASES[case]
+    config, method = config_of(name, changes)
+    planned, trainer = plan(config, method), Trainer(config, method, tmp_path)
+    assert planned.peak == pytest.approx(measured_peak(trainer), rel=0.15)
+    trainer.step()
+    assert planned.evaluations * 3 == trainer.progress.network_evaluations
+    assert planned.reward_calls * 3 == trainer.progress.reward_calls
+    assert planned.trained == sum(p.numel() for p in trainer.parameters)
+
+
+def test_planned_flops_are_those_of_real_passes():
+    config, method = config_of("static_multi_reward", {})
+    policy = build_policy(config.policy)
+    x, sigma_B, condition = policy.noise([torch.Generator()]), torch.ones(1), policy.encode(["a red circle"])
+    with FlopCounterMode(display=False) as forward:
+        velocity = policy.velocity(x, sigma_B, condition)
+    with FlopCounterMode(display=False) as decode:
+        policy.decode(x)
+    with FlopCounterMode(display=False) as backward:
+        velocity.mean().backward()
+    one, both = forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()
+    found = plan(config, method).flops
+    assert one > 1e7 and found["sampling"] == 16 * 6 * one and found["update"] == 16 * 5 * both
+    assert found["decoding"] == 16 * decode.get_total_flops()
+
+
+def test_shards_divide_what_can_be_divided():
+    config, method = config_of("otca", {"loss.kl_beta": 0.1})
+    alone, spread = plan(config, method, 2), plan(config, method, 2, "fsdp2")
+    for part in ("optimizer", "copies of trained weights"):
+        assert spread.memory[part] == alone.memory[part] // 2
+    assert spread.memory["gradients"] * 4 == alone.memory["gradients"]  # DDP's buckets are a second copy
+    blocks = build_policy(config.policy).pipeline.transformer.transformer_blocks
+    gathered = 2 * sum(4 * p.numel() for p in blocks[0].parameters())  # two of the largest at a time
+    assert spread.memory["transformer weights"] == alone.memory["transformer weights"] // 2 + gathered
+    assert spread.memory["rollout record"] == alone.memory["rollout record"] and spread.evaluations == alone.evaluations
+
+
+BILLIONS = {
+    "black-forest-labs/FLUX.1-dev": 11.90,
+    "stabilityai/stable-diffusion-3.5-medium": 2.24,
+    "stabilityai/stable-diffusion-3.5-large": 8.06,
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": 1.42,
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers": 14.29,
+    "Wan-AI/Wan2.2-T2V-A14B-Diffusers": 14.29,
+}
+"""Parameters of one transformer, as its model card or the sizes of its weight files give them."""
+
+
+@pytest.mark.parametrize("path", PUBLISHED)
+def test_published_architectures_have_their_size_and_an_adapter(path):
+    pipeline = empty_pipeline(path, {"default": torch.bfloat16})
+    count = sum(p.numel() for p in pipeline.transformer.parameters())
+    assert count / 1e9 == pytest.approx(BILLIONS[path], abs=0.006)
+    assert (getattr(pipeline, "transformer_2", None) is not None) == ("A14B" in path)
+    frames = 53 if "Wan" in path else 0
+    policy = build_policy(PolicyConfig(path=path, frames=frames, height=512, width=512), "meta", pipeline)
+    assert all(p.is_meta for p in policy.trainable_parameters())
+
+
+@pytest.mark.slow
+def test_flux_by_lora_fits_80_gigabytes_and_whole_does_not(capsys):
+    rest = ["--preset=image/paper", "--rewards=[alignment]", "--prompts_per_iteration=8", "--processes=1"]
+    assert main(["plan", *rest, "--policy.tuning=lora"]) == 0
+    assert "  fits h100 (80 GB)" in capsys.readouterr().out
+    assert main(["plan", *rest]) == 0
+    assert "  does not fit h100 (80 GB)" in capsys.readouterr().out
+
+
+def test_the_command_prints_every_part_and_refuses_what_cannot_be(capsys):
+    assert main(["plan", "--preset=image/quick", "--rewards=[alignment,nowhere:Hps]"]) == 0
+    out = capsys.readouterr().out
+    for expected in (
+        "parameters: 1,168,320 trained",
+        "forward and backward pass (update)",
+        "peak while updating",
+        "fits h100 (80 GB)",
+        "not in it: the networks of nowhere:Hps",
+        "30 iterations, 40,320 network evaluations",
+        "hours on 1 × h100",
+    ):
+        assert expected in out
+    for arguments, message in (
+        (["--gpu=abacus"], "gpu is 'abacus'; choose from h200"),
+        (["--utilisation=2"], "utilisation is 2.0; it must lie in (0, 1]"),
+        (["--sharding=zero9"], "sharding is 'zero9'; choose from none, fsdp2"),
+        (["--processes=3"], "prompts_per_iteration is 8; 3 processes cannot share it evenly"),
+        (["--policy.path=some/model"], "its architecture is not known"),
+    ):
+        assert main(["plan", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_a_pipeline_is_refused(tmp_path):
+    config, method = config_of("otca", {"policy.path": str(tmp_path)})
+    with pytest.raises(InputError, match="no model_index.json there"):
+        plan(config, method)
