@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
-from eval.generate import generate
+from eval.generate import generated, write_index, write_media
 from eval.held_out import MEDIA, HeldOut
 from otca.config import EvalConfig
 from otca.files import write_atomic
 from otca.policies.base import Policy
+from otca.processes import process_state
+from otca.prompts import load_prompts
 from otca.rewards.base import Reward, score_all
 from otca.types import Prompt
 
@@ -25,7 +28,20 @@ def score_items(
     samples_per_prompt: int = 1,
 ) -> pd.DataFrame:
     """One row an item: prompt_id, sample, skill, text, one column a reward, then the held-out columns."""
-    rows = pd.DataFrame(
+    columns = _columns(media_BFCHW, prompts, rewards, held_out)
+    return _named_rows(prompts, samples_per_prompt).assign(**columns)
+
+
+def _columns(media_BFCHW, prompts, rewards, held_out) -> dict[str, list[float]]:
+    out: dict[str, list[float]] = {}
+    if rewards:
+        scores = score_all(rewards, media_BFCHW, prompts)
+        out |= dict(zip(scores.names, scores.reward_BK.T.tolist()))
+    return out | (held_out.items(media_BFCHW, prompts) if held_out is not None else {})
+
+
+def _named_rows(prompts: list[Prompt], samples_per_prompt: int) -> pd.DataFrame:
+    return pd.DataFrame(
         {
             "prompt_id": [p.id for p in prompts],
             "sample": [i % samples_per_prompt for i in range(len(prompts))],
@@ -33,23 +49,32 @@ def score_items(
             "text": [p.text for p in prompts],
         }
     )
-    columns: dict[str, list[float]] = {}
-    if rewards:
-        scores = score_all(rewards, media_BFCHW, prompts)
-        columns |= dict(zip(scores.names, scores.reward_BK.T.tolist()))
-    if held_out is not None:
-        columns |= held_out.items(media_BFCHW, prompts)
-    return rows.assign(**columns)
 
 
 def evaluate(policy: Policy, medium: str, config: EvalConfig, seed: int, rewards: list[Reward], folder: Path) -> dict:
-    """Generate, score and write ``media/``, ``scores.csv.gz`` and ``sets.csv`` into the folder; returns the protocol."""
-    media_BFCHW, prompts = generate(policy, config, seed, folder / "media")
-    held_out = MEDIA[medium]()
-    write_rows(score_items(media_BFCHW, prompts, rewards, held_out, config.samples_per_prompt), folder / "scores.csv.gz")
-    sets = held_out.sets(media_BFCHW, prompts, config.samples_per_prompt)
-    rows = [(metric, value, count) for metric, (value, count) in sets.items()]
-    write_rows(pd.DataFrame(rows, columns=["metric", "value", "n"]), folder / "sets.csv")
+    """Generate, score and write ``media/``, ``scores.csv.gz`` and ``sets.csv`` into the folder; returns the protocol.
+
+    A batch at a time, so that no more media are in memory; several processes share the work, the main one writes the rows.
+    """
+    processes, held_out, each = process_state(), MEDIA[medium](), config.samples_per_prompt
+    numbers, cells, traits = [], [], []
+    for part in generated(policy, config, seed, processes.process_index, processes.num_processes):
+        write_media(folder / "media", part, each)
+        columns = _columns(part.media_BFCHW, part.prompts, rewards, held_out)
+        numbers.append(torch.tensor(part.number_B))
+        cells.append(torch.tensor(list(columns.values()), dtype=torch.float64).T)
+        traits.append(held_out.traits(part.media_BFCHW, part.prompts))
+    number_B = _from_all(numbers).numpy()
+    first = np.unique(number_B, return_index=True)[1]
+    cell_BC = _from_all(cells).numpy()[first]
+    whole = {name: _from_all([trait[name] for trait in traits])[first] for name in traits[0]}
+    if processes.is_main_process:
+        prompts = [p for p in load_prompts(config.source, config.prompts) for _ in range(each)]
+        write_index(folder / "media", prompts, part.media_BFCHW.shape[1], each)
+        rows = _named_rows(prompts, each).assign(**dict(zip(columns, cell_BC.T)))
+        write_rows(rows, folder / "scores.csv.gz")
+        sets = [(metric, value, count) for metric, (value, count) in held_out.sets(whole, prompts, each).items()]
+        write_rows(pd.DataFrame(sets, columns=["metric", "value", "n"]), folder / "sets.csv")
     return {
         "sampler": "ode",
         "steps": config.steps,
@@ -58,10 +83,22 @@ def evaluate(policy: Policy, medium: str, config: EvalConfig, seed: int, rewards
         "prompt_count": config.prompts,
         "samples_per_prompt": config.samples_per_prompt,
         "noise_seed": seed,
+        **({"height": config.height, "width": config.width} if config.height or config.width else {}),
         "policy": policy.protocol,
         **{reward.name: {"source": getattr(reward, "source", "")} for reward in rewards},
         **held_out.protocol,
     }
+
+
+def _from_all(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Rows of every process, joined on the CPU; each process has as many."""
+    own, processes = torch.cat(parts), process_state()
+    if processes.num_processes == 1:
+        return own.cpu()
+    own = own.to(processes.device).contiguous()
+    everyone = [torch.empty_like(own) for _ in range(processes.num_processes)]
+    torch.distributed.all_gather(everyone, own)
+    return torch.cat(everyone).cpu()
 
 
 def write_rows(rows: pd.DataFrame, path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,51 +16,85 @@ from otca.config import EvalConfig, SamplerConfig
 from otca.files import write_atomic
 from otca.policies.base import Policy
 from otca.prompts import load_prompts
-from otca.rollout import make_batch, rollout
+from otca.rollout import Batch, make_batch, rollout
 from otca.schedules import StepPlan, sigmas_S
 from otca.types import Prompt
 
 
-def generate(policy: Policy, config: EvalConfig, seed: int, folder: Path | None = None) -> tuple[torch.Tensor, list[Prompt]]:
-    """Media (B, F, 3, H, W), rounded to 8 bits, and one prompt a sample; written to ``folder`` if one is given.
+@dataclass(frozen=True)
+class Generated:
+    """Some of an evaluation's samples: media (B, F, 3, H, W), rounded to 8 bits, on the CPU; their prompts and numbers.
 
-    The same seed gives the same prompts and initial noise whatever the policy. Samples of a prompt are neighbours.
+    ``number_B``: samples are numbered prompt by prompt, so that those of a prompt are neighbours.
+    """
+
+    media_BFCHW: torch.Tensor
+    prompts: list[Prompt]
+    number_B: list[int]
+
+
+def generated(policy: Policy, config: EvalConfig, seed: int, rank: int = 0, world: int = 1) -> Iterator[Generated]:
+    """One process's share of an evaluation's samples, ``config.batch`` at a time.
+
+    The same seed gives the same prompts and initial noise whatever the policy and however many processes. Every process
+    samples as many, since networks in shards answer only when all of them ask; where the number is not a multiple of
+    ``world``, the first samples are made twice.
     """
     prompts_P = load_prompts(config.source, config.prompts)
     batch = make_batch(prompts_P, list(range(len(prompts_P))), config.samples_per_prompt, ("eval", seed))
-    policy.encode_ahead(p.text for p in prompts_P)
+    count = len(batch.prompts)
+    share = [i % count for i in range(rank, -(-count // world) * world, world)]
+    policy.encode_ahead(batch.prompts[i].text for i in share)
     never = torch.zeros(config.steps, dtype=torch.bool)
-    sampled = rollout(
-        policy,
-        batch,
-        SamplerConfig(steps=config.steps),
-        sigmas_S(config.steps, config.shift or policy.shift),
-        StepPlan(never, never),
-        config.batch,
-    )
-    media_BFCHW = quantise(sampled.media_BFCHW.cpu())
+    for first in range(0, len(share), config.batch):
+        chosen = share[first : first + config.batch]
+        part = Batch(
+            prompts=[batch.prompts[i] for i in chosen],
+            group_B=batch.group_B[chosen],
+            seed_B=[batch.seed_B[i] for i in chosen],
+            initial_seed_B=[batch.initial_seed_B[i] for i in chosen],
+        )
+        with policy.sized(config.height, config.width):
+            sigma_S = sigmas_S(config.steps, config.shift or policy.shift)
+            sampled = rollout(policy, part, SamplerConfig(steps=config.steps), sigma_S, StepPlan(never, never), config.batch)
+        yield Generated(quantise(sampled.media_BFCHW.cpu()), part.prompts, chosen)
+
+
+def generate(policy: Policy, config: EvalConfig, seed: int, folder: Path | None = None) -> tuple[torch.Tensor, list[Prompt]]:
+    """All samples of an evaluation: media (B, F, 3, H, W) and one prompt a sample; written to ``folder`` if one is given."""
+    parts = []
+    for part in generated(policy, config, seed):
+        if folder is not None:
+            write_media(folder, part, config.samples_per_prompt)
+        parts.append(part)
+    prompts = [prompt for part in parts for prompt in part.prompts]
     if folder is not None:
-        write_media(folder, media_BFCHW, batch.prompts, config.samples_per_prompt)
-    return media_BFCHW, batch.prompts
+        write_index(folder, prompts, parts[0].media_BFCHW.shape[1], config.samples_per_prompt)
+    return torch.cat([part.media_BFCHW for part in parts]), prompts
 
 
-def write_media(folder: Path, media_BFCHW: torch.Tensor, prompts: list[Prompt], samples_per_prompt: int) -> None:
-    """``<prompt id>_<sample>.png`` (a lossless ``.webp`` for a video) for every sample, then ``prompts.jsonl``.
-
-    The list has file, id, prompt and spec of each sample; `score` reads it.
-    """
+def write_media(folder: Path, part: Generated, samples_per_prompt: int) -> None:
+    """``<prompt id>_<sample>.png`` (a lossless ``.webp`` for a video) for every sample."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for index, (media_FCHW, prompt) in enumerate(zip(media_BFCHW, prompts)):
-        name = f"{_safe(prompt.id)}_{index % samples_per_prompt}"
+    for media_FCHW, prompt, number in zip(part.media_BFCHW, part.prompts, part.number_B):
+        path = folder / _file(prompt, number % samples_per_prompt, len(media_FCHW))
         if len(media_FCHW) == 1:
-            name += ".png"
-            Image.fromarray((media_FCHW[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()).save(folder / name)
+            Image.fromarray((media_FCHW[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()).save(path)
         else:
-            name += ".webp"
-            write_webp(folder / name, media_FCHW)
-        lines.append(json.dumps({"file": name, "id": prompt.id, "prompt": prompt.text, "spec": prompt.spec}))
+            write_webp(path, media_FCHW)
+
+
+def write_index(folder: Path, prompts: list[Prompt], frames: int, samples_per_prompt: int) -> None:
+    """``prompts.jsonl``: file, id, prompt and spec of each sample in turn; `score` reads it."""
+    lines = [
+        json.dumps({"file": _file(p, i % samples_per_prompt, frames), "id": p.id, "prompt": p.text, "spec": p.spec})
+        for i, p in enumerate(prompts)
+    ]
     write_atomic(folder / "prompts.jsonl", "\n".join(lines) + "\n")
+
+
+def _file(prompt: Prompt, sample: int, frames: int) -> str:
+    return f"{_safe(prompt.id)}_{sample}.{'png' if frames == 1 else 'webp'}"
 
 
 def _safe(identifier: str) -> str:

@@ -15,6 +15,9 @@ from eval.metrics.quality import FRECHET_SAMPLES, diversity, frechet_distance, k
 from otca.embedded import scenes, video_scenes
 from otca.types import Prompt
 
+Numbers = dict[str, tuple[float, int]]
+"""Metric → its value over a set, and the number of items behind it."""
+
 
 class HeldOut(Protocol):
     """Held-out evaluation of one medium of the embedded task; ``protocol`` says how each metric was taken."""
@@ -24,8 +27,11 @@ class HeldOut(Protocol):
     def items(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, list[float]]:
         """Columns with one value an item; ``judge_correct`` is among them."""
 
-    def sets(self, media_BFCHW: torch.Tensor, prompts: list[Prompt], samples_per_prompt: int) -> dict[str, tuple[float, int]]:
-        """Metric → its value over the whole set, and the number of items behind it."""
+    def traits(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, torch.Tensor]:
+        """What `sets` needs to know of each item: tensors (B, …)."""
+
+    def sets(self, traits: dict[str, torch.Tensor], prompts: list[Prompt], samples_per_prompt: int) -> Numbers:
+        """Metrics of the whole set, from the traits of all its items; samples of a prompt are neighbours."""
 
 
 class ImageHeldOut:
@@ -40,12 +46,15 @@ class ImageHeldOut:
         """judge_correct and clip_score."""
         return {scorer.name: scorer.score(media_BFCHW, prompts).tolist() for scorer in (self.judge, self.score)}
 
-    def sets(self, media_BFCHW: torch.Tensor, prompts: list[Prompt], samples_per_prompt: int) -> dict[str, tuple[float, int]]:
+    def traits(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, torch.Tensor]:
+        """Image features of the embedded open_clip model."""
+        return {"features": self.clip.image_features(media_BFCHW)}
+
+    def sets(self, traits: dict[str, torch.Tensor], prompts: list[Prompt], samples_per_prompt: int) -> Numbers:
         """kernel_distance, frechet_distance (from 2,000 items on) and, with several samples a prompt, diversity."""
         references = np.stack([scenes.render(scenes.draw_scene(p.spec, rng, scenes.LATTICE)) for rng, p in _drawn(prompts)])
-        features_BD = self.clip.image_features(media_BFCHW)
         reference_BD = self.clip.image_features(quantise(torch.from_numpy(references)).unsqueeze(1))
-        return _distances(features_BD, reference_BD, samples_per_prompt)
+        return _distances(traits["features"], reference_BD, samples_per_prompt)
 
 
 class VideoHeldOut:
@@ -63,18 +72,22 @@ class VideoHeldOut:
         verdicts = self.judge.score(media_BFCHW, prompts).tolist()
         return {self.judge.name: verdicts} | {column: [row[column] for row in found] for column in self.motion.columns}
 
-    def sets(self, media_BFCHW: torch.Tensor, prompts: list[Prompt], samples_per_prompt: int) -> dict[str, tuple[float, int]]:
+    def traits(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, torch.Tensor]:
+        """Features, and whether direction and speed are right where the prompt states them (else NaN)."""
+        right = self.judge.judge.accuracy(media_BFCHW, prompts)
+        return {"features": self._features(media_BFCHW)} | {name: right[name] for name in ("direction", "speed")}
+
+    def sets(self, traits: dict[str, torch.Tensor], prompts: list[Prompt], samples_per_prompt: int) -> Numbers:
         """direction_accuracy and speed_accuracy of the prompts that state them, kernel and Fréchet distance, diversity."""
         out = {}
-        right = self.judge.judge.accuracy(media_BFCHW, prompts)
         for name in ("direction", "speed"):
-            stated = ~right[name].isnan()
+            stated = ~traits[name].isnan()
             if stated.any():
-                out[f"{name}_accuracy"] = (float(right[name][stated].mean()), int(stated.sum()))
+                out[f"{name}_accuracy"] = (float(traits[name][stated].mean()), int(stated.sum()))
         lattice = scenes.LATTICE
         clips = [video_scenes.render_clip(video_scenes.draw_clip(p.spec, rng, lattice)) for rng, p in _drawn(prompts)]
         reference_BD = self._features(quantise(torch.from_numpy(np.stack(clips))))
-        return out | _distances(self._features(media_BFCHW), reference_BD, samples_per_prompt)
+        return out | _distances(traits["features"], reference_BD, samples_per_prompt)
 
     def _features(self, media_BFCHW: torch.Tensor) -> torch.Tensor:
         """Mean over frames of the embedded open_clip model's image features, then last frame minus first: (B, 2·D)."""
@@ -93,7 +106,7 @@ def _drawn(prompts: list[Prompt]):
     return ((rng, prompt) for prompt in prompts)
 
 
-def _distances(features_BD, reference_BD, samples_per_prompt: int) -> dict[str, tuple[float, int]]:
+def _distances(features_BD, reference_BD, samples_per_prompt: int) -> Numbers:
     count = len(features_BD)
     out = {"kernel_distance": (kernel_distance(features_BD, reference_BD), count)}
     if count >= FRECHET_SAMPLES:

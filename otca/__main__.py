@@ -110,6 +110,7 @@ def _train(argv: list[str]) -> None:
             bar.set_postfix_str(" ".join(f"{n} {row[f'reward_{n}']:.3f}" for n in (r.name for r in trainer.rewards)))
 
         trainer.run(show)
+    trainer.accelerator.end_training()
     if main:
         print(f"trained {config.method}, seed {config.seed}: {folder}")
 

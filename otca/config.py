@@ -285,11 +285,18 @@ class EvalConfig:
     """Time shift of the noise levels; 0 is the checkpoint's own."""
     batch: int = 40
     """Samples in one forward pass."""
+    height: int = 0
+    """Height in pixels; 0 is the policy's own."""
+    width: int = 0
+    """Width in pixels; 0 is the policy's own."""
 
     def __post_init__(self):
         for name in ("prompts", "samples_per_prompt", "batch"):
             _at_least(f"eval.{name}", getattr(self, name), 1)
         _at_least("eval.steps", self.steps, 2)
+        for name in ("height", "width"):
+            if getattr(self, name) < 0 or getattr(self, name) % 16:
+                raise InputError(f"eval.{name} is {getattr(self, name)}; use a multiple of 16, or 0 for the policy's own")
         _at_least("eval.shift", self.shift, 0)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from otca import budget
-from otca.config import TrainConfig
+from otca.config import PolicyConfig, TrainConfig
 from otca.errors import InputError
 from otca.methods import Method
 from otca.policies.base import Policy
@@ -35,6 +35,7 @@ class Plan:
     parameters: dict[str, int]
     trained: int
     memory: dict[str, int]
+    encoding_peak: int
     sampling_peak: int
     update_peak: int
     evaluations: int
@@ -46,8 +47,8 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """Bytes of the larger phase."""
-        return max(self.sampling_peak, self.update_peak)
+        """Bytes of the largest phase."""
+        return max(self.encoding_peak, self.sampling_peak, self.update_peak)
 
     def hours(self, tflops: float, utilisation: float, processes: int) -> float:
         """Hours of the run's network and decoder passes; rewards and text encoders are not in it."""
@@ -64,24 +65,24 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
     share = per_iteration // processes
     rows = min(config.micro_batch, share // config.optimizer.updates_per_iteration)
     needs = method.needs(config)
-    policy, components = empty_policy(config, component_dtypes(config.policy))
+    policy, components = empty_policy(config.policy, component_dtypes(config.policy))
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in components.items()}
     trained = policy.trainable_parameters()
     trained_bytes, weights = _bytes(trained), {name: _bytes(part.parameters()) for name, part in components.items()}
     if sharding == "fsdp2":  # blocks are gathered in the forward pass's precision, so nothing is cast within it
-        policy, _ = empty_policy(config, {"vae": torch.float32, "default": policy.dtype})
+        policy, _ = empty_policy(config.policy, {"vae": torch.float32, "default": policy.dtype})
     passes = measure_passes(policy, config, rows)
     record, media = _record_bytes(config, needs, passes.latent_bytes * share), passes.media_bytes * share
     encodings = sum(math.prod(shape) for shape in policy.text_shapes()) * _size(policy.dtype)
     networks = sum(bytes_ for name, bytes_ in weights.items() if name.startswith("transformer"))
-    texts = sum(weights.get(name, 0) for name in TEXT_ENCODERS) if not config.policy.prompt_cache else 0
+    texts = sum(weights.get(name, 0) for name in TEXT_ENCODERS)
     copies = 1 + bool(config.loss.kl_beta) + bool(config.optimizer.ema_decay) + bool(method.forward_loss)
     divide = processes if sharding == "fsdp2" else 1
     gathered = _largest_block(policy) if divide > 1 else 0
     reward_bytes, unknown = _reward_bytes(config.rewards)
     memory = {
         "transformer weights": networks // divide + gathered,
-        "text encoders": texts,
+        "text encoders": 0 if config.policy.prompt_cache else texts,
         "VAE": weights.get("vae", 0),
         "rewards": reward_bytes,
         "optimizer": 2 * trained_bytes // divide,
@@ -102,6 +103,7 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
         parameters=parameters,
         trained=sum(p.numel() for p in trained),
         memory=memory,
+        encoding_peak=sum(memory[name] for name in ("transformer weights", "VAE", "rewards")) + texts,
         sampling_peak=held + max(passes.sampling, passes.decode, media),  # the media are joined from parts
         update_peak=held + memory["gradients"] + passes.update,
         evaluations=samples * budget.evaluations_per_sample(config, method) * policy.forwards_per_velocity,
@@ -117,6 +119,12 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
     )
 
 
+def trained_bytes(config: PolicyConfig) -> int:
+    """Bytes of what a policy trains. Raises InputError where the model is not known here."""
+    policy, _ = empty_policy(config, component_dtypes(config))
+    return _bytes(policy.trainable_parameters())
+
+
 def check_gpu(gpu: str, utilisation: float) -> None:
     """Raise InputError for a GPU that is not known, or a share of its speed that cannot be."""
     if gpu not in GPUS:
@@ -130,7 +138,11 @@ def describe(made: Plan, gpu: str, utilisation: float, processes: int) -> str:
     gigabytes, tflops = GPUS[gpu]
     unit, size = ("GiB", 2**30) if made.peak >= 2**30 else ("MiB", 2**20)
     each, hours = sum(made.flops.values()), made.hours(tflops, utilisation, processes)
-    peaks = {"peak while sampling": made.sampling_peak, "peak while updating": made.update_peak}
+    peaks = {
+        "peak while encoding prompts": made.encoding_peak,
+        "peak while sampling": made.sampling_peak,
+        "peak while updating": made.update_peak,
+    }
     fits = "fits" if made.peak <= 0.95 * gigabytes * 1e9 else "does not fit"
     lines = [
         f"parameters: {made.trained:,} trained; " + ", ".join(f"{n} {c:,}" for n, c in made.parameters.items()),

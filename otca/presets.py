@@ -1,7 +1,7 @@
 """Named settings: what a medium and tier change of the defaults, for training and for evaluation.
 
 Order of precedence, lowest first: the dataclass default, the tier, the method's own settings, a YAML file, the command
-line. Marks as in the README's deviation ledger: [paper], [reader], [sibling], [ours].
+line. Marks as in the README's deviation ledger: [paper], [reader], [sibling]; what bears none in a recipe is [ours].
 """
 
 from __future__ import annotations
@@ -13,6 +13,51 @@ from otca.errors import InputError
 
 VIDEO = {"policy.path": "embedded:video", "prompts": "embedded:video/train", "rewards": ["vq", "mq", "ta"]}
 """What every tier of the embedded video task has in common."""
+
+LORA = {
+    "policy.tuning": "lora",
+    "policy.lora_rank": 32,  # [sibling: Flow-GRPO]
+    "policy.lora_alpha": 64.0,  # [sibling: Flow-GRPO]
+    "policy.precision": "bf16",
+    "policy.gradient_checkpointing": True,
+    "save_every": 20,
+}
+"""What the presets that train a LoRA have in common."""
+
+FLUX = {
+    "prompts": "prompts/dancegrpo_image.txt",  # [reader]: DanceGRPO's list, from HPDv2
+    "group_size": 12,  # [sibling: ViPO]
+    "policy.path": "black-forest-labs/FLUX.1-dev",  # [reader]
+    "policy.height": 512,  # [reader]
+    "policy.width": 512,  # [reader]
+    "policy.precision": "bf16",
+    "sampler.kind": "dance_sde",  # [sibling: ViPO]
+    "sampler.level": 0.3,  # [sibling: ViPO]
+    "sampler.shift": 3.0,  # [sibling: ViPO]
+    "step_selection.kind": "random_fraction",  # [sibling: DanceGRPO, ViPO]
+    "step_selection.fraction": 0.6,
+    "loss.clip_low": 1e-4,  # [sibling: ViPO, DanceGRPO]
+    "loss.clip_high": 1e-4,
+    "save_every": 20,
+}
+"""FLUX.1-dev in the paper's setting, as far as it is known."""
+
+WAN = {
+    "prompts": "prompts/dancegrpo_video.txt",  # [reader]: DanceGRPO's 50,000, from VidProM
+    "rewards": ["vq", "mq", "ta"],
+    "group_size": 8,  # [sibling: ViPO]
+    "micro_batch": 1,
+    "policy.precision": "bf16",
+    "policy.gradient_checkpointing": True,
+    "sampler.kind": "dance_sde",  # [sibling: ViPO]
+    "sampler.level": 0.25,  # [sibling: ViPO]
+    "step_selection.kind": "random_fraction",  # [sibling: DanceGRPO, ViPO]
+    "step_selection.fraction": 0.6,
+    "loss.clip_low": 1e-4,  # [sibling: ViPO, DanceGRPO]
+    "loss.clip_high": 1e-4,
+    "save_every": 20,
+}
+"""Wan in the paper's setting, as far as it is known."""
 
 TRAIN: dict[str, dict[str, object]] = {
     # Minutes on two cores: 64 samples × 6 steps × 30 iterations [ours].
@@ -61,28 +106,100 @@ TRAIN: dict[str, dict[str, object]] = {
         "optimizer.learning_rate": 2e-4,  # results/tuning
         "save_every": 20,
     },
-    # FLUX.1-dev, 512 px, 20 train steps [reader]; G 12, lr 1e-5, shift 3, η .3, 60 % of steps, clip 1e-4 [sibling: ViPO].
-    "image/paper": {
-        "iterations": 300,
-        "prompts": "prompts/hpdv2_train.jsonl",
-        "prompts_per_iteration": 32,
-        "group_size": 12,
+    "image/paper": FLUX
+    | {
+        "iterations": 300,  # [sibling: ViPO]
+        "prompts_per_iteration": 32,  # [ours]
+        "sampler.steps": 20,  # [reader]
+        "optimizer.learning_rate": 1e-5,  # [sibling: ViPO], full tuning
+        "optimizer.ema_decay": 0.995,  # [sibling: DanceGRPO's script for 8 GPUs]
+        "policy.gradient_checkpointing": True,  # [ours]
+        "micro_batch": 4,  # [ours]
+    },
+    "video/paper": WAN
+    | {
+        "iterations": 300,  # [ours]
+        "prompts_per_iteration": 64,  # [ours]: one prompt a GPU and update on 32
+        "policy.path": "Wan-AI/Wan2.2-T2V-A14B-Diffusers",  # [reader]
+        "policy.height": 336,  # [reader]
+        "policy.width": 592,  # [reader]
+        "policy.frames": 53,  # [reader]
+        "policy.true_guidance": 4.0,  # high-noise expert, the checkpoint's own
+        "policy.true_guidance_2": 3.0,  # low-noise expert, the checkpoint's own
+        "sampler.steps": 12,  # [reader]
+        "sampler.shift": 5.0,  # [sibling: TeleBoost, 14B]
+        "optimizer.learning_rate": 2e-6,  # [sibling: TeleBoost, 14B], full tuning
+    },
+    # Recipes: what fits a smaller machine. README, "At scale", has their commands and memory by `python -m otca plan`.
+    "image/sd35m-lora": LORA
+    | {
+        "iterations": 500,
+        "prompts": "prompts/dancegrpo_image.txt",
+        "prompts_per_iteration": 8,
+        "group_size": 8,
         "micro_batch": 4,
-        "policy.path": "black-forest-labs/FLUX.1-dev",
+        "policy.path": "stabilityai/stable-diffusion-3.5-medium",
         "policy.height": 512,
         "policy.width": 512,
-        "policy.precision": "bf16",
-        "policy.gradient_checkpointing": True,
-        "sampler.kind": "dance_sde",
-        "sampler.level": 0.3,
-        "sampler.steps": 20,
-        "step_selection.kind": "random_fraction",
-        "step_selection.fraction": 0.6,
+        "policy.true_guidance": 4.5,  # [sibling: Flow-GRPO]
+        "policy.max_sequence_length": 128,  # [sibling: Flow-GRPO]
+        "policy.prompt_cache": "runs/prompt_cache",
+        "sampler.steps": 10,  # [sibling: Flow-GRPO]
+        "optimizer.learning_rate": 3e-4,  # [sibling: Flow-GRPO]
+        "loss.kl_beta": 0.04,  # [sibling: Flow-GRPO]
+        "loss.kl_scale": "flow_grpo",
+    },
+    "image/flux-lora": FLUX
+    | LORA
+    | {
+        "iterations": 300,
+        "prompts_per_iteration": 8,
+        "micro_batch": 4,
+        "policy.prompt_cache": "runs/prompt_cache",
+        "sampler.steps": 10,
+        "optimizer.learning_rate": 1e-4,
+    },
+    "video/wan21-1.3b-lora": WAN
+    | LORA
+    | {
+        "iterations": 300,
+        "prompts_per_iteration": 4,
+        "policy.path": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+        "policy.height": 240,  # [sibling: ViPO]
+        "policy.width": 416,  # [sibling: ViPO]
+        "policy.frames": 53,  # [sibling: ViPO]
+        "policy.true_guidance": 5.0,  # WanPipeline's default
+        "policy.prompt_cache": "runs/prompt_cache",
+        "sampler.steps": 16,  # [sibling: ViPO]
+        "sampler.shift": 8.0,  # [sibling: ViPO]
+        "optimizer.learning_rate": 1e-4,
+    },
+    # One known curve before any other number at scale: Flow-GRPO's published setting (arXiv 2505.05470 and its public
+    # config/grpo.py, general_ocr_sd3), with --method flow_grpo. Its average has decay 0.9 every eighth update.
+    "validate/sd35m_flow_grpo": LORA
+    | {
+        "iterations": 2000,
+        "prompts": "prompts/flow_grpo_ocr.txt",
+        "rewards": ["ocr"],
+        "prompts_per_iteration": 48,
+        "group_size": 24,
+        "micro_batch": 8,
+        "policy.path": "stabilityai/stable-diffusion-3.5-medium",
+        "policy.height": 512,
+        "policy.width": 512,
+        "policy.true_guidance": 4.5,
+        "policy.max_sequence_length": 128,
+        "sampler.kind": "flow_sde",
+        "sampler.level": 0.7,
+        "sampler.steps": 10,
+        "sampler.shift": 3.0,
         "loss.clip_low": 1e-4,
         "loss.clip_high": 1e-4,
-        "optimizer.learning_rate": 1e-5,
-        "optimizer.ema_decay": 0.995,
-        "save_every": 20,
+        "loss.kl_beta": 0.04,
+        "loss.kl_scale": "flow_grpo",
+        "optimizer.learning_rate": 3e-4,
+        "optimizer.ema_decay": 0.987,
+        "save_every": 60,
     },
 }
 
@@ -91,7 +208,12 @@ EVAL: dict[str, dict[str, object]] = {
     "image/cpu": {"prompts": 600, "samples_per_prompt": 4},
     "video/quick": {"source": "embedded:video/test", "prompts": 84, "samples_per_prompt": 1},
     "video/cpu": {"source": "embedded:video/test", "prompts": 350, "samples_per_prompt": 2},
-    "image/paper": {"source": "prompts/hpdv2_test.jsonl", "prompts": 1000, "samples_per_prompt": 1, "steps": 50},
+    # 1,000 test prompts, 50 steps [reader]; which ones is unknown: PartiPrompts, and VBench's for video [ours]
+    "image/paper": {"source": "prompts/parti.tsv", "prompts": 1000, "samples_per_prompt": 1, "steps": 50, "batch": 4},
+    "video/paper": {
+        **{"source": "prompts/vbench.json", "prompts": 200, "samples_per_prompt": 1, "steps": 50, "batch": 1},  # [ours]
+        **{"height": 480, "width": 832},  # [reader]
+    },
 }
 
 SEEDS = {"quick": 2, "cpu": 10, "paper": 1}

@@ -6,13 +6,23 @@ import os
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType, parse_flag_from_env
 
 from otca.errors import InputError
 
 COUNTED = ("dead_groups", "groups_with_constant_reward")
 """Diagnostics that are numbers of groups."""
+
+
+def process_state() -> PartialState:
+    """accelerate's knowledge of the processes, whether or not a trainer was made before."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def launched() -> bool:
+    """Whether a launcher (accelerate, torchrun) started several processes."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def refuse_split_launch(accelerator: Accelerator) -> None:

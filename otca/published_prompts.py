@@ -40,6 +40,18 @@ LISTS = {
         "sha256:c96ceb6c93c16809f6fef53d6d488c34c78823e5edd20f6d907d90c9e5653db1",
         "DanceGRPO's 50,000 video training prompts, filtered from VidProM",
     ),
+    "flow_grpo_ocr": PublishedList(
+        f"{RAW}/yifan123/flow_grpo/ac4c86e8cae021841f1fde853d340e0db67690dd/dataset/ocr/train.txt",
+        "flow_grpo_ocr.txt",
+        "git:3ce0521b77b0a9031191d66ecc36ebaaf27a3922",
+        "Flow-GRPO's training prompts for text rendering; the text to render stands in quotation marks",
+    ),
+    "flow_grpo_ocr_test": PublishedList(
+        f"{RAW}/yifan123/flow_grpo/ac4c86e8cae021841f1fde853d340e0db67690dd/dataset/ocr/test.txt",
+        "flow_grpo_ocr_test.txt",
+        "sha256:4dd8caf3ab6ade73bd376c7d14c6ca49b6eacfb1bd321e22c40714ae4a98d4dc",
+        "Flow-GRPO's 1,018 test prompts for text rendering",
+    ),
     "parti": PublishedList(
         f"{RAW}/google-research/parti/5a657978134374ce28973948331b319adef164bd/PartiPrompts.tsv",
         "parti.tsv",

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from otca import samplers
 from otca.architectures import empty_pipeline
-from otca.config import TrainConfig
+from otca.config import PolicyConfig, TrainConfig
 from otca.files import resolve_model
 from otca.policies.base import Policy, build_policy
 from otca.schedules import sigmas_S
@@ -69,11 +69,11 @@ class PeakMemory(TorchDispatchMode):
 # ------------------------------------------------------------------------------------------------- models of shapes alone
 
 
-def empty_policy(config: TrainConfig, dtypes: dict[str, torch.dtype]) -> tuple[Policy, dict[str, nn.Module]]:
+def empty_policy(config: PolicyConfig, dtypes: dict[str, torch.dtype]) -> tuple[Policy, dict[str, nn.Module]]:
     """The policy of a config without weights (meta device), and its networks by name, text encoders included."""
-    pipeline = empty_pipeline(resolve_model(config.policy.path), dtypes)
+    pipeline = empty_pipeline(resolve_model(config.path), dtypes)
     parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
-    policy = build_policy(config.policy, "meta", pipeline)
+    policy = build_policy(config, "meta", pipeline)
     return policy, parts
 
 

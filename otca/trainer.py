@@ -113,7 +113,8 @@ class Trainer:
             self.accelerator.log({k: v for k, v in row.items() if k != "iteration"}, step=row["iteration"])
             if self.progress.iteration % self.config.save_every == 0 or self.progress.iteration == self.config.iterations:
                 self._save()
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
 
     def _save(self) -> None:
         main = self.accelerator.is_main_process

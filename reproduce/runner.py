@@ -20,6 +20,7 @@ from eval.evaluate import evaluate
 from otca import presets
 from otca.config import TrainConfig, to_dict
 from otca.policies.base import build_policy
+from otca.processes import launched, process_state
 from otca.rewards.base import build_reward
 from otca.runs import Arm, begin_run, finish_run, is_finished
 from otca.trainer import Trainer
@@ -33,10 +34,14 @@ def arm_config(arm: Arm) -> TrainConfig:
 
 
 def run_arm(arm: Arm, root: Path) -> None:
-    """Train (resuming), evaluate, and seal one arm with its manifest; a finished arm is left as it is."""
-    folder = root / arm.path
+    """Train (resuming), evaluate, and seal one arm with its manifest; a finished arm is left as it is.
+
+    Where a launcher started several processes, all of them call it and the main one writes.
+    """
+    folder, processes = root / arm.path, process_state()
     if is_finished(folder):
         return
+    processes.wait_for_everyone()
     config = arm_config(arm)
     begin_run(folder, config)
     budget = {"network_evaluations": 0, "reward_calls": 0}
@@ -51,14 +56,23 @@ def run_arm(arm: Arm, root: Path) -> None:
     rewards = [build_reward(name) for name in honest]
     started = time.perf_counter()
     protocol = evaluate(policy, arm.medium, presets.eval_config(f"{arm.medium}/{arm.tier}"), arm.seed, rewards, folder)
-    write_cost(folder, time.perf_counter() - started)
-    finish_run(folder, arm, to_dict(config), budget, protocol)
+    if processes.is_main_process:
+        write_cost(folder, time.perf_counter() - started)
+        finish_run(folder, arm, to_dict(config), budget, protocol)
+    processes.wait_for_everyone()
 
 
 def run_arms(arms: list[Arm], root: Path, jobs: int) -> None:
-    """Run what is missing in ``jobs`` forked workers, with a progress bar; the first failure ends the command."""
+    """Run what is missing in ``jobs`` forked workers, with a progress bar; the first failure ends the command.
+
+    Under a launcher (``accelerate launch -m reproduce.table1``) all its processes train each arm together, one after another.
+    """
     missing = [arm for arm in arms if not is_finished(root / arm.path)]
     if not missing:
+        return
+    if launched():
+        for arm in missing:
+            run_arm(arm, root)
         return
     with _workers(jobs) as pool:
         _watch({pool.submit(run_arm, arm, root): arm for arm in missing}, root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from eval.plots import dot_plot
 from eval.tables import EQUAL_CALLS, build_table, clear_winners, collect, write_table
 from otca.errors import InputError, RewardError
 from otca.presets import SEEDS
+from otca.processes import process_state
 from otca.runs import Arm
 from reproduce.costs import cost_line
 from reproduce.figures import draw_figures
@@ -81,11 +83,11 @@ class Table:
         from reproduce.runner import default_jobs, run_arms
 
         run_arms(self.arms(tier), Path("runs"), jobs or default_jobs())
-        return self.write(Path("runs"), tier)
+        return self.write(Path("runs"), tier) if process_state().is_main_process else Path("runs") / self.name / tier
 
     def main(self, description: str, argv: list[str] | None = None) -> int:
         """Parse, run, print; exit code 2 with one line where the input cannot be used."""
-        return run_command(self, parser_of(self.name, description).parse_args(argv))
+        return run_commands([self], parser_of(self.name, description).parse_args(argv))
 
 
 def parser_of(name: str, description: str) -> argparse.ArgumentParser:
@@ -94,20 +96,32 @@ def parser_of(name: str, description: str) -> argparse.ArgumentParser:
         prog=f"python -m reproduce.{name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tier", choices=tuple(SEEDS), default="quick", help="how large the runs are (default: quick)")
+    parser.add_argument("--dry-run", action="store_true", help="resolve settings, files, disk space and processes, and stop")
     parser.add_argument("--render", action="store_true", help="only rebuild the published table from published rows")
     parser.add_argument("--jobs", type=int, default=0, help="runs side by side (default: one a core; one with a GPU)")
     return parser
 
 
-def run_command(table: Table, args: argparse.Namespace) -> int:
-    """Make or render a table and print it; exit code 2 with one line where the input cannot be used."""
+def run_commands(tables: Sequence[Table], args: argparse.Namespace) -> int:
+    """Make, render or look over tables and print them; exit code 2 with one line where the input cannot be used."""
+    code = max(_run_command(table, args) for table in tables)
+    process_state().destroy_process_group()
+    return code
+
+
+def _run_command(table: Table, args: argparse.Namespace) -> int:
     try:
+        if args.dry_run:
+            from reproduce.dry_run import look_over
+
+            return look_over(table.name, args.tier, table.arms(args.tier), Path("runs"))
         folder = table.render(args.tier) if args.render else table.reproduce(args.tier, args.jobs)
     except (InputError, RewardError, FileNotFoundError) as error:
         print(f"{table.name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print((folder / "table.md").read_text())
-    print(f"written: {folder}")
+    if process_state().is_main_process:
+        print((folder / "table.md").read_text())
+        print(f"written: {folder}")
     return 0
 
 

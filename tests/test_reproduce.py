@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,9 @@ presets.TRAIN["video/tiny"] = presets.VIDEO | {{
     "policy.path": {wan!r}, "policy.max_sequence_length": 20, "policy.frames": 9,
 }}
 presets.EVAL["video/tiny"] = presets.EVAL["video/quick"] | {{"prompts": 7, "samples_per_prompt": 1, "steps": 2}}
-presets.SEEDS["tiny"] = 2
+presets.TRAIN["image/spread"] = presets.TRAIN["image/tiny"] | {{"prompts_per_iteration": 4}}
+presets.EVAL["image/spread"] = presets.EVAL["image/tiny"] | {{"prompts": 5, "samples_per_prompt": 3, "batch": 4}}
+presets.SEEDS |= {{"tiny": 2, "spread": 1}}
 from reproduce import publish, table1, table2, table3
 sys.exit({call})
 """
@@ -41,9 +44,13 @@ def working_folder(folder, readme, **paths):
     """A function that runs a call of the reproduce package there, on the tiny tiers; returns what it printed."""
     (folder / "README.md").write_text(readme)
 
-    def run(call, code=0):
-        script = TINY.format(root=str(ROOT), call=call, **paths)
-        done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=300)
+    def run(call, code=0, processes=1):
+        script = folder / "call.py"
+        script.write_text(TINY.format(root=str(ROOT), call=call, **paths))
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+        command = [sys.executable, *launcher, str(script)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -163,6 +170,27 @@ def test_tables_2_and_3_share_runs(tmp_path, untrained_pipeline, untrained_wan):
     clips = sorted((tmp_path / "results/video/tiny/otca/seed0/media").glob("*.webp"))
     assert len(clips) == 7 and read_video(clips[0]).frames_FCHW.shape == (9, 3, 64, 64)
     assert len(read_video(clips[0].with_suffix(".mp4")).frames_FCHW) == 9
+
+
+def test_a_launcher_s_processes_make_a_table_together(tmp_path, untrained_pipeline):
+    """Two processes share training and evaluation (15 samples, an odd number); rows are one process's, files are whole."""
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        run = working_folder(folder, "", pipeline=untrained_pipeline, wan="")
+        out = run('table1.TABLE.main("", ["--tier", "spread", "--jobs", "1"])', processes=processes)
+        assert out.count("written: runs/table1/spread") == 1
+    runs = sorted(path.parent.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("manifest.json"))
+    assert len(runs) == 6
+    for run in runs:
+        alone, together = (tmp_path / n / run for n in "12")
+        rows = [pd.read_csv(folder / "scores.csv.gz") for folder in (alone, together)]
+        assert len(rows[0]) == 15
+        pd.testing.assert_frame_equal(*rows, rtol=1e-3, atol=1e-4)
+        pd.testing.assert_frame_equal(*(pd.read_csv(folder / "sets.csv") for folder in (alone, together)), rtol=1e-2, atol=1e-4)
+        assert sorted(p.name for p in (alone / "media").iterdir()) == sorted(p.name for p in (together / "media").iterdir())
+        budgets = [json.loads((folder / "manifest.json").read_text())["budget"] for folder in (alone, together)]
+        assert budgets[0] == budgets[1]
 
 
 EARLY_STEPS = {

@@ -186,3 +186,23 @@ def test_swapped_weights_answer_and_go_back(policy):
             assert not policy.velocity(x, torch.ones(1), condition).any()
         assert torch.equal(policy.velocity(x, torch.ones(1), condition), own)
     assert all(torch.equal(p, b) for p, b in zip(parameters, before))
+
+
+@pytest.mark.parametrize("name", ["untrained_pipeline", "untrained_sd3", "untrained_wan"])
+def test_other_sizes_are_those_of_a_policy_made_for_them(request, name):
+    frames = {"frames": 5} if name == "untrained_wan" else {}
+    settings = {"path": request.getfixturevalue(name), "max_sequence_length": 10, **frames}
+    own, other = build_policy(PolicyConfig(**settings)), build_policy(PolicyConfig(**settings, height=32, width=96))
+    condition = own.encode(["a red circle"])
+
+    def sampled(policy):
+        latents = policy.noise([torch.Generator().manual_seed(0)])
+        return policy.decode(policy.velocity(latents, torch.tensor([0.5]), condition))
+
+    before = sampled(own)
+    with own.sized(32, 96):
+        media = sampled(own)
+    assert media.shape[-2:] == (32, 96) and torch.equal(media, sampled(other))
+    with own.sized(0, 0):
+        assert torch.equal(sampled(own), before)
+    assert torch.equal(sampled(own), before)

@@ -92,7 +92,7 @@ def test_training_keeps_ratio_one_and_loads_in_the_stock_pipeline(untrained_sd3,
 
 
 def test_sizes_beyond_the_position_table_are_refused(untrained_sd3):
-    with pytest.raises(InputError, match="policy.height × width is 64 × 256; .* makes 128 pixels a side at most"):
+    with pytest.raises(InputError, match="height × width is 64 × 256; .* makes 128 pixels a side at most"):
         build_policy(PolicyConfig(path=untrained_sd3, width=256))
 
 

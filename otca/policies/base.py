@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -43,6 +43,9 @@ class Policy(Protocol):
 
     def encode_ahead(self, texts: Iterable[str]) -> None:
         """Told all texts that a run will ask for; may prepare them."""
+
+    def sized(self, height: int, width: int) -> AbstractContextManager:
+        """Samples of another size in pixels within the block; 0 keeps the own."""
 
     def noise(self, generators: list[torch.Generator]) -> torch.Tensor:
         """Standard normal latents (B, …), row b from generator b."""

@@ -32,14 +32,18 @@ class FluxPolicy(PipelinePolicy):
         transformer = self.pipeline.transformer.config
         self.channels = transformer.in_channels // 4
         self.embeds_guidance = bool(transformer.guidance_embeds)
-        factor = self.pipeline.vae_scale_factor
-        self.grid = (config.height // factor, config.width // factor)
-        self.image_ids = self.pipeline._prepare_latent_image_ids(1, self.grid[0] // 2, self.grid[1] // 2, device, torch.float32)
+        self._set_size(config.height, config.width)
 
     @property
     def protocol(self) -> dict[str, object]:
         """What shapes its samples, for manifests; ``guidance`` is the embedded one."""
         return super().protocol | {"guidance": self.config.guidance if self.embeds_guidance else None}
+
+    def _set_size(self, height: int, width: int) -> None:
+        self.height, self.width, factor = height, width, self.pipeline.vae_scale_factor
+        self.grid = (height // factor, width // factor)
+        rows, columns = self.grid[0] // 2, self.grid[1] // 2
+        self.image_ids = self.pipeline._prepare_latent_image_ids(1, rows, columns, self.device, torch.float32)
 
     def _tokens(self) -> int:
         return len(self.image_ids)
@@ -65,7 +69,7 @@ class FluxPolicy(PipelinePolicy):
     def _pack(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         return self.pipeline._pack_latents(latents_BCHW, len(latents_BCHW), self.channels, *self.grid)
 
-    def _forward(self, latents, sigma_B, condition: Encoded) -> torch.Tensor:
+    def _forward(self, latents, sigma_B, condition: Encoded, expert: int) -> torch.Tensor:
         prompt_BLD, pooled_BD = condition.parts
         return self.network(
             hidden_states=latents.to(self.dtype),
@@ -81,5 +85,5 @@ class FluxPolicy(PipelinePolicy):
     @torch.no_grad()
     def decode(self, latents) -> torch.Tensor:
         """Images (B, 1, 3, H, W) in [0, 1], fp32."""
-        height, width, factor = self.config.height, self.config.width, self.pipeline.vae_scale_factor
-        return decoded_images(self.pipeline.vae, self.pipeline._unpack_latents(latents, height, width, factor))
+        unpacked = self.pipeline._unpack_latents(latents, self.height, self.width, self.pipeline.vae_scale_factor)
+        return decoded_images(self.pipeline.vae, unpacked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -42,7 +43,7 @@ class Encoded:
 class PipelinePolicy(ABC):
     """Base of the adapters. A family says which pipeline, how a text is encoded, and what one forward pass is.
 
-    To be set by the adapter's constructor after this one's: ``true_guidance``, ``forwards_per_velocity``, ``protocol``.
+    Its constructor calls this one's, works out what it needs and takes the config's size by `_set_size`.
     """
 
     pipeline_class: ClassVar[str]
@@ -104,6 +105,20 @@ class PipelinePolicy(ABC):
         low, high = scheduler["base_shift"], scheduler["max_shift"]
         return math.exp(low + (high - low) * (self._tokens() - few) / (many - few))
 
+    @contextmanager
+    def sized(self, height: int, width: int):
+        """Samples of another size in pixels within the block; 0 keeps the own."""
+        own = self.height, self.width
+        try:
+            self._set_size(height or own[0], width or own[1])
+            yield
+        finally:
+            self._set_size(*own)
+
+    @abstractmethod
+    def _set_size(self, height: int, width: int) -> None:
+        """Set ``height`` and ``width`` in pixels and what depends on them. Raises InputError for a size that cannot be."""
+
     @abstractmethod
     def _tokens(self) -> int:
         """Image tokens of one sample."""
@@ -125,7 +140,7 @@ class PipelinePolicy(ABC):
         """Shapes of the parts of one encoded prompt."""
 
     @abstractmethod
-    def _forward(self, latents, sigma_B, condition: Encoded) -> torch.Tensor:
+    def _forward(self, latents, sigma_B, condition: Encoded, expert: int) -> torch.Tensor:
         """One unguided forward pass: the velocity."""
 
     # ------------------------------------------------------------------------------------------------- conditioning
@@ -151,21 +166,26 @@ class PipelinePolicy(ABC):
 
     def velocity(self, latents, sigma_B, condition: Encoded) -> torch.Tensor:
         """Velocity like the latents, in fp32; with guidance g above 1, v_empty + g·(v − v_empty), both in one batch."""
-        guidance, count = self._guidance_at(sigma_B), len(latents)
+        expert, count = self._expert_at(sigma_B), len(latents)
+        guidance = self._guidance_of(expert)
         if guidance <= 1:
-            return self._cast_forward(latents, sigma_B, condition)
+            return self._cast_forward(latents, sigma_B, condition, expert)
         empty = self.encode([""] * count)
         both = Encoded(tuple(torch.cat(pair) for pair in zip(empty.parts, condition.parts)))
-        free, guided = self._cast_forward(torch.cat([latents] * 2), torch.cat([sigma_B] * 2), both).split(count)
+        free, guided = self._cast_forward(torch.cat([latents] * 2), torch.cat([sigma_B] * 2), both, expert).split(count)
         return free + guidance * (guided - free)
 
-    def _cast_forward(self, latents, sigma_B, condition: Encoded) -> torch.Tensor:
+    def _cast_forward(self, latents, sigma_B, condition: Encoded, expert: int) -> torch.Tensor:
         """`_forward` in the precision asked for, whoever calls: training, evaluation and sampling compute alike."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self._forward(latents, sigma_B, condition).float()
+            return self._forward(latents, sigma_B, condition, expert).float()
 
-    def _guidance_at(self, sigma_B) -> float:
-        """Classifier-free guidance at these noise levels; at most 1 is none."""
+    def _expert_at(self, sigma_B) -> int:
+        """Which of the trained networks answers at these noise levels."""
+        return 0
+
+    def _guidance_of(self, expert: int) -> float:
+        """Classifier-free guidance of an expert; at most 1 is none."""
         return self.true_guidance
 
     def _draw(self, shape: tuple[int, ...], generators: list[torch.Generator]) -> torch.Tensor:

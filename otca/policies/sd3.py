@@ -31,13 +31,15 @@ class Sd3Policy(PipelinePolicy):
 
     def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None):
         super().__init__(config, device, pipeline)
+        self._set_size(config.height, config.width)
+
+    def _set_size(self, height: int, width: int) -> None:
         transformer, factor = self.pipeline.transformer.config, self.pipeline.vae_scale_factor
-        height, width = config.height // factor, config.width // factor
-        if max(height, width) > transformer.patch_size * transformer.pos_embed_max_size:
-            longest = transformer.patch_size * transformer.pos_embed_max_size * factor
-            size = f"{config.height} × {config.width}"
-            raise InputError(f"policy.height × width is {size}; {config.path} makes {longest} pixels a side at most")
-        self.latent_shape = (transformer.in_channels, height, width)
+        longest = transformer.patch_size * transformer.pos_embed_max_size * factor
+        if max(height, width) > longest:
+            raise InputError(f"height × width is {height} × {width}; {self.config.path} makes {longest} pixels a side at most")
+        self.height, self.width = height, width
+        self.latent_shape = (transformer.in_channels, height // factor, width // factor)
 
     def _tokens(self) -> int:
         return self.latent_shape[1] * self.latent_shape[2] // self.pipeline.transformer.config.patch_size**2
@@ -65,7 +67,7 @@ class Sd3Policy(PipelinePolicy):
         """Standard normal latents, row b from generator b (drawn on its device)."""
         return self._draw(self.latent_shape, generators).to(self.device)
 
-    def _forward(self, latents, sigma_B, condition: Encoded) -> torch.Tensor:
+    def _forward(self, latents, sigma_B, condition: Encoded, expert: int) -> torch.Tensor:
         prompt_BLD, pooled_BD = condition.parts
         return self.network(
             hidden_states=latents.to(self.dtype),

@@ -20,6 +20,7 @@ class Experts(nn.Module):
     def __init__(self, high: nn.Module, low: nn.Module | None):
         super().__init__()
         self.high, self.low = high, low
+        self._no_split_modules = high._no_split_modules  # the blocks that shards are gathered by
 
     def forward(self, low: bool, **inputs) -> torch.Tensor:
         """Velocity of one transformer; every sample of a call is at the same noise level."""
@@ -42,7 +43,8 @@ class WanPolicy(PipelinePolicy):
         low_noise = config.true_guidance_2 or self.notes.get("true_guidance_2", self.true_guidance)
         self.true_guidance = (self.true_guidance, low_noise)
         self.forwards_per_velocity = 2 if max(self.true_guidance) > 1 else 1
-        self.latent_shape = self._latent_shape(config.frames or self.notes.get("frames", 0))
+        self.frames = config.frames or self.notes.get("frames", 0)
+        self._set_size(config.height, config.width)
         vae = self.pipeline.vae.config
         self.latents_mean = torch.tensor(vae.latents_mean, device=device).view(1, -1, 1, 1, 1)
         self.latents_std = torch.tensor(vae.latents_std, device=device).view(1, -1, 1, 1, 1)
@@ -72,12 +74,12 @@ class WanPolicy(PipelinePolicy):
         )
         return (prompt[0],)
 
-    def _latent_shape(self, frames: int) -> tuple[int, int, int, int]:
-        space, time = self.pipeline.vae_scale_factor_spatial, self.pipeline.vae_scale_factor_temporal
+    def _set_size(self, height: int, width: int) -> None:
+        space, time, frames = self.pipeline.vae_scale_factor_spatial, self.pipeline.vae_scale_factor_temporal, self.frames
         if frames < 1 or frames % time != 1:
             raise InputError(f"policy.frames is {frames}; {self.config.path} makes {time}·k + 1 frames, such as {time + 1}")
-        latent_frames = (frames - 1) // time + 1
-        return self.pipeline.vae.config.z_dim, latent_frames, self.config.height // space, self.config.width // space
+        self.height, self.width = height, width
+        self.latent_shape = (self.pipeline.vae.config.z_dim, (frames - 1) // time + 1, height // space, width // space)
 
     def text_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of the parts of one encoded prompt."""
@@ -91,21 +93,22 @@ class WanPolicy(PipelinePolicy):
         """Whether the low-noise expert answers at a noise level; the boundary itself belongs to the high-noise one."""
         return self.boundary is not None and sigma < self.boundary - BOUNDARY_TOLERANCE
 
-    def _side(self, sigma_B) -> bool:
-        """Whether the low-noise expert answers; ValueError for noise levels on both sides of the boundary in one call."""
+    def _expert_at(self, sigma_B) -> int:
+        """0 for high noise, 1 for low; ValueError for noise levels on both sides of the boundary in one call."""
         sides = {self.is_low_noise(sigma) for sigma in sigma_B.tolist()}
         if len(sides) > 1:
             raise ValueError("one call cannot serve noise levels on both sides of the experts' boundary; split the batch")
-        return sides.pop()
+        return int(sides.pop())
 
-    def _guidance_at(self, sigma_B) -> float:
-        return self.true_guidance[self._side(sigma_B)]
+    def _guidance_of(self, expert: int) -> float:
+        return self.true_guidance[expert]
 
-    def _forward(self, latents, sigma_B, condition: Encoded) -> torch.Tensor:
+    def _forward(self, latents, sigma_B, condition: Encoded, expert: int) -> torch.Tensor:
         [prompt_BLD] = condition.parts
         timestep = sigma_B * self.pipeline.scheduler.config.num_train_timesteps
-        latents, low = latents.to(self.dtype), self._side(sigma_B)
-        return self.network(low, hidden_states=latents, timestep=timestep, encoder_hidden_states=prompt_BLD)
+        return self.network(
+            bool(expert), hidden_states=latents.to(self.dtype), timestep=timestep, encoder_hidden_states=prompt_BLD
+        )
 
     @torch.no_grad()
     def decode(self, latents) -> torch.Tensor:
