@@ -83,7 +83,7 @@ def render() -> str:
     """The table from the published rows; the README's block is replaced by it."""
     rows = pd.read_csv(ROWS, keep_default_na=False)
     lines = [
-        "| Recipe | Memory a GPU, GiB (encoding prompts / sampling / update) | Fits | Iterations | Network evaluations | GPU hours |",
+        "| Recipe | GiB a GPU: encoding / sampling / update | Fits | Iterations | Network evaluations | GPU hours |",
         "| --- | ---: | --- | ---: | ---: | ---: |",
     ]
     for row in rows.itertuples():
