@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from otca import checkpoint, losses, schedules
 from otca.budget import evaluations_per_step
@@ -34,7 +34,8 @@ from otca.types import Credit, Prompt, Rollout
 class Trainer:
     """State of a run: policy, optimizer, progress. The run folder gets checkpoints, train.csv and timing.csv."""
 
-    def __init__(self, config: TrainConfig, method: Method, folder: Path):
+    def __init__(self, config: TrainConfig, method: Method, folder: Path, make_policy=build_policy):
+        """Load everything; ``make_policy(config.policy, device)`` gives the policy. Raises InputError for what cannot be."""
         self.config, self.method, self.folder = config, method, writable_folder(folder)
         require_trackers(config.trackers)
         if config.policy.precision == "fp16" and not torch.cuda.is_available():
@@ -57,7 +58,7 @@ class Trainer:
             raise InputError(f"micro_batch is {config.micro_batch}; it must divide the {self.share} samples of one update")
         self.prompts = load_prompts(config.prompts)
         self.rewards = [build_reward(name) for name in config.rewards]
-        self.policy = build_policy(config.policy, self.accelerator.device)
+        self.policy = make_policy(config.policy, self.accelerator.device)
         if method.forward_loss and config.step_selection.kind != "ode":
             raise InputError(f"step_selection.kind is {config.step_selection.kind}; {method.name} samples by ode")
         settings = config.optimizer
@@ -80,6 +81,8 @@ class Trainer:
 
     def _prepare(self) -> None:
         """Hand network and optimizer to accelerate, which may wrap the network (DDP) or cut it into shards (FSDP2)."""
+        if self.policy.experts > 1:  # a backward pass reaches one of them
+            self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.policy.network, self.optimizer = self.accelerator.prepare(self.policy.network, self.optimizer)
 
     # -------------------------------------------------------------------------------------------------------- loop

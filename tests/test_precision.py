@@ -50,12 +50,12 @@ def test_in_bf16_what_is_trained_and_the_vae_are_fp32_and_the_rest_bf16(request,
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_bf16_training_moves_weights_and_keeps_the_ratio_near_one(untrained_pipeline, tmp_path, tuning):
+def test_bf16_training_moves_weights_and_starts_at_ratio_one(untrained_pipeline, tmp_path, tuning):
     changes = {"policy.precision": "bf16", "policy.tuning": tuning, "optimizer.learning_rate": 1e-3}
     trainer = Trainer(TrainConfig.from_dotted(toy_settings("otca", untrained_pipeline, **changes)), METHODS["otca"], tmp_path)
     trainer.run()
     row = pd.read_csv(tmp_path / "train.csv").iloc[0]
-    assert row["update_norm"] > 0 and row["first_ratio_deviation"] < 1e-3
+    assert row["update_norm"] > 0 and row["first_ratio_deviation"] == 0  # both passes round alike
 
 
 # --------------------------------------------------------------------------------------------------- prompts on disk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from baselines import find_method
 from otca import presets
 from otca.architectures import PUBLISHED
 from otca.published_prompts import LISTS
-from reproduce import recipes, table1
+from reproduce import recipes, speed_large, table1
 from reproduce.dry_run import look_over
 from reproduce.recipes import RECIPES
 
@@ -109,3 +110,15 @@ def test_a_dry_run_refuses_prompts_that_processes_cannot_share(monkeypatch, caps
     monkeypatch.setattr("reproduce.dry_run.process_state", Three)
     assert look_over("table1", "quick", table1.TABLE.arms("quick"), Path("elsewhere")) == 2
     assert "the 4 prompts of one update are no multiple of the 3 processes" in capsys.readouterr().out
+
+
+def test_speed_of_a_model_with_random_weights_is_measured_anywhere(tmp_path, capsys):
+    """What runs on a GPU at FLUX.1-dev's size runs on the embedded sizes here, without their weights."""
+    for preset in ("image/quick", "video/quick"):
+        assert speed_large.main(["--preset", preset, "--gpu", "none", "--iterations", "1", "--out", str(tmp_path)]) == 0
+    for path in tmp_path.iterdir():
+        found = json.loads(path.read_text())
+        assert 0 < found["seconds"]["sampling"] < found["seconds"]["total"] and found["utilisation"] is None
+        assert found["seconds"]["update"] > 0 and found["planned_memory_gib"] > 0
+    assert len(list(tmp_path.iterdir())) == 2
+    assert speed_large.main(["--gpu", "abacus"]) == 2 and "gpu is 'abacus'" in capsys.readouterr().err

@@ -32,6 +32,9 @@ class Policy(Protocol):
     forwards_per_velocity: int
     """Network evaluations of one sample at one step: 1, or 2 with classifier-free guidance."""
 
+    experts: int
+    """Trained networks, of which one answers at each noise level."""
+
     shift: float
     """Time shift of the noise levels that the stock pipeline would use, where the settings leave it to the checkpoint."""
 

@@ -62,6 +62,7 @@ class PipelinePolicy(ABC):
         self.loader, self.dtype = getattr(diffusers, self.pipeline_class), INFERENCE[config.precision]
         self.pipeline = pipeline or self._load(without=TEXT_ENCODERS if config.prompt_cache else ())
         self.trained = self._trained()
+        self.experts = len(self.trained)
         if config.weights:
             apply_weights(self.pipeline, self.trained, config.weights)
         self.pipeline.to(device)
