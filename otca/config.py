@@ -126,11 +126,11 @@ class CreditConfig:
     """TCD: what its weights know. "permuted" shuffles each sample's over its steps, "averaged" makes them a mere schedule."""
     advantage_epsilon: float = 1e-4
     """Added to a group's standard deviation."""
-    process_decay: float = 0.0
+    process_decay: float = 0.3
     """Process credit: λ of the generalised increments; 0 credits a step with its own, 1 with all that follow [ours]."""
     process_shrinkage: bool = True
     """Process credit: shrink each state's value to what it foretells of the final reward, learned from the other groups."""
-    process_completion: int = 1
+    process_completion: int = 3
     """Process credit: ODE steps from a state to what is scored; 1 is the clean prediction, free; 0 all that are left."""
     process_continuations: int = 0
     """Process credit: value a state by the mean over so many stochastic continuations instead, a costly reference; 0 is off."""

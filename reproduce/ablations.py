@@ -37,11 +37,13 @@ FAMILIES = {
     "temporal": _family(
         "temporal",
         "credit over steps",
-        "otca_tcd otca_tcd@permuted otca_tcd@averaged tempflow_grpo coca process_credit dense_grpo process_credit@truth4",
+        "otca_tcd otca_tcd@permuted otca_tcd@averaged tempflow_grpo coca process_credit process_credit@clean dense_grpo "
+        "process_credit@truth4",
         "static_multi_reward weighs every step alike. @permuted: each sample's TCD weights in a random order of its steps; "
         "@averaged: their mean over samples, a mere schedule.",
-        "process_credit: increments of the clean prediction's rewards; dense_grpo: of the ODE completion's; @truth4: of the mean "
-        "over 4 stochastic continuations of each state, a reference for what knowing the truth is worth (its cost is counted).",
+        "process_credit: increments of a three-step ODE completion's rewards (@clean: of the clean prediction's); dense_grpo: "
+        "of the whole completion's; @truth4: of the mean over 4 stochastic continuations of each state, a reference for what "
+        "knowing the truth is worth (its cost is counted).",
     ),
     "objective": _family(
         "objective",
@@ -74,14 +76,14 @@ FAMILIES = {
         "rivals",
         "rival methods",
         """uniform_grpo flow_grpo dance_grpo mix_grpo tempflow_grpo flow_grpo_fast grpo_guard gdpo coca dense_grpo diffusion_nft
-        otca process_credit process_credit@completion3""",
+        otca process_credit process_credit@clean""",
         "Each rival keeps what its file in baselines/ sets (sampler, step selection, clipping, KL); all else is the tier's.",
     ),
     "rivals-equal": _family(
         "rivals-equal",
         "rival methods at equal network evaluations",
         """uniform_grpo flow_grpo@equal dance_grpo@equal mix_grpo@equal tempflow_grpo flow_grpo_fast@equal grpo_guard gdpo coca
-        dense_grpo@equal diffusion_nft@equal otca otca@3steps-equal process_credit process_credit@completion3-equal
+        dense_grpo@equal diffusion_nft@equal otca otca@3steps-equal process_credit@equal process_credit@clean
         process_credit@3steps-equal""",
         "@equal: as many iterations as the evaluations of static_multi_reward pay for; the others cost the same an iteration.",
         budget=EQUAL_EVALUATIONS,

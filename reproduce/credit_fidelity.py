@@ -46,9 +46,9 @@ RESAMPLES = 2000
 READINGS = (
     *("uniform_grpo", "static_multi_reward", "otca_tcd", "otca_tcd@x0_hat", "otca_tcd@epsilon.01", "otca_tcd@epsilon.1"),
     *("otca_tcd@permuted", "otca_tcd@averaged", "tempflow_grpo", "coca", "gdpo", "otca_moca", "otca_moca@rho0", "otca"),
-    *("dense_grpo", "process_credit", "process_credit@raw", "process_credit@decay.3", "process_credit@decay.6"),
-    *("process_credit@decay1",),
-    *("process_credit@completion2", "process_credit@completion3", "moca_step"),
+    *("dense_grpo", "process_credit@clean-raw", "process_credit@clean-decay0", "process_credit@clean"),
+    *("process_credit@completion2", "process_credit", "process_credit@whole", "process_credit@raw"),
+    *("process_credit@decay0", "process_credit@decay.6", "process_credit@decay1", "moca_step"),
 )
 """What is compared; weights that differ by a factor alone (TCD's ``sum``) agree alike."""
 

@@ -35,12 +35,15 @@ VARIANTS: dict[str, dict[str, object]] = {
     "otca_tcd@averaged": {"credit.tcd_control": "averaged"},
     # process credit: reach, completion, and the truth as credit
     "process_credit@raw": {"credit.process_shrinkage": False},
-    "process_credit@decay.3": {"credit.process_decay": 0.3},
+    "process_credit@decay0": {"credit.process_decay": 0.0},
     "process_credit@decay.6": {"credit.process_decay": 0.6},
     "process_credit@decay1": {"credit.process_decay": 1.0},
+    "process_credit@clean": {"credit.process_completion": 1},
+    "process_credit@clean-decay0": {"credit.process_completion": 1, "credit.process_decay": 0.0},
+    "process_credit@clean-raw": {"credit.process_completion": 1, "credit.process_decay": 0.0, "credit.process_shrinkage": False},
     "process_credit@completion2": {"credit.process_completion": 2},
-    "process_credit@completion3": {"credit.process_completion": 3},
-    "process_credit@truth4": {"credit.process_continuations": 4},
+    "process_credit@whole": {"credit.process_completion": 0},
+    "process_credit@truth4": {"credit.process_continuations": 4, "credit.process_decay": 0.0},
     # credit-sampled steps
     **{
         f"{method}@{count}steps": {"credit.sampled_steps": count}

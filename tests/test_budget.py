@@ -21,7 +21,7 @@ CASES = [
     ("dense_grpo", {}),
     ("diffusion_nft", {}),
     ("process_credit", {}),
-    ("process_credit", {"credit.process_completion": 3}),
+    ("process_credit", {"credit.process_completion": 1}),
     ("process_credit", {"credit.process_completion": 3, "credit.process_states": 2}),
     ("process_credit", {"credit.process_continuations": 2}),
     ("process_credit", {"credit.process_completion": 0, "step_selection.kind": "first_k", "step_selection.count": 2}),
@@ -43,7 +43,10 @@ def test_equal_variants_spend_what_static_weighting_spends():
     assert affordable_iterations("image", "quick", "static_multi_reward") == 30
     assert affordable_iterations("image", "quick", "flow_grpo_fast") == round(30 * 21 / 12)
     assert affordable_iterations("image", "quick", "otca@1steps") == round(30 * 21 / 9)
-    arm = named_arm("image", "quick", "process_credit@completion3-equal", 1)
-    settings = {"credit.process_completion": 3, "iterations": round(30 * 21 / (21 + 2 * 4 + 1))}
-    assert dict(arm.settings) == settings and str(arm.path) == "image/quick/process_credit@completion3-equal/seed1"
+    arm = named_arm("image", "quick", "process_credit@completion2-equal", 1)
+    settings = {"credit.process_completion": 2, "iterations": round(30 * 21 / (21 + 5))}
+    assert dict(arm.settings) == settings and str(arm.path) == "image/quick/process_credit@completion2-equal/seed1"
+    assert dict(named_arm("image", "quick", "process_credit@equal", 1).settings) == {
+        "iterations": round(30 * 21 / (21 + 2 * 4 + 1))
+    }
     assert dict(named_arm("image", "quick", "gdpo@equal", 0).settings) == {"iterations": 30}

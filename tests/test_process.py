@@ -162,13 +162,14 @@ def test_process_advantages_are_centred_in_the_group_with_rms_one():
 
 
 @pytest.mark.parametrize("name", ["process_credit", "moca_step"])
-def test_process_methods_train_and_count_their_cost(untrained_pipeline, tmp_path, name):
-    """Five states scored for each of six samples and two rewards, beside the final one; no evaluation more than static."""
-    settings = toy_settings(name, untrained_pipeline)
+@pytest.mark.parametrize("completion, extra", [(1, 0), (3, 2 * 4 + 1)])
+def test_process_methods_train_and_count_their_cost(untrained_pipeline, tmp_path, name, completion, extra):
+    """Five states scored for each of six samples and two rewards, beside the final one; clean predictions cost no evaluation."""
+    settings = toy_settings(name, untrained_pipeline, **{"credit.process_completion": completion})
     Trainer(TrainConfig.from_dotted(settings), METHODS[name], tmp_path).run()
     row = pd.read_csv(tmp_path / "train.csv").iloc[0]
     assert row.notna().all() and row["first_ratio_deviation"] == 0 and row["update_norm"] > 0
-    assert row["network_evaluations"] == 6 * (6 + 5 * 3) and row["reward_calls"] == 6 * 2 * 6
+    assert row["network_evaluations"] == 6 * (6 + 5 * 3 + extra) and row["reward_calls"] == 6 * 2 * 6
     assert pd.read_csv(tmp_path / "timing.csv")["process"].iloc[0] > 0
 
 
