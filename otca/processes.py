@@ -35,21 +35,20 @@ def refuse_split_launch(accelerator: Accelerator) -> None:
         )
 
 
-PLUGINS = {
-    "ACCELERATE_USE_FSDP": ("FSDP", DistributedType.FSDP),
-    "ACCELERATE_USE_DEEPSPEED": ("DeepSpeed", DistributedType.DEEPSPEED),
-}
-"""Switches of the launcher → what it asks for."""
+def refuse_deepspeed() -> None:
+    """Raise InputError where the launcher asks for DeepSpeed; to be called before accelerate looks for its package."""
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        raise InputError("the launcher asks for DeepSpeed, which this trainer does not drive; shard by FSDP2 (otca/launch)")
 
 
 def refuse_dropped_plugin(accelerator: Accelerator) -> None:
     """Raise InputError where the launcher asks for sharding and accelerate, without a word, does something else."""
-    for switch, (name, kind) in PLUGINS.items():
-        if os.environ.get(switch, "false").lower() in ("true", "1") and accelerator.distributed_type != kind:
-            raise InputError(
-                f"{switch} asks for {name}, but accelerate runs {accelerator.distributed_type.value}: every process would hold "
-                f"the whole model; launch on GPUs with this repository's configs, or take {name} out of the launcher's"
-            )
+    kind = accelerator.distributed_type
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and kind != DistributedType.FSDP:
+        raise InputError(
+            f"ACCELERATE_USE_FSDP asks for FSDP, but accelerate runs {kind.value}: every process would hold the whole model; "
+            "launch on GPUs with otca/launch/eight_gpus_fsdp2.yaml, or take FSDP out of your config"
+        )
 
 
 def total(accelerator: Accelerator, value: torch.Tensor) -> torch.Tensor:

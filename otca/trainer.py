@@ -21,7 +21,7 @@ from otca.files import writable_folder
 from otca.methods import Method, assign_credit
 from otca.policies.base import build_policy, swapped
 from otca.process import process_values
-from otca.processes import gathered, over_processes, refuse_dropped_plugin, refuse_split_launch, total
+from otca.processes import gathered, over_processes, refuse_deepspeed, refuse_dropped_plugin, refuse_split_launch, total
 from otca.prompts import load_prompts, prompt_order
 from otca.rewards.base import build_reward, score_all
 from otca.rollout import Batch, condition_of, make_batch, noised_at, rollout, slots_of, transition_at, velocity_at
@@ -40,6 +40,7 @@ class Trainer:
         require_trackers(config.trackers)
         if config.policy.precision == "fp16" and not torch.cuda.is_available():
             raise InputError("policy.precision is fp16, which needs a GPU; use bf16 or no")
+        refuse_deepspeed()
         self.accelerator = Accelerator(
             mixed_precision=config.policy.precision, log_with=config.trackers or None, project_dir=self.folder
         )

@@ -87,3 +87,8 @@ def test_sharding_that_accelerate_drops_is_refused(untrained_pipeline, tmp_path,
     done = train(tmp_path / "out", untrained_pipeline, processes, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
     assert done.returncode != 0 and "ACCELERATE_USE_FSDP asks for FSDP, but accelerate runs" in done.stderr
     assert not (tmp_path / "out" / "train.csv").exists()
+
+
+def test_deepspeed_is_refused(untrained_pipeline, tmp_path):
+    done = train(tmp_path / "out", untrained_pipeline, 1, ACCELERATE_USE_DEEPSPEED="true")
+    assert done.returncode != 0 and "which this trainer does not drive; shard by FSDP2" in done.stderr
