@@ -1,0 +1,190 @@
+"""What a credit is worth to the update: how far each method's gradient carries each objective, against its noise.
+
+    python -m reproduce.gradient_signal            sample, differentiate and score batches (about half an hour of one core)
+    python -m reproduce.gradient_signal --render   rebuild table and README block from the published products alone
+
+Every method credits the same batches of the untrained image model, so methods differ in credit alone. The true gradient of an
+objective is estimated by the reward less the value of each state (whole completions, λ = 1), unbiased whatever the value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from baselines import find_method
+from eval.evaluate import write_rows
+from eval.signal import Products, equalising_MT, jackknife_MK, signal_MK
+from otca import presets, schedules
+from otca.config import TrainConfig
+from otca.files import write_atomic
+from otca.methods import process_advantage_TBK
+from otca.policies.base import Policy, build_policy
+from otca.process import process_values
+from otca.prompts import load_prompts, prompt_order
+from otca.rewards.base import Reward, build_reward, score_all
+from otca.rollout import condition_of, make_batch, rollout, transition_at, velocity_at
+from otca.types import Rollout, Scores
+from reproduce.readme import update_readme
+from reproduce.variants import variant_settings
+
+FOLDER = Path("results/gradient_signal")
+SEED = 301
+"""Of prompts and noise; no table uses it."""
+BATCHES, FOLDS = 80, 10
+METHODS = (
+    *("uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca", "tempflow_grpo", "dense_grpo"),
+    *("process_credit@clean", "process_credit@decay0", "process_credit", "process_credit@decay1"),
+)
+
+
+def method_config(name: str, config: TrainConfig) -> TrainConfig:
+    """The config with a method's (or variant's) settings of credit alone: sampling is the same for all."""
+    settings = find_method(name.partition("@")[0]).settings | variant_settings(name)
+    changes = {key.removeprefix("credit."): value for key, value in settings.items() if key.startswith("credit.")}
+    return dataclasses.replace(config, credit=dataclasses.replace(config.credit, **changes))
+
+
+def advantages_XTB(config: TrainConfig, sampled: Rollout, final: Scores, policy: Policy, rewards: list[Reward]) -> torch.Tensor:
+    """Advantage of every method, then of each objective's true gradient: (M + K, T, B)."""
+    values: dict[int, torch.Tensor] = {}
+
+    def valued(own: TrainConfig) -> Scores:
+        length = own.credit.process_completion
+        if length not in values:
+            values[length] = process_values(policy, sampled, final.reward_BK, rewards, own)[0]
+        return dataclasses.replace(final, process_reward_SBK=values[length])
+
+    out = []
+    for name in METHODS:
+        own = method_config(name, config)
+        credit_TBK, advantage_BK = find_method(name.partition("@")[0]).assign(sampled, valued(own), own)
+        out.append((credit_TBK * advantage_BK).sum(2))
+    truth = dataclasses.replace(config, credit=dataclasses.replace(config.credit, process_completion=0, process_decay=1.0))
+    return torch.stack([*out, *process_advantage_TBK(sampled, valued(truth), truth).unbind(2)])
+
+
+def gradients_XTD(policy: Policy, config: TrainConfig, sampled: Rollout, plan, advantage_XTB: torch.Tensor) -> torch.Tensor:
+    """Gradient of mean advantage · log-probability at each trained step, one row an advantage: (X, T', D)."""
+    parameters, steps = policy.trainable_parameters(), torch.nonzero(plan.trained_T).flatten().tolist()
+    count = len(sampled.prompts)
+    out = torch.zeros(len(advantage_XTB), len(steps), sum(p.numel() for p in parameters))
+    for index, t in enumerate(steps):
+        for first in range(0, count, config.micro_batch):
+            rows = slice(first, first + config.micro_batch)
+            x, condition = sampled.latents_SB[t, rows], condition_of(policy, sampled.prompts, rows)
+            velocity = velocity_at(policy, x, t, sampled.sigma_S, condition)
+            previous = sampled.latents_SB[t + 1, rows]
+            log_prob_B = transition_at(config.sampler, plan, t, sampled.sigma_S, x, velocity, prev=previous)[1]
+            for row, advantage_TB in enumerate(advantage_XTB):
+                loss = (log_prob_B * advantage_TB[t, rows].to(log_prob_B)).sum() / count
+                parts = torch.autograd.grad(loss, parameters, retain_graph=row + 1 < len(advantage_XTB))
+                out[row, index] += torch.cat([part.flatten() for part in parts])
+    return out
+
+
+def measure(config: TrainConfig, batches: int, folds: int) -> Products:
+    """Products of gradients of ``batches`` batches, in ``folds`` folds."""
+    policy, rewards = build_policy(config.policy), [build_reward(name) for name in config.rewards]
+    prompts, slots = load_prompts(config.prompts), config.prompts_per_iteration
+    sigma_S = schedules.sigmas_S(config.sampler.steps, config.sampler.shift or policy.shift)
+    plan = schedules.plan_steps("all", config.sampler.steps, 0, np.random.default_rng(0), 1.0, 1, 1)
+    methods, objectives, steps = len(METHODS), len(rewards), int(plan.trained_T.sum())
+    sums_FXTD, cross = None, np.zeros((folds, folds, methods, steps, objectives))
+    gram, count_F = np.zeros((folds, methods, steps, steps)), np.zeros(folds)
+    for index in range(batches):
+        chosen = [prompts[i] for i in prompt_order(len(prompts), SEED, index * slots, slots)]
+        batch = make_batch(chosen, list(range(slots)), config.group_size, ("gradient signal", SEED, index))
+        sampled = rollout(policy, batch, config.sampler, sigma_S, plan, config.micro_batch, frozenset({"velocity"}))
+        final = score_all(rewards, sampled.media_BFCHW, sampled.prompts)
+        advantage_XTB = advantages_XTB(config, sampled, final, policy, rewards)
+        gradient_XTD = gradients_XTD(policy, config, sampled, plan, advantage_XTB)
+        fold = index % folds
+        own_MTK = torch.einsum("mtd,kd->mtk", gradient_XTD[:methods], gradient_XTD[methods:].sum(1))
+        cross[fold, fold] -= own_MTK.double().numpy()
+        gram[fold] += torch.einsum("mtd,msd->mts", gradient_XTD[:methods], gradient_XTD[:methods]).double().numpy()
+        sums_FXTD = torch.zeros(folds, *gradient_XTD.shape) if sums_FXTD is None else sums_FXTD
+        sums_FXTD[fold] += gradient_XTD
+        count_F[fold] += 1
+        print(f"\r{index + 1} of {batches} batches", end="", file=sys.stderr)
+    truth_FKD = sums_FXTD[:, methods:].sum(2)
+    cross += torch.einsum("fmtd,gkd->fgmtk", sums_FXTD[:, :methods], truth_FKD).double().numpy()
+    return Products(cross, gram, count_F)
+
+
+def write(products: Products, objectives: tuple[str, ...], folder: Path) -> None:
+    """products.csv.gz (fold, other, method, step, objective, product) and grams.csv.gz (fold, method, step, other, product)."""
+    for name, values, axes in (
+        ("products", products.cross_FFMTK, ("fold", "other", "method", "step", "objective")),
+        ("grams", products.gram_FMTT, ("fold", "method", "step", "other")),
+    ):
+        rows = pd.DataFrame(dict(zip(axes, (axis.ravel() for axis in np.indices(values.shape)))))
+        rows["method"] = np.array(METHODS)[rows["method"]]
+        if "objective" in rows:
+            rows["objective"] = np.array(objectives)[rows["objective"]]
+        write_rows(rows.assign(product=values.ravel()), folder / f"{name}.csv.gz")
+    write_rows(pd.DataFrame({"fold": range(len(products.count_F)), "batches": products.count_F}), folder / "folds.csv")
+
+
+def read(folder: Path) -> tuple[Products, tuple[str, ...]]:
+    """What `write` wrote, and the objectives."""
+    cross, gram = pd.read_csv(folder / "products.csv.gz"), pd.read_csv(folder / "grams.csv.gz")
+    count_F = pd.read_csv(folder / "folds.csv")["batches"].to_numpy()
+    objectives = tuple(cross["objective"].unique())
+    folds, steps = len(count_F), gram["step"].nunique()
+    methods = len(METHODS)
+    cross_FFMTK = cross["product"].to_numpy().reshape(folds, folds, methods, steps, len(objectives))
+    return Products(cross_FFMTK, gram["product"].to_numpy().reshape(folds, methods, steps, steps), count_F), objectives
+
+
+def render(folder: Path = FOLDER) -> str:
+    """signal.csv and the README's table from the published products."""
+    products, objectives = read(folder)
+    steps = products.gram_FMTT.shape[2]
+    schemes = {"as credited": np.ones((len(METHODS), steps)), "by precision": equalising_MT(products)}
+    rows = []
+    lines = [
+        f"{int(products.count_F.sum())} batches of the untrained model. Rise of each objective along an update of unit length, "
+        "× 10⁵, ± one standard error: as credited / with steps weighted by the precision of their gradient, 1 / E|g|², as well.",
+        "",
+        f"| Method | {' | '.join(objectives)} |",
+        "| --- |" + " ---: |" * len(objectives),
+    ]
+    found = {name: (signal_MK(products, w), jackknife_MK(products, w)) for name, w in schemes.items()}
+    for m, method in enumerate(METHODS):
+        cells = []
+        for k, objective in enumerate(objectives):
+            values = [(scheme, value[m, k], error[m, k]) for scheme, (value, error) in found.items()]
+            rows += [(method, objective, *value) for value in values]
+            cells.append(" / ".join(f"{1e5 * v:.0f} ± {1e5 * e:.0f}".replace("-", "−") for _, v, e in values))
+        lines.append(f"| {method} | {' | '.join(cells)} |".replace("_", "\\_"))
+    write_rows(pd.DataFrame(rows, columns=["method", "objective", "steps", "signal", "standard_error"]), folder / "signal.csv")
+    text = "\n".join(lines) + "\n"
+    write_atomic(folder / "signal.md", text)
+    update_readme("gradient-signal", text)
+    return text
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, measure, render, print."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduce.gradient_signal", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--render", action="store_true", help="only rebuild the table from the published products")
+    args = parser.parse_args(argv)
+    if not args.render:
+        torch.set_num_threads(1)
+        config = presets.train_config("image/quick", "static_multi_reward", {}, SEED)
+        write(measure(config, BATCHES, FOLDS), tuple(build_reward(name).name for name in config.rewards), FOLDER)
+    print(render(), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
