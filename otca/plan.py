@@ -19,6 +19,7 @@ from otca.errors import InputError
 from otca.methods import Method
 from otca.policies.base import Policy
 from otca.policies.pipeline import TEXT_ENCODERS, component_dtypes
+from otca.policies.texts import MEMORY_BYTES
 from otca.rewards.base import build_reward
 from otca.shapes import empty_policy, measure_passes
 
@@ -80,21 +81,24 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
     divide = processes if sharding == "fsdp2" else 1
     gathered = _largest_block(policy) if divide > 1 else 0
     reward_bytes, unknown = _reward_bytes(config.rewards)
-    memory = {
+    resident = {
         "transformer weights": networks // divide + gathered,
         "text encoders": 0 if config.policy.prompt_cache else texts,
         "VAE": weights.get("vae", 0),
         "rewards": reward_bytes,
         "optimizer": 2 * trained_bytes // divide,
         "copies of trained weights": copies * trained_bytes // divide,
-        "gradients": trained_bytes // divide * (2 if processes > 1 and divide == 1 else 1),  # DDP has buckets of its own
         "rollout record": record + media,
-        "encoded prompts": min(encodings * config.prompts_per_iteration, 2**30),
+        "encoded prompts": min(encodings * config.prompts_per_iteration, MEMORY_BYTES),
+    }
+    gradients = trained_bytes // divide * (2 if processes > 1 and divide == 1 else 1)  # DDP has buckets of its own
+    memory = resident | {
+        "gradients": gradients,
         "forward pass (sampling)": passes.sampling,
         "decoding": passes.decode,
         "forward and backward pass (update)": passes.update,
     }
-    held = sum(memory[name] for name in list(memory)[:6]) + memory["rollout record"] + memory["encoded prompts"]
+    held = sum(resident.values())
     samples, calls = config.iterations * per_iteration, budget.scored_media(config, method)
     sampling = budget.sampling_evaluations(config, method) * passes.flops["forward"]
     extra = budget.evaluations_per_step(config, method) - 3
@@ -105,7 +109,7 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
         memory=memory,
         encoding_peak=sum(memory[name] for name in ("transformer weights", "VAE", "rewards")) + texts,
         sampling_peak=held + max(passes.sampling, passes.decode, media),  # the media are joined from parts
-        update_peak=held + memory["gradients"] + passes.update,
+        update_peak=held + gradients + passes.update,
         evaluations=samples * budget.evaluations_per_sample(config, method) * policy.forwards_per_velocity,
         reward_calls=samples * calls * len(config.rewards),
         flops={
