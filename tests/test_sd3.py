@@ -154,6 +154,8 @@ def test_whole_transformers_replace_ours(untrained_sd3, tmp_path, below):
     pipeline.transformer.save_pretrained(tmp_path / below)
     policy = build_policy(PolicyConfig(path=untrained_sd3, weights=str(tmp_path), max_sequence_length=LENGTH))
     assert torch.equal(image_of(policy.pipeline), image_of(pipeline)) and policy.trainable_parameters()
+    rough = build_policy(PolicyConfig(path=untrained_sd3, weights=str(tmp_path), precision="bf16", tuning="lora"))
+    assert rough.pipeline.transformer.transformer_blocks[0].norm1.linear.weight.dtype == torch.bfloat16
 
 
 def test_weights_that_are_none_are_refused(untrained_sd3, tmp_path):

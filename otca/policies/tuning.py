@@ -49,7 +49,8 @@ def apply_weights(pipeline, names: list[str], path: str) -> None:
     elif (folder / "config.json").is_file() or (folder / names[0] / "config.json").is_file():
         for name in names:
             own = folder / name if (folder / name / "config.json").is_file() else folder
-            network = type(getattr(pipeline, name)).from_pretrained(own, local_files_only=True, use_safetensors=True)
+            former = getattr(pipeline, name)
+            network = type(former).from_pretrained(own, local_files_only=True, use_safetensors=True, dtype=former.dtype)
             pipeline.register_modules(**{name: network})
     else:
         raise InputError(f"policy.weights {path}: no {LORA_FILE}, adapter_config.json, config.json or {names[0]}/ there")
