@@ -120,3 +120,16 @@ def test_sliced_decoding_does_not_change_the_reward(path, rewards):
     torch.testing.assert_close(*media, rtol=0, atol=1e-5)
     whole, parts = (score_all([build_reward(r) for r in rewards], m, batch.prompts).reward_BK for m in media)
     torch.testing.assert_close(whole, parts, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_checkpointing_changes_no_gradient(request, name, tuning):
+    gradients = []
+    for checkpointing in (False, True):
+        policy = build_policy(config_of(request, name, tuning=tuning, gradient_checkpointing=checkpointing))
+        latents = policy.noise([torch.Generator().manual_seed(0)])
+        policy.velocity(latents, torch.tensor([0.7]), policy.encode(TEXTS[:1])).square().mean().backward()
+        gradients.append([p.grad for p in policy.trainable_parameters()])
+    assert any(float(g.abs().max()) > 0 for g in gradients[0])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed, rtol=0, atol=1e-7)

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from otca.config import TrainConfig
 from otca.methods import METHODS
 from otca.policies.base import build_policy
 from otca.trainer import Trainer
-from tests.toys import toy_settings
+from tests.toys import REWARDS, toy_settings
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {
@@ -94,3 +95,20 @@ def test_a_sharded_run_resumes_from_its_own_checkpoint(untrained_pipeline, tmp_p
     path = "checkpoints/iteration_000003/optimizer.safetensors"
     one, two = (load_file(tmp_path / run / path) for run in ("interrupted", "straight"))
     assert max(float((one[key] - two[key]).abs().max()) for key in one) == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="accelerate refuses FSDP without a GPU")
+def test_accelerate_shards_by_the_shipped_config(untrained_pipeline, tmp_path):
+    """The launcher's own path, in one process: it trains and saves whole weights, near those of a plain run."""
+    settings = {"method": "otca", "policy.path": untrained_pipeline, "rewards": f"[{','.join(REWARDS)}]", "sampler.steps": 4}
+    settings |= {"prompts_per_iteration": 2, "group_size": 4, "micro_batch": 4, "save_every": 1, "optimizer.learning_rate": 1e-3}
+    train = ["-m", "otca", "train", *(f"--{key}={value}" for key, value in settings.items())]
+    launch = ["-m", "accelerate.commands.launch", "--config_file", "otca/launch/eight_gpus_fsdp2.yaml", "--num_processes", "1"]
+    runs = {"whole": [train], "sharded": [[*launch, *train]]}
+    for folder, [command] in runs.items():
+        command = [sys.executable, *command, f"--out={tmp_path / folder}", "--iterations=2", "--policy.precision=bf16"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+    path = "checkpoints/iteration_000002/transformer/diffusion_pytorch_model.safetensors"
+    one, two = (load_file(tmp_path / folder / path) for folder in runs)
+    assert one.keys() == two.keys() and max(float((one[key] - two[key]).abs().max()) for key in one) < 5e-3
