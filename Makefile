@@ -10,10 +10,10 @@ reproduce: $(INSTALLED)
 	$(BIN)/python -m reproduce.table1 --tier quick
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-all: $(INSTALLED)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 render: $(INSTALLED)
 	for table in 1 2 3 4; do $(BIN)/python -m reproduce.table$$table --tier quick --render || exit 1; done
