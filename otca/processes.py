@@ -25,6 +25,11 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
+def is_main() -> bool:
+    """Whether this process speaks and writes for all; asks accelerate only where a launcher was at work."""
+    return not launched() or process_state().is_main_process
+
+
 def refuse_split_launch(accelerator: Accelerator) -> None:
     """Raise InputError where a launcher started several processes and accelerate sees one: each would train alone."""
     launched, seen = int(os.environ.get("WORLD_SIZE", 1)), accelerator.num_processes

@@ -14,7 +14,7 @@ from eval.plots import dot_plot
 from eval.tables import EQUAL_CALLS, build_table, clear_winners, collect, write_table
 from otca.errors import InputError, RewardError
 from otca.presets import SEEDS
-from otca.processes import process_state
+from otca.processes import is_main, launched, process_state
 from otca.runs import Arm
 from reproduce.costs import cost_line
 from reproduce.figures import draw_figures
@@ -83,7 +83,7 @@ class Table:
         from reproduce.runner import default_jobs, run_arms
 
         run_arms(self.arms(tier), Path("runs"), jobs or default_jobs())
-        return self.write(Path("runs"), tier) if process_state().is_main_process else Path("runs") / self.name / tier
+        return self.write(Path("runs"), tier) if is_main() else Path("runs") / self.name / tier
 
     def main(self, description: str, argv: list[str] | None = None) -> int:
         """Parse, run, print; exit code 2 with one line where the input cannot be used."""
@@ -105,7 +105,8 @@ def parser_of(name: str, description: str) -> argparse.ArgumentParser:
 def run_commands(tables: Sequence[Table], args: argparse.Namespace) -> int:
     """Make, render or look over tables and print them; exit code 2 with one line where the input cannot be used."""
     code = max(_run_command(table, args) for table in tables)
-    process_state().destroy_process_group()
+    if launched():
+        process_state().destroy_process_group()
     return code
 
 
@@ -114,12 +115,12 @@ def _run_command(table: Table, args: argparse.Namespace) -> int:
         if args.dry_run:
             from reproduce.dry_run import look_over
 
-            return look_over(table.name, args.tier, table.arms(args.tier), Path("runs"))
+            return look_over(table.name, args.tier, table.arms(args.tier), Path("runs")) if is_main() else 0
         folder = table.render(args.tier) if args.render else table.reproduce(args.tier, args.jobs)
     except (InputError, RewardError, FileNotFoundError) as error:
         print(f"{table.name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    if process_state().is_main_process:
+    if is_main():
         print((folder / "table.md").read_text())
         print(f"written: {folder}")
     return 0
