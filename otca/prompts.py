@@ -39,10 +39,10 @@ def stream_prompts(source: str) -> Iterator[Prompt]:
     """
     path = Path(source)
     if not path.is_file():
-        from otca.published_prompts import LISTS
-
-        fetch = f"fetch it by `python -m otca prompts --list {path.stem}`, or " if path.stem in LISTS else ""
-        raise InputError(f"prompts file {path} not found; {fetch}give a {', '.join(READERS)} file, or embedded:MEDIUM/SPLIT")
+        raise InputError(
+            f"prompts file {path} not found; give a {', '.join(READERS)} file, or embedded:MEDIUM/SPLIT, or fetch a published "
+            f"list: `python -m otca prompts --list {path.stem}`"
+        )
     if path.suffix not in READERS:
         raise InputError(f"prompts file {path}: unknown ending {path.suffix!r}; use {', '.join(READERS)}")
     try:

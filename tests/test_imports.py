@@ -8,12 +8,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LEVELS = [
     {"errors", "types", "config"},
-    {"schedules", "samplers", "credit", "losses", "files"},
+    {"schedules", "samplers", "credit", "losses", "files", "sharding", "architectures", "cli"},
     {"policies", "rewards", "embedded", "checkpoint", "tracking", "prompts", "methods", "runs", "processes"},
-    {"rollout", "published_prompts"},
+    {"rollout", "published_prompts", "shapes"},
     {"process"},
     {"budget"},
-    {"trainer"},
+    {"trainer", "plan"},
     {"presets"},
     {"__main__"},
 ]
