@@ -120,14 +120,16 @@ def _train(argv: list[str]) -> None:
 
 def plan_parser() -> ArgumentParser:
     """The settings of a run, and the machine that it is to run on."""
-    from otca.plan import GPUS, SHARDINGS
+    from otca.plan import GPUS, SHARDINGS, UTILISATION
 
     gpus = ", ".join(f"{name} ({memory} GB, {tflops} TFLOP/s)" for name, (memory, tflops) in GPUS.items())
     parser = _run_parser("plan", f"What a run needs before it is launched; nothing is downloaded or trained. {PRECEDENCE}")
     parser.add_argument("--processes", type=int, default=1, help="processes, one a GPU")
     parser.add_argument("--sharding", type=str, default="none", help=f"how weights are spread: {' or '.join(SHARDINGS)}")
     parser.add_argument("--gpu", type=str, default="h100", help=f"GPU: {gpus}")
-    parser.add_argument("--utilisation", type=float, default=0.35, help="share of the GPU's TFLOP/s that is reached (assumed)")
+    parser.add_argument(
+        "--utilisation", type=float, default=UTILISATION, help="share of the GPU's TFLOP/s that is reached (assumed)"
+    )
     return parser
 
 

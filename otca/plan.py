@@ -27,6 +27,8 @@ GPUS = {"h200": (141, 989), "h100": (80, 989), "a100": (80, 312), "l40s": (48, 3
 """Name → memory (GB) and dense bf16 tensor TFLOP/s, of NVIDIA's data sheets."""
 
 SHARDINGS = ("none", "fsdp2")
+UTILISATION = 0.35
+"""Share of a GPU's bf16 TFLOP/s that hours are reckoned with; an assumption until it is measured."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class Plan:
     def peak(self) -> int:
         """Bytes of the largest phase."""
         return max(self.encoding_peak, self.sampling_peak, self.update_peak)
+
+    def fits(self, gigabytes: float) -> bool:
+        """Whether the peak fits, with 5 % left for the CUDA context and fragmentation."""
+        return self.peak <= 0.95 * gigabytes * 1e9
 
     def hours(self, tflops: float, utilisation: float, processes: int) -> float:
         """Hours of the run's network and decoder passes; rewards and text encoders are not in it."""
@@ -147,7 +153,7 @@ def describe(made: Plan, gpu: str, utilisation: float, processes: int) -> str:
         "peak while sampling": made.sampling_peak,
         "peak while updating": made.update_peak,
     }
-    fits = "fits" if made.peak <= 0.95 * gigabytes * 1e9 else "does not fit"
+    fits = "fits" if made.fits(gigabytes) else "does not fit"
     lines = [
         f"parameters: {made.trained:,} trained; " + ", ".join(f"{n} {c:,}" for n, c in made.parameters.items()),
         "",

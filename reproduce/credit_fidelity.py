@@ -9,7 +9,6 @@ Every method reads the same recorded trajectories, so they differ in credit alon
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -38,7 +37,7 @@ from otca.files import write_atomic
 from otca.types import Rollout, Scores
 from reproduce.readme import update_readme
 from reproduce.truth import STAGES, STUDIES, Study, load_draws, load_trajectories
-from reproduce.variants import variant_settings
+from reproduce.variants import credit_config
 
 FOLDER = Path("results/credit_fidelity")
 RESAMPLES = 2000
@@ -58,11 +57,8 @@ DRAWN = ("static_multi_reward", "otca_tcd", "tempflow_grpo", "coca", "dense_grpo
 
 def credit_TBK(reading: str, config: TrainConfig, sampled: Rollout, scores: dict[int, Scores]) -> np.ndarray:
     """Signed credit · advantage of a reading at the trained steps, one column an objective (fused ones repeat)."""
-    method = find_method(reading.partition("@")[0])
-    settings = method.settings | variant_settings(reading)
-    changes = {key.removeprefix("credit."): value for key, value in settings.items() if key.startswith("credit.")}
-    config = dataclasses.replace(config, credit=dataclasses.replace(config.credit, **changes))
-    factors = method.assign(sampled, scores[config.credit.process_completion], config)
+    config = credit_config(reading, config)
+    factors = find_method(reading.partition("@")[0]).assign(sampled, scores[config.credit.process_completion], config)
     product_TBK = (factors[0] * factors[1])[sampled.trained_T].numpy()
     return np.broadcast_to(product_TBK, (*product_TBK.shape[:2], len(config.rewards)))
 

@@ -32,7 +32,7 @@ from otca.rewards.base import Reward, build_reward, score_all
 from otca.rollout import condition_of, make_batch, rollout, transition_at, velocity_at
 from otca.types import Rollout, Scores
 from reproduce.readme import update_readme
-from reproduce.variants import variant_settings
+from reproduce.variants import credit_config
 
 FOLDER = Path("results/gradient_signal")
 SEED = 301
@@ -42,13 +42,6 @@ METHODS = (
     *("uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca", "tempflow_grpo", "dense_grpo"),
     *("process_credit@clean", "process_credit@decay0", "process_credit", "process_credit@decay1"),
 )
-
-
-def method_config(name: str, config: TrainConfig) -> TrainConfig:
-    """The config with a method's (or variant's) settings of credit alone: sampling is the same for all."""
-    settings = find_method(name.partition("@")[0]).settings | variant_settings(name)
-    changes = {key.removeprefix("credit."): value for key, value in settings.items() if key.startswith("credit.")}
-    return dataclasses.replace(config, credit=dataclasses.replace(config.credit, **changes))
 
 
 def advantages_XTB(config: TrainConfig, sampled: Rollout, final: Scores, policy: Policy, rewards: list[Reward]) -> torch.Tensor:
@@ -63,7 +56,7 @@ def advantages_XTB(config: TrainConfig, sampled: Rollout, final: Scores, policy:
 
     out = []
     for name in METHODS:
-        own = method_config(name, config)
+        own = credit_config(name, config)
         credit_TBK, advantage_BK = find_method(name.partition("@")[0]).assign(sampled, valued(own), own)
         out.append((credit_TBK * advantage_BK).sum(2))
     truth = dataclasses.replace(config, credit=dataclasses.replace(config.credit, process_completion=0, process_decay=1.0))

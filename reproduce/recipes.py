@@ -16,12 +16,10 @@ import pandas as pd
 from baselines import find_method
 from eval.evaluate import write_rows
 from otca import presets
-from otca.plan import GPUS, plan
+from otca.plan import GPUS, UTILISATION, plan
 from reproduce.readme import update_readme
 
 ROWS = Path("results/plans/recipes.csv")
-UTILISATION = 0.35
-"""Share of the GPU's bf16 TFLOP/s that hours are reckoned with; an assumption until it is measured."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def planned(recipe: Recipe) -> dict[str, object]:
         "encoding_peak_gib": made.encoding_peak / 2**30,
         "sampling_peak_gib": made.sampling_peak / 2**30,
         "update_peak_gib": made.update_peak / 2**30,
-        "fits": made.peak <= 0.95 * gigabytes * 1e9,
+        "fits": made.fits(gigabytes),
         "iterations": made.iterations,
         "network_evaluations": made.evaluations,
         "pflop_an_iteration": sum(made.flops.values()) / 1e15,

@@ -46,7 +46,7 @@ GRIDS: dict[str, tuple[tuple[str, ...], dict[str, Settings], tuple[int, ...], di
 
 
 def arms(medium: str, tier: str, grid: str) -> list[Arm]:
-    """The untrained model and the grid, seed by seed; its own evaluation keeps the untrained model's runs apart."""
+    """The untrained model and the grid, seed by seed."""
     methods, variants, seeds, _ = GRIDS[grid]
     out = []
     for seed in seeds:

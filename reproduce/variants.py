@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from baselines import find_method
 from eval.tables import BASELINE
 from otca import presets
 from otca.budget import evaluations_per_sample
+from otca.config import TrainConfig
 from otca.errors import InputError
 from otca.runs import Arm
 
@@ -76,6 +79,13 @@ def variant_settings(name: str) -> dict[str, object]:
         known = ", ".join(v for v in VARIANTS if v.partition("@")[0] == name.partition("@")[0])
         raise InputError(f"unknown variant {name!r} (known of this method: {known or 'none'}); add it to reproduce/variants.py")
     return VARIANTS[name]
+
+
+def credit_config(name: str, config: TrainConfig) -> TrainConfig:
+    """The config with the credit settings of a method or variant alone: what it changes of the sampling does not act."""
+    settings = find_method(name.partition("@")[0]).settings | variant_settings(name)
+    changes = {key.removeprefix("credit."): value for key, value in settings.items() if key.startswith("credit.")}
+    return dataclasses.replace(config, credit=dataclasses.replace(config.credit, **changes))
 
 
 def named_arm(medium: str, tier: str, name: str, seed: int) -> Arm:

@@ -21,7 +21,6 @@ from otca.policies.tuning import apply_weights, load_tuned, quiet_libraries, sav
 INFERENCE = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Dtype of what is not trained, and of the forward pass, by ``policy.precision``."""
 
-
 NETWORKS = ("transformer", "transformer_2")
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 """Components of the families' pipelines, as diffusers names them."""
