@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class Arm:
     method: str
     seed: int
     variant: str = ""
-    settings: tuple[tuple[str, object], ...] = ()
+    settings: tuple[tuple[str, object], ...] = field(default=(), hash=False)  # values may be lists
 
     @property
     def name(self) -> str:

@@ -45,7 +45,8 @@ def test_unknown_variants_are_refused():
 def test_families_share_the_baseline_and_name_known_arms():
     for table in ablations.FAMILIES.values():
         assert table.methods[:2] == ("base", "static_multi_reward") and len(set(table.methods)) == len(table.methods)
-        assert len(table.arms("quick")) == 2 * len(table.methods)
+        arms = table.arms("quick")
+        assert len(set(arms)) == len(arms) == 2 * len(table.methods)
     assert {m.partition("@")[0] for m in ablations.FAMILIES["stress"].methods} == {"base", *STRESSED}
 
 
