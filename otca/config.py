@@ -268,6 +268,16 @@ class TrainConfig:
         given = self.reward_weights or [1.0] * len(self.rewards)
         return [w / sum(given) for w in given]
 
+    def samples_per_update(self, processes: int = 1) -> int:
+        """Samples of one optimizer step on each process: whole groups. Raises InputError where they cannot be shared evenly."""
+        prompts = self.prompts_per_iteration // self.optimizer.updates_per_iteration
+        if prompts % processes:
+            raise InputError(
+                f"prompts_per_iteration is {self.prompts_per_iteration}: the {prompts} prompts of one update "
+                f"must be a multiple of the {processes} processes"
+            )
+        return prompts // processes * self.group_size
+
 
 @dataclass(frozen=True)
 class EvalConfig:

@@ -67,10 +67,8 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
     if sharding not in SHARDINGS:
         raise InputError(f"sharding is {sharding!r}; choose from {', '.join(SHARDINGS)}")
     per_iteration = config.prompts_per_iteration * config.group_size
-    if config.prompts_per_iteration % (processes * config.optimizer.updates_per_iteration):
-        raise InputError(f"prompts_per_iteration is {config.prompts_per_iteration}; {processes} processes cannot share it evenly")
-    share = per_iteration // processes
-    rows = min(config.micro_batch, share // config.optimizer.updates_per_iteration)
+    per_update = config.samples_per_update(processes)
+    share, rows = per_iteration // processes, min(config.micro_batch, per_update)
     needs = method.needs(config)
     policy, components = empty_policy(config.policy, component_dtypes(config.policy))
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in components.items()}

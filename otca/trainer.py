@@ -46,14 +46,7 @@ class Trainer:
         )
         refuse_split_launch(self.accelerator)
         refuse_dropped_plugin(self.accelerator)
-        world = self.accelerator.num_processes
-        per_update = config.prompts_per_iteration // config.optimizer.updates_per_iteration
-        if per_update % world:
-            raise InputError(
-                f"prompts_per_iteration is {config.prompts_per_iteration}: the {per_update} prompts of one update "
-                f"must be a multiple of the {world} processes"
-            )
-        self.share = per_update // world * config.group_size
+        self.share = config.samples_per_update(self.accelerator.num_processes)
         self.micro_batch = min(config.micro_batch, self.share)
         if self.share % self.micro_batch:
             raise InputError(f"micro_batch is {config.micro_batch}; it must divide the {self.share} samples of one update")

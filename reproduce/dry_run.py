@@ -73,9 +73,10 @@ def _shared(configs: dict[Arm, TrainConfig]) -> str:
     """How many processes there are, or InputError where an arm's prompts cannot be shared evenly among them."""
     world = process_state().num_processes
     for arm, config in configs.items():
-        per_update = config.prompts_per_iteration // config.optimizer.updates_per_iteration
-        if per_update % world:
-            raise InputError(f"{arm}: the {per_update} prompts of one update are no multiple of the {world} processes")
+        try:
+            config.samples_per_update(world)
+        except InputError as error:
+            raise InputError(f"{arm}: {error}") from error
     return str(world)
 
 
