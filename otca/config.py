@@ -223,6 +223,8 @@ class TrainConfig:
     """Training rewards, by name or as module:class."""
     reward_weights: list[float] = field(default_factory=list)
     """Static weight of each reward; empty means equal weights. They are normalised to sum 1."""
+    reward_files: str = ""
+    """Folder with the files of published rewards, FOLDER/<reward>/<file>; what is not there is looked for in the hub's cache."""
     save_every: int = 10
     """Iterations between checkpoints (the last is always kept)."""
     trackers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)

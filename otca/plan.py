@@ -20,7 +20,8 @@ from otca.methods import Method
 from otca.policies.base import Policy
 from otca.policies.pipeline import TEXT_ENCODERS, component_dtypes
 from otca.policies.texts import MEMORY_BYTES
-from otca.rewards.base import build_reward
+from otca.rewards.base import find_reward
+from otca.rewards.published import PublishedReward
 from otca.shapes import empty_policy, measure_passes
 
 GPUS = {"h200": (141, 989), "h100": (80, 989), "a100": (80, 312), "l40s": (48, 362), "rtx4090": (24, 165)}
@@ -190,11 +191,14 @@ def _reward_bytes(names: list[str]) -> tuple[int, tuple[str, ...]]:
     total, unknown, seen = 0, [], set()
     for name in names:
         try:
-            reward = build_reward(name)
+            reward_class = find_reward(name)
         except InputError:
             unknown.append(name)
             continue
-        for value in vars(reward).values():
+        if issubclass(reward_class, PublishedReward):
+            total += round(reward_class.card.memory * 1e9)
+            continue
+        for value in vars(reward_class()).values():
             if isinstance(value, nn.Module) and id(value) not in seen:
                 seen.add(id(value))
                 total += _bytes(value.parameters())

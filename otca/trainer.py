@@ -51,7 +51,7 @@ class Trainer:
         if self.share % self.micro_batch:
             raise InputError(f"micro_batch is {config.micro_batch}; it must divide the {self.share} samples of one update")
         self.prompts = load_prompts(config.prompts)
-        self.rewards = [build_reward(name) for name in config.rewards]
+        self.rewards = [build_reward(name, self.accelerator.device, config.reward_files) for name in config.rewards]
         self.policy = make_policy(config.policy, self.accelerator.device)
         if method.forward_loss and config.step_selection.kind != "ode":
             raise InputError(f"step_selection.kind is {config.step_selection.kind}; {method.name} samples by ode")

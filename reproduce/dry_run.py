@@ -16,7 +16,8 @@ from otca.files import model_notes, resolve_model
 from otca.plan import trained_bytes
 from otca.processes import process_state
 from otca.prompts import load_prompts
-from otca.rewards.base import build_reward
+from otca.rewards.base import find_reward
+from otca.rewards.published import PublishedReward, find_files
 from otca.runs import Arm, is_finished
 from reproduce.runner import arm_config
 
@@ -47,8 +48,8 @@ def look_over(name: str, tier: str, arms: list[Arm], root: Path) -> int:
             f"evaluation prompts {evaluation.source}",
             lambda e=evaluation: f"{len(load_prompts(e.source, e.prompts)):,} × {e.samples_per_prompt} samples",
         )
-    for reward in dict.fromkeys(reward for config in configs.values() for reward in config.rewards):
-        check(f"reward {reward}", lambda reward=reward: build_reward(reward).source)
+    for reward, files in dict.fromkeys((name, config.reward_files) for config in configs.values() for name in config.rewards):
+        check(f"reward {reward}", lambda reward=reward, files=files: _source(reward, files))
     check("processes", lambda: _shared(configs))
     check("disk", lambda: _disk(configs, tier, root))
     evaluations = sum(_evaluations(arm, config) for arm, config in _trained(configs).items())
@@ -67,6 +68,15 @@ def _where(path: str) -> str:
         return "in the package" if path.startswith("embedded:") else folder
     cached = try_to_load_from_cache(folder, "model_index.json")
     return f"in the hub's cache, {Path(cached).parent}" if cached else "not here; the first run downloads it from the hub"
+
+
+def _source(reward: str, files: str) -> str:
+    """Where a reward's definition comes from, or InputError where its files are missing; no weights are read."""
+    reward_class = find_reward(reward)
+    if issubclass(reward_class, PublishedReward):
+        find_files(reward_class.card, files)
+        return reward_class.card.source
+    return reward_class().source
 
 
 def _shared(configs: dict[Arm, TrainConfig]) -> str:

@@ -53,7 +53,7 @@ def run_arm(arm: Arm, root: Path) -> None:
         policy = trainer.policy
         budget = {name: getattr(trainer.progress, name) for name in budget}
     honest = presets.train_config(f"{arm.medium}/{arm.tier}", "base", {}, arm.seed).rewards  # an arm may train on others
-    rewards = [build_reward(name) for name in honest]
+    rewards = [build_reward(name, processes.device, config.reward_files) for name in honest]
     started = time.perf_counter()
     protocol = evaluate(policy, arm.medium, presets.eval_config(f"{arm.medium}/{arm.tier}"), arm.seed, rewards, folder)
     if processes.is_main_process:

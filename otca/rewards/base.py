@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import time
+from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from otca.errors import InputError, RewardError
+from otca.rewards.published import PublishedReward, find_files
 from otca.types import Prompt, Scores
 
 REGISTRY = {
@@ -36,8 +38,20 @@ class Reward(Protocol):
         """Score media in [0, 1], shape (B, F, 3, H, W), against B prompts: float32 (B,)."""
 
 
-def build_reward(name: str) -> Reward:
-    """Construct a reward of the registry, or a ``module:class`` of the user's own."""
+def build_reward(name: str, device: str | torch.device = "cpu", files: str | Path = "") -> Reward:
+    """Construct a reward of the registry, or a ``module:class`` of the user's own.
+
+    Published rewards (`published.PublishedReward`) live on ``device`` and look for their weights in ``files/<reward>/``, then in the
+    hub's cache. Raises InputError for an unknown name and for weights that are missing or do not fit.
+    """
+    reward_class = find_reward(name)
+    if issubclass(reward_class, PublishedReward):
+        return reward_class(find_files(reward_class.card, files), torch.device(device))
+    return reward_class()
+
+
+def find_reward(name: str) -> type:
+    """The class of a reward, or InputError for a name that is none."""
     target = REGISTRY.get(name, name)
     if ":" not in target:
         near = difflib.get_close_matches(name, REGISTRY, n=1)
@@ -45,7 +59,7 @@ def build_reward(name: str) -> Reward:
         raise InputError(f"unknown reward {name!r}{hint} (known: {', '.join(REGISTRY)}, or module:class)")
     module, _, attribute = target.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)()
+        return getattr(importlib.import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError) as error:
         raise InputError(f"reward {name!r}: {module}:{attribute} cannot be imported ({error})") from error
 

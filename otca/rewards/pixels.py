@@ -1,0 +1,123 @@
+"""What published scorers do to a picture before their network sees it, on tensors: the numbers that Pillow would give.
+
+Published preprocessing works on 8-bit Pillow images, and Pillow rounds to 8 bits after each of its two passes. `resize` does
+the same arithmetic as two matrix products, on whole batches and on any device, so that a score is that of the saved picture
+without a file being written. Axes: N pictures, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+
+Interpolation = Literal["bicubic", "bilinear"]
+Fit = Literal["shortest", "longest", "squash"]
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Colour statistics that OpenAI's CLIP, and most models after it, are normalised by."""
+
+_BITS = 22
+"""Binary digits of a weight after the point, in Pillow's 8-bit resampling."""
+
+
+def to_pixels(media: torch.Tensor) -> torch.Tensor:
+    """Media in [0, 1] as the 256 levels of a file, uint8 of the same shape."""
+    return (media * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def resize(pixel_NCHW: torch.Tensor, height: int, width: int, interpolation: Interpolation = "bicubic") -> torch.Tensor:
+    """Pictures at another size, uint8 (N, C, height, width), equal to Pillow's ``resize`` of each bit for bit.
+
+    Pillow 13 takes the vertical pass first where the height shrinks by more than twice what the width does; older versions
+    never do, which moves single levels of tall pictures.
+    """
+    shrunk, narrowed = pixel_NCHW.shape[2] - height, pixel_NCHW.shape[3] - width
+    passes = ((3, width), (2, height))
+    for axis, size in passes[::-1] if shrunk > max(0, 2 * narrowed) else passes:
+        if pixel_NCHW.shape[axis] != size:
+            weight_OI = _weights(pixel_NCHW.shape[axis], size, interpolation).to(pixel_NCHW.device)
+            total = torch.movedim(torch.movedim(pixel_NCHW, axis, -1).double() @ weight_OI.T, -1, axis)
+            pixel_NCHW = ((total + 2 ** (_BITS - 1)) / 2**_BITS).floor().clamp(0, 255).to(torch.uint8)
+    return pixel_NCHW
+
+
+@lru_cache(maxsize=64)
+def _weights(source: int, target: int, interpolation: Interpolation) -> torch.Tensor:
+    """Weight of each source pixel in each target pixel, whole numbers of 2^−22: float64 (target, source)."""
+    kernel, radius = {"bicubic": (_bicubic, 2.0), "bilinear": (_bilinear, 1.0)}[interpolation]
+    scale = source / target
+    stretch = max(scale, 1.0)
+    weight_OI = torch.zeros(target, source, dtype=torch.float64)
+    for row in range(target):
+        center = (row + 0.5) * scale
+        first = max(0, int(center - radius * stretch + 0.5))
+        last = min(source, int(center + radius * stretch + 0.5))
+        values = [kernel((i - center + 0.5) / stretch) for i in range(first, last)]
+        total = sum(values)
+        weight_OI[row, first:last] = torch.tensor([_rounded(v / total * 2**_BITS) for v in values], dtype=torch.float64)
+    return weight_OI
+
+
+def _rounded(value: float) -> int:
+    """To the nearest whole number, halves away from zero."""
+    return math.trunc(value + math.copysign(0.5, value))
+
+
+def _bicubic(x: float) -> float:
+    """Keys' cubic convolution with a = −1/2."""
+    x = abs(x)
+    if x < 1:
+        return (1.5 * x - 2.5) * x * x + 1
+    return ((-0.5 * x + 2.5) * x - 4) * x + 2 if x < 2 else 0.0
+
+
+def _bilinear(x: float) -> float:
+    return max(0.0, 1 - abs(x))
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From pictures of any size to a network's input.
+
+    ``height``, ``width``: what the network takes; ``fit``: the shorter side fills it and the rest is cropped, the longer side
+    fits it and the rest is padded with 0, or the picture is squashed into it; ``mean``, ``std``: of each channel in [0, 1].
+    """
+
+    height: int = 224
+    width: int = 224
+    interpolation: Interpolation = "bicubic"
+    fit: Fit = "shortest"
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+
+    def __call__(self, media_NCHW: torch.Tensor) -> torch.Tensor:
+        """Media (N, 3, H, W) in [0, 1] → float32 (N, 3, height, width) on the same device."""
+        pixel_NCHW = self._fitted(to_pixels(media_NCHW))
+        mean, std = (torch.tensor(v, device=pixel_NCHW.device).view(3, 1, 1) for v in (self.mean, self.std))
+        return (pixel_NCHW.float() / 255 - mean) / std
+
+    def _fitted(self, pixel_NCHW: torch.Tensor) -> torch.Tensor:
+        height, width = pixel_NCHW.shape[2:]
+        if self.fit == "squash":
+            return resize(pixel_NCHW, self.height, self.width, self.interpolation)
+        if self.fit == "shortest":
+            scale = max(self.height / height, self.width / width)
+            inner = tuple(max(want, int(side * scale + 1e-6)) for side, want in ((height, self.height), (width, self.width)))
+            return _cropped(resize(pixel_NCHW, *inner, self.interpolation), self.height, self.width)
+        scale = min(self.height / height, self.width / width)
+        pixel_NCHW = resize(pixel_NCHW, round(height * scale), round(width * scale), self.interpolation)
+        above, left = (self.height - pixel_NCHW.shape[2]) // 2, (self.width - pixel_NCHW.shape[3]) // 2
+        out = pixel_NCHW.new_zeros(*pixel_NCHW.shape[:2], self.height, self.width)
+        out[:, :, above : above + pixel_NCHW.shape[2], left : left + pixel_NCHW.shape[3]] = pixel_NCHW
+        return out
+
+
+def _cropped(pixel_NCHW: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The middle; an odd margin is halved as Python rounds, as torchvision does."""
+    above, left = round((pixel_NCHW.shape[2] - height) / 2), round((pixel_NCHW.shape[3] - width) / 2)
+    return pixel_NCHW[:, :, above : above + height, left : left + width]
