@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import sys
 from pathlib import Path
@@ -303,9 +304,7 @@ def _prompts(argv: list[str]) -> None:
 def _yaml(config: TrainConfig) -> str:
     import yaml
 
-    from otca.config import to_dict
-
-    return yaml.safe_dump(to_dict(config), sort_keys=False)
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
 
 
 if __name__ == "__main__":

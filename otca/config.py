@@ -6,8 +6,6 @@ Bad values are refused where the dataclass is made, in one line that names the s
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -310,16 +308,6 @@ class EvalConfig:
             if getattr(self, name) < 0 or getattr(self, name) % 16:
                 raise InputError(f"eval.{name} is {getattr(self, name)}; use a multiple of 16, or 0 for the policy's own")
         _at_least("eval.shift", self.shift, 0)
-
-
-def to_dict(config) -> dict:
-    """Plain nested dict of a config, for YAML and JSON."""
-    return dataclasses.asdict(config)
-
-
-def config_hash(config: dict) -> str:
-    """First 12 hex digits of the SHA-256 of a config's canonical JSON."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _at_least(name: str, value: float, least: int) -> None:

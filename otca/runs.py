@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import platform
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from otca.config import TrainConfig, config_hash, to_dict
+from otca.config import TrainConfig
 from otca.errors import InputError
 from otca.files import sha256, write_atomic
 
@@ -51,7 +52,7 @@ class Arm:
 def begin_run(folder: Path, config: TrainConfig) -> None:
     """Write config.yaml, or refuse a folder that holds a run with another config (the message lists the changed keys)."""
     path = folder / "config.yaml"
-    own = to_dict(config)
+    own = dataclasses.asdict(config)
     if path.exists():
         before = yaml.safe_load(path.read_text())
         changed = _difference(before, own)
@@ -79,7 +80,7 @@ def finish_run(folder: Path, arm: Arm, settings: dict, budget: dict[str, int], p
         "tier": arm.tier,
         "method": arm.name,
         "seed": arm.seed,
-        "config_hash": config_hash(settings),
+        "config_hash": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12],
         "budget": budget,
         "protocol": protocol,
         "libraries": {name: version(name) for name in LIBRARIES},

@@ -15,7 +15,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from otca import checkpoint, losses, schedules
 from otca.budget import evaluations_per_step
-from otca.config import TrainConfig, to_dict
+from otca.config import TrainConfig
 from otca.errors import InputError, RewardError
 from otca.files import writable_folder
 from otca.methods import Method, assign_credit
@@ -92,7 +92,7 @@ class Trainer:
         left = range(self.progress.iteration, self.config.iterations)
         self.policy.encode_ahead(p.text for iteration in left for p in self._prompts_of(iteration)[0])
         if self.config.trackers:
-            self.accelerator.init_trackers("otca", config=flat_settings(to_dict(self.config)))
+            self.accelerator.init_trackers("otca", config=flat_settings(dataclasses.asdict(self.config)))
         while self.progress.iteration < self.config.iterations:
             started = time.perf_counter()
             try:

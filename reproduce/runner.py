@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import sys
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from baselines import find_method
 from eval.evaluate import evaluate
 from otca import presets
-from otca.config import TrainConfig, to_dict
+from otca.config import TrainConfig
 from otca.policies.base import build_policy
 from otca.processes import launched, process_state
 from otca.rewards.base import build_reward
@@ -58,7 +59,7 @@ def run_arm(arm: Arm, root: Path) -> None:
     protocol = evaluate(policy, arm.medium, presets.eval_config(f"{arm.medium}/{arm.tier}"), arm.seed, rewards, folder)
     if processes.is_main_process:
         write_cost(folder, time.perf_counter() - started)
-        finish_run(folder, arm, to_dict(config), budget, protocol)
+        finish_run(folder, arm, dataclasses.asdict(config), budget, protocol)
     processes.wait_for_everyone()
 
 

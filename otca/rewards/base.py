@@ -41,7 +41,7 @@ class Reward(Protocol):
 def build_reward(name: str, device: str | torch.device = "cpu", files: str | Path = "") -> Reward:
     """Construct a reward of the registry, or a ``module:class`` of the user's own.
 
-    Published rewards (`published.PublishedReward`) live on ``device`` and look for their weights in ``files/<reward>/``, then in the
+    Published rewards live on ``device`` and look for their weights in ``files/<reward>/``, then in the
     hub's cache. Raises InputError for an unknown name and for weights that are missing or do not fit.
     """
     reward_class = find_reward(name)

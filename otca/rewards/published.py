@@ -101,8 +101,8 @@ def find_files(card: Card, root: str | Path = "") -> dict[str, Path]:
             file = next(f for f in card.files if f.name == name)
             root = root or "FOLDER"
             raise InputError(
-                f"reward {card.name!r}: {name} of {file.repo} is neither in {Path(root) / card.name} nor in the hub's cache; fetch "
-                f"it with `python -m otca rewards --fetch {card.name}`, or put it there and set reward_files to {root}"
+                f"reward {card.name!r}: {name} of {file.repo} is neither in {Path(root) / card.name} nor in the hub's cache; "
+                f"fetch it with `python -m otca rewards --fetch {card.name}`, or put it there and set reward_files to {root}"
             )
         found[name] = path
     return found
