@@ -124,6 +124,11 @@ def _process_credit(rollout, scores, config):
     return advantage_TBK * torch.tensor(config.weights_K), torch.ones_like(scores.reward_BK)
 
 
+def _process_moca(rollout, scores, config):
+    weights_TBK = moca_TBK(zscore_advantage_BK(rollout, scores, config), rollout, config)
+    return weights_TBK * process_advantage_TBK(rollout, scores, config), torch.ones_like(scores.reward_BK)
+
+
 def _moca_step(rollout, scores, config):
     advantage_TBK = process_advantage_TBK(rollout, scores, config)
     weights = credit.moca_weights_BK(advantage_TBK.flatten(0, 1), config.credit.rho).view_as(advantage_TBK)
@@ -137,6 +142,7 @@ METHODS = {
         Method("otca_tcd", "OTCA with TCD only, static objective weights", _otca_tcd, needs=tcd_needs),
         Method("otca_moca", "OTCA with MOCA only, every step alike", _otca_moca),
         Method("process_credit", "each step's own gain in each objective", _process_credit, needs=process_needs),
+        Method("process_moca", "process credit × MOCA's weights of the final rewards", _process_moca, needs=process_needs),
         Method("moca_step", "MOCA at every step, on process advantages", _moca_step, needs=process_needs),
     )
 }

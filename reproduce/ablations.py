@@ -62,8 +62,8 @@ FAMILIES = {
     "sampling": _family(
         "sampling",
         "steps, sampler and group size",
-        " ".join(["otca", *(f"{m}@{v}" for v in ["T5", "T10", "T20", "dance_sde", "cps", "G4", "G16"] for m in SAMPLED)]),
-        "static_multi_reward and otca: 6 steps of flow_sde, groups of 8. G4 and G16 keep 64 samples an iteration.",
+        " ".join(["otca", *(f"{m}@{v}" for v in ["T5", "T10", "T20", "dance_sde", "cps", "G4", "G8"] for m in SAMPLED)]),
+        "static_multi_reward and otca: 6 steps of flow_sde, groups of 16. G4 and G8 keep 128 samples an iteration.",
     ),
     "stress": _family(
         "stress",

@@ -1,8 +1,8 @@
 """Choose a tier's settings on tuning seeds and the validation split, which no table uses → results/tuning/.
 
     python -m reproduce.tune --tier quick           learning rate × updates an iteration, static weighting: image-quick.csv
-    python -m reproduce.tune --grid regimes         which steps are trained and what objectives weigh, 200 iterations of the
-                                                    image task and six methods, with a larger evaluation: image-regimes.csv
+    python -m reproduce.tune --grid regimes         batch, noise, trained steps, weights of objectives and methods, in longer
+                                                    runs of the image task: image-regimes.csv
 
 One row a run: its settings, its seed, means of rewards and held-out accuracy. All arms of a table then share what is chosen, so
 that no method is favoured by settings of its own.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -22,38 +23,71 @@ from otca.runs import Arm, is_finished
 from reproduce.runner import default_jobs, run_arms
 
 Settings = dict[str, object]
-
-FIRST_TWO: Settings = {"step_selection.kind": "first_k", "step_selection.count": 2}
-LONGER: Settings = {"iterations": 200}
+Evaluation = dict[str, object]
 
 RATES = {
     f"lr{rate:g}-updates{updates}": {"optimizer.learning_rate": rate, "optimizer.updates_per_iteration": updates}
     for updates in (1, 2)
-    for rate in (1e-4, 2e-4, 4e-4)
+    for rate in (1.5e-4, 3e-4)
 }
-REGIMES = {
-    "all": LONGER,
-    "first2": LONGER | FIRST_TWO,
-    "first2-weights411": LONGER | FIRST_TWO | {"reward_weights": [4.0, 1.0, 1.0]},
+SMALL: Settings = {
+    "iterations": 200,
+    "group_size": 8,
+    "sampler.level": 0.7,
+    "optimizer.learning_rate": 1e-4,
+    "optimizer.updates_per_iteration": 2,
 }
-REGIME_METHODS = ("static_multi_reward", "otca", "otca_tcd", "otca_moca", "process_credit", "moca_step")
+"""64 samples an iteration, two updates."""
+LARGE: Settings = {
+    "iterations": 60,
+    "group_size": 16,
+    "sampler.level": 0.9,
+    "optimizer.learning_rate": 1.5e-4,
+    "optimizer.updates_per_iteration": 1,
+}
+"""128 samples an iteration, one update, more noise."""
+ALIGNED: Settings = {"reward_weights": [4.0, 1.0, 1.0]}
 
-GRIDS: dict[str, tuple[tuple[str, ...], dict[str, Settings], tuple[int, ...], dict[str, object]]] = {
-    "rates": (("static_multi_reward",), RATES, (100,), {}),
-    "regimes": (REGIME_METHODS, REGIMES, (101, 102, 103), {"prompts": 600, "samples_per_prompt": 3}),
+
+def _first(steps: int) -> Settings:
+    return {"step_selection.kind": "first_k", "step_selection.count": steps}
+
+
+REGIMES: dict[str, tuple[Settings, str]] = {
+    "small-first2": (SMALL | _first(2), "static_multi_reward otca_moca process_credit moca_step"),
+    "small-first2-aligned": (SMALL | _first(2) | ALIGNED, "static_multi_reward"),
+    "large-first2": (LARGE | _first(2), "static_multi_reward"),
+    "large-first2-aligned": (LARGE | _first(2) | ALIGNED, "static_multi_reward"),
+    "large-first3": (LARGE | _first(3), "static_multi_reward"),
+    "large": (LARGE, "uniform_grpo static_multi_reward otca otca_moca process_credit process_moca"),
 }
-"""Name → methods, settings by variant, seeds, changes of the evaluation."""
+"""Variant → what it changes of the tier, and the methods that are tried on it."""
+
+
+def _rates(medium: str, tier: str) -> list[Arm]:
+    return [Arm(medium, tier, "static_multi_reward", 101, name, tuple(given.items())) for name, given in RATES.items()]
+
+
+def _regimes(medium: str, tier: str) -> list[Arm]:
+    return [
+        Arm(medium, tier, method, seed, name, tuple(given.items()))
+        for seed in (103, 101)
+        for name, (given, methods) in REGIMES.items()
+        for method in methods.split()
+    ]
+
+
+GRIDS: dict[str, tuple[Callable[[str, str], list[Arm]], Evaluation]] = {
+    "rates": (_rates, {"prompts": 600, "samples_per_prompt": 3}),
+    "regimes": (_regimes, {"prompts": 600, "samples_per_prompt": 3}),
+}
+"""Name → the arms, and what it changes of the evaluation."""
 
 
 def arms(medium: str, tier: str, grid: str) -> list[Arm]:
-    """The untrained model and the grid, seed by seed."""
-    methods, variants, seeds, _ = GRIDS[grid]
-    out = []
-    for seed in seeds:
-        out.append(Arm(medium, tier, "base", seed))
-        for variant, settings in variants.items():
-            out += [Arm(medium, tier, method, seed, variant, tuple(settings.items())) for method in methods]
-    return out
+    """The arms of a grid, and the untrained model on each of its seeds."""
+    trained = GRIDS[grid][0](medium, tier)
+    return [*(Arm(medium, tier, "base", seed) for seed in dict.fromkeys(arm.seed for arm in trained)), *trained]
 
 
 def read_run(folder: Path, arm: Arm) -> dict[str, object]:
@@ -76,7 +110,7 @@ def main() -> None:
     parser.add_argument("--collect", action="store_true", help="run nothing, write the rows of what is finished")
     args = parser.parse_args()
     name = f"{args.medium}/{args.tier}"
-    presets.EVAL[name] = presets.EVAL[name] | {"source": f"embedded:{args.medium}/validation"} | GRIDS[args.grid][3]
+    presets.EVAL[name] = presets.EVAL[name] | {"source": f"embedded:{args.medium}/validation"} | GRIDS[args.grid][1]
     root = Path("runs/tuning") / args.grid
     grid = arms(args.medium, args.tier, args.grid)
     if not args.collect:

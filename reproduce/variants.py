@@ -57,8 +57,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     **{f"{method}@T{steps}": {"sampler.steps": steps} for method in SAMPLED for steps in (5, 10, 20)},
     **{f"{method}@dance_sde": {"sampler.kind": "dance_sde", "sampler.level": 0.3} for method in SAMPLED},
     **{f"{method}@cps": {"sampler.kind": "cps"} for method in SAMPLED},
-    **{f"{method}@G4": {"group_size": 4, "prompts_per_iteration": 16, "micro_batch": 32} for method in SAMPLED},
-    **{f"{method}@G16": {"group_size": 16, "prompts_per_iteration": 4, "micro_batch": 32} for method in SAMPLED},
+    **{f"{method}@G4": {"group_size": 4, "prompts_per_iteration": 32} for method in SAMPLED},
+    **{f"{method}@G8": {"group_size": 8, "prompts_per_iteration": 16} for method in SAMPLED},
     # objectives
     **{f"otca_moca@rho{rho:g}": {"credit.rho": rho} for rho in RHOS},
     **{f"{method}@{kind}": {"rewards": rewards} for method in STRESSED for kind, rewards in _CORRUPTED.items()},
