@@ -21,6 +21,7 @@ REGISTRY = {
     "vq": "otca.embedded.video_rewards:VisualQuality",
     "mq": "otca.embedded.video_rewards:MotionQuality",
     "ta": "otca.embedded.video_rewards:TextAlignment",
+    "ocr": "otca.rewards.ocr:Ocr",
 }
 """Name → ``module:class``. A dotted ``module:class`` is accepted anywhere a name is."""
 
