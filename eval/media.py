@@ -1,4 +1,4 @@
-"""Read a folder of images made by any system, matched to a prompts file."""
+"""Read images made by any system, and match media to a prompts file."""
 
 from __future__ import annotations
 
@@ -15,27 +15,6 @@ from otca.types import Prompt
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MAX_PIXELS = 64_000_000
 """Larger images are refused unread (decompression bombs)."""
-
-
-def read_images(folder: Path, prompts_file: Path) -> tuple[torch.Tensor, list[Prompt], list[str]]:
-    """Media (B, 1, 3, H, W) in [0, 1], one prompt an image, and the file names, in file order.
-
-    A row's ``file`` names its image; without it, row ``id`` owns ``<id>.*`` and ``<id>_<number>.*``. Raises InputError for
-    images without a prompt, prompts without an image, unreadable files and mixed sizes.
-    """
-    if not folder.is_dir():
-        raise InputError(f"images folder {folder} not found")
-    found = {p.name: p for p in sorted(folder.iterdir()) if p.suffix.lower() in ENDINGS}
-    if not found:
-        raise InputError(f"images folder {folder} holds no image ({', '.join(ENDINGS)})")
-    prompts = match_prompts(list(found), prompts_file, "images")
-    images = [read_picture(path) for path in found.values()]
-    sizes = {image.shape for image in images}
-    if len(sizes) > 1:
-        raise InputError(
-            f"{folder}: images of different sizes ({', '.join(f'{w}×{h}' for _, h, w in sorted(sizes)[:3])}); score them apart"
-        )
-    return torch.from_numpy(np.stack(images)).unsqueeze(1), prompts, list(found)
 
 
 def quantise(media_BFCHW: torch.Tensor) -> torch.Tensor:

@@ -119,3 +119,14 @@ def untrained_sd3(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("sd3")
     pipeline.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def video():
+    """A rendered clip (9, 3, 64, 64) on 8-bit levels."""
+    import numpy as np
+
+    from otca.embedded import video_scenes
+
+    clip = video_scenes.draw_clip(video_scenes.prompts("validation", 1)[0].spec, np.random.default_rng(0))
+    return (torch.from_numpy(video_scenes.render_clip(clip)) * 255).round() / 255

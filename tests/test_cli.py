@@ -156,7 +156,8 @@ def test_score_takes_images_of_other_systems(capsys, tmp_path):
     assert "stray.png" in refused(capsys, *argv)
     (tmp_path / "stray.png").unlink()
     (tmp_path / f"{prompts[0].id}.png").write_bytes(b"not an image")
-    assert f"{prompts[0].id}.png cannot be read" in refused(capsys, *argv)
+    capsys.readouterr()
+    assert main(argv) == 0 and f"not scored: image {tmp_path / prompts[0].id}.png cannot be read" in capsys.readouterr().out
 
 
 def test_score_takes_videos_of_other_systems(capsys, tmp_path):

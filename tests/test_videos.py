@@ -1,27 +1,17 @@
-"""Reading and writing videos: round trips, rates, damaged and oversized files; scoring a folder of them."""
+"""Reading and writing videos: round trips, rates, damaged and oversized files."""
 
 from __future__ import annotations
 
 import io
 import json
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from eval import videos
-from eval.score_videos import score_videos
 from eval.videos import natural_key, read_video, write_mp4, write_webp
-from otca.embedded import video_scenes
 from otca.errors import InputError
-
-
-@pytest.fixture(scope="module")
-def video() -> torch.Tensor:
-    """A rendered clip (9, 3, 64, 64) on 8-bit levels."""
-    clip = video_scenes.draw_clip(video_scenes.prompts("validation", 1)[0].spec, np.random.default_rng(0))
-    return (torch.from_numpy(video_scenes.render_clip(clip)) * 255).round() / 255
 
 
 def pictures(video: torch.Tensor) -> list[Image.Image]:
@@ -223,56 +213,3 @@ def test_writers_refuse_what_they_cannot_hold(tmp_path, video):
         with pytest.raises(InputError, match="lie in"):
             write(path, video * 2)
         assert not path.exists()
-
-
-# -------------------------------------------------------------------------------------------------------------- scoring
-
-
-def test_scoring_a_folder_reports_what_it_cannot_read(tmp_path, video):
-    bad = make_bad(tmp_path, video)
-    write_webp(tmp_path / "clip10.webp", video[:1].repeat(9, 1, 1, 1))
-    write_mp4(tmp_path / "clip2.mp4", video, 24)
-    save_frames(tmp_path / "clip1", video)
-    (tmp_path / "readme.txt").write_text("passed over")
-    rows = score_videos(tmp_path, progress=False).set_index("file")
-    assert set(rows.index) == {*bad, "clip1", "clip2.mp4", "clip10.webp"}
-    assert [name for name in rows.index if name.startswith("clip")] == ["clip1", "clip2.mp4", "clip10.webp"]
-    assert (rows.error != "").sum() == len(bad)
-    metrics = [c for c in rows.columns if c not in ("frames", "fps", "height", "width", "error")]
-    for name, word in bad.items():
-        assert word in rows.error[name] and name in rows.error[name]
-        assert rows.loc[name, metrics].isna().all()
-    assert rows.loc["clip2.mp4", ["frames", "fps", "height", "width"]].tolist() == [9, 24, 64, 64]
-    assert metrics[:3] == ["dynamic_degree_dis", "top_flow_dis", "motion_smoothness_dis"]
-    assert rows.dynamic_degree_dis[["clip1", "clip10.webp"]].tolist() == [1, 0]
-    assert rows.temporal_flickering["clip10.webp"] == 1
-
-
-def test_prompts_are_matched_as_for_images(tmp_path, video):
-    folder = tmp_path / "videos"
-    folder.mkdir()
-    for name in ("a_0", "a_1", "special"):
-        write_webp(folder / f"{name}.webp", video)
-    listed = [{"id": "a", "prompt": "a red circle"}, {"id": "b", "prompt": "named by file", "file": "special.webp"}]
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("\n".join(json.dumps(row) for row in listed))
-    rows = score_videos(folder, prompts, progress=False)
-    assert rows.columns[:3].tolist() == ["file", "id", "prompt"]
-    assert rows.id.tolist() == ["a", "a", "b"] and rows.prompt.tolist()[2] == "named by file"
-    write_webp(folder / "orphan.webp", video)
-    with pytest.raises(InputError, match=r"1 videos have no prompt in .*orphan\.webp"):
-        score_videos(folder, prompts, progress=False)
-    (folder / "orphan.webp").unlink()
-    (folder / "special.webp").unlink()
-    with pytest.raises(InputError, match=r"1 files are not among the videos, the first is special\.webp"):
-        score_videos(folder, prompts, progress=False)
-
-
-def test_folders_without_a_readable_video_are_errors(tmp_path):
-    with pytest.raises(InputError, match="not found"):
-        score_videos(tmp_path / "absent")
-    with pytest.raises(InputError, match="holds no video"):
-        score_videos(tmp_path)
-    (tmp_path / "text.mp4").write_text("text")
-    with pytest.raises(InputError, match=r"none of 1 videos can be scored; the first: .*text\.mp4"):
-        score_videos(tmp_path, progress=False)

@@ -1,0 +1,80 @@
+"""What ``python -m otca score`` can score by: rewards, the embedded task's held-out judges, motion metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from eval.held_out import ImageHeldOut
+from eval.metrics.alignment import VideoJudgeAccuracy
+from eval.metrics.flow import Flow, load_flow
+from eval.metrics.motion import FrameEncoder, MotionMetrics
+from eval.score_folder import Scorer
+from eval.videos import Video
+from otca.errors import InputError
+from otca.rewards.base import Reward, build_reward, find_reward, score_all
+from otca.rewards.published import PublishedReward, find_files
+from otca.types import Prompt
+
+
+def reward_scorer(name: str, batch: int, device: str = "cpu", files: str = "") -> Scorer:
+    """A reward of the registry or of the user's own. Raises InputError for an unknown one, or one whose files are missing."""
+    reward_class = find_reward(name)
+    identity = name
+    if issubclass(reward_class, PublishedReward):
+        weights = find_files(reward_class.card, files).values()
+        identity = f"{name} {[(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in weights]}"
+    return Scorer(name.replace(":", "."), lambda: _by_reward(build_reward(name, device, files)), batch, identity)
+
+
+def held_out_images(batch: int) -> Scorer:
+    """The embedded task's judge and CLIP model; every prompt needs a spec."""
+
+    def load():
+        judges = ImageHeldOut()
+        return lambda media, prompts: judges.items(_stacked(media), _given(prompts, "the embedded judges"))
+
+    return Scorer("held_out", load, batch)
+
+
+def held_out_videos() -> Scorer:
+    """The embedded task's video judge; every prompt needs a spec."""
+    return Scorer("held_out", lambda: _by_reward(VideoJudgeAccuracy()))
+
+
+def motion_scorer(raft: Path | None, encoders: Sequence[FrameEncoder]) -> Scorer:
+    """Every motion metric; an item that is too short for them keeps its row with an error."""
+
+    def load():
+        metrics = MotionMetrics(_flow(raft), encoders)
+        return lambda media, prompts: {
+            column: list(values)
+            for column, values in zip(metrics.columns, zip(*(metrics.score(v.frames_FCHW, v.fps).values() for v in media)))
+        }
+
+    identity = f"{raft} {[(e.column, sorted(e.protocol.items())) for e in encoders]}"
+    return Scorer("motion", load, identity=identity, tolerant=True)
+
+
+def _flow(raft: Path | None) -> Flow:
+    return load_flow(raft)
+
+
+def _by_reward(reward: Reward):
+    def score(media: Sequence[Video], prompts: Sequence[Prompt | None]) -> dict[str, list[float]]:
+        scores = score_all([reward], _stacked(media), _given(prompts, f"reward {reward.name!r}"))
+        return {reward.name: scores.reward_BK[:, 0].tolist()}
+
+    return score
+
+
+def _stacked(media: Sequence[Video]) -> torch.Tensor:
+    return torch.stack([video.frames_FCHW for video in media])
+
+
+def _given(prompts: Sequence[Prompt | None], who: str) -> list[Prompt]:
+    if any(prompt is None for prompt in prompts):
+        raise InputError(f"{who} needs prompts; give a prompts file")
+    return list(prompts)

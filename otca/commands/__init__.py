@@ -1,0 +1,1 @@
+"""The commands of ``python -m otca``: one file each, with ``parser()`` and ``run(argv)``."""

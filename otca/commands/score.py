@@ -1,0 +1,86 @@
+"""``python -m otca score``: media of any system, against a prompts file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser
+
+from otca import presets
+from otca.cli import make_parser, parse
+from otca.config import TrainConfig
+from otca.errors import InputError
+
+OWN_REWARDS = {"images": TrainConfig().rewards, "videos": presets.VIDEO["rewards"]}
+"""What is measured unless told: the embedded tasks' rewards, where every prompt has a spec."""
+
+
+def parser() -> ArgumentParser:
+    """What to score, by what."""
+    out = make_parser(
+        "score", "Score images or videos of any system: one row an item, means with intervals printed; call again to resume."
+    )
+    out.add_argument("--images", type=Path | None, default=None, help="folder of images")
+    out.add_argument(
+        "--videos", type=Path | None, default=None, help="folder of videos: mp4, gif, webp, or a sub-folder of frames for each"
+    )
+    out.add_argument("--prompts", type=Path, required=True, help="JSONL or CSV: prompt, id or file, spec where a scorer needs it")
+    out.add_argument(
+        "--rewards", type=str | None, default=None, help="names, with commas between them (default: the embedded task's own)"
+    )
+    out.add_argument("--held_out", type=bool, default=True, help="add the held-out metrics: judge, CLIP score")
+    out.add_argument("--reward_files", type=str, default="", help="folder of published rewards' files, FOLDER/<reward>/<file>")
+    out.add_argument("--device", type=str, default="cuda" if torch.cuda.is_available() else "cpu", help="where rewards run")
+    out.add_argument("--batch", type=int, default=16, help="items of one size that are scored together")
+    out.add_argument("--raft", type=Path | None, default=None, help="raft-things weights: optical flow by RAFT, not by DIS")
+    out.add_argument("--dino", type=Path | None, default=None, help="folder of DINO ViT-B/16: adds subject_consistency")
+    out.add_argument("--clip", type=Path | None, default=None, help="folder of CLIP ViT-B/32: adds background_consistency")
+    out.add_argument("--out", type=Path | None, default=None, help="CSV of the rows (default: scores.csv in the folder)")
+    return out
+
+
+def run(argv: list[str]) -> None:
+    """Score, write the rows, print means with intervals."""
+    given = parse(parser(), argv)
+    if (given.images is None) == (given.videos is None):
+        raise InputError("give either --images FOLDER or --videos FOLDER")
+    if given.batch < 1:
+        raise InputError(f"batch is {given.batch}; it must be at least 1")
+    import shutil
+
+    from eval.evaluate import write_rows
+    from eval.score_folder import image_items, score_folder, summary, video_items
+    from otca.files import writable_folder
+
+    folder = given.images or given.videos
+    items = image_items(folder, given.prompts) if given.images else video_items(folder, given.prompts)
+    scorers = _scorers(given, known=all(item.prompt.spec for item in items))
+    out = given.out or folder / "scores.csv"
+    partial = writable_folder(out.parent) / f".{out.name}.partial"
+    rows = score_folder(items, scorers, partial)
+    write_rows(rows, out)
+    shutil.rmtree(partial)
+    print(summary(rows).to_string(index=False, float_format="%.4f"))
+    for line in rows.loc[rows["error"] != "", "error"]:
+        print(f"not scored: {line}")
+    print(f"wrote {len(rows)} rows: {out}")
+
+
+def _scorers(given, known: bool):
+    """What is asked for; ``known``: every prompt has a spec."""
+    from eval import scorers
+    from eval.metrics.motion import clip_encoder, dino_encoder, embedded_encoder
+
+    own = OWN_REWARDS["images" if given.images else "videos"] if known else []
+    names = own if given.rewards is None else [name.strip() for name in given.rewards.strip("[]").split(",") if name.strip()]
+    out = []
+    if given.videos:
+        encoders = [make(path) for make, path in ((dino_encoder, given.dino), (clip_encoder, given.clip)) if path]
+        out.append(scorers.motion_scorer(given.raft, encoders or [embedded_encoder()]))
+    out += [scorers.reward_scorer(name, given.batch, given.device, given.reward_files) for name in names]
+    if given.held_out and known:
+        out.append(scorers.held_out_images(given.batch) if given.images else scorers.held_out_videos())
+    if not out:
+        raise InputError(f"nothing to score by: the prompts of {given.prompts} have no spec; name rewards with --rewards")
+    return out

@@ -1,0 +1,80 @@
+"""``python -m otca train``: one training run, and how every command that takes a run's settings resolves them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from otca import presets
+from otca.cli import make_parser, parse
+from otca.config import TrainConfig
+from otca.errors import InputError
+
+PRECEDENCE = "Precedence: defaults < --preset < method < --config < command line."
+
+
+def parser() -> ArgumentParser:
+    """Every field of `TrainConfig`, plus preset, method settings from YAML, and the run folder."""
+    out = run_parser("train", f"Train a generator. {PRECEDENCE}")
+    out.add_argument("--out", type=Path, default=None, help="run folder (default: runs/adhoc/<method>/seed<seed>)")
+    out.add_argument("--dry_run", type=bool, default=False, help="print the resolved settings and stop")
+    return out
+
+
+def run_parser(command: str, description: str) -> ArgumentParser:
+    """What every command has that takes the settings of a run."""
+    parser = make_parser(command, description)
+    parser.add_argument("--config", action="config", help="YAML file with the keys below")
+    parser.add_argument("--preset", type=str, default="image/quick", help="medium/tier whose settings to start from")
+    parser.add_class_arguments(TrainConfig)
+    return parser
+
+
+def resolve(options: ArgumentParser, argv: list[str]):
+    """What a command line asks for: everything given, the config of the run, its method."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--preset", default="image/quick")
+    early.add_argument("--method", default="otca")
+    chosen, _ = early.parse_known_args(argv)
+    from baselines import find_method
+
+    method = find_method(chosen.method)
+    options.set_defaults(presets.preset(chosen.preset) | method.settings | {"method": method.name, "preset": chosen.preset})
+    given = parse(options, argv)
+    config = TrainConfig(**{name: given[name] for name in TrainConfig.__dataclass_fields__})
+    if config.method != method.name:
+        raise InputError(
+            f"method {config.method!r} is set in the YAML file; name it on the command line: --method {config.method}"
+        )
+    return given, config, method
+
+
+def run(argv: list[str]) -> None:
+    """Train, or print the resolved settings."""
+    given, config, method = resolve(parser(), argv)
+    if given.dry_run:
+        print(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), end="")
+        return
+    from tqdm import tqdm
+
+    from otca.runs import begin_run
+    from otca.trainer import Trainer
+
+    folder = given.out or Path("runs/adhoc") / config.method / f"seed{config.seed}"
+    trainer = Trainer(config, method, folder)
+    begin_run(folder, config)
+    main = trainer.accelerator.is_main_process
+    with tqdm(total=config.iterations, unit="iteration", disable=not main) as bar:
+
+        def show(row):
+            bar.n = row["iteration"] + 1
+            bar.set_postfix_str(" ".join(f"{n} {row[f'reward_{n}']:.3f}" for n in (r.name for r in trainer.rewards)))
+
+        trainer.run(show)
+    trainer.accelerator.end_training()
+    if main:
+        print(f"trained {config.method}, seed {config.seed}: {folder}")
