@@ -22,6 +22,7 @@ REGISTRY = {
     "mq": "otca.embedded.video_rewards:MotionQuality",
     "ta": "otca.embedded.video_rewards:TextAlignment",
     "ocr": "otca.rewards.ocr:Ocr",
+    "image_reward": "otca.rewards.image_reward:ImageReward",
 }
 """Name → ``module:class``. A dotted ``module:class`` is accepted anywhere a name is."""
 
