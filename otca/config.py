@@ -134,6 +134,8 @@ class CreditConfig:
     """Process credit: value a state by the mean over so many stochastic continuations instead, a costly reference; 0 is off."""
     process_states: int = 0
     """Process credit: how many states are scored, evenly spread; values in between are interpolated. 0 is all."""
+    process_scale: Literal["run", "step"] = "run"
+    """Process credit: advantages have RMS 1 over all trained steps, or at each step, so that late steps are trained as much."""
     sampled_steps: int = 0
     """Train only so many steps of each sample, drawn by the size of their credit and weighted to be unbiased; 0 trains all."""
     match_rms: bool = False
@@ -272,10 +274,8 @@ class TrainConfig:
         """Samples of one optimizer step on each process: whole groups. Raises InputError where they cannot be shared evenly."""
         prompts = self.prompts_per_iteration // self.optimizer.updates_per_iteration
         if prompts % processes:
-            raise InputError(
-                f"prompts_per_iteration is {self.prompts_per_iteration}: the {prompts} prompts of one update "
-                f"must be a multiple of the {processes} processes"
-            )
+            said = f"the {prompts} prompts of one update must be a multiple of the {processes} processes"
+            raise InputError(f"prompts_per_iteration is {self.prompts_per_iteration}: {said}")
         return prompts // processes * self.group_size
 
 

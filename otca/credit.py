@@ -164,17 +164,26 @@ def generalised_TBK(increment_TBK: torch.Tensor, decay: float) -> torch.Tensor:
 
 
 def process_advantage_TBK(
-    value_SBK: torch.Tensor, group_B: torch.Tensor, decay: float, trained_T: torch.Tensor, eps: float = 1e-4, total: Total = alone
+    value_SBK: torch.Tensor,
+    group_B: torch.Tensor,
+    decay: float,
+    trained_T: torch.Tensor,
+    eps: float = 1e-4,
+    total: Total = alone,
+    scale: str = "run",
 ) -> torch.Tensor:
-    """g̃: generalised increments, centred in the group at each step, over their RMS on trained steps, per objective.
+    """g̃: generalised increments, centred in the group at each step, over their RMS, per objective: (T, B, K).
 
-    value_SBK: (S, B, K) estimated rewards of every state, the last one the final reward. A constant group gives 0.
+    value_SBK: (S, B, K) estimated rewards of every state, the last one the final reward. ``scale``: the RMS is that of all
+    trained steps ("run"), or each step's own ("step"). A constant group gives 0.
     """
+    if scale not in ("run", "step"):
+        raise ValueError(f"scale is {scale!r}; choose run or step")
     gain_TBK = generalised_TBK(increments_TBK(value_SBK), decay)
     centered_TBK = torch.stack([group_center(gain_BK, group_B) for gain_BK in gain_TBK])
-    trained_TBK = centered_TBK[trained_T]
-    rms_K = torch.stack([batch_mean(square_TB, total) for square_TB in trained_TBK.square().unbind(2)]).sqrt()
-    return (centered_TBK / (rms_K + eps)).to(value_SBK.dtype)
+    square_TK = torch.stack([torch.stack([batch_mean(x_B, total) for x_B in x_BK.unbind(1)]) for x_BK in centered_TBK.square()])
+    rms_TK = (square_TK[trained_T].mean(0, keepdim=True) if scale == "run" else square_TK).sqrt()
+    return (centered_TBK / (rms_TK.unsqueeze(1) + eps)).to(value_SBK.dtype)
 
 
 # ------------------------------------------------------------------ credit-sampled steps, beyond the paper [ours]

@@ -111,7 +111,9 @@ def process_advantage_TBK(rollout: Rollout, scores: Scores, config: TrainConfig)
     if settings.process_shrinkage:
         values = credit.shrunk_values_SBK(values, group_B, total=scores.total)
     trained_T, eps = rollout.trained_T, settings.advantage_epsilon
-    return credit.process_advantage_TBK(values, group_B, settings.process_decay, trained_T, eps, scores.total)
+    return credit.process_advantage_TBK(
+        values, group_B, settings.process_decay, trained_T, eps, scores.total, settings.process_scale
+    )
 
 
 def process_needs(config: TrainConfig) -> frozenset[str]:

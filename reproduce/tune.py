@@ -60,6 +60,8 @@ REGIMES: dict[str, tuple[Settings, str]] = {
     "large-first2-aligned": (LARGE | _first(2) | ALIGNED, "static_multi_reward"),
     "large-first3": (LARGE | _first(3), "static_multi_reward"),
     "large": (LARGE, "uniform_grpo static_multi_reward otca otca_moca process_credit process_moca"),
+    "large-step": (LARGE | {"credit.process_scale": "step"}, "process_credit process_moca"),
+    "large-step-decay1": (LARGE | {"credit.process_scale": "step", "credit.process_decay": 1.0}, "process_credit process_moca"),
 }
 """Variant → what it changes of the tier, and the methods that are tried on it."""
 

@@ -47,6 +47,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "process_credit@completion2": {"credit.process_completion": 2},
     "process_credit@whole": {"credit.process_completion": 0},
     "process_credit@truth4": {"credit.process_continuations": 4, "credit.process_decay": 0.0},
+    "process_credit@step": {"credit.process_scale": "step"},
+    "process_moca@step": {"credit.process_scale": "step"},
     # credit-sampled steps
     **{
         f"{method}@{count}steps": {"credit.sampled_steps": count}
