@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 
 from eval.generate import generated, write_index, write_media
-from eval.held_out import MEDIA, HeldOut
-from otca.config import EvalConfig
+from eval.held_out import HeldOut
+from otca.eval_config import EvalConfig
 from otca.files import write_atomic
 from otca.policies.base import Policy
 from otca.processes import process_state
@@ -51,15 +51,15 @@ def _named_rows(prompts: list[Prompt], samples_per_prompt: int) -> pd.DataFrame:
     )
 
 
-def evaluate(policy: Policy, medium: str, config: EvalConfig, seed: int, rewards: list[Reward], folder: Path) -> dict:
+def evaluate(policy: Policy, held_out: HeldOut, config: EvalConfig, seed: int, rewards: list[Reward], folder: Path) -> dict:
     """Generate, score and write ``media/``, ``scores.csv.gz`` and ``sets.csv`` into the folder; returns the protocol.
 
     A batch at a time, so that no more media are in memory; several processes share the work, the main one writes the rows.
     """
-    processes, held_out, each = process_state(), MEDIA[medium](), config.samples_per_prompt
+    processes, each = process_state(), config.samples_per_prompt
     numbers, cells, traits = [], [], []
     for part in generated(policy, config, seed, processes.process_index, processes.num_processes):
-        write_media(folder / "media", part, each)
+        write_media(folder / "media", part, config)
         columns = _columns(part.media_BFCHW, part.prompts, rewards, held_out)
         numbers.append(torch.tensor(part.number_B))
         cells.append(torch.tensor(list(columns.values()), dtype=torch.float64).T)

@@ -12,7 +12,8 @@ from PIL import Image
 
 from eval.media import quantise
 from eval.videos import write_webp
-from otca.config import EvalConfig, SamplerConfig
+from otca.config import SamplerConfig
+from otca.eval_config import EvalConfig
 from otca.files import write_atomic
 from otca.policies.base import Policy
 from otca.prompts import load_prompts
@@ -65,7 +66,7 @@ def generate(policy: Policy, config: EvalConfig, seed: int, folder: Path | None 
     parts = []
     for part in generated(policy, config, seed):
         if folder is not None:
-            write_media(folder, part, config.samples_per_prompt)
+            write_media(folder, part, config)
         parts.append(part)
     prompts = [prompt for part in parts for prompt in part.prompts]
     if folder is not None:
@@ -73,15 +74,15 @@ def generate(policy: Policy, config: EvalConfig, seed: int, folder: Path | None 
     return torch.cat([part.media_BFCHW for part in parts]), prompts
 
 
-def write_media(folder: Path, part: Generated, samples_per_prompt: int) -> None:
+def write_media(folder: Path, part: Generated, config: EvalConfig) -> None:
     """``<prompt id>_<sample>.png`` (a lossless ``.webp`` for a video) for every sample."""
     folder.mkdir(parents=True, exist_ok=True)
     for media_FCHW, prompt, number in zip(part.media_BFCHW, part.prompts, part.number_B):
-        path = folder / _file(prompt, number % samples_per_prompt, len(media_FCHW))
+        path = folder / _file(prompt, number % config.samples_per_prompt, len(media_FCHW))
         if len(media_FCHW) == 1:
             Image.fromarray((media_FCHW[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()).save(path)
         else:
-            write_webp(path, media_FCHW)
+            write_webp(path, media_FCHW, config.fps)
 
 
 def write_index(folder: Path, prompts: list[Prompt], frames: int, samples_per_prompt: int) -> None:

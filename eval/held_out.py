@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,8 @@ from eval.metrics.alignment import ClipScore, JudgeAccuracy, VideoJudgeAccuracy,
 from eval.metrics.motion import MotionMetrics, embedded_encoder
 from eval.metrics.quality import FRECHET_SAMPLES, diversity, frechet_distance, kernel_distance
 from otca.embedded import scenes, video_scenes
+from otca.eval_config import EvalConfig
+from otca.rewards.base import build_reward, score_all
 from otca.types import Prompt
 
 Numbers = dict[str, tuple[float, int]]
@@ -20,12 +23,12 @@ Numbers = dict[str, tuple[float, int]]
 
 
 class HeldOut(Protocol):
-    """Held-out evaluation of one medium of the embedded task; ``protocol`` says how each metric was taken."""
+    """Held-out evaluation of one medium; ``protocol`` says how each metric was taken."""
 
     protocol: dict[str, dict[str, str]]
 
     def items(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, list[float]]:
-        """Columns with one value an item; ``judge_correct`` is among them."""
+        """Columns with one value an item; in the embedded tasks ``judge_correct`` is among them."""
 
     def traits(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, torch.Tensor]:
         """What `sets` needs to know of each item: tensors (B, …)."""
@@ -68,9 +71,8 @@ class VideoHeldOut:
 
     def items(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, list[float]]:
         """judge_correct and every column of `MotionMetrics`."""
-        found = [self.motion.score(clip, video_scenes.FPS) for clip in tqdm(media_BFCHW, "motion", leave=False, delay=10)]
         verdicts = self.judge.score(media_BFCHW, prompts).tolist()
-        return {self.judge.name: verdicts} | {column: [row[column] for row in found] for column in self.motion.columns}
+        return {self.judge.name: verdicts} | _motion_columns(self.motion, media_BFCHW, video_scenes.FPS)
 
     def traits(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, torch.Tensor]:
         """Features, and whether direction and speed are right where the prompt states them (else NaN)."""
@@ -96,8 +98,45 @@ class VideoHeldOut:
         return torch.cat([features_BFD.mean(1), features_BFD[:, -1] - features_BFD[:, 0]], dim=1)
 
 
+class NamedHeldOut:
+    """Held-out metrics by name, for prompts without a spec: rewards that no arm trains on, and "motion" for videos."""
+
+    def __init__(self, names: Sequence[str], fps: float, device: torch.device | str = "cpu", files: str = ""):
+        self.rewards = [build_reward(name, device, files) for name in names if name != MOTION]
+        self.motion, self.fps = MotionMetrics() if MOTION in names else None, fps
+        self.protocol = {r.name: {"source": r.source, "revision": r.revision} for r in self.rewards}
+        self.protocol |= self.motion.protocol if self.motion else {}
+
+    def items(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, list[float]]:
+        """A column a reward, and those of `MotionMetrics`."""
+        scores = score_all(self.rewards, media_BFCHW, prompts) if self.rewards else None
+        out = dict(zip(scores.names, scores.reward_BK.T.tolist())) if scores else {}
+        return out | (_motion_columns(self.motion, media_BFCHW, self.fps) if self.motion else {})
+
+    def traits(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, torch.Tensor]:
+        """Nothing: there is no set-level metric without features of a reference set."""
+        return {}
+
+    def sets(self, traits: dict[str, torch.Tensor], prompts: list[Prompt], samples_per_prompt: int) -> Numbers:
+        """Nothing."""
+        return {}
+
+
+MOTION = "motion"
+"""Name of the motion metrics among held-out metrics."""
+
 MEDIA: dict[str, type[HeldOut]] = {"image": ImageHeldOut, "video": VideoHeldOut}
-"""Medium → its held-out evaluation."""
+"""Medium → held-out evaluation of its embedded task."""
+
+
+def held_out_of(medium: str, config: EvalConfig, device: torch.device | str = "cpu", files: str = "") -> HeldOut:
+    """The held-out evaluation that a config asks for; ``device`` and ``files`` as for `build_reward`."""
+    return NamedHeldOut(config.held_out, config.fps, device, files) if config.held_out else MEDIA[medium]()
+
+
+def _motion_columns(motion: MotionMetrics, media_BFCHW: torch.Tensor, fps: float) -> dict[str, list[float]]:
+    found = [motion.score(clip, fps) for clip in tqdm(media_BFCHW, "motion", leave=False, delay=10)]
+    return {column: [row[column] for row in found] for column in motion.columns}
 
 
 def _drawn(prompts: list[Prompt]):

@@ -53,7 +53,7 @@ class PolicyConfig:
     """Decode one sample at a time: less memory, the same pixels."""
 
     def __post_init__(self):
-        _at_least("policy.lora_rank", self.lora_rank, 1)
+        at_least("policy.lora_rank", self.lora_rank, 1)
         for name in ("true_guidance", "true_guidance_2"):
             value = getattr(self, name)
             if value != 0 and value < 1:
@@ -82,9 +82,9 @@ class SamplerConfig:
     """Start all samples of a group from the same initial noise (DanceGRPO)."""
 
     def __post_init__(self):
-        _at_least("sampler.steps", self.steps, 2)
-        _at_least("sampler.shift", self.shift, 0)
-        _positive("sampler.level", self.level)
+        at_least("sampler.steps", self.steps, 2)
+        at_least("sampler.shift", self.shift, 0)
+        positive("sampler.level", self.level)
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ class StepSelectionConfig:
     def __post_init__(self):
         if not 0 < self.fraction <= 1:
             raise InputError(f"step_selection.fraction is {self.fraction}; it must lie in (0, 1]")
-        _at_least("step_selection.count", self.count, 1)
-        _at_least("step_selection.stride", self.stride, 1)
+        at_least("step_selection.count", self.count, 1)
+        at_least("step_selection.stride", self.stride, 1)
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,9 @@ class CreditConfig:
         if not 0 <= self.process_decay <= 1:
             raise InputError(f"credit.process_decay is {self.process_decay}; it must lie in [0, 1]")
         for name in ("process_completion", "process_continuations", "process_states", "sampled_steps"):
-            _at_least(f"credit.{name}", getattr(self, name), 0)
-        _positive("credit.tcd_epsilon", self.tcd_epsilon)
-        _positive("credit.advantage_epsilon", self.advantage_epsilon)
+            at_least(f"credit.{name}", getattr(self, name), 0)
+        positive("credit.tcd_epsilon", self.tcd_epsilon)
+        positive("credit.advantage_epsilon", self.advantage_epsilon)
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class LossConfig:
 
     def __post_init__(self):
         for name in ("clip_low", "clip_high", "advantage_clip"):
-            _positive(f"loss.{name}", getattr(self, name))
+            positive(f"loss.{name}", getattr(self, name))
         if self.kl_beta < 0:
             raise InputError(f"loss.kl_beta is {self.kl_beta}; it cannot be negative")
 
@@ -194,9 +194,9 @@ class OptimizerConfig:
     """Decay of an exponential average of the weights, kept beside them; 0 keeps none."""
 
     def __post_init__(self):
-        _positive("optimizer.learning_rate", self.learning_rate)
-        _positive("optimizer.gradient_clip", self.gradient_clip)
-        _at_least("optimizer.updates_per_iteration", self.updates_per_iteration, 1)
+        positive("optimizer.learning_rate", self.learning_rate)
+        positive("optimizer.gradient_clip", self.gradient_clip)
+        at_least("optimizer.updates_per_iteration", self.updates_per_iteration, 1)
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"optimizer.ema_decay is {self.ema_decay}; it must lie in [0, 1)")
 
@@ -237,9 +237,9 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self):
-        _at_least("group_size", self.group_size, 2)
+        at_least("group_size", self.group_size, 2)
         for name in ("iterations", "prompts_per_iteration", "micro_batch", "save_every"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         updates = self.optimizer.updates_per_iteration
         if self.prompts_per_iteration % updates:
             raise InputError(
@@ -279,42 +279,13 @@ class TrainConfig:
         return prompts // processes * self.group_size
 
 
-@dataclass(frozen=True)
-class EvalConfig:
-    """How a model is judged: ODE sampling on held-out prompts, raw weights of the last iteration."""
-
-    source: str = "embedded:image/test"
-    """Evaluation prompts: embedded:MEDIUM/SPLIT or a prompts file."""
-    prompts: int = 120
-    """Number of prompts, the first of the list."""
-    samples_per_prompt: int = 2
-    """Images a prompt."""
-    steps: int = 20
-    """ODE steps."""
-    shift: float = 3.0
-    """Time shift of the noise levels; 0 is the checkpoint's own."""
-    batch: int = 40
-    """Samples in one forward pass."""
-    height: int = 0
-    """Height in pixels; 0 is the policy's own."""
-    width: int = 0
-    """Width in pixels; 0 is the policy's own."""
-
-    def __post_init__(self):
-        for name in ("prompts", "samples_per_prompt", "batch"):
-            _at_least(f"eval.{name}", getattr(self, name), 1)
-        _at_least("eval.steps", self.steps, 2)
-        for name in ("height", "width"):
-            if getattr(self, name) < 0 or getattr(self, name) % 16:
-                raise InputError(f"eval.{name} is {getattr(self, name)}; use a multiple of 16, or 0 for the policy's own")
-        _at_least("eval.shift", self.shift, 0)
-
-
-def _at_least(name: str, value: float, least: int) -> None:
+def at_least(name: str, value: float, least: int) -> None:
+    """Raise InputError unless a setting is at least ``least``."""
     if value < least:
         raise InputError(f"{name} is {value}; it must be at least {least}")
 
 
-def _positive(name: str, value: float) -> None:
+def positive(name: str, value: float) -> None:
+    """Raise InputError unless a setting is positive."""
     if not value > 0:
         raise InputError(f"{name} is {value}; it must be positive")

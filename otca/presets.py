@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 
-from otca.config import EvalConfig, TrainConfig
+from otca.config import TrainConfig
 from otca.errors import InputError
+from otca.eval_config import EvalConfig
 
 VIDEO = {"policy.path": "embedded:video", "prompts": "embedded:video/train", "rewards": ["vq", "mq", "ta"]}
 """What every tier of the embedded video task has in common."""

@@ -21,8 +21,9 @@ from eval.evaluate import score_items, write_rows
 from eval.generate import generate
 from eval.held_out import MEDIA
 from eval.plots import contact_sheet
-from otca.config import EvalConfig, PolicyConfig
+from otca.config import PolicyConfig
 from otca.embedded import scenes, verifier, video_scenes, video_verifier
+from otca.eval_config import EvalConfig
 from otca.files import write_atomic
 from otca.policies.base import build_policy
 from otca.rewards.base import build_reward

@@ -18,8 +18,10 @@ from tqdm import tqdm
 
 from baselines import find_method
 from eval.evaluate import evaluate
+from eval.held_out import held_out_of
 from otca import presets
 from otca.config import TrainConfig
+from otca.errors import InputError
 from otca.policies.base import build_policy
 from otca.processes import launched, process_state
 from otca.rewards.base import build_reward
@@ -32,6 +34,17 @@ def arm_config(arm: Arm) -> TrainConfig:
     """The resolved training config of an arm (its variant last); ``base`` takes the tier's settings and trains nothing."""
     settings = {} if arm.method == "base" else find_method(arm.method).settings
     return presets.train_config(f"{arm.medium}/{arm.tier}", arm.method, settings | dict(arm.settings), arm.seed)
+
+
+def refuse_trained_metrics(arms: Sequence[Arm]) -> None:
+    """Raise InputError where an arm would train on what its evaluation holds out."""
+    for arm in arms:
+        both = sorted({*arm_config(arm).rewards} & {*presets.eval_config(f"{arm.medium}/{arm.tier}").held_out})
+        if both:
+            raise InputError(
+                f"{arm} trains on {', '.join(both)}, which the evaluation of {arm.medium}/{arm.tier} holds out; change one of "
+                "them, or say --allow-trained-metric"
+            )
 
 
 def run_arm(arm: Arm, root: Path) -> None:
@@ -53,10 +66,14 @@ def run_arm(arm: Arm, root: Path) -> None:
         trainer.run()
         policy = trainer.policy
         budget = {name: getattr(trainer.progress, name) for name in budget}
-    honest = presets.train_config(f"{arm.medium}/{arm.tier}", "base", {}, arm.seed).rewards  # an arm may train on others
-    rewards = [build_reward(name, processes.device, config.reward_files) for name in honest]
+    tier, weights = f"{arm.medium}/{arm.tier}", (processes.device, config.reward_files)
+    honest = presets.train_config(tier, "base", {}, arm.seed).rewards  # an arm may train on others
+    loaded = {} if arm.method == "base" else dict(zip(config.rewards, trainer.rewards))
+    rewards = [loaded[name] if name in loaded else build_reward(name, *weights) for name in honest]
+    evaluation = presets.eval_config(tier)
+    held_out = held_out_of(arm.medium, evaluation, *weights)
     started = time.perf_counter()
-    protocol = evaluate(policy, arm.medium, presets.eval_config(f"{arm.medium}/{arm.tier}"), arm.seed, rewards, folder)
+    protocol = evaluate(policy, held_out, evaluation, arm.seed, rewards, folder)
     if processes.is_main_process:
         write_cost(folder, time.perf_counter() - started)
         finish_run(folder, arm, dataclasses.asdict(config), budget, protocol)

@@ -67,7 +67,9 @@ class Table:
             elif self.figures:
                 draw_figures(rows_root, medium, tier, self.methods, folder)
         notes = [*_seed_notes(SEEDS[tier]), *self.notes]
-        write_table(pd.concat(tables), folder, f"{self.title} ({tier} tier)", notes, winners, self.primary)
+        made = pd.concat(tables)
+        primary = self.primary if (made["metric"] == self.primary).any() else _first_held_out(made, self.name)
+        write_table(made, folder, f"{self.title} ({tier} tier)", notes, winners, primary)
         return folder
 
     def render(self, tier: str) -> Path:
@@ -98,6 +100,7 @@ def parser_of(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--tier", choices=tuple(SEEDS), default="quick", help="how large the runs are (default: quick)")
     parser.add_argument("--dry-run", action="store_true", help="resolve settings, files, disk space and processes, and stop")
     parser.add_argument("--render", action="store_true", help="only rebuild the published table from published rows")
+    parser.add_argument("--allow-trained-metric", action="store_true", help="let an arm train on a held-out metric")
     parser.add_argument("--jobs", type=int, default=0, help="runs side by side (default: one a core; one with a GPU)")
     return parser
 
@@ -112,6 +115,10 @@ def run_commands(tables: Sequence[Table], args: argparse.Namespace) -> int:
 
 def _run_command(table: Table, args: argparse.Namespace) -> int:
     try:
+        if not (args.render or args.allow_trained_metric):
+            from reproduce.runner import refuse_trained_metrics
+
+            refuse_trained_metrics(table.arms(args.tier))
         if args.dry_run:
             from reproduce.dry_run import look_over
 
@@ -124,6 +131,14 @@ def _run_command(table: Table, args: argparse.Namespace) -> int:
         print((folder / "table.md").read_text())
         print(f"written: {folder}")
     return 0
+
+
+def _first_held_out(table: pd.DataFrame, name: str) -> str:
+    """The metric to compare by where runs lack the table's own: other tasks have other metrics."""
+    held_out = table.loc[table["held_out"], "metric"]
+    if held_out.empty:
+        raise InputError(f"{name}: its runs have no held-out metric; give the tier some (held_out in otca/presets.py)")
+    return held_out.iloc[0]
 
 
 def _seed_notes(seeds: int) -> list[str]:

@@ -40,13 +40,13 @@ def test_predicted_evaluations_are_those_counted(untrained_pipeline, tmp_path, n
 
 def test_equal_variants_spend_what_static_weighting_spends():
     """Six steps, five of them trained: 21 evaluations a sample of static weighting, 12 where two steps are trained."""
-    assert affordable_iterations("image", "quick", "static_multi_reward") == 30
-    assert affordable_iterations("image", "quick", "flow_grpo_fast") == round(30 * 21 / 12)
-    assert affordable_iterations("image", "quick", "otca@1steps") == round(30 * 21 / 9)
+    assert affordable_iterations("image", "quick", "static_multi_reward") == 20
+    assert affordable_iterations("image", "quick", "flow_grpo_fast") == round(20 * 21 / 12)
+    assert affordable_iterations("image", "quick", "otca@1steps") == round(20 * 21 / 9)
     arm = named_arm("image", "quick", "process_credit@completion2-equal", 1)
-    settings = {"credit.process_completion": 2, "iterations": round(30 * 21 / (21 + 5))}
+    settings = {"credit.process_completion": 2, "iterations": round(20 * 21 / (21 + 5))}
     assert dict(arm.settings) == settings and str(arm.path) == "image/quick/process_credit@completion2-equal/seed1"
     assert dict(named_arm("image", "quick", "process_credit@equal", 1).settings) == {
-        "iterations": round(30 * 21 / (21 + 2 * 4 + 1))
+        "iterations": round(20 * 21 / (21 + 2 * 4 + 1))
     }
-    assert dict(named_arm("image", "quick", "gdpo@equal", 0).settings) == {"iterations": 30}
+    assert dict(named_arm("image", "quick", "gdpo@equal", 0).settings) == {"iterations": 20}

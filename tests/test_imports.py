@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    {"errors", "types", "config"},
+    {"errors", "types", "config", "eval_config"},
     {"schedules", "samplers", "credit", "losses", "files", "sharding", "architectures", "cli"},
     {"policies", "rewards", "embedded", "checkpoint", "tracking", "prompts", "methods", "runs", "processes"},
     {"rollout", "published_prompts", "shapes"},

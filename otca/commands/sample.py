@@ -8,8 +8,9 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from otca.cli import make_parser, parse
-from otca.config import EvalConfig, PolicyConfig
+from otca.config import PolicyConfig
 from otca.errors import InputError
+from otca.eval_config import EvalConfig
 
 
 def parser() -> ArgumentParser:

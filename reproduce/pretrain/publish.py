@@ -10,7 +10,8 @@ import torch
 
 from eval.generate import generate
 from eval.held_out import MEDIA
-from otca.config import EvalConfig, PolicyConfig
+from otca.config import PolicyConfig
+from otca.eval_config import EvalConfig
 from otca.files import EMBEDDED, write_atomic, write_hashes
 from otca.policies.base import build_policy
 

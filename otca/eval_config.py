@@ -1,0 +1,44 @@
+"""How a model is judged: the settings of an evaluation, typed and refused as those of a run are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from otca.config import at_least, positive
+from otca.errors import InputError
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How a model is judged: ODE sampling on held-out prompts, raw weights of the last iteration."""
+
+    source: str = "embedded:image/test"
+    """Evaluation prompts: embedded:MEDIUM/SPLIT or a prompts file."""
+    prompts: int = 120
+    """Number of prompts, the first of the list."""
+    samples_per_prompt: int = 2
+    """Images a prompt."""
+    steps: int = 20
+    """ODE steps."""
+    shift: float = 3.0
+    """Time shift of the noise levels; 0 is the checkpoint's own."""
+    batch: int = 40
+    """Samples in one forward pass."""
+    height: int = 0
+    """Height in pixels; 0 is the policy's own."""
+    width: int = 0
+    """Width in pixels; 0 is the policy's own."""
+    fps: float = 8.0
+    """Frames a second of videos, for metrics of motion and for files."""
+    held_out: list[str] = field(default_factory=list)
+    """Held-out metrics, rewards by name, or "motion"; empty means the embedded task's own. No arm may train on one."""
+
+    def __post_init__(self):
+        for name in ("prompts", "samples_per_prompt", "batch"):
+            at_least(f"eval.{name}", getattr(self, name), 1)
+        at_least("eval.steps", self.steps, 2)
+        positive("eval.fps", self.fps)
+        for name in ("height", "width"):
+            if getattr(self, name) < 0 or getattr(self, name) % 16:
+                raise InputError(f"eval.{name} is {getattr(self, name)}; use a multiple of 16, or 0 for the policy's own")
+        at_least("eval.shift", self.shift, 0)
