@@ -88,6 +88,16 @@ FAMILIES = {
         "@equal: as many iterations as the evaluations of static_multi_reward pay for; the others cost the same an iteration.",
         budget=EQUAL_EVALUATIONS,
     ),
+    "targets": _family(
+        "targets",
+        "does better credit train better?",
+        """uniform_grpo otca_tcd otca_moca otca process_credit@equal process_credit@baseline-equal otca_moca@equal40
+        process_credit@baseline-equal40""",
+        "@equal: as many iterations as the evaluations of static_multi_reward pay for; @equal40: 40 % of that.",
+        "process_credit: gains of one step, λ = 0.3, sized by their RMS over all steps; @baseline: the reward less the state's "
+        "value (λ = 1, an unbiased gradient whatever the value), of RMS 1 at every step.",
+        budget=EQUAL_EVALUATIONS,
+    ),
     "budget": _family(
         "budget",
         "trained steps a sample",

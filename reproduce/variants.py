@@ -48,7 +48,10 @@ VARIANTS: dict[str, dict[str, object]] = {
     "process_credit@whole": {"credit.process_completion": 0},
     "process_credit@truth4": {"credit.process_continuations": 4, "credit.process_decay": 0.0},
     "process_credit@step": {"credit.process_scale": "step"},
-    "process_moca@step": {"credit.process_scale": "step"},
+    **{
+        f"{method}@baseline": {"credit.process_scale": "step", "credit.process_decay": 1.0}
+        for method in ("process_credit", "process_moca")
+    },
     # credit-sampled steps
     **{
         f"{method}@{count}steps": {"credit.sampled_steps": count}
@@ -69,8 +72,8 @@ for _name in MATCHED:
     VARIANTS[_name + ("-rms" if "@" in _name else "@rms")] = VARIANTS.get(_name, {}) | {"credit.match_rms": True}
 
 
-EQUAL = "equal"
-"""Suffix of a variant (``flow_grpo@equal``, ``otca@3steps-equal``): iterations as static weighting's evaluations pay for."""
+EQUAL = {"equal": 1.0, "equal40": 0.4}
+"""Suffix of a variant (``flow_grpo@equal``, ``otca@3steps-equal``) → its share of static weighting's network evaluations."""
 
 
 def variant_settings(name: str) -> dict[str, object]:
@@ -93,20 +96,21 @@ def credit_config(name: str, config: TrainConfig) -> TrainConfig:
 def named_arm(medium: str, tier: str, name: str, seed: int) -> Arm:
     """The arm of a method or variant, or of one with the suffix `EQUAL`."""
     method, _, variant = name.partition("@")
-    if variant.endswith(EQUAL):
-        plain = name.removesuffix(EQUAL).rstrip("-@")
-        settings = variant_settings(plain) | {"iterations": affordable_iterations(medium, tier, plain)}
+    suffix = variant.rpartition("-")[2]
+    if suffix in EQUAL:
+        plain = name.removesuffix(suffix).rstrip("-@")
+        settings = variant_settings(plain) | {"iterations": affordable_iterations(medium, tier, plain, EQUAL[suffix])}
     else:
         settings = variant_settings(name)
     return Arm(medium, tier, method, seed, variant, tuple(settings.items()))
 
 
-def affordable_iterations(medium: str, tier: str, name: str) -> int:
-    """Iterations of a method or variant that cost the network evaluations of static weighting's own, to the nearest one."""
+def affordable_iterations(medium: str, tier: str, name: str, share: float = 1.0) -> int:
+    """Iterations of a method or variant that cost a share of static weighting's network evaluations, to the nearest one."""
     costs = []
     for arm in (name, BASELINE):
         method = find_method(arm.partition("@")[0])
         config = presets.train_config(f"{medium}/{tier}", method.name, method.settings | variant_settings(arm), 0)
         costs.append(evaluations_per_sample(config, method) * config.prompts_per_iteration * config.group_size)
     own, static = costs
-    return max(1, round(config.iterations * static / own))
+    return max(1, round(share * config.iterations * static / own))
