@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
+from torchvision.transforms import InterpolationMode, functional
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from otca.rewards.pixels import Preprocess, resize, to_pixels
+from otca.rewards.pixels import Crop, Preprocess, resize, to_pixels
 
 SIDES = st.integers(1, 70)
 
@@ -43,6 +45,32 @@ def test_preprocessing_is_open_clips(size, fit):
     transform = image_transform_v2(PreprocessCfg(size=224, resize_mode=fit, interpolation="bicubic"), is_train=False)
     found = Preprocess(fit=fit)(tensor(pixels) / 255)
     assert (found[0] - transform(Image.fromarray(pixels))).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("size", [(64, 64), (480, 832), (333, 200), (97, 224)])
+def test_a_resized_tensor_is_torchvisions(size):
+    pixels = picture(*size)
+    scale = 224 / max(size)
+    height, width = (round(side * scale) for side in size)
+    inner = functional.resize(functional.to_tensor(Image.fromarray(pixels)), [height, width], InterpolationMode.BICUBIC)
+    above, left = (224 - height) // 2, (224 - width) // 2
+    expected = functional.pad(inner, [left, above, 224 - width - left, 224 - height - above])
+    found = Preprocess(fit="longest", rounded=False, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))(tensor(pixels) / 255)
+    assert (expected.min() < 0) == (scale != 1), "overshoot is not clamped"
+    assert (found[0] - expected).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("size", [(64, 64), (480, 832), (333, 200), (200, 203), (224, 227)])
+def test_cropping_is_that_of_transformers(size):
+    pixels = picture(*size)
+    expected = CLIPImageProcessorPil()(Image.fromarray(pixels), return_tensors="pt").pixel_values[0]
+    assert (Preprocess(crop="transformers")(tensor(pixels) / 255)[0] - expected).abs().max() <= 1e-5
+
+
+def test_the_two_crops_differ_where_a_margin_is_odd():
+    row = torch.arange(227).expand(1, 3, 224, 227) / 255
+    crops = {crop: Preprocess(crop=crop, mean=(0.0,) * 3, std=(1.0,) * 3)(row)[0, 0, 0, 0] * 255 for crop in Crop.__args__}
+    assert {crop: round(first.item()) for crop, first in crops.items()} == {"torchvision": 2, "transformers": 1}
 
 
 def test_a_batch_is_its_pictures():

@@ -2,7 +2,8 @@
 
 Published preprocessing works on 8-bit Pillow images, and Pillow rounds to 8 bits after each of its two passes. `resize` does
 the same arithmetic as two matrix products, on whole batches and on any device, so that a score is that of the saved picture
-without a file being written. Axes: N pictures, C channels, H height, W width.
+without a file being written. Where the published code resizes a tensor instead of a picture, `resize_tensor` does.
+Axes: N pictures, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
+from torch.nn import functional
 
 Interpolation = Literal["bicubic", "bilinear"]
 Fit = Literal["shortest", "longest", "squash"]
+Crop = Literal["torchvision", "transformers"]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -44,6 +47,15 @@ def resize(pixel_NCHW: torch.Tensor, height: int, width: int, interpolation: Int
             total = torch.movedim(torch.movedim(pixel_NCHW, axis, -1).double() @ weight_OI.T, -1, axis)
             pixel_NCHW = ((total + 2 ** (_BITS - 1)) / 2**_BITS).floor().clamp(0, 255).to(torch.uint8)
     return pixel_NCHW
+
+
+def resize_tensor(pixel_NCHW: torch.Tensor, height: int, width: int, interpolation: Interpolation = "bicubic") -> torch.Tensor:
+    """Pictures at another size, float32 (N, C, height, width), as torchvision resizes a tensor.
+
+    The weights are Pillow's, but nothing is rounded, and bicubic overshoot is kept. Before torchvision 0.17 a tensor was by
+    default resized without antialiasing, which is another picture.
+    """
+    return functional.interpolate(pixel_NCHW.float(), (height, width), mode=interpolation, antialias=True)
 
 
 @lru_cache(maxsize=64)
@@ -85,7 +97,9 @@ class Preprocess:
     """From pictures of any size to a network's input.
 
     ``height``, ``width``: what the network takes; ``fit``: the shorter side fills it and the rest is cropped, the longer side
-    fits it and the rest is padded with 0, or the picture is squashed into it; ``mean``, ``std``: of each channel in [0, 1].
+    fits it and the rest is padded with 0, or the picture is squashed into it; ``mean``, ``std``: of each channel in [0, 1];
+    ``crop``: whose centre crop, which differ by a pixel where an odd margin is halved; ``rounded``: resized as a picture of
+    256 levels (`resize`), or else as a tensor (`resize_tensor`).
     """
 
     height: int = 224
@@ -94,6 +108,8 @@ class Preprocess:
     fit: Fit = "shortest"
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
+    crop: Crop = "torchvision"
+    rounded: bool = True
 
     def __call__(self, media_NCHW: torch.Tensor) -> torch.Tensor:
         """Media (N, 3, H, W) in [0, 1] → float32 (N, 3, height, width) on the same device."""
@@ -104,20 +120,23 @@ class Preprocess:
     def _fitted(self, pixel_NCHW: torch.Tensor) -> torch.Tensor:
         height, width = pixel_NCHW.shape[2:]
         if self.fit == "squash":
-            return resize(pixel_NCHW, self.height, self.width, self.interpolation)
+            return self._resized(pixel_NCHW, self.height, self.width)
         if self.fit == "shortest":
             scale = max(self.height / height, self.width / width)
             inner = tuple(max(want, int(side * scale + 1e-6)) for side, want in ((height, self.height), (width, self.width)))
-            return _cropped(resize(pixel_NCHW, *inner, self.interpolation), self.height, self.width)
+            return self._cropped(self._resized(pixel_NCHW, *inner))
         scale = min(self.height / height, self.width / width)
-        pixel_NCHW = resize(pixel_NCHW, round(height * scale), round(width * scale), self.interpolation)
+        pixel_NCHW = self._resized(pixel_NCHW, round(height * scale), round(width * scale))
         above, left = (self.height - pixel_NCHW.shape[2]) // 2, (self.width - pixel_NCHW.shape[3]) // 2
         out = pixel_NCHW.new_zeros(*pixel_NCHW.shape[:2], self.height, self.width)
         out[:, :, above : above + pixel_NCHW.shape[2], left : left + pixel_NCHW.shape[3]] = pixel_NCHW
         return out
 
+    def _resized(self, pixel_NCHW: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        return (resize if self.rounded else resize_tensor)(pixel_NCHW, height, width, self.interpolation)
 
-def _cropped(pixel_NCHW: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The middle; an odd margin is halved as Python rounds, as torchvision does."""
-    above, left = round((pixel_NCHW.shape[2] - height) / 2), round((pixel_NCHW.shape[3] - width) / 2)
-    return pixel_NCHW[:, :, above : above + height, left : left + width]
+    def _cropped(self, pixel_NCHW: torch.Tensor) -> torch.Tensor:
+        """The middle; torchvision halves an odd margin as Python rounds, transformers downwards."""
+        half = round if self.crop == "torchvision" else math.floor
+        above, left = half((pixel_NCHW.shape[2] - self.height) / 2), half((pixel_NCHW.shape[3] - self.width) / 2)
+        return pixel_NCHW[:, :, above : above + self.height, left : left + self.width]
