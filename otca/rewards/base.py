@@ -23,6 +23,11 @@ REGISTRY = {
     "ta": "otca.embedded.video_rewards:TextAlignment",
     "ocr": "otca.rewards.ocr:Ocr",
     "image_reward": "otca.rewards.image_reward:ImageReward",
+    "hpsv2": "otca.rewards.clip:HPSv2",
+    "clip": "otca.rewards.clip:ClipScore",
+    "clip_dfn5b": "otca.rewards.clip:ClipScoreDfn5b",
+    "clip_b32": "otca.rewards.clip:ClipScoreB32",
+    "aesthetic_v2": "otca.rewards.clip:AestheticV2",
 }
 """Name → ``module:class``. A dotted ``module:class`` is accepted anywhere a name is."""
 

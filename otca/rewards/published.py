@@ -117,7 +117,7 @@ def fetch(card: Card) -> dict[str, Path]:
         try:
             found[file.name] = Path(hf_hub_download(file.repo, file.name, revision=file.revision))
         except Exception as error:  # the hub raises many kinds
-            raise InputError(f"reward {card.name!r}: {file.name} of {file.repo} cannot be fetched ({_line(error)})") from error
+            raise InputError(f"reward {card.name!r}: {file.name} of {file.repo} cannot be fetched ({one_line(error)})") from error
     return found
 
 
@@ -133,7 +133,7 @@ def read_weights(reward: str, path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises many kinds
-        raise InputError(f"reward {reward!r}: {path} cannot be read ({_line(error)}); fetch it again") from error
+        raise InputError(f"reward {reward!r}: {path} cannot be read ({one_line(error)}); fetch it again") from error
     return weights.get("state_dict", weights)
 
 
@@ -170,5 +170,6 @@ def by_frames(
     return torch.cat(parts).unflatten(0, (-1, frames)).mean(1)
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, for a message of one line."""
     return " ".join(str(error).split())[:160]
