@@ -281,5 +281,5 @@ def test_the_registry_builds_them_from_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
     with pytest.raises(InputError, match="reward 'hpsv2': HPS_v2.1_compressed.pt of xswu/HPSv2 is neither in"):
         build_reward("hpsv2", files=tmp_path)
-    names = ["hpsv2", "clip", "clip_dfn5b", "clip_b32", "aesthetic_v2"]
+    names = ["hpsv2", "clip", "clip_dfn5b", "clip_b32", "aesthetic_v2", "pickscore"]
     assert [find_reward(name).card.name for name in names] == names == [name for name in REGISTRY if name in names]

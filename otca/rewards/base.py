@@ -28,6 +28,7 @@ REGISTRY = {
     "clip_dfn5b": "otca.rewards.clip:ClipScoreDfn5b",
     "clip_b32": "otca.rewards.clip:ClipScoreB32",
     "aesthetic_v2": "otca.rewards.clip:AestheticV2",
+    "pickscore": "otca.rewards.pick_score:PickScore",
 }
 """Name → ``module:class``. A dotted ``module:class`` is accepted anywhere a name is."""
 
