@@ -196,7 +196,9 @@ def _reward_bytes(names: list[str]) -> tuple[int, tuple[str, ...]]:
             unknown.append(name)
             continue
         if issubclass(reward_class, PublishedReward):
-            total += round(reward_class.card.memory * 1e9)
+            if reward_class.card.place not in seen:
+                total += round(reward_class.card.memory * 1e9)
+            seen.add(reward_class.card.place)
             continue
         for value in vars(reward_class()).values():
             if isinstance(value, nn.Module) and id(value) not in seen:

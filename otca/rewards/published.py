@@ -33,7 +33,8 @@ class HubFile:
 class Card:
     """What a scorer measures, and what it takes to run it.
 
-    ``range``: lowest and highest score, where not bounded the usual ones; ``memory``: gigabytes of its weights as loaded.
+    ``range``: lowest and highest score, where not bounded the usual ones; ``memory``: gigabytes of its weights as loaded;
+    ``folder``: where its files lie, if not under its name: scorers that name the same folder share one network.
     """
 
     name: str
@@ -44,6 +45,12 @@ class Card:
     licence: str
     memory: float
     files: tuple[HubFile, ...]
+    folder: str = ""
+
+    @property
+    def place(self) -> str:
+        """Folder of its files below ``reward_files``."""
+        return self.folder or self.name
 
 
 class PublishedReward:
@@ -87,7 +94,7 @@ def located(card: Card, root: str | Path = "") -> dict[str, Path | None]:
 
     out: dict[str, Path | None] = {}
     for file in card.files:
-        own = Path(root).expanduser() / card.name / file.name if root else None
+        own = Path(root).expanduser() / card.place / file.name if root else None
         cached = try_to_load_from_cache(file.repo, file.name, revision=file.revision)
         out[file.name] = own if own and own.is_file() else Path(cached) if isinstance(cached, str) else None
     return out
@@ -101,7 +108,7 @@ def find_files(card: Card, root: str | Path = "") -> dict[str, Path]:
             file = next(f for f in card.files if f.name == name)
             root = root or "FOLDER"
             raise InputError(
-                f"reward {card.name!r}: {name} of {file.repo} is neither in {Path(root) / card.name} nor in the hub's cache; "
+                f"reward {card.name!r}: {name} of {file.repo} is neither in {Path(root) / card.place} nor in the hub's cache; "
                 f"fetch it with `python -m otca rewards --fetch {card.name}`, or put it there and set reward_files to {root}"
             )
         found[name] = path
