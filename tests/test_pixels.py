@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, functional
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from otca.rewards.pixels import Crop, Preprocess, resize, to_pixels
+from otca.rewards.pixels import Crop, Preprocess, interpolate, resize, to_pixels
 
 SIDES = st.integers(1, 70)
 
@@ -71,6 +71,15 @@ def test_the_two_crops_differ_where_a_margin_is_odd():
     row = torch.arange(227).expand(1, 3, 224, 227) / 255
     crops = {crop: Preprocess(crop=crop, mean=(0.0,) * 3, std=(1.0,) * 3)(row)[0, 0, 0, 0] * 255 for crop in Crop.__args__}
     assert {crop: round(first.item()) for crop, first in crops.items()} == {"torchvision": 2, "transformers": 1}
+
+
+@pytest.mark.parametrize("size", [(64, 64), (480, 832), (333, 200), (336, 588)])
+def test_interpolation_is_torchvisions(size):
+    pixels = tensor(picture(*size))
+    found = interpolate(pixels, 336, 588)
+    expected = functional.resize(pixels, [336, 588], InterpolationMode.BICUBIC, antialias=True)
+    assert found.dtype == torch.uint8 and torch.equal(found, expected)
+    assert torch.equal(found, resize(pixels, 336, 588)) == (size == (336, 588))  # Pillow's is another number
 
 
 def test_a_batch_is_its_pictures():

@@ -2,7 +2,8 @@
 
 Published preprocessing works on 8-bit Pillow images, and Pillow rounds to 8 bits after each of its two passes. `resize` does
 the same arithmetic as two matrix products, on whole batches and on any device, so that a score is that of the saved picture
-without a file being written. Where the published code resizes a tensor instead of a picture, `resize_tensor` does.
+without a file being written. Where the published code resizes a tensor instead of a picture, `resize_tensor` and
+`interpolate` do.
 Axes: N pictures, C channels, H height, W width.
 """
 
@@ -56,6 +57,15 @@ def resize_tensor(pixel_NCHW: torch.Tensor, height: int, width: int, interpolati
     default resized without antialiasing, which is another picture.
     """
     return functional.interpolate(pixel_NCHW.float(), (height, width), mode=interpolation, antialias=True)
+
+
+def interpolate(pixel_NCHW: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Pictures at another size, uint8 (N, C, height, width), equal to torchvision's bicubic, antialiased resize of tensors.
+
+    Pillow's kernel in float32; unlike `resize`, it does not round and clip between its two passes. Preprocessing of videos
+    that never are Pillow images is published with it.
+    """
+    return resize_tensor(pixel_NCHW, height, width).clamp(0, 255).round().to(torch.uint8)
 
 
 @lru_cache(maxsize=64)

@@ -1,0 +1,418 @@
+"""VideoAlign on a small random checkpoint of the published layout: scores, preprocessing, sharing and refusals."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import shutil
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torchvision.transforms.functional import InterpolationMode
+from torchvision.transforms.functional import resize as torchvision_resize
+from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLVideoProcessor
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
+
+from otca.errors import InputError
+from otca.plan import _reward_bytes
+from otca.rewards import video_align
+from otca.rewards.base import build_reward, find_reward
+from otca.rewards.published import find_files, located
+from otca.rewards.video_align import FILES, LEAST_PIXELS, SIDE, WEIGHTS, Overall, frame_indices, frame_size
+from otca.rewards.video_align_prompt import INSTRUCTION, REWARD_TOKENS
+from otca.types import Prompt
+
+NAMES = ("videoalign_vq", "videoalign_mq", "videoalign_ta", "videoalign")
+RANK, ALPHA = 4, 8
+MEAN, STD = (0.5, -0.25, 0.125), (2.0, 0.5, 1.5)
+CONFIG = {
+    "model_type": "qwen2_vl",
+    "torch_dtype": "bfloat16",
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "vocab_size": 700,  # larger than the tokenizer, as published; the checkpoint's embeddings have the tokenizer's size
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+    "sliding_window": 32768,
+    "use_sliding_window": False,
+    "max_window_layers": 28,
+    "tie_word_embeddings": True,
+    "vision_config": {
+        "depth": 2,
+        "embed_dim": 32,
+        "num_heads": 2,
+        "hidden_size": 32,
+        "mlp_ratio": 2,
+        "in_chans": 3,
+        "patch_size": 14,
+        "spatial_patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    },
+}
+OWN_TOKENS = [
+    f"<|{name}|>" for name in ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
+]
+LAYER = {
+    "input_layernorm.weight",
+    "post_attention_layernorm.weight",
+    *(f"self_attn.{name}_proj.base_layer.weight" for name in "qkvo"),
+    *(f"self_attn.{name}_proj.base_layer.bias" for name in "qkv"),
+    *(f"self_attn.{name}_proj.lora_{half}.default.weight" for name in "qkvo" for half in "AB"),
+    *(f"mlp.{name}_proj.base_layer.weight" for name in ("gate", "up", "down")),
+    *(f"mlp.{name}_proj.lora_{half}.default.weight" for name in ("gate", "up", "down") for half in "AB"),
+}
+"""A layer's keys under peft."""
+
+
+def tiny_tokenizer():
+    """Byte-level BPE like Qwen2's, with its special tokens after the merges."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        [INSTRUCTION], trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+    )
+    tokenizer.add_special_tokens(OWN_TOKENS)
+    return tokenizer
+
+
+def published(state, draw):
+    """A Qwen2-VL's state as peft and transformers 4.45 name it, with a LoRA of its own."""
+    out = {}
+    for key, value in state.items():
+        if key.startswith("model.visual."):
+            out[f"base_model.model.{key.removeprefix('model.')}"] = value
+        elif "_proj." in key:
+            name, _, last = f"base_model.model.model.{key.removeprefix('model.language_model.')}".rpartition(".")
+            out[f"{name}.base_layer.{last}"] = value
+            if last == "weight":
+                out[f"{name}.lora_A.default.weight"] = draw(RANK, value.shape[1])
+                out[f"{name}.lora_B.default.weight"] = draw(value.shape[0], RANK)
+        else:
+            out[f"base_model.model.{key.replace('model.language_model.', 'model.')}"] = value
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The published files, small."""
+    root = tmp_path_factory.mktemp("rewards")
+    own = root / "videoalign"
+    (own / WEIGHTS).parent.mkdir(parents=True)
+    tokenizer = tiny_tokenizer()
+    tokenizer.save(str(own / "tokenizer.json"))
+    config = CONFIG | {
+        "video_token_id": tokenizer.token_to_id("<|video_pad|>"),
+        "image_token_id": tokenizer.token_to_id("<|image_pad|>"),
+    }
+    (own / "config.json").write_text(json.dumps(config))
+    scales = {f"{d}_mean": m for d, m in zip(("VQ", "MQ", "TA"), MEAN)} | {f"{d}_std": s for d, s in zip(("VQ", "MQ", "TA"), STD)}
+    (own / "model_config.json").write_text(
+        json.dumps(
+            {
+                "data_config": {"fps": 2.0, "max_frame_pixels": 200704, "prompt_template_type": "detailed_special"},
+                "peft_lora_config": {"lora_r": RANK, "lora_alpha": ALPHA},
+                "inference_config": scales,
+            }
+        )
+    )
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return (torch.randn(*shape, generator=generator) / 4).bfloat16()
+
+    model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**config | {"vocab_size": tokenizer.get_vocab_size() + 3}))
+    state = {key: draw(*value.shape) + ("norm" in key and key.endswith("weight")) for key, value in model.state_dict().items()}
+    state["lm_head.weight"] = state["model.language_model.embed_tokens.weight"].clone()  # tied, and yet written twice
+    weights = published(state, draw) | {"base_model.model.rm_head.weight": draw(1, CONFIG["hidden_size"])}
+    torch.save(weights, own / WEIGHTS)
+    return root
+
+
+@pytest.fixture
+def rewards(folder):
+    return {name: build_reward(name, "cpu", folder) for name in NAMES}
+
+
+def media(videos=2, frames=9, height=40, width=60, seed=0):
+    """Drifting gradients with noise, (B, F, 3, H, W) in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    ramp = torch.linspace(0, 1, frames)[:, None, None, None] * torch.linspace(0, 1, width)
+    noise = torch.rand(videos, frames, 3, height, width, generator=generator)
+    return (0.6 * ramp + 0.5 * noise).clamp(0, 1)
+
+
+def prompts(*texts):
+    return [Prompt(id=str(i), text=text) for i, text in enumerate(texts)]
+
+
+TEXTS = prompts("A red kite over the sea.", 'A {curly} cat says "hello" to 3 dogs, slowly; the camera pans left. ' * 3)
+
+
+class Reference:
+    """The same number through transformers' own classes: LoRA merged by hand, one unpadded video at a time."""
+
+    def __init__(self, folder):
+        own = folder / "videoalign"
+        self.tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(own / "tokenizer.json"))
+        self.tokenizer.add_special_tokens({"additional_special_tokens": list(REWARD_TOKENS)})
+        config = json.loads((own / "config.json").read_text()) | {"vocab_size": len(self.tokenizer)}
+        weights = {
+            k.removeprefix("base_model.model."): v.float() for k, v in torch.load(own / WEIGHTS, weights_only=True).items()
+        }
+        self.head = weights.pop("rm_head.weight")[0]
+        state = {}
+        for key, value in weights.items():
+            if ".lora_" in key:
+                continue
+            layer = key.rpartition(".base_layer")[0]
+            if key.endswith("base_layer.weight"):
+                value = (
+                    value + ALPHA / RANK * weights[f"{layer}.lora_B.default.weight"] @ weights[f"{layer}.lora_A.default.weight"]
+                )
+            key = key.replace(".base_layer", "")
+            state[f"model.{key}" if key.startswith("visual.") else key.replace("model.", "model.language_model.", 1)] = value
+        self.model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**config)).float().eval()
+        self.model.load_state_dict(state)
+        text, vision = self.model.model.language_model.rotary_emb, self.model.model.visual.rotary_pos_emb
+        text.inv_freq = text.inv_freq.bfloat16()
+        table = torch.outer(torch.arange(100).bfloat16(), vision.inv_freq.bfloat16())
+
+        def angles(hidden, position):
+            angle = table[position].flatten(1)
+            return angle.cos().repeat(1, 2).float(), angle.sin().repeat(1, 2).float()
+
+        vision.forward = angles
+        self.config = self.model.config
+
+    @torch.no_grad()
+    def __call__(self, video_FCHW, text, index, positions=True):
+        pixels = (video_FCHW[index] * 255).round().to(torch.uint8)
+        size = smart_resize(*pixels.shape[2:], 28, LEAST_PIXELS, 200704)
+        pixels = torchvision_resize(pixels, list(size), InterpolationMode.BICUBIC, antialias=True)
+        seen = Qwen2VLVideoProcessor(do_resize=False, cap_pixels_per_frame=False)([pixels], return_tensors="pt")
+        pads = "<|video_pad|>" * int(seen["video_grid_thw"].prod() // 4)
+        words = (
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+            f"<|vision_start|>{pads}<|vision_end|>{INSTRUCTION.replace('{text_prompt}', text)}<|im_end|>\n<|im_start|>assistant\n"
+        )
+        token_1L = self.tokenizer(words, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        extra = {"position_ids": torch.arange(token_1L.shape[1]).expand(3, 1, -1)}
+        if not positions:
+            extra = {"mm_token_type_ids": 2 * (token_1L == self.config.video_token_id)}
+        hidden_LD = self.model.model(input_ids=token_1L, **seen, **extra).last_hidden_state[0]
+        where = [token_1L[0].tolist().index(self.tokenizer.convert_tokens_to_ids(token)) for token in REWARD_TOKENS]
+        return (hidden_LD[where] @ self.head - torch.tensor(MEAN)) / torch.tensor(STD)
+
+
+@pytest.fixture(scope="module")
+def reference(folder):
+    return Reference(folder)
+
+
+def test_scores_are_those_of_the_merged_network_through_transformers(rewards, reference):
+    videos = media()
+    expected_B3 = torch.stack([reference(video, p.text, [0, 3, 5, 8]) for video, p in zip(videos, TEXTS)])
+    found_B3 = torch.stack([rewards[name].score(videos, TEXTS) for name in NAMES[:3]], dim=1)
+    assert found_B3.dtype == torch.float32
+    assert (found_B3 - expected_B3).abs().max() < 3e-5
+    assert torch.allclose(rewards["videoalign"].score(videos, TEXTS), expected_B3.sum(1), atol=1e-4)
+    assert expected_B3.std(0).min() > 0.01  # the videos differ, and by more than the tolerance
+    with_grid = reference(videos[0], TEXTS[0].text, [0, 3, 5, 8], positions=False)
+    assert (with_grid - expected_B3[0]).abs().max() > 0.01  # positions in three dimensions are another score
+
+
+def test_a_batch_is_its_videos(rewards, monkeypatch):
+    videos, texts = media(5), [TEXTS[i % 2] for i in range(5)]
+    monkeypatch.setattr(video_align, "CHUNK", 2)
+    whole = rewards["videoalign"].score(videos, texts)
+    single = torch.cat([rewards["videoalign"].score(videos[i : i + 1], texts[i : i + 1]) for i in range(5)])
+    assert torch.allclose(whole, single, atol=1e-4)
+    assert len(set(whole.tolist())) == 5
+
+
+def test_frames_depend_on_the_stated_rate(folder, reference):
+    class Slow(Overall):
+        fps = 8.0
+
+    videos, text = media(1, frames=33), TEXTS[:1]
+    index = {16.0: [0, 11, 21, 32], 8.0: [0, 5, 9, 14, 18, 23, 27, 32]}
+    for kind in (Overall, Slow):
+        found = kind(find_files(Overall.card, folder), torch.device("cpu")).score(videos, text)
+        assert torch.allclose(found, reference(videos[0], text[0].text, index[kind.fps]).sum(), atol=1e-4)
+
+
+def test_four_names_share_a_network_and_a_pass(rewards):
+    judge = rewards["videoalign"]._judge
+    assert all(reward._judge is judge for reward in rewards.values())
+    calls = []
+    judge.network.register_forward_hook(lambda *_: calls.append(1))
+    videos = media(seed=3)
+    column = {name: reward.score(videos, TEXTS) for name, reward in rewards.items()}
+    assert len(calls) == 1
+    assert torch.allclose(sum(column[name] for name in NAMES[:3]), column["videoalign"])
+    again = rewards["videoalign"].score(videos, TEXTS[::-1])
+    assert len(calls) == 2 and not torch.allclose(again, column["videoalign"])
+    assert _reward_bytes(list(NAMES))[0] == _reward_bytes(["videoalign"])[0] == 4_600_000_000
+
+
+def test_the_network_goes_with_its_last_reward(folder):
+    reward = build_reward("videoalign", "cpu", folder)
+    assert len(video_align._loaded) == 1
+    del reward
+    gc.collect()
+    assert len(video_align._loaded) == 0
+
+
+def test_checkpoint_has_the_published_layout(folder):
+    keys = set(torch.load(folder / "videoalign" / WEIGHTS, weights_only=True))
+    own = {k for k in keys if k.startswith("base_model.model.model.layers.0.")}
+    assert own == {f"base_model.model.model.layers.0.{name}" for name in LAYER}
+    rest = {k.removeprefix("base_model.model.") for k in keys if ".layers." not in k and ".blocks." not in k}
+    merger = {f"visual.merger.{name}.{kind}" for name in ("ln_q", "mlp.0", "mlp.2") for kind in ("weight", "bias")}
+    words = {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight", "rm_head.weight"}
+    assert rest == {"visual.patch_embed.proj.weight"} | merger | words
+
+
+def test_instruction_is_the_published_one():
+    digest = hashlib.sha256(INSTRUCTION.encode()).hexdigest()  # of prompt_template.py, DETAILED_PROMPT_WITH_SPECIAL_TOKEN
+    assert digest == "fdb6309bac618dd0c8b1b589d3a0970a974f7856eecbb355a190b2dce54af700"
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "expected"),
+    [
+        (81, 16, [0, 9, 18, 27, 36, 44, 53, 62, 71, 80]),  # 10.125 frames, to the nearest even number
+        (40, 16, [0, 13, 26, 39]),  # 5 is as near to 4 as to 6; the even half wins
+        (9, 16, [0, 3, 5, 8]),  # 1.1, but at least 4
+        (5, 8, [0, 1, 3, 4]),
+        (3, 16, [0, 2]),  # at most the even number below 3
+        (2, 16, [0, 1]),
+    ],
+)
+def test_frames_are_even_in_number_and_spread(frames, fps, expected):
+    assert frame_indices(frames, fps) == expected
+
+
+def test_a_long_video_is_capped():
+    assert len(frame_indices(16 * 60 * 10, 16)) == 768
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((480, 832), (336, 588)),  # 399840 px: sides over 1.41 are 340.3 and 589.8, cut to 12 and 21 times 28
+        ((64, 64), (336, 336)),  # 3136 px: sides times 4.95 are 316.8, filled up to 12 times 28
+        ((448, 448), (448, 448)),  # the bound itself
+        ((350, 390), (336, 392)),  # in between, each side to the nearest: 12.5 → 12 as Python rounds, 13.9 → 14
+    ],
+)
+def test_sizes_worked_by_hand(size, expected):
+    assert frame_size(*size, 200704) == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(height=st.integers(14, 2000), width=st.integers(14, 2000))
+def test_sizes_are_qwens(height, width):
+    found = frame_size(height, width, 200704)
+    assert found == smart_resize(height, width, SIDE, LEAST_PIXELS, 200704)
+
+
+def copied(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def changed_weights(change):
+    def run(own):
+        weights = torch.load(own / WEIGHTS, weights_only=True)
+        change(weights)
+        torch.save(weights, own / WEIGHTS)
+
+    return run
+
+
+def changed_json(name, change):
+    def run(own):
+        settings = json.loads((own / name).read_text())
+        change(settings)
+        (own / name).write_text(json.dumps(settings))
+
+    return run
+
+
+LORA = "base_model.model.model.layers.1.mlp.up_proj.lora_A.default.weight"
+HEAD = "base_model.model.rm_head.weight"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (changed_weights(lambda w: w.pop(LORA)), "lacks model.language_model.layers.1.mlp.up_proj.lora_A.default.weight$"),
+        (changed_weights(lambda w: w.update(stray=torch.zeros(1))), "has too much stray$"),
+        (
+            changed_weights(lambda w: w.update({HEAD: torch.zeros(3, 32)})),
+            r"another shape of rm_head.weight \(3, 32\) for \(1, 32\)$",
+        ),
+        (lambda own: (own / WEIGHTS).write_bytes(b"no weights"), "model.pth cannot be read"),
+        (lambda own: (own / WEIGHTS).unlink(), "checkpoint-11352/model.pth of KlingTeam/VideoReward is neither in"),
+        (lambda own: (own / "tokenizer.json").write_text("{"), "tokenizer.json cannot be read"),
+        (lambda own: (own / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda own: (own / "config.json").write_text("[]"), "config.json holds a list and no settings"),
+        (changed_json("config.json", lambda c: c.update(model_type="llama")), "describes a 'llama', not a qwen2_vl"),
+        (changed_json("config.json", lambda c: c.update(video_token_id=7)), "and 7 in .*config.json; fetch both again"),
+        (
+            changed_json("model_config.json", lambda c: c.pop("inference_config")),
+            "model_config.json lacks VQ_mean, VQ_std, MQ_mean",
+        ),
+        (
+            changed_json("model_config.json", lambda c: c["data_config"].update(prompt_template_type="simple")),
+            "the template 'simple'",
+        ),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(folder, tmp_path, spoil, said):
+    root = copied(folder, tmp_path)
+    spoil(root / "videoalign")
+    with pytest.raises(InputError, match=said):
+        build_reward("videoalign_mq", "cpu", root)
+
+
+def test_a_tokenizer_without_the_video_token_is_refused(folder, tmp_path):
+    root = copied(folder, tmp_path)
+    path = root / "videoalign" / "tokenizer.json"
+    path.write_text(path.read_text().replace("<|video_pad|>", "<|movie_pad|>"))
+    with pytest.raises(InputError, match=r"tokenizer.json lacks the token <\|video_pad\|>; fetch it again"):
+        build_reward("videoalign", "cpu", root)
+
+
+@pytest.mark.parametrize("token", ["<|VQ_reward|>", "<|video_pad|>"])
+def test_a_prompt_with_a_token_of_the_instruction_is_refused(rewards, token):
+    with pytest.raises(InputError, match="the prompt 'A .* cat' holds a token of its instruction"):
+        rewards["videoalign"].score(media(1), prompts(f"A {token} cat"))
+
+
+def test_pictures_and_ribbons_are_refused(rewards):
+    with pytest.raises(InputError, match="at least 2 frames, not 1; use a reward for pictures"):
+        rewards["videoalign"].score(media(1, frames=1), TEXTS[:1])
+    with pytest.raises(InputError, match="at most 200 times as long as wide, not 2 × 500"):
+        rewards["videoalign"].score(media(1, frames=2, height=2, width=500), TEXTS[:1])
+
+
+def test_the_four_names_look_in_one_folder(folder):
+    for name in NAMES:
+        assert located(find_reward(name).card, folder) == {file.name: folder / "videoalign" / file.name for file in FILES}
+    with pytest.raises(InputError, match="VideoReward is neither in elsewhere/videoalign nor in the hub's cache"):
+        build_reward("videoalign_ta", "cpu", "elsewhere")
