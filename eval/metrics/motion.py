@@ -35,6 +35,7 @@ from eval.metrics.flow import DisFlow, Flow, warp
 from eval.videos import check_video
 from otca.errors import InputError
 from otca.files import sha256
+from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
 
 MOTION_FPS = 8
 """Rate to which dynamic degree subsamples."""
@@ -63,12 +64,17 @@ def dynamic_degree(video_FCHW: torch.Tensor, fps: float, flow: Flow) -> DynamicD
     kept_FCHW = video_FCHW[:: max(1, round(fps / MOTION_FPS))]
     if len(kept_FCHW) < 2:
         raise InputError(f"video of {len(video_FCHW)} frames at {fps:g} fps keeps one at {MOTION_FPS} fps, 2 are needed")
-    lengths = [np.linalg.norm(flow(a, b), axis=-1).ravel() for a, b in pairwise(kept_FCHW)]
-    count = max(1, int(0.05 * lengths[0].size))
-    top_flow = [float(np.partition(length, -count)[-count:].mean()) for length in lengths]
+    longest = [longest_flow(flow(a, b), 0.05) for a, b in pairwise(kept_FCHW)]
     threshold = 6 * min(video_FCHW.shape[2:]) / 256
-    moving = sum(t > threshold for t in top_flow)
-    return DynamicDegree(float(moving >= max(1, round(4 * len(kept_FCHW) / 16))), float(np.mean(top_flow)))
+    moving = sum(length > threshold for length in longest)
+    return DynamicDegree(float(moving >= max(1, round(4 * len(kept_FCHW) / 16))), float(np.mean(longest)))
+
+
+def longest_flow(flow_HW2: np.ndarray, share: float) -> float:
+    """Mean length of the longest ``share`` of the flow vectors, pixels."""
+    lengths = np.linalg.norm(flow_HW2, axis=-1).ravel()
+    count = max(1, int(share * lengths.size))
+    return float(np.partition(lengths, -count)[-count:].mean())
 
 
 def motion_smoothness(video_FCHW: torch.Tensor, flow: Flow) -> float:
@@ -179,21 +185,31 @@ def dino_encoder(folder: Path, device: str | torch.device = "cpu") -> FrameEncod
 
 def clip_encoder(folder: Path, device: str | torch.device = "cpu") -> FrameEncoder:
     """`background_consistency`: CLIP ViT-B/32 (an open_clip folder, OpenAI weights), shorter side 224, centre crop."""
+    wanted = {"image_size": 224, "width": 768, "layers": 12, "patch_size": 32}
+    encode = openai_clip(folder, "CLIP ViT-B/32", wanted, "timm/vit_base_patch32_clip_224.openai", device)
+    return FrameEncoder("background_consistency", encode, _protocol(folder, "CLIP ViT-B/32", "224, centre crop"))
+
+
+def openai_clip(
+    folder: Path, name: str, wanted: dict[str, int], hub: str, device: str | torch.device
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Frames (F, 3, H, W) in [0, 1] → features (F, D) of an image tower of OpenAI's CLIP, from the open_clip folder of ``hub``.
+
+    ``wanted``: what the folder's ``vision_cfg`` must say. Raises InputError naming a folder that holds another model.
+    """
     import open_clip
 
-    config = _read_config(folder / "open_clip_config.json", "timm/vit_base_patch32_clip_224.openai")
-    wanted = {"image_size": 224, "width": 768, "layers": 12, "patch_size": 32}
-    _refuse_others(folder, "CLIP ViT-B/32", config["model_cfg"]["vision_cfg"], wanted)
+    config = _read_config(folder / "open_clip_config.json", hub)
+    _refuse_others(folder, name, config["model_cfg"]["vision_cfg"], wanted)
     _refuse_others(folder, "CLIP of OpenAI", config["model_cfg"], {"quick_gelu": True})
     with _named(folder):
         model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True).to(device).eval()
 
     def encode(video_FCHW: torch.Tensor) -> torch.Tensor:
         resized = _resize(video_FCHW, "bicubic", crop=True)
-        normal = _normalize(resized, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-        return _in_chunks(model.encode_image, normal, device)
+        return _in_chunks(model.encode_image, _normalize(resized, CLIP_MEAN, CLIP_STD), device)
 
-    return FrameEncoder("background_consistency", encode, _protocol(folder, "CLIP ViT-B/32", "224, centre crop"))
+    return encode
 
 
 def _read_config(path: Path, hub: str) -> dict:
@@ -223,13 +239,13 @@ def _named(folder: Path) -> Iterator[None]:
 
 
 def _resize(video_FCHW: torch.Tensor, mode: str, crop: bool) -> torch.Tensor:
-    """Shorter side to 224 without antialiasing, on 8-bit levels, as VBench does."""
+    """Shorter side to 224 without antialiasing, as VBench does: of a file's 256 levels, and not rounded to them again."""
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import functional as transforms
 
-    pixels = (video_FCHW * 255).round().to(torch.uint8)
+    pixels = (video_FCHW.float() * 255).round()
     pixels = transforms.resize(pixels, [224], InterpolationMode(mode), antialias=False)
-    return (transforms.center_crop(pixels, [224, 224]) if crop else pixels).float() / 255
+    return (transforms.center_crop(pixels, [224, 224]) if crop else pixels) / 255
 
 
 def _normalize(video_FCHW: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
