@@ -25,12 +25,16 @@ def quantise(media_BFCHW: torch.Tensor) -> torch.Tensor:
 def match_prompts(names: list[str], prompts_file: Path, what: str) -> list[Prompt]:
     """One prompt a file (or folder): a row's ``file`` names it, else its ``id`` owns ``<id>.*`` and ``<id>_<number>.*``.
 
+    Else its text is the name, ``<text>.*`` or ``<text>-<number>.*``, as VBench has it; the first row of a text that comes twice.
     ``what`` names the media in messages. Raises InputError for media without a prompt and rows whose file is absent.
     """
     listed = load_prompts(str(prompts_file))
     by_file = {p.file: p for p in listed if p.file}
     by_id = {p.id: p for p in listed if not p.file}
-    prompts = [by_file.get(name) or by_id.get(name) or _by_stem(Path(name).stem, by_id) for name in names]
+    by_text = {p.text: p for p in reversed(listed) if not p.file}
+    prompts = [
+        by_file.get(name) or by_id.get(name) or _by_stem(Path(name).stem, by_id) or _by_text(name, by_text) for name in names
+    ]
     orphans = [name for name, prompt in zip(names, prompts) if prompt is None]
     if orphans:
         raise InputError(f"{len(orphans)} {what} have no prompt in {prompts_file}, the first is {orphans[0]}")
@@ -43,6 +47,15 @@ def match_prompts(names: list[str], prompts_file: Path, what: str) -> list[Promp
 def _by_stem(stem: str, by_id: dict[str, Prompt]) -> Prompt | None:
     head, _, tail = stem.rpartition("_")
     return by_id.get(stem) or (by_id.get(head) if tail.isdigit() else None)
+
+
+def _by_text(name: str, by_text: dict[str, Prompt]) -> Prompt | None:
+    """The text may end in a dot, which makes the end of a folder's name look like a file's."""
+    for stem in (name, Path(name).stem):
+        head, _, tail = stem.rpartition("-")
+        if found := by_text.get(stem) or (by_text.get(head) if tail.isdigit() else None):
+            return found
+    return None
 
 
 def read_picture(path: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What ``python -m otca score`` can score by: rewards, the embedded task's held-out judges, motion metrics."""
+"""What ``python -m otca score`` can score by: rewards, the embedded task's held-out judges, motion and quality metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from eval.held_out import ImageHeldOut
 from eval.metrics.alignment import VideoJudgeAccuracy
 from eval.metrics.flow import Flow, load_flow
+from eval.metrics.frame_quality import AestheticQuality, ImagingQuality
 from eval.metrics.motion import FrameEncoder, MotionMetrics
+from eval.metrics.vbench import FLICKERING, STATIC, Entry, is_static
 from eval.score_folder import Scorer
 from eval.videos import Video
 from otca.errors import InputError
@@ -25,7 +27,7 @@ def reward_scorer(name: str, batch: int, device: str = "cpu", files: str = "") -
     identity = name
     if issubclass(reward_class, PublishedReward):
         weights = find_files(reward_class.card, files).values()
-        identity = f"{name} {[(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in weights]}"
+        identity = f"{name} {[_stamp(path) for path in weights]}"
     return Scorer(name.replace(":", "."), lambda: _by_reward(build_reward(name, device, files)), batch, identity)
 
 
@@ -56,6 +58,44 @@ def motion_scorer(raft: Path | None, encoders: Sequence[FrameEncoder]) -> Scorer
 
     identity = f"{raft} {[(e.column, sorted(e.protocol.items())) for e in encoders]}"
     return Scorer("motion", load, identity=identity, tolerant=True)
+
+
+def quality_scorer(make: type[AestheticQuality] | type[ImagingQuality], weights: Path, device: str = "cpu") -> Scorer:
+    """VBench's quality of the frames by one of its two models. Raises InputError if ``weights`` is nowhere."""
+    if not weights.exists():
+        raise InputError(f"metric {make.column!r}: {weights} not found")
+
+    def load():
+        metric = make(weights, device)
+        return lambda media, prompts: {make.column: [metric.score(v.frames_FCHW) for v in media]}
+
+    return Scorer(make.column, load, identity=str(_stamp(weights)))
+
+
+def static_scorer(raft: Path, entries: Sequence[Entry]) -> Scorer:
+    """VBench's filter before temporal flickering: 1 or 0 for videos whose prompt serves it, nothing for others.
+
+    Other weights than VBench's fill ``static_raft``, which filters nothing.
+    """
+    texts = {entry.prompt.text for entry in entries if FLICKERING in entry.serves}
+
+    def load():
+        flow = _flow(raft)
+        column = STATIC if flow.vbench else f"{STATIC}_{flow.name}"
+
+        def score(media: Sequence[Video], prompts: Sequence[Prompt | None]) -> dict[str, list[float]]:
+            pairs = zip(media, prompts)
+            return {column: [float(is_static(v.frames_FCHW, flow)) if p and p.text in texts else float("nan") for v, p in pairs]}
+
+        return score
+
+    return Scorer(STATIC, load, identity=f"{raft} {sorted(texts)}", tolerant=True)
+
+
+def _stamp(path: Path) -> list[tuple[str, int, int]]:
+    """Changes with the file, or with any file of the folder."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def _flow(raft: Path | None) -> Flow:

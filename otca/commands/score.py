@@ -14,6 +14,8 @@ from otca.errors import InputError
 
 OWN_REWARDS = {"images": TrainConfig().rewards, "videos": presets.VIDEO["rewards"]}
 """What is measured unless told: the embedded tasks' rewards, where every prompt has a spec."""
+FOR_VIDEOS = ("raft", "dino", "clip", "aesthetic", "musiq", "vbench_means")
+"""Options that images have no use for."""
 
 
 def parser() -> ArgumentParser:
@@ -36,6 +38,19 @@ def parser() -> ArgumentParser:
     out.add_argument("--raft", type=Path | None, default=None, help="raft-things weights: optical flow by RAFT, not by DIS")
     out.add_argument("--dino", type=Path | None, default=None, help="folder of DINO ViT-B/16: adds subject_consistency")
     out.add_argument("--clip", type=Path | None, default=None, help="folder of CLIP ViT-B/32: adds background_consistency")
+    out.add_argument(
+        "--aesthetic",
+        type=Path | None,
+        default=None,
+        help="folder of CLIP ViT-L/14 and sa_0_4_vit_l_14_linear.pth: adds aesthetic_quality",
+    )
+    out.add_argument("--musiq", type=Path | None, default=None, help="musiq_spaq_ckpt-358bb6af.pth: adds imaging_quality")
+    out.add_argument(
+        "--vbench_means",
+        type=Path | None,
+        default=None,
+        help="JSON of dimensions that VBench measured, for its scores (printed where --prompts is VBench_full_info.json)",
+    )
     out.add_argument("--out", type=Path | None, default=None, help="CSV of the rows (default: scores.csv in the folder)")
     return out
 
@@ -47,21 +62,34 @@ def run(argv: list[str]) -> None:
         raise InputError("give either --images FOLDER or --videos FOLDER")
     if given.batch < 1:
         raise InputError(f"batch is {given.batch}; it must be at least 1")
+    unused = [name for name in FOR_VIDEOS if given.images and given[name]]
+    if unused:
+        raise InputError(f"--{unused[0]} is for videos; leave it out, or give --videos FOLDER")
     import shutil
 
     from eval.evaluate import write_rows
+    from eval.metrics import vbench
     from eval.score_folder import image_items, score_folder, summary, video_items
+    from eval.scorers import static_scorer
     from otca.files import writable_folder
 
     folder = given.images or given.videos
     items = image_items(folder, given.prompts) if given.images else video_items(folder, given.prompts)
+    entries = vbench.read_entries(given.prompts) if given.videos else None
+    means = vbench.read_means(given.vbench_means) if given.vbench_means else {}
+    if means and entries is None:
+        raise InputError(f"--vbench_means needs videos of VBench's prompts, and --prompts {given.prompts} is not its list")
     scorers = _scorers(given, known=all(item.prompt.spec for item in items))
+    if entries and given.raft:
+        scorers.append(static_scorer(given.raft, entries))
     out = given.out or folder / "scores.csv"
     partial = writable_folder(out.parent) / f".{out.name}.partial"
     rows = score_folder(items, scorers, partial)
     write_rows(rows, out)
     shutil.rmtree(partial)
     print(summary(rows).to_string(index=False, float_format="%.4f"))
+    if entries:
+        print(vbench.report(rows, entries, means))
     for line in rows.loc[rows["error"] != "", "error"]:
         print(f"not scored: {line}")
     print(f"wrote {len(rows)} rows: {out}")
@@ -70,6 +98,7 @@ def run(argv: list[str]) -> None:
 def _scorers(given, known: bool):
     """What is asked for; ``known``: every prompt has a spec."""
     from eval import scorers
+    from eval.metrics.frame_quality import AestheticQuality, ImagingQuality
     from eval.metrics.motion import clip_encoder, dino_encoder, embedded_encoder
 
     own = OWN_REWARDS["images" if given.images else "videos"] if known else []
@@ -78,6 +107,8 @@ def _scorers(given, known: bool):
     if given.videos:
         encoders = [make(path) for make, path in ((dino_encoder, given.dino), (clip_encoder, given.clip)) if path]
         out.append(scorers.motion_scorer(given.raft, encoders or [embedded_encoder()]))
+        models = ((AestheticQuality, given.aesthetic), (ImagingQuality, given.musiq))
+        out += [scorers.quality_scorer(make, path, given.device) for make, path in models if path]
     out += [scorers.reward_scorer(name, given.batch, given.device, given.reward_files) for name in names]
     if given.held_out and known:
         out.append(scorers.held_out_images(given.batch) if given.images else scorers.held_out_videos())

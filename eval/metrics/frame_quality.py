@@ -1,0 +1,102 @@
+"""VBench's aesthetic and imaging quality: each the mean over all frames of a published scorer of pictures.
+
+Weights are local files; each is refused unless it is the very file that VBench uses, so that a column has VBench's name rightly.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from eval.metrics.motion import openai_clip
+from eval.metrics.musiq import Musiq, MusiqSizes
+from eval.videos import check_video
+from otca.errors import InputError
+from otca.files import sha256
+from otca.rewards.published import load_whole, read_weights
+
+AESTHETIC_HEAD = "sa_0_4_vit_l_14_linear.pth"
+AESTHETIC_SHA256 = "2cd4e60f4f24ae3bcd57b847b13c1f3ba27edc28cc1a7f9ce74ee9f421243cba"
+AESTHETIC_SOURCE = "github.com/LAION-AI/aesthetic-predictor"
+CLIP_HUB = "timm/vit_large_patch14_clip_224.openai"
+CLIP_VISION = {"image_size": 224, "width": 1024, "layers": 24, "patch_size": 14}
+CLIP_WIDTH = 768
+
+MUSIQ_SHA256 = "358bb6af275e28ea56821d44fb55c6cb83645db11f394d3ad65b2d149965ab50"
+MUSIQ_SOURCE = "musiq_spaq_ckpt-358bb6af.pth of huggingface.co/chaofengc/IQA-PyTorch-Weights"
+MUSIQ_SIZES = MusiqSizes()
+MAX_SIDE = 512
+"""Longer side beyond which VBench shrinks a frame for MUSIQ."""
+_CHUNK = 8
+"""Frames a forward pass of MUSIQ: 450 patches each at 512×512."""
+
+
+class AestheticQuality:
+    """`aesthetic_quality`: LAION's first aesthetic predictor / 10, about 0.3 to 0.7.
+
+    A linear head (MIT licence) on the normalised image features of OpenAI's CLIP ViT-L/14 (MIT). ``folder`` holds the open_clip
+    folder of `CLIP_HUB` and `AESTHETIC_HEAD`. Frames: shorter side 224, bicubic without antialiasing, the middle. VBench runs
+    CLIP in half precision on a GPU, here it is single. Raises InputError for what is missing or another model.
+    """
+
+    column = "aesthetic_quality"
+
+    def __init__(self, folder: Path, device: str | torch.device = "cpu"):
+        self.device = device
+        path = folder / AESTHETIC_HEAD
+        self.head = _loaded(self.column, nn.Linear(CLIP_WIDTH, 1), path, AESTHETIC_SHA256, AESTHETIC_SOURCE)
+        self.encode = openai_clip(folder, "CLIP ViT-L/14", CLIP_VISION, CLIP_HUB, device)
+
+    @torch.inference_mode()
+    def score(self, video_FCHW: torch.Tensor) -> float:
+        """Mean over the frames (F, 3, H, W) in [0, 1]."""
+        check_video(video_FCHW)
+        return float(self.head(functional.normalize(self.encode(video_FCHW), dim=-1)).mean() / 10)
+
+
+class ImagingQuality:
+    """`imaging_quality`: MUSIQ trained on SPAQ / 100, 0 to 1, higher is sharper, cleaner and better exposed.
+
+    ``weights``: pyiqa's copy of the published ones (Google Research, Apache-2.0). Frames whose longer side exceeds 512 are shrunk
+    to it, bilinear without antialiasing. Raises InputError for a file that is missing or another.
+    """
+
+    column = "imaging_quality"
+
+    def __init__(self, weights: Path, device: str | torch.device = "cpu"):
+        self.device = device
+        self.model = _loaded(self.column, Musiq(MUSIQ_SIZES), weights, MUSIQ_SHA256, MUSIQ_SOURCE).to(device)
+
+    @torch.inference_mode()
+    def score(self, video_FCHW: torch.Tensor) -> float:
+        """Mean over the frames (F, 3, H, W) in [0, 1]."""
+        check_video(video_FCHW)
+        height, width = video_FCHW.shape[2:]
+        scale = MAX_SIDE / max(height, width)
+        total = 0.0
+        for frame_NCHW in video_FCHW.float().split(_CHUNK):
+            frame_NCHW = frame_NCHW.to(self.device)
+            if scale < 1:
+                size = int(scale * height), int(scale * width)
+                frame_NCHW = functional.interpolate(frame_NCHW, size, mode="bilinear", antialias=False)
+            total += float(self.model(frame_NCHW).sum())
+        return total / len(video_FCHW) / 100
+
+
+def _loaded(metric: str, module: nn.Module, path: Path, digest: str, source: str) -> nn.Module:
+    """The module with the file's weights, in evaluation mode. Raises InputError unless the file is the one of that SHA-256."""
+    if not path.is_file():
+        raise InputError(f"metric {metric!r}: {path} not found; fetch it from {source}")
+    found = sha256(path)
+    if found != digest:
+        raise InputError(
+            f"metric {metric!r}: {path} has SHA-256 {found[:16]}…, VBench's has {digest[:16]}…; fetch it from {source}"
+        )
+    try:
+        load_whole(metric, module, read_weights(metric, path), path)
+    except InputError as error:
+        raise InputError(str(error).replace("reward", "metric", 1)) from error
+    return module.eval()

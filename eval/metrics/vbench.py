@@ -1,0 +1,203 @@
+"""VBench's table (Huang et al. 2024): which prompt serves which dimension, their means, and the scores made of these.
+
+Constants and rules are those of github.com/Vchitect/VBench at commit 45e79ec14e69a2187202c675d2dbce1a71843d53
+(``scripts/constant.py``, ``scripts/cal_final_score.py``, ``static_filter.py``). Measured in this repository, and named so only
+where the backbone is VBench's: subject and background consistency, dynamic degree, temporal flickering of static videos,
+aesthetic and imaging quality. Not measured: motion smoothness (AMT-S), overall consistency and temporal style (ViCLIP),
+appearance style, and the six that need detectors or classifiers (GRiT, Tag2Text, UMT); their means come from VBench's own run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from eval.metrics.flow import Flow
+from eval.metrics.motion import longest_flow
+from eval.videos import check_video
+from otca.errors import InputError
+from otca.prompts import load_prompts
+from otca.types import Prompt
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """``part``: the score it counts in, by ``weight``; its mean is scaled so that ``low`` becomes 0 and ``high`` 1, unclipped."""
+
+    part: str
+    low: float
+    high: float
+    weight: float = 1.0
+
+
+DIMENSIONS = {
+    "subject_consistency": Dimension("quality", 0.1462, 1.0),
+    "background_consistency": Dimension("quality", 0.2615, 1.0),
+    "temporal_flickering": Dimension("quality", 0.6293, 1.0),
+    "motion_smoothness": Dimension("quality", 0.706, 0.9975),
+    "dynamic_degree": Dimension("quality", 0.0, 1.0, weight=0.5),
+    "aesthetic_quality": Dimension("quality", 0.0, 1.0),
+    "imaging_quality": Dimension("quality", 0.0, 1.0),
+    "object_class": Dimension("semantic", 0.0, 1.0),
+    "multiple_objects": Dimension("semantic", 0.0, 1.0),
+    "human_action": Dimension("semantic", 0.0, 1.0),
+    "color": Dimension("semantic", 0.0, 1.0),
+    "spatial_relationship": Dimension("semantic", 0.0, 1.0),
+    "scene": Dimension("semantic", 0.0, 0.8222),
+    "appearance_style": Dimension("semantic", 0.0009, 0.2855),
+    "temporal_style": Dimension("semantic", 0.0, 0.364),
+    "overall_consistency": Dimension("semantic", 0.0, 0.364),
+}
+"""VBench's dimensions: NORMALIZE_DIC, DIM_WEIGHT, QUALITY_LIST and SEMANTIC_LIST of its ``scripts/constant.py``."""
+PART_WEIGHTS = {"quality": 4, "semantic": 1}
+FLICKERING, STATIC = "temporal_flickering", "static"
+STATIC_VIDEOS = 5
+"""Static videos of a prompt, by file name, that count for temporal flickering."""
+
+
+# --------------------------------------------------------------------------------------------------------------- scores
+
+
+def quality_score(means: Mapping[str, float]) -> float:
+    """Weighted mean of the 7 scaled quality dimensions. Raises InputError naming those without a mean."""
+    return _score(means, ["quality"])
+
+
+def semantic_score(means: Mapping[str, float]) -> float:
+    """Mean of the 9 scaled semantic dimensions. Raises InputError naming those without a mean."""
+    return _score(means, ["semantic"])
+
+
+def total_score(means: Mapping[str, float]) -> float:
+    """(4 · quality + semantic) / 5. Raises InputError naming the dimensions without a mean; VBench takes these for 0."""
+    return _score(means, ["quality", "semantic"])
+
+
+SCORES = {"quality": quality_score, "semantic": semantic_score, "total": total_score}
+
+
+def _score(means: Mapping[str, float], parts: Sequence[str]) -> float:
+    needed = {name: d for name, d in DIMENSIONS.items() if d.part in parts}
+    absent = [name for name in needed if not math.isfinite(means.get(name, math.nan))]
+    if absent:
+        which = "total" if len(parts) == len(PART_WEIGHTS) else parts[0]
+        raise InputError(f"VBench's {which} score needs {len(needed)} dimensions; no mean of {', '.join(absent)}")
+    scores = []
+    for part in parts:
+        own = {name: d for name, d in needed.items() if d.part == part}
+        scaled = sum(d.weight * (means[name] - d.low) / (d.high - d.low) for name, d in own.items())
+        scores.append(scaled / sum(d.weight for d in own.values()))
+    weights = [PART_WEIGHTS[part] for part in parts]
+    return sum(w * s for w, s in zip(weights, scores)) / sum(weights)
+
+
+# ---------------------------------------------------------------------------------------------------------------- means
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of VBench's list: a prompt and the dimensions that its videos count for."""
+
+    prompt: Prompt
+    serves: tuple[str, ...]
+
+
+def read_entries(prompts_file: Path) -> list[Entry] | None:
+    """The rows of VBench's ``VBench_full_info.json``; None for any other list, also one with dimensions of other benchmarks."""
+    if prompts_file.suffix != ".json":
+        return None
+    prompts = load_prompts(str(prompts_file))
+    rows = json.loads(prompts_file.read_text(encoding="utf-8"))
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("dimension"), list) for row in rows):
+        return None
+    entries = [Entry(prompt, tuple(row["dimension"])) for prompt, row in zip(prompts, rows)]
+    return entries if all(name in DIMENSIONS for entry in entries for name in entry.serves) else None
+
+
+def dimension_means(rows: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
+    """Mean of each measured dimension over the videos whose prompt serves it: mean, videos, prompts, listed (prompts in all).
+
+    ``rows``: as `eval.score_folder.score_folder` makes them. An entry's videos are those of its id, else of its text: VBench
+    lists two texts twice and counts their videos twice. Temporal flickering has VBench's name, and means the first five static
+    videos of a prompt, where ``rows`` has `STATIC`; else it is ``temporal_flickering_unfiltered``. Videos count alike; VBench
+    on one GPU weighs the two consistencies by frames, which is the same where all videos are equally long.
+    """
+    rows = rows[rows["error"] == ""].sort_values("file")
+    by_id, by_text = (dict(list(rows.groupby(column))) for column in ("prompt_id", "text"))
+    filtered, out = STATIC in rows, {}
+    for name in (name for name in DIMENSIONS if name in rows):
+        served = [entry.prompt for entry in entries if name in entry.serves]
+        videos = [by_id.get(p.id, by_text.get(p.text, rows[:0])) for p in served]
+        if name == FLICKERING and filtered:
+            videos = [v[v[STATIC] == 1][:STATIC_VIDEOS] for v in videos]
+        values = [v[name].dropna() for v in videos]
+        prompts, values = sum(len(v) > 0 for v in values), pd.concat([rows[name][:0], *values])
+        if prompts:
+            label = name if name != FLICKERING or filtered else f"{FLICKERING}_unfiltered"
+            out[label] = {"mean": values.mean(), "videos": len(values), "prompts": prompts, "listed": len(served)}
+    return pd.DataFrame.from_dict(out, orient="index", columns=["mean", "videos", "prompts", "listed"])
+
+
+def read_means(path: Path) -> dict[str, float]:
+    """Means from a JSON file: dimension → mean, or VBench's own ``…_eval_results.json``, dimension → [mean, videos].
+
+    Raises InputError naming a file that cannot be read, a name that is no dimension, or a mean that is no number.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"means of VBench's dimensions: {path} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"means of VBench's dimensions: {path} must map dimensions to means")
+    means = {}
+    for name, value in content.items():
+        value = value[0] if isinstance(value, list) and value else value
+        name = name.replace(" ", "_")
+        if name not in DIMENSIONS:
+            raise InputError(f"{path}: {name!r} is no dimension of VBench ({', '.join(DIMENSIONS)})")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise InputError(f"{path}: the mean of {name} is {value!r}, not a number")
+        means[name] = float(value)
+    return means
+
+
+def report(rows: pd.DataFrame, entries: Sequence[Entry], given: Mapping[str, float]) -> str:
+    """Lines to print: each dimension's mean and what it is of, then the scores. ``given`` means fill what is not measured."""
+    measured = dimension_means(rows, entries)
+    lines = ["VBench's dimensions, over the videos whose prompt serves each:"]
+    for name, row in measured.iterrows():
+        lines.append(
+            f"  {name:30} {row['mean']:.4f}  {row['videos']:.0f} videos of {row['prompts']:.0f} of {row['listed']:.0f} prompts"
+        )
+    means = {**given, **measured["mean"]}
+    lines += [f"  {name:30} {given[name]:.4f}  as given" for name in DIMENSIONS if name in given and name not in measured.index]
+    for which, score in SCORES.items():
+        try:
+            lines.append(f"VBench's {which} score: {score(means):.4f}")
+        except InputError as error:
+            lines.append(f"no {which} score: {error}")
+    return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------------------------------------- static videos
+
+
+def is_static(video_FCHW: torch.Tensor, flow: Flow) -> bool:
+    """VBench's filter before temporal flickering: does the video show a still scene?
+
+    A pair of frames moves if the mean length of its longest 2 % of flow vectors exceeds 3·min(H, W)/256 pixels, at any rate. At
+    most n = round(2F/16) pairs of neighbours may move, and first and last frame must lie within 2n times that threshold.
+    """
+    check_video(video_FCHW, 2)
+    threshold, allowed = 3 * min(video_FCHW.shape[2:]) / 256, round(2 * len(video_FCHW) / 16)
+    first, last = video_FCHW[0], video_FCHW[-1]
+    if max(longest_flow(flow(a, b), 0.02) for a, b in ((first, last), (last, first))) > 2 * allowed * threshold:
+        return False
+    return sum(longest_flow(flow(a, b), 0.02) > threshold for a, b in pairwise(video_FCHW)) <= allowed

@@ -1,0 +1,368 @@
+"""VBench's dimensions: scores worked by hand, means over the prompts that serve them, quality models in the published layouts."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import open_clip
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision import transforms
+
+from eval.media import match_prompts
+from eval.metrics import frame_quality
+from eval.metrics.frame_quality import AESTHETIC_HEAD, AestheticQuality, ImagingQuality
+from eval.metrics.musiq import Musiq, MusiqSizes, cut
+from eval.metrics.vbench import (
+    DIMENSIONS,
+    dimension_means,
+    is_static,
+    quality_score,
+    read_entries,
+    read_means,
+    semantic_score,
+    total_score,
+)
+from eval.scorers import static_scorer
+from eval.videos import Video, write_webp
+from otca.commands import score
+from otca.errors import InputError
+from otca.files import sha256
+
+TINY = MusiqSizes(stem=64, width=12, hidden=24, heads=2, layers=2)
+VISION = {"image_size": 224, "width": 64, "layers": 1, "patch_size": 112}
+LIST = [
+    {"prompt_en": "a still cup", "dimension": ["temporal_flickering"]},
+    {"prompt_en": "a dog runs.", "dimension": ["subject_consistency", "dynamic_degree", "motion_smoothness"]},
+    {"prompt_en": "a bay, oil painting", "dimension": ["overall_consistency", "aesthetic_quality", "imaging_quality"]},
+    {"prompt_en": "a red car", "dimension": ["color"], "auxiliary_info": {"color": {"color": "red"}}},
+    {"prompt_en": "a bay, oil painting", "dimension": ["overall_consistency", "aesthetic_quality", "imaging_quality"]},
+    {"prompt_en": "a cat", "dimension": ["aesthetic_quality"]},
+]
+
+
+def scaled(**share: float) -> dict[str, float]:
+    """Means that scale to the given shares of their ranges, 0 where none is given."""
+    return {name: d.low + share.get(name, 0) * (d.high - d.low) for name, d in DIMENSIONS.items()}
+
+
+@pytest.fixture
+def listed(tmp_path):
+    path = tmp_path / "VBench_full_info.json"
+    path.write_text(json.dumps(LIST))
+    return path
+
+
+# --------------------------------------------------------------------------------------------------------------- scores
+
+
+def test_scores_by_hand():
+    assert quality_score(scaled(dynamic_degree=1)) == pytest.approx(0.5 / 6.5)
+    assert quality_score(scaled(imaging_quality=1)) == pytest.approx(1 / 6.5)
+    assert semantic_score(scaled(scene=1, color=0.5)) == pytest.approx(1.5 / 9)
+    assert total_score(scaled(dynamic_degree=1, scene=1)) == pytest.approx((4 * 0.5 / 6.5 + 1 / 9) / 5)
+    assert total_score({name: d.high for name, d in DIMENSIONS.items()}) == pytest.approx(1)
+    beyond = scaled() | {"motion_smoothness": 0.9975 + 0.2915}  # nothing is clipped
+    assert quality_score(beyond) == pytest.approx(2 / 6.5)
+
+
+def test_scores_of_a_published_row():
+    """Gen-3's sixteen means on VBench's leaderboard, per cent, whose scores are 84.11, 75.17 and 82.32."""
+    row = (97.10, 96.62, 98.61, 99.23, 60.14, 63.34, 66.82, 87.81, 53.64, 96.4, 80.90, 65.09, 54.57, 24.31, 24.71, 26.69)
+    means = {name: value / 100 for name, value in zip(DIMENSIONS, row)}
+    assert [round(100 * s(means), 2) for s in (quality_score, semantic_score, total_score)] == [84.11, 75.17, 82.32]
+
+
+def test_a_score_refuses_what_is_missing():
+    means = scaled()
+    quality = {name: means[name] for name, d in DIMENSIONS.items() if d.part == "quality"}
+    assert len(quality) == 7 and quality_score(quality) == 0
+    with pytest.raises(InputError, match=r"semantic score needs 9 dimensions; no mean of object_class, .*overall_consistency$"):
+        semantic_score(quality)
+    with pytest.raises(InputError, match=r"total score needs 16 dimensions; no mean of scene$"):
+        total_score(means | {"scene": float("nan")})
+    quality.pop("motion_smoothness")
+    with pytest.raises(InputError, match=r"quality score needs 7 dimensions; no mean of motion_smoothness$"):
+        quality_score(quality)
+
+
+# ---------------------------------------------------------------------------------------------------------------- means
+
+
+def scored(**columns) -> pd.DataFrame:
+    """Rows as the scoring of a folder makes them: two videos of the dog, one of the bay, the cat's unreadable, six still cups."""
+    texts = ["a dog runs."] * 2 + ["a bay, oil painting", "a cat"] + ["a still cup"] * 6
+    ids = ["000002"] * 2 + ["000003", "000006"] + ["000001"] * 6
+    rows = pd.DataFrame({"file": [f"{i}.mp4" for i in range(10)], "prompt_id": ids, "text": texts, **columns})
+    return rows.assign(error=[""] * 3 + ["video 3.mp4 is empty"] + [""] * 6)
+
+
+def test_a_dimension_is_the_mean_over_the_videos_that_serve_it(listed):
+    rows = scored(
+        subject_consistency=[0.9, 0.7, *[0.1] * 8],
+        aesthetic_quality=[0.1, 0.1, 0.6, np.nan, *[0.1] * 6],
+        dynamic_degree_dis=1.0,
+        temporal_flickering=[0.5] * 4 + [0.8, 0.9, 0.9, 0.9, 0.9, 1.0],
+    )
+    table = dimension_means(rows, read_entries(listed))
+    assert table.index.tolist() == ["subject_consistency", "temporal_flickering_unfiltered", "aesthetic_quality"]
+    assert table["mean"].tolist() == pytest.approx([0.8, 0.9, 0.6])
+    assert table["videos"].tolist() == [2, 6, 2]  # the bay stands twice in the list, and its video counts twice
+    assert table["prompts"].tolist() == [1, 1, 2] and table["listed"].tolist() == [1, 1, 3]
+
+
+def test_temporal_flickering_means_the_first_five_static_videos(listed):
+    cups = dict(temporal_flickering=[0.5] * 4 + [0.0, 0.9, 0.8, 0.7, 0.6, 0.5])
+    table = dimension_means(scored(**cups, static=[np.nan] * 4 + [0.0, 1, 1, 1, 1, 1]), read_entries(listed))
+    assert table.index.tolist() == ["temporal_flickering"] and table.iloc[0].tolist() == pytest.approx([0.7, 5, 1, 1])
+    table = dimension_means(scored(**cups, static=[np.nan] * 4 + [1.0] * 6), read_entries(listed))
+    assert table.iloc[0].tolist() == pytest.approx([0.6, 5, 1, 1])
+    assert dimension_means(scored(**cups, static=0.0), read_entries(listed)).empty
+
+
+@pytest.mark.parametrize(
+    ("frames", "moving", "jump", "static"), [(16, 2, 3.0, 1), (16, 3, 0, 0), (16, 0, 3.1, 0), (9, 1, 1.5, 1)]
+)
+def test_a_video_is_static_as_vbench_filters(frames, moving, jump, static):
+    """At 64 pixels the threshold is 0.75; 16 frames may have two moving pairs and 2·2·0.75 = 3 between first and last."""
+    video = torch.linspace(0, 1, frames).view(-1, 1, 1, 1).repeat(1, 3, 64, 64)
+
+    def flow(first, second):
+        a, b = (round(float(frame[0, 0, 0]) * (frames - 1)) for frame in (first, second))
+        length = jump if {a, b} == {0, frames - 1} else 0.8 * (min(a, b) < moving)
+        field = np.zeros((64, 64, 2))
+        field.reshape(-1, 2)[:81, 0] = length  # int(0.02 · 4096) = 81
+        return field
+
+    assert is_static(video, flow) == bool(static)
+
+
+def test_the_filter_looks_at_videos_that_serve_flickering_alone(listed, monkeypatch):
+    class Still:
+        name, vbench = "raft", True
+
+        def __call__(self, first, second):
+            return np.zeros((64, 64, 2))
+
+    monkeypatch.setattr("eval.scorers._flow", lambda raft: Still())
+    entries = read_entries(listed)
+    media, prompts = [Video(torch.rand(9, 3, 64, 64), 8.0)] * 2, [entries[0].prompt, entries[1].prompt]
+    columns = static_scorer(listed, entries).load()(media, prompts)
+    assert list(columns) == ["static"] and columns["static"][0] == 1 and np.isnan(columns["static"][1])
+    monkeypatch.setattr(Still, "vbench", False)
+    assert list(static_scorer(listed, entries).load()(media, prompts)) == ["static_raft"]
+
+
+def test_other_lists_are_not_vbenchs(tmp_path, listed):
+    assert [entry.serves[0] for entry in read_entries(listed)][:2] == ["temporal_flickering", "subject_consistency"]
+    for rows in (["a cat"], [{"prompt": "a cat"}], [{"prompt_en": "a cat", "dimension": ["camera_motion"]}]):
+        (tmp_path / "other.json").write_text(json.dumps(rows))
+        assert read_entries(tmp_path / "other.json") is None
+    assert read_entries(tmp_path / "other.jsonl") is None
+
+
+def test_videos_are_matched_by_vbenchs_file_names(listed):
+    names = ["a dog runs.-0.mp4", "a dog runs.-1", "a bay, oil painting-4.gif", "000004_2.mp4", "a cat.webp"]
+    prompts = match_prompts(names, listed, "videos")
+    assert [p.id for p in prompts] == ["000002", "000002", "000003", "000004", "000006"]
+    with pytest.raises(InputError, match=r"1 videos have no prompt in .*the first is a cat-x\.mp4"):
+        match_prompts(["a cat-x.mp4"], listed, "videos")
+
+
+def test_given_means_are_read_in_both_forms_and_others_refused(tmp_path):
+    path = tmp_path / "means.json"
+    path.write_text(json.dumps({"scene": 0.5, "overall consistency": [0.25, [{"video_path": "a", "video_results": 0.25}]]}))
+    assert read_means(path) == {"scene": 0.5, "overall_consistency": 0.25}
+    for content, word in (
+        ('{"scenery": 1}', "'scenery' is no dimension"),
+        ('{"scene": "1"}', "the mean of scene is '1', not a number"),
+        ("[1]", "must map dimensions to means"),
+        ("{", "means.json cannot be read"),
+    ):
+        path.write_text(content)
+        with pytest.raises(InputError, match=word):
+            read_means(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------- MUSIQ
+
+
+def drawn(shapes) -> dict[str, torch.Tensor]:
+    """Weights from a generator that never changes, so that a peer's number for them can be written down."""
+    generators = ((key, shape, np.random.RandomState(i)) for i, (key, shape) in enumerate(sorted(shapes.items())))
+    return {key: torch.from_numpy(generator.normal(0.1, 0.5, shape)).float() for key, shape, generator in generators}
+
+
+def picture(height: int, width: int) -> torch.Tensor:
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([0.5 + 0.5 * torch.sin(0.05 * x * (c + 1) + 0.11 * y) for c in range(3)])[None].float()
+
+
+@pytest.fixture
+def musiq_file(tmp_path, monkeypatch):
+    path = tmp_path / "musiq.pth"
+    torch.save(drawn({key: value.shape for key, value in Musiq(TINY).state_dict().items()}), path)
+    monkeypatch.setattr(frame_quality, "MUSIQ_SIZES", TINY)
+    monkeypatch.setattr(frame_quality, "MUSIQ_SHA256", sha256(path))
+    return path
+
+
+@pytest.mark.parametrize(("height", "width", "expected"), [(64, 64, -0.034234), (90, 200, -0.018432), (512, 289, 0.005925)])
+def test_musiq_gives_pyiqas_number(musiq_file, height, width, expected):
+    """pyiqa 0.1.16's MUSIQ with the same weights and pictures."""
+    model = ImagingQuality(musiq_file).model
+    with torch.no_grad():
+        assert float(model(picture(height, width))) == pytest.approx(expected, abs=2e-5)
+
+
+def test_musiq_has_the_published_keys():
+    with torch.device("meta"):
+        shapes = {key: tuple(value.shape) for key, value in Musiq().state_dict().items()}
+    assert len(shapes) == 248 and sum(np.prod(shape) for shape in shapes.values()) == 27_125_825
+    published = {
+        "conv_root.weight": (64, 3, 7, 7),
+        "gn_root.bias": (64,),
+        "block1.conv3.weight": (256, 64, 1, 1),
+        "block1.gn_proj.weight": (256,),
+        "embedding.weight": (384, 16384),
+        "transformer_encoder.posembed_input.position_emb": (1, 100, 384),
+        "transformer_encoder.scaleembed_input.scale_emb": (3, 384),
+        "transformer_encoder.cls": (1, 1, 384),
+        "transformer_encoder.transformer.encoderblock_13.attention.query.bias": (384,),
+        "transformer_encoder.transformer.encoderblock_0.mlp.fc1.weight": (1152, 384),
+        "transformer_encoder.encoder_norm.weight": (384,),
+        "head.weight": (1, 384),
+    }
+    assert {key: shapes.get(key) for key in published} == published
+
+
+def test_patches_and_their_places():
+    image = picture(64, 72)
+    patch_NLCPP, place_L = cut(image)
+    assert patch_NLCPP.shape == (1, 6, 3, 32, 32)
+    assert place_L.tolist() == [0, 3, 6, 50, 53, 56]  # rows 0 and 5, columns 0, 3 and 6 of ten
+    assert (patch_NLCPP[0, 0, :, :, 12:] == image[0, :, :32, :20]).all() and (patch_NLCPP[0, 0, :, :, :12] == 0).all()
+    assert (patch_NLCPP[0, 4] == image[0, :, 32:, 20:52]).all()
+
+
+def test_imaging_quality_is_the_mean_of_shrunk_frames(musiq_file):
+    metric = ImagingQuality(musiq_file)
+    video = torch.cat([picture(300, 600), picture(300, 600).flip(3), picture(300, 600).flip(1)])
+    small = transforms.Resize((256, 512), antialias=False)(video)  # int(512/600 · 300) = 256
+    with torch.no_grad():
+        singles = [float(metric.model(frame[None])) / 100 for frame in small]
+    assert np.ptp(singles) > 1e-4 and metric.score(video) == pytest.approx(np.mean(singles), abs=1e-6)
+
+
+def test_musiq_refuses_other_files(musiq_file, monkeypatch, tmp_path):
+    with pytest.raises(InputError, match=r"'imaging_quality': .*absent\.pth not found; fetch it from musiq_spaq_ckpt-358bb6af"):
+        ImagingQuality(tmp_path / "absent.pth")
+    weights = torch.load(musiq_file, weights_only=True)
+    weights["extra"] = weights.pop("head.bias")
+    torch.save(weights, musiq_file)
+    with pytest.raises(InputError, match=r"musiq\.pth has SHA-256 .*VBench's has"):
+        ImagingQuality(musiq_file)
+    monkeypatch.setattr(frame_quality, "MUSIQ_SHA256", sha256(musiq_file))
+    with pytest.raises(InputError, match=r"^metric 'imaging_quality': .*does not fit: it lacks head\.bias; has too much extra"):
+        ImagingQuality(musiq_file)
+    musiq_file.write_text("text")
+    monkeypatch.setattr(frame_quality, "MUSIQ_SHA256", sha256(musiq_file))
+    with pytest.raises(InputError, match=r"^metric 'imaging_quality': .*cannot be read"):
+        ImagingQuality(musiq_file)
+
+
+# ------------------------------------------------------------------------------------------------------------ aesthetic
+
+
+@pytest.fixture
+def aesthetic(tmp_path, monkeypatch):
+    """A folder as the hub's and LAION's, small and random."""
+    torch.manual_seed(0)
+    text = {"context_length": 8, "vocab_size": 32, "width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": 48, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": text}
+    folder = tmp_path / "aesthetic"
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+    torch.save(torch.nn.Linear(48, 1).state_dict(), folder / AESTHETIC_HEAD)
+    monkeypatch.setattr(frame_quality, "CLIP_VISION", VISION)
+    monkeypatch.setattr(frame_quality, "CLIP_WIDTH", 48)
+    monkeypatch.setattr(frame_quality, "AESTHETIC_SHA256", sha256(folder / AESTHETIC_HEAD))
+    return folder
+
+
+@pytest.mark.parametrize(("height", "width"), [(240, 424), (64, 48)])
+def test_aesthetic_quality_is_open_clips_features_through_the_head(aesthetic, height, width):
+    """The peer: open_clip called directly behind torchvision's transforms, on levels 0 to 255 as VBench has them."""
+    video = (torch.cat([picture(height, width), picture(height, width).flip(1)]) * 255).round() / 255
+    chain = transforms.Compose(
+        [
+            transforms.Resize(224, transforms.InterpolationMode.BICUBIC, antialias=False),
+            transforms.CenterCrop(224),
+            transforms.Lambda(lambda x: x / 255),
+            transforms.Normalize(open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD),
+        ]
+    )
+    model = open_clip.create_model(f"local-dir:{aesthetic}").eval()
+    head = torch.load(aesthetic / AESTHETIC_HEAD, weights_only=True)
+    with torch.no_grad():
+        features = model.encode_image(chain(video * 255), normalize=True)
+    single = (features @ head["weight"].T + head["bias"])[:, 0] / 10
+    metric = AestheticQuality(aesthetic)
+    assert metric.score(video) == pytest.approx(float(single.mean()), abs=1e-6)
+    assert metric.score(video[:1]) == pytest.approx(float(single[0]), abs=1e-6)
+    assert abs(float(single[0] - single[1])) > 1e-5
+
+
+def test_aesthetic_quality_refuses_other_models(aesthetic, monkeypatch):
+    monkeypatch.setattr(frame_quality, "CLIP_VISION", VISION | {"layers": 24})
+    with pytest.raises(InputError, match=r"is no CLIP ViT-L/14: layers is 1, not 24"):
+        AestheticQuality(aesthetic)
+    monkeypatch.setattr(frame_quality, "AESTHETIC_SHA256", "2cd4")
+    with pytest.raises(InputError, match=r"sa_0_4_vit_l_14_linear\.pth has SHA-256 .*fetch it from github\.com/LAION-AI"):
+        AestheticQuality(aesthetic)
+    (aesthetic / AESTHETIC_HEAD).unlink()
+    with pytest.raises(InputError, match=r"sa_0_4_vit_l_14_linear\.pth not found; fetch it from github\.com/LAION-AI"):
+        AestheticQuality(aesthetic)
+
+
+# -------------------------------------------------------------------------------------------------------------- command
+
+
+def test_the_command_prints_dimensions_and_scores(listed, musiq_file, aesthetic, tmp_path, capsys):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("a dog runs.-0", "a bay, oil painting-0"):
+        write_webp(folder / f"{name}.webp", torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(len(name))))
+    given = tmp_path / "means.json"
+    given.write_text(json.dumps(scaled(dynamic_degree=1)))
+    command = ["--videos", str(folder), "--prompts", str(listed), "--musiq", str(musiq_file), "--aesthetic", str(aesthetic)]
+    score.run(command)
+    rows = pd.read_csv(folder / "scores.csv").set_index("prompt_id")
+    printed = capsys.readouterr().out
+    assert f"imaging_quality                {rows.imaging_quality[3]:.4f}  2 videos of 2 of 2 prompts" in printed
+    assert f"aesthetic_quality              {rows.aesthetic_quality[3]:.4f}  2 videos of 2 of 3 prompts" in printed
+    assert "no quality score: VBench's quality score needs 7 dimensions; no mean of subject_consistency" in printed
+    score.run([*command, "--vbench_means", str(given)])
+    printed = capsys.readouterr().out
+    quality = (0.5 + rows.imaging_quality[3] + rows.aesthetic_quality[3]) / 6.5
+    assert "dynamic_degree                 1.0000  as given" in printed
+    assert f"VBench's quality score: {quality:.4f}" in printed and f"VBench's total score: {0.8 * quality:.4f}" in printed
+
+
+def test_the_command_refuses_options_that_do_not_fit(listed, tmp_path):
+    with pytest.raises(InputError, match="--musiq is for videos"):
+        score.run(["--images", str(tmp_path), "--prompts", str(listed), "--musiq", "x.pth"])
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    write_webp(folder / "a cat.webp", torch.rand(3, 3, 64, 64))
+    prompts, means = tmp_path / "prompts.txt", tmp_path / "means.json"
+    prompts.write_text("a cat")
+    means.write_text('{"scene": 0.5}')
+    with pytest.raises(InputError, match=r"--vbench_means needs videos of VBench's prompts, and --prompts .*prompts\.txt is not"):
+        score.run(["--videos", str(folder), "--prompts", str(prompts), "--vbench_means", str(means)])
+    with pytest.raises(InputError, match=r"metric 'imaging_quality': .*absent\.pth not found"):
+        score.run(["--videos", str(folder), "--prompts", str(prompts), "--musiq", str(tmp_path / "absent.pth")])
