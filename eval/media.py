@@ -9,12 +9,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from otca.errors import InputError
+from otca.limits import MAX_PIXELS
 from otca.prompts import load_prompts
 from otca.types import Prompt
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-MAX_PIXELS = 64_000_000
-"""Larger images are refused unread (decompression bombs)."""
 
 
 def quantise(media_BFCHW: torch.Tensor) -> torch.Tensor:

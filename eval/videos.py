@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from eval.media import MAX_PIXELS, read_picture
+from eval.media import read_picture
 from otca.errors import InputError
 from otca.files import write_atomic
+from otca.limits import MAX_FRAMES, MAX_PIXELS, MAX_VIDEO_PIXELS
 
 CONTAINERS = (".mp4", ".m4v", ".mov")
 ANIMATIONS = (".gif", ".webp")
@@ -25,9 +26,6 @@ VIDEO_ENDINGS = CONTAINERS + ANIMATIONS
 FRAME_ENDINGS = (".png", ".jpg", ".jpeg")
 DEFAULT_FPS = 8.0
 """Frames a second of what states none: folders of frames, animations without durations."""
-MAX_FRAMES = 4096
-MAX_VIDEO_PIXELS = 256_000_000
-"""Pixels of all frames together (3 GB as float32); longer or larger videos are refused, at the latest while decoding."""
 
 _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"meta", b"udta", b"styp", b"sidx", b"moof", b"mfra"}
 _DESCRIPTION = 0x010E
@@ -49,7 +47,8 @@ def read_video(path: Path, default_fps: float = DEFAULT_FPS) -> Video:
     """A video file, or a folder of PNG or JPEG frames in natural order; ``default_fps`` is for what states no rate.
 
     An animation is read as shown: a picture that stays twice as long as the briefest one counts twice. Raises InputError
-    naming the file if it is missing, empty, cut short, damaged, of mixed sizes, or larger than the limits above.
+    naming the file if it is missing, empty, cut short, damaged, of mixed sizes, or larger than `otca.limits` allows, which is
+    found at the latest while decoding.
     """
     if path.is_dir():
         frames, fps = _read_folder(path), default_fps
