@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def reward_scorer(name: str, batch: int, device: str = "cpu", files: str = "") -
     if issubclass(reward_class, PublishedReward):
         weights = find_files(reward_class.card, files).values()
         identity = f"{name} {[_stamp(path) for path in weights]}"
-    return Scorer(name.replace(":", "."), lambda: _by_reward(build_reward(name, device, files)), batch, identity)
+    file_name = re.sub(r"[^\w.-]+", ".", name)  # of module:class, of an address
+    return Scorer(file_name, lambda: _by_reward(build_reward(name, device, files)), batch, identity)
 
 
 def held_out_images(batch: int) -> Scorer:

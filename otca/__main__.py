@@ -16,6 +16,7 @@ COMMANDS = {
     "score": "score a folder of images or videos, made by any system, against a prompts file",
     "rewards": "list every reward, what it takes and whether its files are here; fetch them (needs the network)",
     "prompts": "fetch a published prompt list (needs the network) and check it",
+    "serve-reward": "serve a reward over HTTP, for trainings that name it by its address",
 }
 """Name → what it does. Each is a file of otca/commands."""
 
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: python -m otca COMMAND [--help]\n")
-        print("\n".join(f"  {name:8} {what}" for name, what in COMMANDS.items()))
+        print("\n".join(f"  {name:12} {what}" for name, what in COMMANDS.items()))
         print("\ntables: python -m reproduce.table1 --help")
         return 0
     if argv[0] not in COMMANDS:

@@ -220,7 +220,7 @@ class TrainConfig:
     micro_batch: int = 16
     """Samples in one forward pass, in sampling and in updating alike."""
     rewards: list[str] = field(default_factory=lambda: ["alignment", "quality", "aesthetic"])
-    """Training rewards, by name or as module:class."""
+    """Training rewards: names, module:class, or addresses of servers as http://127.0.0.1:8000/hpsv2?batch=8."""
     reward_weights: list[float] = field(default_factory=list)
     """Static weight of each reward; empty means equal weights. They are normalised to sum 1."""
     reward_files: str = ""

@@ -20,7 +20,7 @@ from otca.methods import Method
 from otca.policies.base import Policy
 from otca.policies.pipeline import TEXT_ENCODERS, component_dtypes
 from otca.policies.texts import MEMORY_BYTES
-from otca.rewards.base import find_reward
+from otca.rewards.base import find_reward, is_remote
 from otca.rewards.published import PublishedReward
 from otca.shapes import empty_policy, measure_passes
 
@@ -190,6 +190,8 @@ def _reward_bytes(names: list[str]) -> tuple[int, tuple[str, ...]]:
     """Bytes of the rewards' networks, and the rewards that cannot be built here, which are not in it."""
     total, unknown, seen = 0, [], set()
     for name in names:
+        if is_remote(name):  # its network is in the memory of another process
+            continue
         try:
             reward_class = find_reward(name)
         except InputError:

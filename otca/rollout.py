@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,10 +61,12 @@ def rollout(
     micro_batch: int,
     keep: frozenset[str] = frozenset(),
     seconds: dict[str, float] | None = None,
+    on_media: Callable[[torch.Tensor, list[Prompt]], None] | None = None,
 ) -> Rollout:
     """Sample every entry of the batch, ``micro_batch`` at a time; ``keep`` may name "velocity" and "mean".
 
     Noise depends on each sample's seed alone. ``seconds``, if given, gains the time spent in "sampling" and "decode".
+    ``on_media`` is given the media of each micro-batch, and their prompts, as soon as they are decoded.
     """
     seconds = {} if seconds is None else seconds
     chunks, media = [], []
@@ -76,6 +79,8 @@ def rollout(
         media.append(policy.decode(chunks[-1]["latents"][-1]))
         seconds["sampling"] = seconds.get("sampling", 0.0) + sampled - started
         seconds["decode"] = seconds.get("decode", 0.0) + time.perf_counter() - sampled
+        if on_media is not None:
+            on_media(media[-1], batch.prompts[rows])
     stacked = {name: torch.cat([c[name] for c in chunks], dim=1) for name in chunks[0] if name != "std"}
     return Rollout(
         latents_SB=stacked["latents"],

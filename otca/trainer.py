@@ -23,7 +23,7 @@ from otca.policies.base import build_policy, swapped
 from otca.process import process_values
 from otca.processes import gathered, over_processes, refuse_deepspeed, refuse_dropped_plugin, refuse_split_launch, total
 from otca.prompts import load_prompts, prompt_order
-from otca.rewards.base import build_reward, score_all
+from otca.rewards.base import Background, build_reward, score_all
 from otca.rollout import Batch, condition_of, make_batch, noised_at, rollout, slots_of, transition_at, velocity_at
 from otca.schedules import StepPlan
 from otca.sharding import is_sharded, whole
@@ -138,9 +138,12 @@ class Trainer:
         batch = self._batch()
         needs = self.method.needs(config)
         keep = needs - {"process"}
-        sampled = rollout(self.policy, batch, config.sampler, self.sigma_S, plan, self.micro_batch, keep, self.seconds)
+        background = Background(self.rewards)
+        sampled = rollout(
+            self.policy, batch, config.sampler, self.sigma_S, plan, self.micro_batch, keep, self.seconds, background.add
+        )
         with timed(self.seconds, "rewards"):
-            scores = score_all(self.rewards, sampled.media_BFCHW, sampled.prompts)
+            scores = score_all(self.rewards, sampled.media_BFCHW, sampled.prompts, background)
         scores = dataclasses.replace(scores, total=functools.partial(total, self.accelerator))
         extra: dict[str, int] = {}
         if "process" in needs:

@@ -16,7 +16,7 @@ from otca.files import model_notes, resolve_model
 from otca.plan import trained_bytes
 from otca.processes import process_state
 from otca.prompts import load_prompts
-from otca.rewards.base import find_reward
+from otca.rewards.base import build_reward, find_reward, is_remote
 from otca.rewards.published import PublishedReward, find_files
 from otca.runs import Arm, is_finished
 from reproduce.runner import arm_config
@@ -71,7 +71,9 @@ def _where(path: str) -> str:
 
 
 def _source(reward: str, files: str) -> str:
-    """Where a reward's definition comes from, or InputError where its files are missing; no weights are read."""
+    """Where a reward's definition comes from, or InputError where its files or its server are missing; no weights are read."""
+    if is_remote(reward):
+        return build_reward(reward).source
     reward_class = find_reward(reward)
     if issubclass(reward_class, PublishedReward):
         find_files(reward_class.card, files)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    {"errors", "types", "config", "eval_config"},
+    {"errors", "types", "config", "eval_config", "limits"},
     {"schedules", "samplers", "credit", "losses", "files", "sharding", "architectures", "cli"},
     {"policies", "rewards", "embedded", "checkpoint", "tracking", "prompts", "methods", "runs", "processes"},
-    {"rollout", "published_prompts", "shapes"},
+    {"rollout", "published_prompts", "shapes", "serving"},
     {"process"},
     {"budget"},
     {"trainer", "plan"},

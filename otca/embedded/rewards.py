@@ -40,6 +40,7 @@ def _read(pixels: bytes) -> verifier.Reading:
 class _EmbeddedReward:
     """Splits a batch into images and scores each from its reading."""
 
+    medium = "image"
     range = (0.0, 1.0)
     source = "this repository, otca/embedded/rewards.py"
     licence = "Apache-2.0"

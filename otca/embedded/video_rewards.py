@@ -47,6 +47,7 @@ def _read(pixels: bytes) -> Reading:
 class _VideoReward:
     """Splits a batch into clips and scores each from its reading."""
 
+    medium = "video"
     range = (0.0, 1.0)
     source = "this repository, otca/embedded/video_rewards.py"
     licence = "Apache-2.0"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
@@ -34,11 +35,15 @@ REGISTRY = {
     "aesthetic_v2": "otca.rewards.clip:AestheticV2",
     "pickscore": "otca.rewards.pick_score:PickScore",
 }
-"""Name → ``module:class``. A dotted ``module:class`` is accepted anywhere a name is."""
+"""Name → ``module:class``. A dotted ``module:class`` is accepted anywhere a name is, and so is the address of a server."""
 
 
 class Reward(Protocol):
-    """A scorer. Higher is better; ``range`` is (lowest, highest); ``source`` cites where the definition comes from."""
+    """A scorer. Higher is better; ``range`` is (lowest, highest); ``source`` cites where the definition comes from.
+
+    One that computes elsewhere also has ``submit(media_BFCHW, prompts)``, which begins to score and returns at once: futures of
+    the scores of consecutive samples, which together are those of ``score``.
+    """
 
     name: str
     range: tuple[float, float]
@@ -51,24 +56,31 @@ class Reward(Protocol):
 
 
 def build_reward(name: str, device: str | torch.device = "cpu", files: str | Path = "") -> Reward:
-    """Construct a reward of the registry, or a ``module:class`` of the user's own.
+    """Construct a reward of the registry, a ``module:class`` of the user's own, or a client of the server at an address.
 
     Published rewards live on ``device`` and look for their weights in ``files/<reward>/``, then in the
-    hub's cache. Raises InputError for an unknown name and for weights that are missing or do not fit.
+    hub's cache. Raises InputError for an unknown name, for weights that are missing or do not fit, and for no answer.
     """
     reward_class = find_reward(name)
+    if is_remote(name):
+        return reward_class(name)
     if issubclass(reward_class, PublishedReward):
         return reward_class(find_files(reward_class.card, files), torch.device(device))
     return reward_class()
 
 
+def is_remote(name: str) -> bool:
+    """Whether a reward's name is the address of a server (`otca.rewards.remote`)."""
+    return name.startswith(("http://", "https://"))
+
+
 def find_reward(name: str) -> type:
     """The class of a reward, or InputError for a name that is none."""
-    target = REGISTRY.get(name, name)
+    target = "otca.rewards.remote:RemoteReward" if is_remote(name) else REGISTRY.get(name, name)
     if ":" not in target:
         near = difflib.get_close_matches(name, REGISTRY, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"unknown reward {name!r}{hint} (known: {', '.join(REGISTRY)}, or module:class)")
+        raise InputError(f"unknown reward {name!r}{hint} (known: {', '.join(REGISTRY)}, module:class, or http://HOST:PORT/NAME)")
     module, _, attribute = target.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -76,18 +88,67 @@ def find_reward(name: str) -> type:
         raise InputError(f"reward {name!r}: {module}:{attribute} cannot be imported ({error})") from error
 
 
-def score_all(rewards: list[Reward], media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> Scores:
-    """Score every sample with every reward; raises `RewardError` on an exception, NaN, Inf or a wrong shape."""
-    columns, seconds = [], {}
-    for reward in rewards:
-        started = time.perf_counter()
-        try:
-            value_B = reward.score(media_BFCHW, prompts)
-        except Exception as error:
-            raise RewardError(f"reward {reward.name!r} failed: {error!r} on {_name(prompts)}") from error
-        columns.append(_checked(reward.name, value_B, prompts).cpu())
-        seconds[reward.name] = time.perf_counter() - started
-    return Scores(reward_BK=torch.stack(columns, dim=1), names=tuple(r.name for r in rewards), seconds=seconds)
+class Background:
+    """Scores asked for while sampling goes on: media come in parts, in order, and go to the rewards that can `submit`."""
+
+    def __init__(self, rewards: list[Reward]):
+        self.rewards = rewards
+        self.parts_K: list[list[Future[torch.Tensor]] | None] = [[] if hasattr(r, "submit") else None for r in rewards]
+
+    def add(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> None:
+        """Begin to score the next samples; `score_all` scores them with the other rewards once all are there."""
+        for reward, parts in zip(self.rewards, self.parts_K):
+            if parts is not None:
+                try:
+                    parts += reward.submit(media_BFCHW, prompts)
+                except Exception as error:
+                    self.cancel()
+                    raise _failure(reward, error, prompts) from error
+
+    def cancel(self) -> None:
+        """Call off what has not begun."""
+        for part in (part for parts in self.parts_K for part in parts or ()):
+            part.cancel()
+
+
+def joined(parts: list[Future[torch.Tensor]]) -> torch.Tensor:
+    """Wait for the scores of consecutive samples: float32 (B,). Where a part fails, those that have not begun are called off."""
+    try:
+        return torch.cat([part.result() for part in parts])
+    finally:
+        for part in parts:
+            part.cancel()
+
+
+def score_all(
+    rewards: list[Reward], media_BFCHW: torch.Tensor, prompts: list[Prompt], background: Background | None = None
+) -> Scores:
+    """Score every sample with every reward; raises `RewardError` on an exception, NaN, Inf or a wrong shape.
+
+    ``background`` has been given these very media, if it is given. Rewards that compute elsewhere do so at once, and are
+    waited for last; their ``seconds`` are those of the wait.
+    """
+    if background is None:
+        background = Background(rewards)
+        background.add(media_BFCHW, prompts)
+    value_KB, seconds = {}, {}
+    try:
+        for k in sorted(range(len(rewards)), key=lambda k: background.parts_K[k] is not None):
+            reward, parts, started = rewards[k], background.parts_K[k], time.perf_counter()
+            try:
+                value_B = reward.score(media_BFCHW, prompts) if parts is None else joined(parts)
+            except Exception as error:
+                raise _failure(reward, error, prompts) from error
+            value_KB[k] = _checked(reward.name, value_B, prompts).cpu()
+            seconds[reward.name] = time.perf_counter() - started
+    finally:
+        background.cancel()
+    reward_BK = torch.stack([value_KB[k] for k in range(len(rewards))], dim=1)
+    return Scores(reward_BK=reward_BK, names=tuple(r.name for r in rewards), seconds=seconds)
+
+
+def _failure(reward: Reward, error: Exception, prompts: list[Prompt]) -> RewardError:
+    return RewardError(f"reward {reward.name!r} failed: {error!r} on {_name(prompts)}")
 
 
 def _checked(name: str, value_B, prompts: list[Prompt]) -> torch.Tensor:

@@ -1,0 +1,52 @@
+"""``python -m otca serve-reward``: a reward over HTTP, for trainings that name it by its address."""
+
+from __future__ import annotations
+
+import torch
+from jsonargparse import ArgumentParser
+
+from otca.cli import make_parser, parse
+from otca.errors import InputError
+from otca.rewards.wire import TOKEN
+
+
+def parser() -> ArgumentParser:
+    """What to serve, and where."""
+    out = make_parser("serve-reward", f"Serve a reward over HTTP; the bearer token is read from {TOKEN}.")
+    out.add_argument("name", type=str, help="reward, by name or as module:class")
+    out.add_argument("--host", type=str, default="127.0.0.1", help="address to listen on; others than this need a token")
+    out.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
+    out.add_argument("--max_body_mb", type=int, default=256, help="largest request body, in MB")
+    out.add_argument("--device", type=str, default="cpu", help="where the reward's network lives, as cuda:0")
+    out.add_argument("--reward_files", type=str, default="", help="folder of published rewards' files, FOLDER/<reward>/<file>")
+    out.add_argument("--batch", type=int, default=16, help="samples that are scored in one call")
+    return out
+
+
+def run(argv: list[str]) -> None:
+    """Load the reward, print the address, serve until stopped."""
+    given = parse(parser(), argv)
+    for name in ("max_body_mb", "batch"):
+        if getattr(given, name) < 1:
+            raise InputError(f"{name} is {getattr(given, name)}; it must be at least 1")
+    from otca.rewards.base import build_reward
+    from otca.rewards.wire import bearer_token
+    from otca.serving import bound, make_app, serve
+
+    token = bearer_token()
+    with bound(given.host, given.port, token) as listener:  # before minutes of loading
+        reward = build_reward(given.name, _device(given.device), given.reward_files)
+        app = make_app(reward, token, given.max_body_mb * 1_000_000, given.batch)
+        host, port = listener.getsockname()[:2]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/{reward.name}"
+        print(f"serving {reward.name} at {address}", flush=True)
+        serve(app, listener)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # no such kind; torch built without it, or no such GPU
+        raise InputError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); use cpu, cuda or cuda:0") from error
+    return device

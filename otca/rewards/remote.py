@@ -1,0 +1,186 @@
+"""A reward that another process computes, named by its address: ``http://127.0.0.1:8000/hpsv2`` (`otca.serving` is the server).
+
+The last part of the path is the reward's name. Settings of the calls follow in the query, ``…/hpsv2?batch=8&timeout=600``; they
+are the fields of `Calls`. The bearer token comes from the environment (`otca.rewards.wire.TOKEN`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx
+import torch
+
+from otca.errors import InputError, RewardError
+from otca.rewards import wire
+from otca.rewards.base import joined
+from otca.rewards.pixels import to_pixels
+from otca.types import Prompt
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+"""Seconds before the first retry, doubled before each further one, and their limit."""
+CONNECT_SECONDS = 10.0
+"""Time that a connection may take; `Calls.timeout` is for what comes after."""
+PASSING = (408, 429, 502, 503, 504)
+"""Answers after which it is worth asking again. 500 is not among them: the reward itself failed, and would again."""
+SHARE = 0.9
+"""Of a body's limit, what media may take; prompts have the rest."""
+
+
+@dataclass(frozen=True)
+class Calls:
+    """How a server is asked."""
+
+    batch: int = 16
+    """Samples a request at most; fewer where the server's limits say so."""
+    in_flight: int = 4
+    """Requests at once."""
+    timeout: float = 120.0
+    """Seconds until an answer must begin, the time that a request waits for its turn included."""
+    retries: int = 5
+    """Further tries after a request that got no answer, or one of `PASSING`."""
+
+
+class RemoteReward:
+    """Scores of a server. What it is (range, source, licence, medium) is what the server says of it.
+
+    Media travel as files: a picture as PNG, a video as an array of bytes, each value rounded to 256 levels. The score is
+    therefore that of the saved picture, and equals the score that the same reward gives such media in this process.
+    """
+
+    def __init__(self, url: str):
+        """Ask the server what it serves. Raises InputError for what is no address, no such server, or another reward's."""
+        self.url, self.name, self.calls = parsed(url)
+        token = wire.bearer_token()
+        self._client = httpx.Client(
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=httpx.Timeout(self.calls.timeout, connect=min(CONNECT_SECONDS, self.calls.timeout)),
+            limits=httpx.Limits(max_connections=self.calls.in_flight),
+            trust_env=self.url.startswith("https:"),  # no proxy of the environment reads what is not encrypted
+        )
+        try:
+            said = self._ask("health")
+            if said["wire"] != wire.VERSION or said["name"] != self.name:
+                raise RewardError(
+                    f"it serves {said['name']!r} (wire {said['wire']}); change the address, or start another server"
+                )
+            lowest, highest = said["range"]
+            self.range = (float("-inf") if lowest is None else lowest, float("inf") if highest is None else highest)
+            self.source, self.licence, self.medium = said["source"], said["licence"], said["medium"]
+            self.revision = f"{said['revision']} at {self.url}"
+            self._max_body, self._max_pixels, self._max_items = said["max_body"], said["max_pixels"], said["max_items"]
+        except RewardError as error:
+            raise InputError(f"reward {self.url}: {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"reward {self.url}: what answers there is no server of rewards ({error!r})") from error
+        self._workers = ThreadPoolExecutor(self.calls.in_flight, thread_name_prefix=f"reward {self.name}")
+
+    def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
+        """Scores float32 (B,) of media (B, F, 3, H, W), on the CPU. Raises RewardError once all tries of a request are spent."""
+        return joined(self.submit(media_BFCHW, prompts))
+
+    def submit(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> list[Future[torch.Tensor]]:
+        """Begin to score and return at once: the scores of consecutive samples, a future for each request.
+
+        Media are copied to the CPU first, so that they may change or go afterwards. Raises RewardError for NaN and Inf.
+        """
+        if not bool(torch.isfinite(media_BFCHW).all()):
+            raise RewardError("the media hold NaN or Inf")
+        pixel_BFCHW, size = to_pixels(media_BFCHW.float()).cpu(), self._samples(*media_BFCHW.shape[1:])
+        return [
+            self._workers.submit(self._score, pixel_BFCHW[first : first + size], prompts[first : first + size])
+            for first in range(0, len(prompts), size)
+        ]
+
+    def _samples(self, frames: int, channels: int, height: int, width: int) -> int:
+        """Samples a request that keep within the server's limits; one where not even one does, which the server will refuse."""
+        by_bytes = int(SHARE * self._max_body) // wire.media_bytes(frames, height, width)
+        return max(1, min(self.calls.batch, self._max_items, by_bytes, self._max_pixels // (frames * height * width)))
+
+    def _score(self, pixel_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
+        said = self._ask("score", wire.pack(pixel_BFCHW, prompts))
+        scores = said.get("scores")
+        numbers = isinstance(scores, list) and all(type(score) in (int, float) for score in scores)
+        if not numbers or len(scores) != len(prompts):
+            raise RewardError(f"{self.url}/score answered {str(said)[:100]} for {len(prompts)} samples")
+        return torch.tensor(scores, dtype=torch.float64).float()
+
+    def _ask(self, what: str, body: bytes | None = None) -> dict:
+        """The answer of the server, asked again with growing pauses while it gives none."""
+        started, tries, said = time.monotonic(), self.calls.retries + 1, ""
+        for attempt in range(tries):
+            if attempt:
+                time.sleep(min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT))
+            try:
+                if body is None:
+                    answer = self._client.get(f"{self.url}/{what}")
+                else:
+                    answer = self._client.post(f"{self.url}/{what}", content=body, headers={"Content-Type": wire.CONTENT_TYPE})
+            except httpx.TransportError as error:
+                said = f"{type(error).__name__}: {error}"
+                continue
+            if answer.status_code not in PASSING:
+                return _content(answer)
+            said = _refusal(answer)
+        raise RewardError(
+            f"no answer from {self.url}/{what} after {tries} tries in {time.monotonic() - started:.1f} s, the last: {said}; "
+            f"is `python -m otca serve-reward {self.name}` running there?"
+        )
+
+
+def parsed(url: str) -> tuple[str, str, Calls]:
+    """Address without its query, the reward's name, and the settings. Raises InputError, in one line, for anything else."""
+    if "@" in url:  # not shown: it may be a password
+        raise InputError(f"a reward's address holds an @, a user or a password; put a token into {wire.TOKEN} instead")
+    try:
+        parts = urlsplit(url)
+        name = parts.path.rstrip("/").rpartition("/")[2]
+        known = bool(parts.hostname) and parts.port != 0 and not parts.fragment and wire.NAME.fullmatch(name)
+    except ValueError:  # a port that is none, an address in brackets that is none
+        known = False
+    if not known:
+        raise InputError(f"reward {url!r}: write http://HOST:PORT/NAME, as in http://127.0.0.1:8000/hpsv2")
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", name, _calls(url, parts.query)
+
+
+def _calls(url: str, query: str) -> Calls:
+    settings = asdict(Calls())
+    for key, text in parse_qsl(query, keep_blank_values=True):
+        if key not in settings:
+            near = difflib.get_close_matches(key, settings, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"reward {url!r}: unknown setting {key!r}{hint} (known: {', '.join(settings)})")
+        try:
+            settings[key] = type(settings[key])(text)
+        except ValueError as error:
+            raise InputError(f"reward {url!r}: {key} is {text!r}; it must be a number") from error
+    calls = Calls(**settings)
+    if min(calls.batch, calls.in_flight) < 1 or not 0 < calls.timeout < float("inf") or calls.retries < 0:
+        raise InputError(f"reward {url!r}: batch and in_flight must be at least 1, timeout positive, retries at least 0")
+    return calls
+
+
+def _content(answer: httpx.Response) -> dict:
+    if answer.status_code != 200:
+        hint = f"; set {wire.TOKEN} to the server's token" if answer.status_code == 401 else ""
+        raise RewardError(f"{answer.url} answered {_refusal(answer)}{hint}")
+    try:
+        content = answer.json()
+    except ValueError as error:
+        raise RewardError(f"{answer.url} answered what is not JSON: {answer.text[:100]!r}") from error
+    if not isinstance(content, dict):
+        raise RewardError(f"{answer.url} answered {type(content).__name__}, not an object")
+    return content
+
+
+def _refusal(answer: httpx.Response) -> str:
+    """Status and reason of an answer that is no success."""
+    try:
+        said = answer.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        said = answer.text[:200]
+    return f"{answer.status_code} ({said})"

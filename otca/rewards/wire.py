@@ -1,0 +1,216 @@
+"""What travels between a run and a server of rewards: media and prompts one way, numbers back; nothing is ever unpickled.
+
+Body of ``POST /score``, content type ``application/x-otca-media``:
+
+- 4 bytes: N, the length of the head, big-endian;
+- N bytes: the head, JSON in UTF-8: ``{"wire": 1, "items": [{"id", "text", "spec", "kind", "bytes"}, …]}``, an item for each
+  sample: its prompt (``spec`` an object or null), and the kind and length of its media;
+- the media, one after another and nothing behind them. Kind "png": a picture, 8-bit RGB. Kind "npy": a video, an array file of
+  NumPy's in C order, (frames, height, width, 3), uint8, or float32 in [0, 1]. All of one request have the same size.
+
+Answer: ``{"name": …, "scores": [a number for each item, in order]}``; anything but status 200 carries ``{"error": one line}``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+
+from otca.errors import InputError
+from otca.limits import MAX_FRAMES, MAX_PIXELS, MAX_VIDEO_PIXELS
+from otca.types import Prompt
+
+VERSION = 1
+CONTENT_TYPE = "application/x-otca-media"
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""What may name a reward on the wire: it becomes a column of the rows and a part of the address."""
+TOKEN = "OTCA_REWARD_TOKEN"
+"""Environment variable with the bearer token, for server and client; it belongs in no config file."""
+MAX_ITEMS = 1024
+MAX_HEAD = 16_000_000
+"""Items, and bytes of the head, of one request."""
+
+Opened = tuple[tuple[int, int, int], Callable[[], np.ndarray]]
+"""Frames, height and width of media, and what decodes them to (F, H, W, 3), uint8 or float32."""
+
+
+class TooLarge(InputError):
+    """More than the limits allow."""
+
+
+def bearer_token() -> str:
+    """The token of the environment, empty if there is none. Raises InputError (which does not show it) for what is no token."""
+    token = os.environ.get(TOKEN, "")
+    if token and not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise InputError(f"{TOKEN} must consist of visible ASCII characters, without spaces or line ends")
+    return token
+
+
+# ---------------------------------------------------------------------------------------------------------------- packing
+
+
+def pack(pixel_BFCHW: torch.Tensor, prompts: list[Prompt]) -> bytes:
+    """The body for media as uint8 (B, F, 3, H, W) on the CPU: PNG where F is 1, npy elsewhere."""
+    kind, encode = ("png", _to_png) if pixel_BFCHW.shape[1] == 1 else ("npy", _to_npy)
+    media = [encode(pixel_FHWC) for pixel_FHWC in pixel_BFCHW.permute(0, 1, 3, 4, 2).contiguous().numpy()]
+    items = [
+        {"id": prompt.id, "text": prompt.text, "spec": prompt.spec, "kind": kind, "bytes": len(data)}
+        for prompt, data in zip(prompts, media)
+    ]
+    head = json.dumps({"wire": VERSION, "items": items}, allow_nan=False).encode()
+    return b"".join((len(head).to_bytes(4, "big"), head, *media))
+
+
+def media_bytes(frames: int, height: int, width: int) -> int:
+    """No fewer bytes than a sample's media take packed: noise cannot be compressed, and PNG adds a byte a row."""
+    return math.ceil(1.01 * frames * height * (3 * width + 1)) + 1024
+
+
+def _to_png(pixel_FHWC: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixel_FHWC[0]).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _to_npy(pixel_FHWC: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, pixel_FHWC, allow_pickle=False)
+    return buffer.getvalue()
+
+
+# -------------------------------------------------------------------------------------------------------------- unpacking
+
+
+def unpack(body: bytes | bytearray) -> tuple[torch.Tensor, list[Prompt]]:
+    """Media float32 (B, F, 3, H, W) in [0, 1] and their prompts. Sizes are read, and refused, before anything is decoded.
+
+    Raises TooLarge where a limit is passed and InputError for everything else that is not as written above.
+    """
+    items, start = _head(body)
+    prompts = [_prompt(place, item) for place, item in enumerate(items)]
+    lengths = [_length(place, item) for place, item in enumerate(items)]
+    if start + sum(lengths) != len(body):
+        raise InputError(f"{len(body) - start} bytes of media follow the head, which speaks of {sum(lengths)}")
+    opened = []
+    for place, (item, length) in enumerate(zip(items, lengths)):
+        opened.append(_opened(place, item, memoryview(body)[start : start + length]))
+        start += length
+    sizes = sorted({size for size, _ in opened})
+    if len(sizes) > 1:
+        raise InputError(f"media of different sizes ({_said(sizes[0])} and {_said(sizes[1])}); send them apart")
+    if len(items) * math.prod(sizes[0]) > MAX_VIDEO_PIXELS:
+        raise TooLarge(f"{len(items)} media of {_said(sizes[0])} have more than {MAX_VIDEO_PIXELS} pixels; send fewer at a time")
+    frames, height, width = sizes[0]
+    media_BFCHW = torch.empty(len(items), frames, 3, height, width)
+    for place, (_, load) in enumerate(opened):
+        media_BFCHW[place] = _decoded(place, load).permute(0, 3, 1, 2)
+    return media_BFCHW, prompts
+
+
+def _head(body: bytes | bytearray) -> tuple[list, int]:
+    """The items that the head lists, and where the media start."""
+    length = int.from_bytes(body[:4], "big")
+    if length > MAX_HEAD:
+        raise TooLarge(f"a head of {length} bytes; the limit is {MAX_HEAD}")
+    if len(body) < 4 + length or not length:
+        raise InputError(f"a body of {len(body)} bytes cannot hold its length and a head of {length}")
+    try:
+        head = json.loads(bytes(body[4 : 4 + length]).decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
+        raise InputError(f"the head is not JSON ({error})") from error
+    items = head.get("items") if isinstance(head, dict) else None
+    if not isinstance(items, list) or not items or head.get("wire") != VERSION:
+        raise InputError(f'the head must be {{"wire": {VERSION}, "items": [at least one]}}')
+    if len(items) > MAX_ITEMS:
+        raise TooLarge(f"{len(items)} items; the limit is {MAX_ITEMS}")
+    return items, 4 + length
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _prompt(place: int, item: object) -> Prompt:
+    if not isinstance(item, dict) or not isinstance(item.get("id"), str) or not isinstance(item.get("text"), str):
+        raise InputError(f"item {place} needs an id and a text, both strings")
+    if item.get("spec") is not None and not isinstance(item["spec"], dict):
+        raise InputError(f"item {place}: spec must be an object or null")
+    return Prompt(id=item["id"], text=item["text"], spec=item.get("spec"))
+
+
+def _length(place: int, item: dict) -> int:
+    length = item.get("bytes")
+    if type(length) is not int or length < 1:
+        raise InputError(f"item {place}: bytes must be a positive integer")
+    return length
+
+
+def _opened(place: int, item: dict, data: memoryview) -> Opened:
+    """Media whose size is known and within the limits, not decoded yet."""
+    kind = item.get("kind")
+    if kind not in ("png", "npy"):
+        raise InputError(f'item {place}: kind must be "png" or "npy"')
+    try:
+        size, load = (_open_png if kind == "png" else _open_npy)(data)
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"item {place}: {error}") from error
+    except Exception as error:  # readers of foreign bytes raise many kinds
+        raise InputError(f"item {place}: {kind} cannot be read ({error})") from error
+    frames, height, width = size
+    if min(size) < 1:
+        raise InputError(f"item {place}: {_said(size)} is empty")
+    if height * width > MAX_PIXELS or frames > MAX_FRAMES or math.prod(size) > MAX_VIDEO_PIXELS:
+        raise TooLarge(
+            f"item {place}: {_said(size)}; the limits are {MAX_PIXELS} pixels a frame, {MAX_FRAMES} frames and "
+            f"{MAX_VIDEO_PIXELS} pixels in all"
+        )
+    return size, load
+
+
+def _open_png(data: memoryview) -> Opened:
+    image = Image.open(io.BytesIO(data), formats=("PNG",))
+    if image.mode != "RGB" or getattr(image, "n_frames", 1) != 1:
+        raise ValueError(f"expected one 8-bit RGB picture, found mode {image.mode}, {getattr(image, 'n_frames', 1)} pictures")
+    return (1, image.height, image.width), lambda: np.asarray(image)[None]
+
+
+def _open_npy(data: memoryview) -> Opened:
+    """Only the header goes through NumPy's reader; the numbers are taken as they lie, so that nothing can be unpickled."""
+    file = io.BytesIO(data)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("expected an array file of format 1.0")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype not in (np.dtype("uint8"), np.dtype("<f4")) or fortran or len(shape) != 4 or shape[3] != 3:
+        raise ValueError(f"expected (F, H, W, 3) of uint8 or float32 in C order, found {shape} of {dtype}")
+    if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"{shape} of {dtype} are not the {len(data) - file.tell()} bytes that follow")
+
+    def load() -> np.ndarray:
+        pixel_FHWC = np.frombuffer(data, dtype, offset=file.tell()).reshape(shape)
+        if dtype.kind == "f" and not (pixel_FHWC.min() >= 0 and pixel_FHWC.max() <= 1):
+            raise ValueError("found NaN, or values outside of [0, 1]")
+        return pixel_FHWC
+
+    return tuple(shape[:3]), load
+
+
+def _decoded(place: int, load: Callable[[], np.ndarray]) -> torch.Tensor:
+    """Media float32 (F, H, W, 3) in [0, 1]."""
+    try:
+        pixel_FHWC = torch.from_numpy(np.array(load()))  # a copy of its own: the body is read-only
+    except Exception as error:  # as above
+        raise InputError(f"item {place}: the media cannot be decoded ({error})") from error
+    return pixel_FHWC if pixel_FHWC.is_floating_point() else pixel_FHWC.float().div_(255)
+
+
+def _said(size: tuple[int, int, int]) -> str:
+    frames, height, width = size
+    return f"{width}×{height}" if frames == 1 else f"{frames} frames of {width}×{height}"

@@ -1,0 +1,194 @@
+"""A reward as a server: ``python -m otca serve-reward hpsv2``, which trainings name as ``http://127.0.0.1:8000/hpsv2``.
+
+``POST /hpsv2/score`` scores (`otca.rewards.wire` has the format), ``GET /hpsv2/health`` says what is served; ``/score`` and
+``/health`` do the same. One reward a server, one scoring at a time. It listens on this machine alone unless told otherwise, and
+then only with a bearer token in the environment. It speaks plain http: between machines, tunnel it or put TLS in front.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import logging
+import math
+import socket
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
+
+import torch
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from otca.errors import InputError, RewardError
+from otca.limits import MAX_VIDEO_PIXELS
+from otca.rewards import wire
+from otca.rewards.base import Reward, score_all
+from otca.types import Prompt
+
+CONNECTIONS = 512
+"""Open connections; further ones are answered by 503."""
+HELD = 4
+"""Requests that are in memory at a time, each up to the limit of a body and, decoded, 3 GB; the others wait unread."""
+BODY_SECONDS = 300.0
+"""Time that a body may take to arrive."""
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def serve(app: Starlette, listener: socket.socket) -> None:
+    """Serve the application on a bound socket until it is stopped, as by Ctrl-C."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=5,
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def bound(host: str, port: int, token: str) -> socket.socket:
+    """A socket bound to the address, not listening yet; port 0 is any free one.
+
+    Raises InputError for a port that is taken or none, and if other machines reach the address and there is no token.
+    """
+    if not 0 <= port < 1 << 16:  # the system would take its lower 16 bits
+        raise InputError(f"port is {port}; it must lie in 0 … 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0]
+        if not ip_address(address[0]).is_loopback and not token:
+            raise InputError(
+                f"host {host!r} is open to other machines; set {wire.TOKEN} for the server and its clients, or use 127.0.0.1"
+            )
+        with contextlib.ExitStack() as opened:
+            out = opened.enter_context(socket.socket(family, kind, protocol))
+            out.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            out.bind(address)
+            opened.pop_all()
+    except OSError as error:
+        raise InputError(f"cannot listen on port {port} of {host!r} ({error}); choose another with --port or --host") from error
+    return out
+
+
+# ---------------------------------------------------------------------------------------------------------------- the app
+
+
+def make_app(reward: Reward, token: str = "", max_body: int = 256_000_000, batch: int = 16) -> Starlette:
+    """The server's application: ``max_body`` bytes a request, ``batch`` samples a call; without a token anyone may ask."""
+    if not wire.NAME.fullmatch(reward.name):
+        raise InputError(f"reward {reward.name!r} cannot be served: its name must consist of letters, digits and underscores")
+    bodies, turn, worker = asyncio.Semaphore(HELD), asyncio.Lock(), ThreadPoolExecutor(1, thread_name_prefix="scoring")
+
+    async def health(request: Request) -> Response:
+        return _json(described(reward) | {"max_body": max_body})
+
+    async def score(request: Request) -> Response:
+        if request.headers.get("content-type") != wire.CONTENT_TYPE:  # a web page cannot send it across origins
+            raise HTTPException(415, f"send {wire.CONTENT_TYPE}; otca/rewards/wire.py describes it")
+        async with bodies:
+            body = await _body(request, max_body)
+            media_BFCHW, prompts = await asyncio.to_thread(wire.unpack, body)
+            del body
+            async with turn:
+                if await request.is_disconnected():  # it asked again, or went away: nobody would hear the answer
+                    raise ClientDisconnect
+                run = asyncio.get_running_loop().run_in_executor
+                scores = await run(worker, _scores, reward, media_BFCHW, prompts, batch)
+        return _json({"name": reward.name, "scores": scores})
+
+    routes = [
+        Route(f"{prefix}/{path}", _guarded(endpoint, token), methods=[method])
+        for prefix in ("", f"/{reward.name}")
+        for path, endpoint, method in (("score", score, "POST"), ("health", health, "GET"))
+    ]
+
+    def refused(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException) and error.status_code == 404:
+            error = HTTPException(404, f"nothing at {request.url.path}; this server has /{reward.name}/score and /health")
+        return _refused(error)
+
+    kinds = (HTTPException, InputError, RewardError, TimeoutError, ClientDisconnect)
+    return Starlette(routes=routes, exception_handlers=dict.fromkeys(kinds, refused))
+
+
+def described(reward: Reward) -> dict[str, object]:
+    """What ``/health`` says of a reward; where the range has no end it is null, where the medium is not stated "unknown"."""
+    return {
+        "wire": wire.VERSION,
+        "name": reward.name,
+        "medium": getattr(getattr(reward, "card", reward), "medium", "unknown"),
+        "range": [float(end) if math.isfinite(end) else None for end in reward.range],
+        "source": reward.source,
+        "licence": reward.licence,
+        "revision": reward.revision,
+        "max_pixels": MAX_VIDEO_PIXELS,
+        "max_items": wire.MAX_ITEMS,
+    }
+
+
+def _guarded(endpoint: Endpoint, token: str) -> Endpoint:
+    """The endpoint for those who bring the token; it is asked for before anything of a body is read."""
+    expected = f"Bearer {token}".encode()
+
+    async def guarded(request: Request) -> Response:
+        given = request.headers.get("authorization", "").encode("latin-1")
+        if token and not hmac.compare_digest(given, expected):  # in constant time
+            raise HTTPException(401, "this server needs its bearer token", {"WWW-Authenticate": "Bearer"})
+        return await endpoint(request)
+
+    return guarded
+
+
+async def _body(request: Request, limit: int) -> bytearray:
+    """The body, refused by its declared length where there is one, and otherwise as soon as it is too long."""
+    large = wire.TooLarge(f"the body is larger than {limit} bytes; send fewer samples at a time, or raise --max_body_mb")
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise large
+    body = bytearray()
+    async with asyncio.timeout(BODY_SECONDS):
+        async for chunk in request.stream():
+            if len(body) + len(chunk) > limit:
+                raise large
+            body += chunk
+    return body
+
+
+def _scores(reward: Reward, media_BFCHW: torch.Tensor, prompts: list[Prompt], batch: int) -> list[float]:
+    """A number for each sample; every float32 is a JSON number exactly."""
+    parts = [slice(first, first + batch) for first in range(0, len(prompts), batch)]
+    return [score for rows in parts for score in score_all([reward], media_BFCHW[rows], prompts[rows]).reward_BK[:, 0].tolist()]
+
+
+def _refused(error: Exception) -> Response:
+    """One line for the client; what the reward itself did wrong is also logged, with its traceback.
+
+    The connection ends with it: what is left of a body that is not wanted need not be taken.
+    """
+    status, said, headers = 408, "the request did not arrive in time", {"Connection": "close"}
+    if isinstance(error, HTTPException):
+        status, said, headers = error.status_code, error.detail, headers | dict(error.headers or {})
+    elif isinstance(error, RewardError):
+        logging.getLogger(__name__).error("%s", error, exc_info=error)
+        status, said = 500, str(error)
+    elif isinstance(error, InputError):
+        status, said = 413 if isinstance(error, wire.TooLarge) else 400, str(error)
+    return _json({"error": " ".join(said.split())[:600]}, status, headers)
+
+
+def _json(content: dict, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """JSON in ASCII, so that no text can break it."""
+    return Response(json.dumps(content, allow_nan=False), status, headers, media_type="application/json")

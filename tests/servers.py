@@ -1,0 +1,95 @@
+"""Servers on this machine for tests, and media to send to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import uvicorn
+
+from otca.embedded import scenes, video_scenes
+from otca.serving import bound
+from otca.types import Prompt
+
+ROOT = Path(__file__).parent.parent
+
+
+@contextlib.contextmanager
+def running(app, port=0):
+    """The application on a port of this machine, in a thread; yields the address."""
+    with bound("127.0.0.1", port, "") as listener:
+        server = uvicorn.Server(
+            uvicorn.Config(app, http="h11", lifespan="off", log_level="critical", timeout_graceful_shutdown=1)
+        )
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.005)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextlib.contextmanager
+def command(name, *options, **environment):
+    """`python -m otca serve-reward`; yields the process and the address that it prints."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "otca", "serve-reward", name, *options],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process, re.search(r"at (http://\S+)", process.stdout.readline())[1]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def pictures(count=5):
+    """Drawings of prompts, half of them under noise: media of many levels, not yet rounded to 256."""
+    prompts, rng = scenes.prompts("train", count), np.random.default_rng(0)
+    drawn = np.stack([scenes.render(scenes.draw_scene(p.spec, rng)) for p in prompts])
+    drawn[1::2] += rng.normal(0, 0.05, drawn[1::2].shape)
+    return torch.from_numpy(drawn).float().clamp(0, 1).unsqueeze(1), prompts
+
+
+def clips(count=3):
+    prompts, rng = video_scenes.prompts("train", count), np.random.default_rng(0)
+    drawn = [video_scenes.render_clip(video_scenes.draw_clip(p.spec, rng)) for p in prompts]
+    return torch.from_numpy(np.stack(drawn)).float(), prompts
+
+
+class Told:
+    """A reward that gives back numbers it was told, and counts how many calls it is in at once."""
+
+    name, range, source, licence, revision = "told", (float("-inf"), float("inf")), "test", "", ""
+
+    def __init__(self, answer, seconds=0.0):
+        self.answer, self.seconds, self.calls, self.now, self.most = answer, seconds, 0, 0, 0
+
+    def score(self, media_BFCHW, prompts):
+        self.calls, self.now = self.calls + 1, self.now + 1
+        self.most = max(self.most, self.now)
+        if self.seconds:
+            time.sleep(self.seconds)
+        self.now -= 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer[: len(prompts)]
+
+
+def blank(count, size=8):
+    return torch.zeros(count, 1, 3, size, size), [Prompt(str(i), "x") for i in range(count)]
