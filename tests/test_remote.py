@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
@@ -153,7 +154,7 @@ def test_retries_wait_longer_each_time_and_end(monkeypatch):
 
 def test_requests_overlap_and_scorings_do_not():
     """Six requests, three at a time; the server scores one after another."""
-    told = Told(torch.arange(1.0), seconds=0.03)
+    told = Told(torch.arange(1.0), lambda: time.sleep(0.03))
     front = Front(make_app(told))
     with running(front) as address:
         build_reward(f"{address}/told?batch=1&in_flight=3").score(*blank(6))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -129,14 +130,17 @@ def test_failures_of_the_reward_itself_are_told_and_not_retried(answer, said):
 
 
 def test_who_hung_up_is_not_scored():
-    told = Told(torch.ones(1), seconds=0.25)
+    gate = threading.Event()
+    told = Told(torch.ones(1), gate.wait)
     with running(make_app(told)) as address, ThreadPoolExecutor(1) as other:
         patient = build_reward(f"{address}/told")
-        hasty = build_reward(f"{address}/told?timeout=0.05&retries=0")
+        hasty = build_reward(f"{address}/told?retries=0")
+        hasty._client.timeout = 0.1
         busy = other.submit(patient.score, *blank(1))
         while not told.now:
             time.sleep(0.005)
         with pytest.raises(RewardError, match="ReadTimeout"):
             hasty.score(*blank(1))
+        gate.set()
         assert busy.result().tolist() == [1]
         assert patient.score(*blank(1)).tolist() == [1] and told.calls == 2
