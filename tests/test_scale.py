@@ -109,7 +109,7 @@ def test_a_dry_run_refuses_prompts_that_processes_cannot_share(monkeypatch, caps
 
     monkeypatch.setattr("reproduce.dry_run.process_state", Three)
     assert look_over("table1", "quick", table1.TABLE.arms("quick"), Path("elsewhere")) == 2
-    assert "the 8 prompts of one update must be a multiple of the 3 processes" in capsys.readouterr().out
+    assert "the 4 prompts of one update must be a multiple of the 3 processes" in capsys.readouterr().out
 
 
 def test_speed_of_a_model_with_random_weights_is_measured_anywhere(tmp_path, capsys):
