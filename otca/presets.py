@@ -27,6 +27,7 @@ LORA = {
 
 FLUX = {
     "prompts": "prompts/dancegrpo_image.txt",  # [reader]: DanceGRPO's list, from HPDv2
+    "rewards": ["hpsv2", "clip"],  # [sibling: DanceGRPO's two rewards for images]; the paper's are unknown
     "group_size": 12,  # [sibling: ViPO]
     "policy.path": "black-forest-labs/FLUX.1-dev",  # [reader]
     "policy.height": 512,  # [reader]
@@ -45,7 +46,7 @@ FLUX = {
 
 WAN = {
     "prompts": "prompts/dancegrpo_video.txt",  # [reader]: DanceGRPO's 50,000, from VidProM
-    "rewards": ["vq", "mq", "ta"],
+    "rewards": ["videoalign_vq", "videoalign_mq"],  # [sibling: ViPO]
     "group_size": 8,  # [sibling: ViPO]
     "micro_batch": 1,
     "policy.precision": "bf16",
@@ -142,6 +143,7 @@ TRAIN: dict[str, dict[str, object]] = {
     | {
         "iterations": 500,
         "prompts": "prompts/dancegrpo_image.txt",
+        "rewards": ["hpsv2", "clip"],
         "prompts_per_iteration": 8,
         "group_size": 8,
         "micro_batch": 4,
@@ -217,10 +219,14 @@ EVAL: dict[str, dict[str, object]] = {
     "video/quick": {"source": "embedded:video/test", "prompts": 84, "samples_per_prompt": 1},
     "video/cpu": {"source": "embedded:video/test", "prompts": 350, "samples_per_prompt": 2},
     # 1,000 test prompts, 50 steps [reader]; which ones is unknown: PartiPrompts, and VBench's for video [ours]
-    "image/paper": {"source": "prompts/parti.tsv", "prompts": 1000, "samples_per_prompt": 1, "steps": 50, "batch": 4},
+    "image/paper": {
+        **{"source": "prompts/parti.tsv", "prompts": 1000, "samples_per_prompt": 1, "steps": 50, "batch": 4},
+        "held_out": ["pickscore", "image_reward", "aesthetic_v2"],  # Table 4's metrics [reader] that no arm trains on
+    },
     "video/paper": {
         **{"source": "prompts/vbench.json", "prompts": 200, "samples_per_prompt": 1, "steps": 50, "batch": 1},  # [ours]
-        **{"height": 480, "width": 832},  # [reader]
+        **{"height": 480, "width": 832, "fps": 16.0},  # [reader]; Wan's own rate
+        "held_out": ["videoalign_ta", "motion"],
     },
 }
 
