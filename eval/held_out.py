@@ -15,7 +15,7 @@ from eval.metrics.motion import MotionMetrics, embedded_encoder
 from eval.metrics.quality import FRECHET_SAMPLES, diversity, frechet_distance, kernel_distance
 from otca.embedded import scenes, video_scenes
 from otca.eval_config import EvalConfig
-from otca.rewards.base import build_reward, score_all
+from otca.rewards.base import build_rewards, score_all
 from otca.types import Prompt
 
 Numbers = dict[str, tuple[float, int]]
@@ -102,7 +102,7 @@ class NamedHeldOut:
     """Held-out metrics by name, for prompts without a spec: rewards that no arm trains on, and "motion" for videos."""
 
     def __init__(self, names: Sequence[str], fps: float, device: torch.device | str = "cpu", files: str = ""):
-        self.rewards = [build_reward(name, device, files) for name in names if name != MOTION]
+        self.rewards = build_rewards([name for name in names if name != MOTION], device, files)
         self.motion, self.fps = MotionMetrics() if MOTION in names else None, fps
         self.protocol = {r.name: {"source": r.source, "revision": r.revision} for r in self.rewards}
         self.protocol |= self.motion.protocol if self.motion else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
@@ -67,6 +68,15 @@ def build_reward(name: str, device: str | torch.device = "cpu", files: str | Pat
     if issubclass(reward_class, PublishedReward):
         return reward_class(find_files(reward_class.card, files), torch.device(device))
     return reward_class()
+
+
+def build_rewards(names: Sequence[str], device: str | torch.device = "cpu", files: str | Path = "") -> list[Reward]:
+    """`build_reward` of each. Raises InputError where two would fill the same column."""
+    rewards = [build_reward(name, device, files) for name in names]
+    twice = {reward.name for reward in rewards if sum(other.name == reward.name for other in rewards) > 1}
+    if twice:
+        raise InputError(f"rewards {', '.join(names)}: two of them are called {min(twice)!r}; name each but once")
+    return rewards
 
 
 def is_remote(name: str) -> bool:

@@ -172,7 +172,7 @@ class AestheticV2(PublishedReward):
     def __init__(self, files: Mapping[str, Path], device: torch.device):
         """Load tower and head. Raises InputError for what does not fit."""
         self.tower = read_tower(self.name, files, device)
-        self.head = nn.ModuleDict({"layers": _aesthetic_layers(self.tower.features)})
+        self.head = nn.ModuleDict({"layers": aesthetic_layers(self.tower.features)})
         load_whole(self.name, self.head, read_weights(self.name, files[HEAD]), files[HEAD])
         self.head.to(device).eval()
 
@@ -185,7 +185,7 @@ class AestheticV2(PublishedReward):
         return by_frames(score, media_BFCHW, [prompt.text for prompt in prompts], CHUNK)
 
 
-def _aesthetic_layers(features: int) -> nn.Sequential:
+def aesthetic_layers(features: int) -> nn.Sequential:
     """Linear layers at the places 0, 2, 4, 6 and 7 that they have in the file, where dropout stands between."""
     width = (features, 1024, 128, 64, 16, 1)
     linear = [nn.Linear(a, b) for a, b in itertools.pairwise(width)]
