@@ -59,6 +59,7 @@ class Alignment(_EmbeddedReward):
     """Soft agreement of the drawing with the prompt's spec (`verifier.alignment`)."""
 
     name = "alignment"
+    needs_spec = True
 
     def _one(self, image_CHW, reading, prompt):
         if prompt.spec is None:

@@ -90,6 +90,7 @@ class TextAlignment(_VideoReward):
     """Soft agreement of the clip with the prompt's spec (`video_verifier.alignment`)."""
 
     name = "ta"
+    needs_spec = True
 
     def _one(self, clip_FCHW, reading, prompt):
         if prompt.spec is None:

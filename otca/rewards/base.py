@@ -79,6 +79,16 @@ def build_rewards(names: Sequence[str], device: str | torch.device = "cpu", file
     return rewards
 
 
+def refuse_prompts_without_spec(rewards: Sequence[Reward], prompts: Sequence[Prompt], source: str) -> None:
+    """Raise InputError where a reward of the embedded tasks would have to judge prompts that no verifier can read."""
+    needy = [reward.name for reward in rewards if getattr(reward, "needs_spec", False)]
+    if needy and prompts[0].spec is None:
+        raise InputError(
+            f"rewards {', '.join(needy)} need the spec of each prompt, and {source} has none; take prompts of the embedded tasks "
+            "or rewards that read any text (`python -m otca rewards`)"
+        )
+
+
 def is_remote(name: str) -> bool:
     """Whether a reward's name is the address of a server (`otca.rewards.remote`)."""
     return name.startswith(("http://", "https://"))

@@ -1,0 +1,40 @@
+"""The tuning grids: arms of their own, tuning seeds only, rows that say what was changed."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from eval.evaluate import write_rows
+from otca.presets import SEEDS
+from otca.runs import Arm
+from reproduce import tune
+from reproduce.runner import arm_config
+
+
+@pytest.mark.parametrize("grid", tune.GRIDS)
+def test_every_arm_is_a_run_of_its_own_on_a_tuning_seed(grid):
+    arms = tune.arms("image", "quick", grid)
+    assert len({arm.path for arm in arms}) == len(arms)
+    assert min(arm.seed for arm in arms) > max(SEEDS.values())
+    configs = [arm_config(arm) for arm in arms if arm.method != "base"]
+    assert all(configs.count(config) == 1 for config in configs), "two arms train the same"
+    assert {(arm.method, arm.seed) for arm in arms if arm.method == "base"} == {("base", arm.seed) for arm in arms}
+
+
+def test_a_row_has_the_means_and_the_settings(tmp_path):
+    arm = Arm("image", "quick", "otca", 101, "x", (("iterations", 7), ("reward_weights", [4.0, 1.0, 1.0])))
+    items = {
+        "prompt_id": ["a", "b"],
+        "alignment": [0.0, 1.0],
+        "quality": [0.5, 0.7],
+        "aesthetic": 1.0,
+        "judge_correct": [1.0, 0.0],
+    }
+    write_rows(pd.DataFrame(items), tmp_path / "scores.csv.gz")
+    row = tune.read_run(tmp_path, arm)
+    assert json.loads(row.pop("settings")) == {"iterations": 7, "reward_weights": [4.0, 1.0, 1.0]}
+    expected = {"alignment": 0.5, "quality": pytest.approx(0.6), "aesthetic": 1.0, "judge_correct": 0.5}
+    assert row == {"method": "otca", "seed": 101, "variant": "x", **expected}
