@@ -134,6 +134,8 @@ class CreditConfig:
     """Process credit: value a state by the mean over so many stochastic continuations instead, a costly reference; 0 is off."""
     process_states: int = 0
     """Process credit: how many states are scored, evenly spread; values in between are interpolated. 0 is all."""
+    process_decoder: Literal["vae", "linear"] = "vae"
+    """Process credit: what decodes the states that are scored; "linear" is fitted to the iteration's own latents and media."""
     process_scale: Literal["run", "step"] = "run"
     """Process credit: advantages have RMS 1 over all trained steps, or at each step, so that late steps are trained as much."""
     sampled_steps: int = 0

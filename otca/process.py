@@ -10,10 +10,11 @@ import torch
 
 from otca.config import CreditConfig, TrainConfig
 from otca.policies.base import Policy
+from otca.preview import fit_preview
 from otca.rewards.base import Reward, score_all
 from otca.rollout import condition_of, continued_from, velocity_at
 from otca.samplers import clean_prediction
-from otca.types import Rollout
+from otca.types import Rollout, Total, alone
 
 
 def completion_path(state: int, steps: int, length: int) -> list[int]:
@@ -50,11 +51,12 @@ def path_evaluations(paths: dict[int, list[int]], settings: CreditConfig) -> int
 
 @torch.no_grad()
 def process_values(
-    policy: Policy, sampled: Rollout, final_BK: torch.Tensor, rewards: list[Reward], config: TrainConfig
+    policy: Policy, sampled: Rollout, final_BK: torch.Tensor, rewards: list[Reward], config: TrainConfig, total: Total = alone
 ) -> tuple[torch.Tensor, dict[str, int]]:
     """Estimated rewards (S, B, K) of each state, the last row the final rewards, and what they cost.
 
-    A state is worth the reward of its ODE completion, or the mean over ``credit.process_continuations`` stochastic ones.
+    A state is worth the reward of its ODE completion, or the mean over ``credit.process_continuations`` stochastic ones. With
+    ``credit.process_decoder: linear`` a completion is decoded by a `LinearPreview` of this rollout, not by the autoencoder.
     The first step uses the velocity that the rollout kept, so a completion of one step (the clean prediction) costs no
     network evaluation; a state whose completion is the trajectory itself takes the final reward and costs nothing.
     Costs: ``network_evaluations`` and ``reward_calls``, each media scored being decoded once. Raises `RewardError` as any
@@ -63,13 +65,20 @@ def process_values(
     settings, steps, count = config.credit, len(sampled.sigma_S) - 1, len(sampled.prompts)
     draws, paths = settings.process_continuations, planned_paths(sampled.std_T > 0, settings)
     values = {steps: final_BK}
+    decode = policy.decode
+    if settings.process_decoder == "linear":
+        preview = fit_preview(policy.latent_grid(sampled.latents_SB[-1]), sampled.media_BFCHW, total)
+
+        def decode(latents: torch.Tensor) -> torch.Tensor:
+            return preview.decode(policy.latent_grid(latents))
+
     for state, path in paths.items():
         if not path:
             values[state] = final_BK
         elif draws:
             values[state] = continuation_rewards_NBK(policy, sampled, rewards, config, state, range(draws)).mean(0)
         else:
-            values[state] = _completion_rewards_BK(policy, sampled, rewards, path, config.micro_batch)
+            values[state] = _completion_rewards_BK(policy, sampled, rewards, path, config.micro_batch, decode)
     scored = max(draws, 1) * sum(map(bool, paths.values()))
     costs = {
         "network_evaluations": count * path_evaluations(paths, settings) * policy.forwards_per_velocity,
@@ -97,7 +106,7 @@ def continuation_rewards_NBK(
     return torch.stack(out)
 
 
-def _completion_rewards_BK(policy, sampled, rewards, path, micro_batch) -> torch.Tensor:
+def _completion_rewards_BK(policy, sampled, rewards, path, micro_batch, decode) -> torch.Tensor:
     """Rewards of the ODE completions from state ``path[0]`` along the grid points of ``path``."""
     media, sigma_S = [], sampled.sigma_S
     for rows in _chunks(len(sampled.prompts), micro_batch):
@@ -106,7 +115,7 @@ def _completion_rewards_BK(policy, sampled, rewards, path, micro_batch) -> torch
         for here, there in pairwise(path):
             velocity = velocity if here == path[0] else velocity_at(policy, x, here, sigma_S, condition)
             x = clean_prediction(x, velocity, float(sigma_S[here] - sigma_S[there]))  # one Euler step
-        media.append(policy.decode(x))
+        media.append(decode(x))
     return score_all(rewards, torch.cat(media), sampled.prompts).reward_BK
 
 

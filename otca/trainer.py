@@ -150,7 +150,7 @@ class Trainer:
         if "process" in needs:
             with timed(self.seconds, "process"):
                 final_BK = scores.reward_BK
-                values, extra = process_values(self.policy, sampled, final_BK, self.rewards, config)
+                values, extra = process_values(self.policy, sampled, final_BK, self.rewards, config, scores.total)
                 scores = dataclasses.replace(scores, process_reward_SBK=values)
         with timed(self.seconds, "credit"):
             credit = assign_credit(self.method, sampled, scores, config)

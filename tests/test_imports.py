@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LEVELS = [
     {"errors", "types", "config", "eval_config", "limits"},
-    {"schedules", "samplers", "credit", "losses", "files", "sharding", "architectures", "cli"},
+    {"schedules", "samplers", "credit", "losses", "files", "sharding", "architectures", "cli", "preview"},
     {"policies", "rewards", "embedded", "checkpoint", "tracking", "prompts", "methods", "runs", "processes"},
     {"rollout", "published_prompts", "shapes", "serving"},
     {"process"},

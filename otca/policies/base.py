@@ -59,6 +59,9 @@ class Policy(Protocol):
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Media (B, F, 3, H, W) in [0, 1], fp32."""
 
+    def latent_grid(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (B, C, F, H, W) as the autoencoder sees them, but for scale and shift: an image has one latent frame."""
+
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """Parameters that the optimizer moves, in a fixed order."""
 

@@ -85,5 +85,8 @@ class FluxPolicy(PipelinePolicy):
     @torch.no_grad()
     def decode(self, latents) -> torch.Tensor:
         """Images (B, 1, 3, H, W) in [0, 1], fp32."""
-        unpacked = self.pipeline._unpack_latents(latents, self.height, self.width, self.pipeline.vae_scale_factor)
-        return decoded_images(self.pipeline.vae, unpacked)
+        return decoded_images(self.pipeline.vae, self.latent_grid(latents).squeeze(2))
+
+    def latent_grid(self, latents) -> torch.Tensor:
+        """Latents (B, C, 1, H, W)."""
+        return self.pipeline._unpack_latents(latents, self.height, self.width, self.pipeline.vae_scale_factor).unsqueeze(2)

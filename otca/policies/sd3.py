@@ -81,3 +81,7 @@ class Sd3Policy(PipelinePolicy):
     def decode(self, latents) -> torch.Tensor:
         """Images (B, 1, 3, H, W) in [0, 1], fp32."""
         return decoded_images(self.pipeline.vae, latents)
+
+    def latent_grid(self, latents) -> torch.Tensor:
+        """Latents (B, C, 1, H, W)."""
+        return latents.unsqueeze(2)

@@ -117,3 +117,7 @@ class WanPolicy(PipelinePolicy):
         raw = latents * self.latents_std + self.latents_mean
         clip_BCFHW = vae.decode(raw.to(vae.dtype), return_dict=False)[0]
         return (clip_BCFHW.float() / 2 + 0.5).clamp(0, 1).transpose(1, 2)
+
+    def latent_grid(self, latents) -> torch.Tensor:
+        """The latents themselves, (B, C, F, H, W)."""
+        return latents
