@@ -131,7 +131,7 @@ def test_the_command_prints_every_part_and_refuses_what_cannot_be(capsys):
         "peak while updating",
         "fits h100 (80 GB)",
         "not in it: the networks of nowhere:Hps",
-        "30 iterations, 40,320 network evaluations",
+        "20 iterations, 53,760 network evaluations",
         "hours on 1 × h100",
     ):
         assert expected in out

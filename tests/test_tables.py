@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eval.held_out import MOTION
 from eval.stats import paired_difference
 from eval.tables import EQUAL_CALLS, METRICS, TABLE_COLUMNS, build_table, clear_winners, collect, write_table
+from otca import presets
+from otca.config import TrainConfig
 from otca.errors import InputError
 
 METHODS = ["base", "static_multi_reward", "uniform_grpo", "otca"]
@@ -215,12 +218,20 @@ def test_special_characters_are_escaped(tmp_path):
 
 def test_registry_order_and_direction():
     names = list(METRICS)
-    trained = ["alignment", "quality", "aesthetic", "vq", "mq", "ta"]
+    embedded, published = ["alignment", "quality", "aesthetic", "vq", "mq", "ta"], ["hpsv2", "clip"]
+    trained = [*embedded, *published, "videoalign_vq", "videoalign_mq"]
     assert names[: len(trained) + 1] == [*trained, "accuracy"] and names.index("clip_score") > names.index("accuracy/colors")
     assert [name for name, metric in METRICS.items() if not metric.held_out] == trained
     lower = [name for name, metric in METRICS.items() if metric.higher_is_better is False]
     assert lower == ["kernel_distance", "frechet_distance", "warping_error_dis"]
     assert [name for name, metric in METRICS.items() if metric.higher_is_better is None] == ["top_flow_dis"]
+
+
+@pytest.mark.parametrize("name", presets.EVAL)
+def test_what_a_tier_trains_on_is_not_held_out(name):
+    rewards, held_out = presets.preset(name).get("rewards", TrainConfig().rewards), presets.eval_config(name).held_out
+    assert not any(METRICS[reward].held_out for reward in rewards)
+    assert all(METRICS[metric].held_out for metric in held_out if metric != MOTION)
 
 
 def test_a_metric_without_a_better_side_has_no_arrow_and_no_winner(tmp_path):

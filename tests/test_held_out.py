@@ -1,0 +1,53 @@
+"""Held-out metrics that a tier names: they score as rewards do, and no arm may train on them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from eval.held_out import ImageHeldOut, NamedHeldOut, VideoHeldOut, held_out_of
+from eval.metrics.motion import MotionMetrics
+from otca import presets
+from otca.embedded import scenes
+from otca.errors import InputError
+from otca.eval_config import EvalConfig
+from otca.rewards.base import build_reward
+from otca.types import Prompt
+from reproduce import table1
+from reproduce.runner import refuse_trained_metrics
+
+
+def test_the_embedded_tasks_have_their_own():
+    assert isinstance(held_out_of("image", EvalConfig()), ImageHeldOut)
+    assert isinstance(held_out_of("video", EvalConfig()), VideoHeldOut)
+
+
+def test_named_metrics_score_as_the_rewards_do():
+    prompts = scenes.prompts("test", 3)
+    media = torch.rand(3, 1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    held_out = held_out_of("image", EvalConfig(held_out=["quality", "alignment"]))
+    found = held_out.items(media, prompts)
+    assert list(found) == ["quality", "alignment"]
+    assert all(found[name] == build_reward(name).score(media, prompts).tolist() for name in found)
+    assert set(held_out.protocol) == set(found) and held_out.traits(media, prompts) == {} == held_out.sets({}, prompts, 1)
+
+
+def test_motion_is_one_name_for_all_its_columns(video):
+    held_out = NamedHeldOut(["motion"], fps=8.0)
+    found = held_out.items(video.unsqueeze(0), [Prompt("a", "a red circle")])
+    assert found == {name: [value] for name, value in MotionMetrics().score(video, 8.0).items()}
+    assert set(found) == set(held_out.protocol)
+
+
+def test_two_metrics_of_one_name_are_refused():
+    with pytest.raises(InputError, match="two of them are called 'quality'"):
+        NamedHeldOut(["quality", "otca.embedded.rewards:Quality"], fps=8.0)
+
+
+def test_an_arm_may_not_train_on_what_is_held_out(monkeypatch, capsys):
+    monkeypatch.setitem(presets.EVAL, "image/quick", presets.EVAL["image/quick"] | {"held_out": ["quality"]})
+    with pytest.raises(InputError, match="base seed 0 trains on quality, which the evaluation of image/quick holds out"):
+        refuse_trained_metrics(table1.TABLE.arms("quick"))
+    assert table1.TABLE.main("", ["--dry-run"]) == 2
+    assert "say --allow-trained-metric" in capsys.readouterr().err
+    assert table1.TABLE.main("", ["--dry-run", "--allow-trained-metric"]) == 0
