@@ -80,7 +80,7 @@ def finish_run(folder: Path, arm: Arm, settings: dict, budget: dict[str, int], p
         "tier": arm.tier,
         "method": arm.name,
         "seed": arm.seed,
-        "config_hash": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12],
+        "config_hash": _short_hash(settings),
         "budget": budget,
         "protocol": protocol,
         "libraries": {name: version(name) for name in LIBRARIES},
@@ -88,9 +88,34 @@ def finish_run(folder: Path, arm: Arm, settings: dict, budget: dict[str, int], p
         "machine": platform.machine(),
         "files": {name: sha256(folder / name) for name in RECORDED if (folder / name).is_file()},
     }
-    manifest["hash"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
+    manifest["hash"] = _short_hash(manifest)
     write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     return manifest
+
+
+def _short_hash(content: dict) -> str:
+    """First 12 hexadecimal digits of the SHA-256 of a dict's canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def damages(folder: Path) -> list[str]:
+    """What is wrong with a finished run: files missing or changed, a config or a manifest edited. Empty where all is whole."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        listed, claimed = dict(manifest["files"]), manifest.pop("hash")
+        out = (
+            [] if _short_hash(manifest) == claimed else [f"{path} was edited: its hash is {_short_hash(manifest)}, not {claimed}"]
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return [f"{path} is no manifest of a run ({error!r})"]
+    for name, expected in listed.items():
+        file = folder / name
+        if not file.is_file():
+            out.append(f"{file} is missing")
+        elif sha256(file) != expected:
+            out.append(f"{file} was changed: expected SHA-256 {str(expected)[:16]}…, found {sha256(file)[:16]}…")
+    return out
 
 
 def is_finished(folder: Path) -> bool:
