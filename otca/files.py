@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import socket
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from otca.errors import InputError
 
 HASHES = "sha256.json"
 """Name of the file that lists the SHA-256 of the others in its folder."""
+
+LOCK = "in_use"
+"""Name of the file in a run's folder that says which process works in it."""
 
 EMBEDDED = Path(__file__).parent / "embedded" / "checkpoints"
 
@@ -60,6 +67,27 @@ def verify_hashes(folder: Path) -> None:
             raise InputError(
                 f"checkpoint file {path} is damaged: expected SHA-256 {expected[:16]}…, found {found[:16]}…; restore it"
             )
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep a run's folder to this process for a while. Raises InputError naming host and pid of the process that has it.
+
+    The kernel keeps the lock (``flock``), so that of a killed process is gone with it, and what its file says is written over.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise InputError(
+                f"{folder} is in use by {file.read().strip() or 'another process'}; wait for it, stop it, or use another folder"
+            ) from error
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
 
 
 def resolve_model(path: str) -> str:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +22,7 @@ from eval.held_out import held_out_of
 from otca import presets
 from otca.config import TrainConfig
 from otca.errors import InputError
+from otca.files import held
 from otca.policies.base import build_policy
 from otca.processes import launched, process_state
 from otca.rewards.base import build_reward
@@ -50,13 +51,21 @@ def refuse_trained_metrics(arms: Sequence[Arm]) -> None:
 def run_arm(arm: Arm, root: Path) -> None:
     """Train (resuming), evaluate, and seal one arm with its manifest; a finished arm is left as it is.
 
-    Where a launcher started several processes, all of them call it and the main one writes.
+    Where a launcher started several processes, all of them call it and the main one writes. Raises InputError where another
+    command is at work on the arm.
     """
     folder, processes = root / arm.path, process_state()
     if is_finished(folder):
         return
     processes.wait_for_everyone()
-    config = arm_config(arm)
+    with held(folder) if processes.is_main_process else nullcontext():
+        _make(arm, folder)
+    processes.wait_for_everyone()
+
+
+def _make(arm: Arm, folder: Path) -> None:
+    """Train, evaluate and seal an arm in its folder."""
+    config, processes = arm_config(arm), process_state()
     begin_run(folder, config)
     budget = {"network_evaluations": 0, "reward_calls": 0}
     if arm.method == "base":
@@ -77,7 +86,6 @@ def run_arm(arm: Arm, root: Path) -> None:
     if processes.is_main_process:
         write_cost(folder, time.perf_counter() - started)
         finish_run(folder, arm, dataclasses.asdict(config), budget, protocol)
-    processes.wait_for_everyone()
 
 
 def run_arms(arms: list[Arm], root: Path, jobs: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 
 import yaml
@@ -61,14 +62,15 @@ def run(argv: list[str]) -> None:
         return
     from tqdm import tqdm
 
+    from otca.files import held
     from otca.runs import begin_run
     from otca.trainer import Trainer
 
     folder = given.out or Path("runs/adhoc") / config.method / f"seed{config.seed}"
     trainer = Trainer(config, method, folder)
-    begin_run(folder, config)
     main = trainer.accelerator.is_main_process
-    with tqdm(total=config.iterations, unit="iteration", disable=not main) as bar:
+    with held(folder) if main else nullcontext(), tqdm(total=config.iterations, unit="iteration", disable=not main) as bar:
+        begin_run(folder, config)
 
         def show(row):
             bar.n = row["iteration"] + 1
