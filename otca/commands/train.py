@@ -69,14 +69,15 @@ def run(argv: list[str]) -> None:
     folder = given.out or Path("runs/adhoc") / config.method / f"seed{config.seed}"
     trainer = Trainer(config, method, folder)
     main = trainer.accelerator.is_main_process
-    with held(folder) if main else nullcontext(), tqdm(total=config.iterations, unit="iteration", disable=not main) as bar:
+    with held(folder) if main else nullcontext():
         begin_run(folder, config)
+        with tqdm(total=config.iterations, unit="iteration", disable=not main) as bar:
 
-        def show(row):
-            bar.n = row["iteration"] + 1
-            bar.set_postfix_str(" ".join(f"{n} {row[f'reward_{n}']:.3f}" for n in (r.name for r in trainer.rewards)))
+            def show(row):
+                bar.n = row["iteration"] + 1
+                bar.set_postfix_str(" ".join(f"{n} {row[f'reward_{n}']:.3f}" for n in (r.name for r in trainer.rewards)))
 
-        trainer.run(show)
+            trainer.run(show)
     trainer.accelerator.end_training()
     if main:
         print(f"trained {config.method}, seed {config.seed}: {folder}")
