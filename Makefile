@@ -19,6 +19,7 @@ render: $(INSTALLED)
 	for table in 1 2 3 4; do $(BIN)/python -m reproduce.table$$table --tier quick --render || exit 1; done
 	for medium in image video; do $(BIN)/python -m reproduce.embedded_report --medium $$medium --render || exit 1; done
 	for medium in image video; do $(BIN)/python -m reproduce.credit_fidelity --medium $$medium --render || exit 1; done
+	$(BIN)/python -m reproduce.ablations --family targets --tier study --render
 	$(BIN)/python -m reproduce.recipes --render
 
 lint: $(INSTALLED)
