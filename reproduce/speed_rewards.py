@@ -31,7 +31,7 @@ from reproduce.costs import hardware
 TOWER = "ViT-B-32-quickgelu"
 SIZES = (256, 512)
 """Pixels a side of the pictures."""
-PICTURES, PROMPTS, ROUNDS = 32, 8, 5
+PICTURES, PROMPTS, ROUNDS = 16, 4, 3
 GOAL = 0.90
 """Efficiency asked for."""
 
@@ -65,7 +65,8 @@ def _pick_score_files(folder: Path) -> dict[str, Path]:
     paths[pick_score.CONFIG].write_text(json.dumps(config.to_dict()))
     _save(CLIPModel(config).state_dict(), paths[pick_score.WEIGHTS])
     own = open_clip.tokenizer.SimpleTokenizer()
-    paths[pick_score.VOCABULARY].write_text(json.dumps(own.encoder))
+    ends = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}  # as OpenAI's own files name them
+    paths[pick_score.VOCABULARY].write_text(json.dumps({ends.get(token, token): i for token, i in own.encoder.items()}))
     paths[pick_score.MERGES].write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in own.bpe_ranks)]))
     return paths
 
