@@ -10,7 +10,7 @@ import torch
 
 from eval.held_out import ImageHeldOut
 from eval.metrics.alignment import VideoJudgeAccuracy
-from eval.metrics.flow import Flow, load_flow
+from eval.metrics.flow import load_flow
 from eval.metrics.frame_quality import AestheticQuality, ImagingQuality
 from eval.metrics.motion import FrameEncoder, MotionMetrics
 from eval.metrics.vbench import FLICKERING, STATIC, Entry, is_static
@@ -52,7 +52,7 @@ def motion_scorer(raft: Path | None, encoders: Sequence[FrameEncoder]) -> Scorer
     """Every motion metric; an item that is too short for them keeps its row with an error."""
 
     def load():
-        metrics = MotionMetrics(_flow(raft), encoders)
+        metrics = MotionMetrics(load_flow(raft), encoders)
         return lambda media, prompts: {
             column: list(values)
             for column, values in zip(metrics.columns, zip(*(metrics.score(v.frames_FCHW, v.fps).values() for v in media)))
@@ -82,7 +82,7 @@ def static_scorer(raft: Path, entries: Sequence[Entry]) -> Scorer:
     texts = {entry.prompt.text for entry in entries if FLICKERING in entry.serves}
 
     def load():
-        flow = _flow(raft)
+        flow = load_flow(raft)
         column = STATIC if flow.vbench else f"{STATIC}_{flow.name}"
 
         def score(media: Sequence[Video], prompts: Sequence[Prompt | None]) -> dict[str, list[float]]:
@@ -98,10 +98,6 @@ def _stamp(path: Path) -> list[tuple[str, int, int]]:
     """Changes with the file, or with any file of the folder."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-
-
-def _flow(raft: Path | None) -> Flow:
-    return load_flow(raft)
 
 
 def _by_reward(reward: Reward):

@@ -79,7 +79,7 @@ TRAIN: dict[str, dict[str, object]] = {
     "image/quick": IMAGE | {"iterations": 20, "optimizer.updates_per_iteration": 2},  # results/tuning/image-quick.csv
     # Long enough that held-out accuracy rises: the training targets, with few seeds and a large evaluation [ours].
     "image/study": IMAGE | {"iterations": 60},
-    # The standardised numbers of the embedded task: 32 samples × 8 steps × 60 iterations [ours].
+    # The standardised numbers of the embedded task: 32 samples × 8 steps × 60 iterations [ours], to be tuned before they are run.
     "image/cpu": {
         "iterations": 60,
         "prompts_per_iteration": 4,
@@ -87,7 +87,7 @@ TRAIN: dict[str, dict[str, object]] = {
         "micro_batch": 16,
         "sampler.steps": 8,
         "sampler.shift": 3.0,
-        "optimizer.learning_rate": 1e-4,  # results/tuning
+        "optimizer.learning_rate": 1e-4,
         "save_every": 20,
     },
     # A quarter of an hour on two cores: 32 videos × 8 steps × 40 iterations [ours].

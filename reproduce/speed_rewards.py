@@ -23,7 +23,7 @@ from eval.evaluate import write_rows
 from otca.rewards import clip, pick_score
 from otca.rewards.base import build_reward
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
-from otca.rewards.published import PublishedReward
+from otca.rewards.published import PublishedReward, five_layers
 from otca.rewards.tower import CONFIG, WEIGHTS, Tower
 from otca.types import Prompt
 from reproduce.costs import hardware
@@ -45,7 +45,7 @@ def random_rewards(folder: Path) -> dict[str, PublishedReward]:
     files = {CONFIG: folder / CONFIG, WEIGHTS[0]: folder / WEIGHTS[0]}
     _save(model.state_dict(), files[WEIGHTS[0]])
     head = {clip.HEAD: folder / clip.HEAD}
-    torch.save(torch.nn.ModuleDict({"layers": clip.aesthetic_layers(architecture["embed_dim"])}).state_dict(), head[clip.HEAD])
+    torch.save(torch.nn.ModuleDict({"layers": five_layers(architecture["embed_dim"])}).state_dict(), head[clip.HEAD])
     small = type("HPSv2", (clip.HPSv2,), {"architecture": architecture})
     torch.save({"state_dict": model.state_dict()}, folder / clip.HPS)
     return {

@@ -7,7 +7,6 @@ F frames, N pictures.
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 
 from otca.rewards.pixels import Preprocess
-from otca.rewards.published import Card, HubFile, PublishedReward, by_frames, load_whole, read_weights
+from otca.rewards.published import Card, HubFile, PublishedReward, by_frames, five_layers, load_whole, read_weights
 from otca.rewards.tower import CHUNK, CONFIG, Tower, cosines, read_tower
 from otca.types import Prompt
 
@@ -172,7 +171,7 @@ class AestheticV2(PublishedReward):
     def __init__(self, files: Mapping[str, Path], device: torch.device):
         """Load tower and head. Raises InputError for what does not fit."""
         self.tower = read_tower(self.name, files, device)
-        self.head = nn.ModuleDict({"layers": aesthetic_layers(self.tower.features)})
+        self.head = nn.ModuleDict({"layers": five_layers(self.tower.features)})
         load_whole(self.name, self.head, read_weights(self.name, files[HEAD]), files[HEAD])
         self.head.to(device).eval()
 
@@ -183,10 +182,3 @@ class AestheticV2(PublishedReward):
             return self.head["layers"](self.tower.images(media_NCHW)).squeeze(-1)
 
         return by_frames(score, media_BFCHW, [prompt.text for prompt in prompts], CHUNK)
-
-
-def aesthetic_layers(features: int) -> nn.Sequential:
-    """Linear layers at the places 0, 2, 4, 6 and 7 that they have in the file, where dropout stands between."""
-    width = (features, 1024, 128, 64, 16, 1)
-    linear = [nn.Linear(a, b) for a, b in itertools.pairwise(width)]
-    return nn.Sequential(linear[0], nn.Identity(), linear[1], nn.Identity(), linear[2], nn.Identity(), linear[3], linear[4])

@@ -17,7 +17,7 @@ from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisio
 
 from otca.errors import InputError
 from otca.rewards.pixels import Preprocess
-from otca.rewards.published import Card, HubFile, PublishedReward, by_frames, load_whole, read_weights
+from otca.rewards.published import Card, HubFile, PublishedReward, by_frames, five_layers, load_whole, read_weights
 from otca.types import Prompt
 
 NAME = "image_reward"
@@ -32,8 +32,6 @@ LENGTH = 35
 
 ADDED = ["[DEC]", "[ENC]"]
 """Tokens that BLIP appends to BERT's vocabulary. ImageReward puts neither into a text: a prompt must spell one to use it."""
-
-HEAD = (1024, 128, 64, 16, 1)
 
 CHUNK = 32
 """Pictures that the network sees at a time."""
@@ -147,16 +145,9 @@ def build_network(vision: Mapping[str, Any], text: Mapping[str, Any]) -> nn.Modu
         "visual_encoder": BlipVisionModel(BlipVisionConfig(**vision)),
         "text_encoder": BlipTextModel(text_config, add_pooling_layer=False),
     }
-    return nn.ModuleDict({"blip": nn.ModuleDict(encoders), "mlp": nn.ModuleDict({"layers": _head(text_config.hidden_size)})})
-
-
-def _head(width: int) -> nn.Sequential:
-    """Five linear layers without activations. Dropout followed the first three in training and counts in the file's numbers."""
-    layers: list[nn.Module] = []
-    for index, size in enumerate(HEAD):
-        layers += [nn.Linear(width, size)] + [nn.Identity()] * (index < 3)
-        width = size
-    return nn.Sequential(*layers)
+    return nn.ModuleDict(
+        {"blip": nn.ModuleDict(encoders), "mlp": nn.ModuleDict({"layers": five_layers(text_config.hidden_size)})}
+    )
 
 
 def _own_name(key: str) -> str:

@@ -6,6 +6,7 @@ Nothing is downloaded here unless `fetch` is called. Files are looked for in ``R
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +55,12 @@ class Card:
 
 
 class PublishedReward:
-    """What published scorers share: the facts on their card. A subclass loads ``files`` and scores."""
+    """What published scorers share: the facts on their card.
+
+    A subclass is made of ``(files, device)``, where ``files`` are those of its card by name, and scores on that device.
+    """
 
     card: ClassVar[Card]
-
-    def __init__(self, files: Mapping[str, Path], device: torch.device):
-        """Load ``files`` (those of the card, by name) onto the device."""
-        raise NotImplementedError
 
     @property
     def name(self) -> str:
@@ -161,6 +161,17 @@ def load_whole(reward: str, module: torch.nn.Module, weights: Mapping[str, torch
     if said:
         raise InputError(f"reward {reward!r}: {path} does not fit: it {'; '.join(said)}")
     module.load_state_dict(weights)
+
+
+def five_layers(features: int) -> torch.nn.Sequential:
+    """The head of LAION's aesthetic predictor, which ImageReward took over: linear layers without activations.
+
+    They stand at the places 0, 2, 4, 6 and 7, as in the files; dropout followed the first three in training.
+    """
+    width = (features, 1024, 128, 64, 16, 1)
+    linear = [torch.nn.Linear(a, b) for a, b in itertools.pairwise(width)]
+    gaps = [[layer, torch.nn.Identity()] for layer in linear[:3]]
+    return torch.nn.Sequential(*itertools.chain(*gaps), *linear[3:])
 
 
 @torch.inference_mode()
