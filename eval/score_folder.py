@@ -220,7 +220,9 @@ def _append(path: Path, rows: dict[str, dict[str, float]]) -> None:
     """Add rows to a partial file, which is begun anew where it has other columns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header = ",".join(["key", *next(iter(rows.values()))]) + "\n"
-    if not path.is_file() or not path.read_text().startswith(header):
-        path.write_text(header)
-    with open(path, "a") as file:
+    with open(path, "a+") as file:
+        file.seek(0)
+        if file.readline() != header:
+            file.truncate(0)
+            file.write(header)
         file.write("".join(",".join([key, *(repr(float(v)) for v in row.values())]) + "\n" for key, row in rows.items()))

@@ -66,7 +66,7 @@ def process_values(
     draws, paths = settings.process_continuations, planned_paths(sampled.std_T > 0, settings)
     values = {steps: final_BK}
     decode = policy.decode
-    if settings.process_decoder == "linear":
+    if settings.process_decoder == "linear" and not draws:
         preview = fit_preview(policy.latent_grid(sampled.latents_SB[-1]), sampled.media_BFCHW, total)
 
         def decode(latents: torch.Tensor) -> torch.Tensor:
