@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import importlib
 import sys
 
-from otca.errors import InputError, RewardError
+from otca.ending import run_command
 
 COMMANDS = {
     "train": "train a generator with a method",
@@ -34,17 +33,10 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
         near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return _refuse("otca", f"unknown command {argv[0]!r}{hint} (known: {', '.join(COMMANDS)})")
-    try:
-        importlib.import_module(f"otca.commands.{argv[0].replace('-', '_')}").run(argv[1:])
-    except (InputError, RewardError, argparse.ArgumentError) as error:
-        return _refuse(f"otca {argv[0]}", str(error))
-    return 0
-
-
-def _refuse(program: str, message: str) -> int:
-    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+        print(f"otca: error: unknown command {argv[0]!r}{hint} (known: {', '.join(COMMANDS)})", file=sys.stderr)
+        return 2
+    command = importlib.import_module(f"otca.commands.{argv[0].replace('-', '_')}")
+    return run_command(f"otca {argv[0]}", lambda: command.run(argv[1:]))
 
 
 if __name__ == "__main__":

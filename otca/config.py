@@ -9,7 +9,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
-from otca.errors import InputError
+from otca.errors import InputError, at_least, positive
+from otca.eval_config import ValidationConfig
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,11 @@ class TrainConfig:
     reward_files: str = ""
     """Folder with the files of published rewards, FOLDER/<reward>/<file>; what is not there is looked for in the hub's cache."""
     save_every: int = 10
-    """Iterations between checkpoints (the last is always kept)."""
+    """Iterations between checkpoints (there is one after the last, too)."""
+    keep_last: int = 2
+    """Checkpoints that stay, the newest ones; the best in validation stays too. With 2 a damaged newest one costs little."""
+    patience: int = 20
+    """Updates in a row without a finite gradient, or iterations in a row with a constant reward, that end a run; 0: never."""
     trackers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
     """Live trackers, through accelerate; none unless asked for."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -237,10 +242,12 @@ class TrainConfig:
     credit: CreditConfig = field(default_factory=CreditConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self):
+        at_least("patience", self.patience, 0)
         at_least("group_size", self.group_size, 2)
-        for name in ("iterations", "prompts_per_iteration", "micro_batch", "save_every"):
+        for name in ("iterations", "prompts_per_iteration", "micro_batch", "save_every", "keep_last"):
             at_least(name, getattr(self, name), 1)
         updates = self.optimizer.updates_per_iteration
         if self.prompts_per_iteration % updates:
@@ -279,15 +286,3 @@ class TrainConfig:
             said = f"the {prompts} prompts of one update must be a multiple of the {processes} processes"
             raise InputError(f"prompts_per_iteration is {self.prompts_per_iteration}: {said}")
         return prompts // processes * self.group_size
-
-
-def at_least(name: str, value: float, least: int) -> None:
-    """Raise InputError unless a setting is at least ``least``."""
-    if value < least:
-        raise InputError(f"{name} is {value}; it must be at least {least}")
-
-
-def positive(name: str, value: float) -> None:
-    """Raise InputError unless a setting is positive."""
-    if not value > 0:
-        raise InputError(f"{name} is {value}; it must be positive")

@@ -7,3 +7,19 @@ class InputError(ValueError):
 
 class RewardError(RuntimeError):
     """A reward failed; the message names the reward, what it returned and for which prompts."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on (no memory, no finite gradient, a lost worker); the message names what to change."""
+
+
+def at_least(name: str, value: float, least: int) -> None:
+    """Raise InputError unless a setting is at least ``least``."""
+    if value < least:
+        raise InputError(f"{name} is {value}; it must be at least {least}")
+
+
+def positive(name: str, value: float) -> None:
+    """Raise InputError unless a setting is positive."""
+    if not value > 0:
+        raise InputError(f"{name} is {value}; it must be positive")

@@ -1,11 +1,10 @@
-"""How a model is judged: the settings of an evaluation, typed and refused as those of a run are."""
+"""How a model is judged, at the end and on the way: settings, typed and refused as those of a run are."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from otca.config import at_least, positive
-from otca.errors import InputError
+from otca.errors import InputError, at_least, positive
 
 
 @dataclass(frozen=True)
@@ -42,3 +41,25 @@ class EvalConfig:
             if getattr(self, name) < 0 or getattr(self, name) % 16:
                 raise InputError(f"eval.{name} is {getattr(self, name)}; use a multiple of 16, or 0 for the policy's own")
         at_least("eval.shift", self.shift, 0)
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """How a run follows its own training rewards on prompts that it does not train on, and keeps its best checkpoint."""
+
+    every: int = 0
+    """Iterations between validations, one before the first and one after the last included; 0 validates never."""
+    source: str = "embedded:image/validation"
+    """Prompts: embedded:MEDIUM/SPLIT or a prompts file."""
+    prompts: int = 48
+    """Number of prompts, the first of the list."""
+    samples_per_prompt: int = 2
+    """Samples a prompt, with noise of the run's seed."""
+    steps: int = 20
+    """ODE steps."""
+
+    def __post_init__(self):
+        at_least("validation.every", self.every, 0)
+        for name in ("prompts", "samples_per_prompt"):
+            at_least(f"validation.{name}", getattr(self, name), 1)
+        at_least("validation.steps", self.steps, 2)

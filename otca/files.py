@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from otca.errors import InputError
 HASHES = "sha256.json"
 """Name of the file that lists the SHA-256 of the others in its folder."""
 
+PARTIAL = ".partial"
+"""Ending of hidden files and folders that are being written."""
+
 LOCK = "in_use"
 """Name of the file in a run's folder that says which process works in it."""
 
@@ -27,7 +31,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Write aside, flush to disk, rename: the path holds the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -35,9 +39,30 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(aside, 0o644)
         os.replace(aside, path)
+        _flush(path.parent)
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a killed process left half-written below a folder that nobody else writes to."""
+    for path in folder.rglob(f".*{PARTIAL}"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def flush_tree(folder: Path) -> None:
+    """Flush every file below a folder, and the names in it, to disk."""
+    for path in (*folder.rglob("*"), folder):
+        _flush(path)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sha256(path: Path) -> str:
@@ -58,7 +83,11 @@ def verify_hashes(folder: Path) -> None:
     listing = folder / HASHES
     if not listing.is_file():
         raise InputError(f"checkpoint {folder}: {HASHES} not found; the folder is incomplete or no checkpoint")
-    for name, expected in json.loads(listing.read_text()).items():
+    try:
+        listed = dict(json.loads(listing.read_text()))
+    except ValueError as error:
+        raise InputError(f"checkpoint {folder}: {HASHES} is damaged ({error}); restore the folder") from error
+    for name, expected in listed.items():
         path = folder / name
         if not path.is_file():
             raise InputError(f"checkpoint file {path} is missing (expected SHA-256 {expected[:16]}…); restore the folder")
@@ -71,7 +100,9 @@ def verify_hashes(folder: Path) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep a run's folder to this process for a while. Raises InputError naming host and pid of the process that has it.
+    """Keep a run's folder to this process for a while, freed of what a killed one left half-written.
+
+    Raises InputError naming host and pid of the process that has it.
 
     The kernel keeps the lock (``flock``), so that of a killed process is gone with it, and what its file says is written over.
     """
@@ -87,6 +118,7 @@ def held(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
+        remove_partial(folder)
         yield
 
 

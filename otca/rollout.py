@@ -11,6 +11,7 @@ import torch
 
 from otca import samplers
 from otca.config import SamplerConfig
+from otca.memory import memory_named
 from otca.policies.base import Policy
 from otca.schedules import StepPlan
 from otca.types import Prompt, Rollout
@@ -72,11 +73,13 @@ def rollout(
     chunks, media = [], []
     for first in range(0, len(batch.prompts), micro_batch):
         rows = slice(first, first + micro_batch)
-        started = time.perf_counter()
-        condition = condition_of(policy, batch.prompts, rows)
-        chunks.append(_trajectories(policy, batch, rows, condition, sampler, sigma_S, plan, keep))
+        started, size = time.perf_counter(), len(batch.prompts[rows])
+        with memory_named(f"sampling {size} samples", f"micro_batch ({micro_batch})"):
+            condition = condition_of(policy, batch.prompts, rows)
+            chunks.append(_trajectories(policy, batch, rows, condition, sampler, sigma_S, plan, keep))
         sampled = time.perf_counter()
-        media.append(policy.decode(chunks[-1]["latents"][-1]))
+        with memory_named(f"decoding {size} samples", f"micro_batch ({micro_batch}) or set policy.vae_slicing"):
+            media.append(policy.decode(chunks[-1]["latents"][-1]))
         seconds["sampling"] = seconds.get("sampling", 0.0) + sampled - started
         seconds["decode"] = seconds.get("decode", 0.0) + time.perf_counter() - sampled
         if on_media is not None:

@@ -17,7 +17,7 @@ from otca.errors import InputError
 from otca.files import sha256, write_atomic
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "scipy", "numpy")
-RECORDED = ("config.yaml", "train.csv", "scores.csv.gz", "sets.csv")
+RECORDED = ("config.yaml", "train.csv", "validation.csv", "scores.csv.gz", "sets.csv")
 """Files whose hashes the manifest lists, where they exist."""
 
 
@@ -49,16 +49,29 @@ class Arm:
         return f"{self.name} seed {self.seed}"
 
 
-def begin_run(folder: Path, config: TrainConfig) -> None:
-    """Write config.yaml, or refuse a folder that holds a run with another config (the message lists the changed keys)."""
+OVERRIDDEN = "overridden.jsonl"
+"""File of a run's folder with a line for each change of its config on the way: what changed, and from which iteration."""
+
+
+def begin_run(folder: Path, config: TrainConfig, override: bool = False, iteration: int = 0) -> None:
+    """Write config.yaml, or refuse a folder that holds a run with another config (the message lists the changed keys).
+
+    With ``override`` the run goes on with the new config from ``iteration``, and `OVERRIDDEN` gains a line that says so.
+    """
     path = folder / "config.yaml"
     own = dataclasses.asdict(config)
     if path.exists():
-        before = yaml.safe_load(path.read_text())
-        changed = _difference(before, own)
-        if changed:
-            raise InputError(f"{folder} holds a run with another config ({'; '.join(changed)}); delete it or use another folder")
-        return
+        changed = _difference(yaml.safe_load(path.read_text()), own)
+        if not changed:
+            return
+        if not override:
+            raise InputError(
+                f"{folder} holds a run with another config ({'; '.join(changed)}); delete it, use another folder, or say "
+                "--override-config to go on with the new one"
+            )
+        log = folder / OVERRIDDEN
+        before = log.read_text() if log.exists() else ""
+        write_atomic(log, before + json.dumps({"iteration": iteration, "changed": changed}) + "\n")
     write_atomic(path, yaml.safe_dump(own, sort_keys=False))
 
 

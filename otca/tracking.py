@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import os
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,24 +14,33 @@ from otca.files import write_atomic
 
 
 class RowLog:
-    """One CSV, one row an iteration, columns fixed by the first row. Rows from ``first_iteration`` on are dropped at start."""
+    """One CSV, one row an iteration, columns fixed by the first row. Rows from ``first_iteration`` on are dropped at start.
 
-    def __init__(self, path: Path, first_iteration: int = 0):
+    Raises InputError where rows before it are lost, unless ``sparse``: then not every iteration has one.
+    """
+
+    def __init__(self, path: Path, first_iteration: int = 0, sparse: bool = False):
         self.path = path
         self.columns: list[str] | None = None
-        if path.exists():
-            self._drop_from(first_iteration)
+        kept = self._drop_from(first_iteration) if path.exists() else 0
+        if not sparse and kept != first_iteration:
+            raise InputError(
+                f"{path} has rows of {kept} iterations, and the checkpoint is of {first_iteration}; restore the file, or delete "
+                "the folder to start anew"
+            )
 
-    def _drop_from(self, first_iteration: int) -> None:
+    def _drop_from(self, first_iteration: int) -> int:
         with open(self.path, newline="") as file:
             reader = csv.DictReader(file)
-            kept = [r for r in reader if r["iteration"].isdigit() and int(r["iteration"]) < first_iteration]
+            rows = [r for r in reader if None not in r and None not in r.values()]  # a line may have been cut short
+            kept = [r for r in rows if r["iteration"].isdigit() and int(r["iteration"]) < first_iteration]
             self.columns = list(reader.fieldnames or []) if kept else None
         if kept:
             lines = [",".join(self.columns)] + [",".join(r[c] for c in self.columns) for r in kept]
             write_atomic(self.path, "\n".join(lines) + "\n")
         else:
             self.path.unlink()
+        return len(kept)
 
     def append(self, row: dict[str, float]) -> None:
         """Add a row (numbers only); floats keep nine significant digits."""
@@ -44,6 +54,8 @@ class RowLog:
     def _write(self, cells: list[str], mode: str) -> None:
         with open(self.path, mode, newline="") as file:
             file.write(",".join(cells) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint that follows must find it on disk
 
 
 def require_trackers(names: list[str]) -> None:

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast_object_list
 
-from otca import checkpoint, losses, schedules
+from otca import checkpoint, schedules
 from otca.budget import evaluations_per_step
 from otca.config import TrainConfig
-from otca.errors import InputError, RewardError
+from otca.ending import Terminated, put_off_while
+from otca.errors import InputError, RewardError, TrainingError
 from otca.files import writable_folder
 from otca.methods import Method, assign_credit
-from otca.policies.base import build_policy, swapped
+from otca.policies.base import build_policy
 from otca.process import process_values
 from otca.processes import gathered, over_processes, refuse_deepspeed, refuse_dropped_plugin, refuse_split_launch, total
 from otca.prompts import load_prompts, prompt_order
 from otca.rewards.base import Background, build_rewards, refuse_prompts_without_spec, score_all
-from otca.rollout import Batch, condition_of, make_batch, noised_at, rollout, slots_of, transition_at, velocity_at
-from otca.schedules import StepPlan
-from otca.sharding import is_sharded, whole
+from otca.rollout import Batch, make_batch, rollout, slots_of
 from otca.tracking import RowLog, flat_settings, require_trackers, timed
-from otca.types import Credit, Prompt, Rollout
+from otca.types import Credit, Prompt
+from otca.updater import Updater
+from otca.validation import Validation
+
+log = logging.getLogger(__name__)
+
+CONSTANT = 1e-6
+"""Rewards whose standard deviation over an iteration is at most this times their mean are the same for all samples."""
 
 
 class Trainer:
@@ -65,12 +72,11 @@ class Trainer:
             fused=True,
         )
         self._prepare()
-        self.parameters = self.policy.trainable_parameters()
-        self.sharded = is_sharded(self.parameters)
-        self.reference = [p.detach().clone() for p in self.parameters] if config.loss.kl_beta else []
-        self.average = [p.detach().clone() for p in self.parameters] if config.optimizer.ema_decay else []
-        self.lagged = [p.detach().clone() for p in self.parameters] if method.forward_loss else []
         self.sigma_S = schedules.sigmas_S(config.sampler.steps, config.sampler.shift or self.policy.shift)
+        self.updater = Updater(
+            config, method, self.policy, self.optimizer, self.accelerator, self.sigma_S, self.share, self.micro_batch, self.folder
+        )
+        self.parameters = self.updater.parameters
         self.progress = checkpoint.Progress()
         self.seconds: dict[str, float] = {}
 
@@ -83,44 +89,91 @@ class Trainer:
     # -------------------------------------------------------------------------------------------------------- loop
 
     def run(self, on_row: Callable[[dict], None] | None = None) -> None:
-        """Train from the newest checkpoint, if any, to the last iteration; ``on_row`` sees each row of train.csv."""
-        found = checkpoint.checkpoints(self.folder)
-        if found:
-            self.progress = checkpoint.load_checkpoint(found[-1], self.policy, self.optimizer, self._copies())
-        main = self.accelerator.is_main_process
+        """Train from the newest whole checkpoint, if any, to the last iteration; ``on_row`` sees each row of train.csv.
+
+        What stops it (a reward, memory, a signal) leaves a checkpoint of the last iteration's end, where one can be written.
+        """
+        self._restore()
+        main, config = self.accelerator.is_main_process, self.config
         rows = RowLog(self.folder / "train.csv", self.progress.iteration) if main else None
-        times = RowLog(self.folder / "timing.csv", self.progress.iteration) if main else None
-        left = range(self.progress.iteration, self.config.iterations)
-        self.policy.encode_ahead(p.text for iteration in left for p in self._prompts_of(iteration)[0])
-        if self.config.trackers:
-            self.accelerator.init_trackers("otca", config=flat_settings(dataclasses.asdict(self.config)))
-        while self.progress.iteration < self.config.iterations:
-            started = time.perf_counter()
-            try:
-                row = self.step()
-            except RewardError:
-                if not self.sharded:  # shards are written by all processes together, and this one may be alone in failing
-                    self._save()
-                raise
-            self.seconds["total"] = time.perf_counter() - started
-            if main:
-                rows.append(row)
-                times.append({"iteration": row["iteration"]} | self.seconds)
-                if on_row:
+        times = RowLog(self.folder / "timing.csv", self.progress.iteration, sparse=True) if main else None
+        validation = Validation(config, self.policy, self.rewards, self.accelerator, self.folder, self.progress.iteration)
+        left = range(self.progress.iteration, config.iterations)
+        self.policy.encode_ahead([p.text for iteration in left for p in self._prompts_of(iteration)[0]] + validation.texts)
+        if config.trackers:
+            self.accelerator.init_trackers("otca", config=flat_settings(dataclasses.asdict(config)))
+        try:
+            validation.run_if_due(self.progress.iteration)
+            while self.progress.iteration < config.iterations:
+                started = time.perf_counter()
+                with put_off_while(lambda: self.updater.moved):
+                    row = self.step()
+                    self.seconds["total"] = time.perf_counter() - started
+                    if main:
+                        rows.append(row)
+                        times.append({"iteration": row["iteration"]} | self.seconds)
+                    self.updater.moved = False
+                if on_row and main:
                     on_row(row)
-            self.accelerator.log({k: v for k, v in row.items() if k != "iteration"}, step=row["iteration"])
-            if self.progress.iteration % self.config.save_every == 0 or self.progress.iteration == self.config.iterations:
-                self._save()
+                self.accelerator.log({k: v for k, v in row.items() if k != "iteration"}, step=row["iteration"])
+                better = validation.run_if_due(self.progress.iteration)
+                if better or self.progress.iteration % config.save_every == 0 or self.progress.iteration == config.iterations:
+                    self._save()
+                    if main:
+                        checkpoint.remove_expendable(self.folder, config.save_every, config.keep_last, validation.best)
+                self._stop_at_constant_rewards()
+        except (RewardError, TrainingError, KeyboardInterrupt, Terminated) as stop:
+            self._save_on_the_way_out(stop)
+            raise
         for tracker in self.accelerator.trackers:
             tracker.finish()
 
-    def _save(self) -> None:
-        main = self.accelerator.is_main_process
-        checkpoint.save_checkpoint(self.folder, self.progress, self.policy, self.optimizer, self._copies(), write=main)
+    def _restore(self) -> None:
+        """Take up the newest checkpoint that is whole; damaged ones are named and made anew."""
+        found: list[Path | None] = [None]
+        if self.accelerator.is_main_process:
+            found[0], damages = checkpoint.newest_whole(self.folder)
+            for damage in damages:
+                log.warning("%s: going on from %s instead", damage, found[0].name)
+        broadcast_object_list(found)
+        if found[0] is None:
+            return
+        self.progress = checkpoint.load_checkpoint(found[0], self.policy, self.optimizer, self.updater.copies())
+        self.updater.skipped_in_a_row = self.progress.skipped_in_a_row
+        if self.accelerator.scaler is not None and self.progress.scaler:
+            self.accelerator.scaler.load_state_dict(self.progress.scaler)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            checkpoint.remove_after(self.folder, self.progress.iteration)
 
-    def _copies(self) -> dict[str, list[torch.Tensor]]:
-        """Weights that the run keeps beside the trained ones and needs to go on."""
-        return {"average": self.average, "lagged": self.lagged}
+    def _save(self) -> Path:
+        main, scaler = self.accelerator.is_main_process, self.accelerator.scaler
+        self.progress.skipped_in_a_row = self.updater.skipped_in_a_row
+        self.progress.scaler = dict(scaler.state_dict()) if scaler is not None else {}
+        return checkpoint.save_checkpoint(
+            self.folder, self.progress, self.policy, self.optimizer, self.updater.copies(), write=main
+        )
+
+    def _save_on_the_way_out(self, stop: BaseException) -> None:
+        """Keep the last iteration's end, unless the weights have left it; note on ``stop`` where the same command goes on."""
+        if not self.updater.moved and not self.updater.sharded:  # shards are written by all processes together
+            try:
+                self._save()
+            except InputError as error:
+                stop.add_note(str(error))
+        kept = checkpoint.checkpoints(self.folder)
+        stop.add_note(f"the same command goes on from iteration {checkpoint.iteration_of(kept[-1]) if kept else 0}")
+
+    def _stop_at_constant_rewards(self) -> None:
+        """Warn of rewards that were the same for every sample of the iteration; raise RewardError once patience is over."""
+        for name, count in self.progress.constant_in_a_row.items():
+            if not count:
+                continue
+            said = f"reward {name!r} was the same for all samples in {count} iterations in a row"
+            if self.config.patience and count >= self.config.patience:
+                raise RewardError(f"{said} (patience): it cannot train anything; mend it, leave it out, or raise patience")
+            if self.accelerator.is_main_process:
+                log.warning("iteration %d: %s", self.progress.iteration - 1, said)
 
     def step(self) -> dict[str, float]:
         """One iteration: returns its row and moves ``progress`` on. Phase times are left in ``seconds``."""
@@ -155,7 +208,7 @@ class Trainer:
         with timed(self.seconds, "credit"):
             credit = assign_credit(self.method, sampled, scores, config)
         with timed(self.seconds, "update"):
-            update = self._update(sampled, credit, plan)
+            update = self.updater.run(sampled, credit, plan, self.progress.iteration)
         self._count(credit, extra)
         values = {f"reward_{name}": r for name, r in zip(scores.names, scores.reward_BK.mean(0).tolist())}
         values |= {f"std_{name}": s for name, s in zip(scores.names, scores.reward_BK.std(0, correction=0).tolist())}
@@ -163,6 +216,10 @@ class Trainer:
         values = over_processes(self.accelerator, values)
         row = {"iteration": self.progress.iteration} | values
         row |= {"network_evaluations": self.progress.network_evaluations, "reward_calls": self.progress.reward_calls}
+        counts = self.progress.constant_in_a_row
+        self.progress.constant_in_a_row = {
+            name: counts.get(name, 0) + 1 if _is_constant(row, name) else 0 for name in scores.names
+        }
         self.progress.iteration += 1
         return row
 
@@ -179,111 +236,6 @@ class Trainer:
         chosen, slots = self._prompts_of(iteration)
         return make_batch(chosen, slots, config.group_size, (config.seed, iteration), config.sampler.shared_noise)
 
-    # ------------------------------------------------------------------------------------------------------ update
-
-    def _update(self, sampled: Rollout, credit: Credit, plan: StepPlan) -> dict[str, float]:
-        """One pass over the samples: each optimizer step sees an equal share, every trained transition of it.
-
-        Gradients accumulate over (transition, micro-batch) pairs, so memory does not grow with T. Micro-batches are
-        those of the rollout: before the first step of an iteration every ratio is exactly 1 in fp32. Only where steps are
-        sampled (``credit.sampled_steps``) are they made anew, of the samples that train the step.
-        """
-        config, count, share, micro_batch = self.config, len(sampled.prompts), self.share, self.micro_batch
-        totals = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0, "gradient_norm": 0.0, "first_ratio_deviation": 0.0}
-        before = [p.detach().clone() for p in self.parameters]
-        for first in range(0, count, share):
-            steps, own = torch.nonzero(plan.trained_T).flatten().tolist(), range(first, first + share)
-            pairs = [(t, slice(a, a + micro_batch)) for t in steps for a in own[::micro_batch]]
-            full = len(pairs)
-            if config.credit.sampled_steps:
-                drawn = {t: first + torch.nonzero(credit.step_weight_TB[t, first : first + share]).flatten() for t in steps}
-                pairs = [(t, rows) for t in steps for rows in drawn[t].split(micro_batch) if len(rows)]
-                pairs = pairs or [
-                    (steps[0], slice(first, first + micro_batch))
-                ]  # weights of 0: every process takes part in each update
-            backward = self._backward_forward_process if self.method.forward_loss else self._backward
-            for index, (t, rows) in enumerate(pairs):
-                with self._exchange(last=index + 1 == len(pairs)):
-                    condition = condition_of(self.policy, sampled.prompts, rows)
-                    backward(sampled, credit, plan, t, rows, condition, full, totals, first == 0)
-            norm = self.accelerator.clip_grad_norm_(self.parameters, config.optimizer.gradient_clip)
-            totals["gradient_norm"] += float(whole(norm))
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            if self.average:
-                torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - config.optimizer.ema_decay)
-        updates = config.optimizer.updates_per_iteration
-        if self.lagged:
-            decay = self.method.lag((self.progress.iteration + 1) * updates)
-            torch._foreach_lerp_(self.lagged, [p.detach() for p in self.parameters], 1 - decay)
-        out = {k: v if k == "first_ratio_deviation" else v / updates for k, v in totals.items()}
-        squared = sum(float(whole((p.detach() - b).square().sum())) for p, b in zip(self.parameters, before))
-        return out | {"update_norm": squared**0.5}
-
-    def _exchange(self, last: bool):
-        """Context of a backward pass: processes exchange gradients in the last one alone; shards, to save memory, in each."""
-        return nullcontext() if last or self.sharded else self.accelerator.no_sync(self.policy.network)
-
-    def _backward(self, sampled, credit, plan, t, rows, condition, pairs, totals, first_update) -> None:
-        """Loss and gradient of one transition of one micro-batch."""
-        config, sigma_S = self.config, self.sigma_S
-        x, prev = sampled.latents_SB[t, rows], sampled.latents_SB[t + 1, rows]
-        velocity = velocity_at(self.policy, x, t, sigma_S, condition)
-        _, log_prob_B, mean, std = transition_at(config.sampler, plan, t, sigma_S, x, velocity, prev=prev)
-        old_B = sampled.log_prob_TB[t, rows]
-        delta = float(sigma_S[t] - sigma_S[t + 1])
-        low, high = config.loss.clip_low, config.loss.clip_high
-        transition = losses.Transition(
-            log_prob_B=log_prob_B,
-            old_log_prob_B=old_B,
-            advantage_B=credit.advantage_TB[t, rows].to(log_prob_B),
-            advantage_BK=credit.advantage_TBK[t, rows].to(log_prob_B),
-            mean=mean,
-            old_mean=None if sampled.mean_TB is None else sampled.mean_TB[t, rows],
-            std=std,
-            delta=delta,
-            clip_low=low,
-            clip_high=high,
-        )
-        loss_B, kl_B = self.method.loss(transition), None
-        if config.loss.kl_beta:
-            with torch.no_grad(), swapped(self.policy.network, self.parameters, self.reference):
-                reference = velocity_at(self.policy, x, t, sigma_S, condition)
-            mean_ref = transition_at(config.sampler, plan, t, sigma_S, x, reference, prev=prev)[2]
-            kl_B = losses.kl_to_reference(mean, mean_ref, std, delta, config.loss.kl_scale)
-        self._accumulate(loss_B, kl_B, credit.step_weight_TB[t, rows], pairs, totals)
-        ratio_B = (log_prob_B.detach() - old_B).exp()
-        clipped = float(((ratio_B < 1 - low) | (ratio_B > 1 + high)).float().mean())
-        totals["clip_fraction"] += clipped * (len(ratio_B) / self.micro_batch) / pairs
-        if first_update:
-            totals["first_ratio_deviation"] = max(totals["first_ratio_deviation"], float((ratio_B - 1).abs().max()))
-
-    def _backward_forward_process(self, sampled, credit, plan, t, rows, condition, pairs, totals, first_update) -> None:
-        """Loss and gradient of one noise level of one micro-batch, for methods with a `forward_loss`."""
-        config, sigma_S, clean = self.config, self.sigma_S, sampled.latents_SB[-1, rows]
-        noisy = noised_at(self.policy, clean, [sampled.seed_B[i] for i in torch.arange(len(sampled.seed_B))[rows]], t, sigma_S)
-        with torch.no_grad(), swapped(self.policy.network, self.parameters, self.lagged):
-            old_velocity = velocity_at(self.policy, noisy, t, sigma_S, condition)
-        velocity = velocity_at(self.policy, noisy, t, sigma_S, condition)
-        advantage_B = credit.advantage_TB[t, rows].to(velocity)
-        limit = config.loss.advantage_clip
-        level = losses.Noised(clean, noisy, float(sigma_S[t]), velocity, old_velocity, advantage_B, limit)
-        loss_B, kl_B = self.method.forward_loss(level), None
-        if config.loss.kl_beta:
-            with torch.no_grad(), swapped(self.policy.network, self.parameters, self.reference):
-                reference = velocity_at(self.policy, noisy, t, sigma_S, condition)
-            kl_B = losses.velocity_distance(velocity, reference)
-        self._accumulate(loss_B, kl_B, credit.step_weight_TB[t, rows], pairs, totals)
-
-    def _accumulate(self, loss_B, kl_B, weight_B, pairs, totals) -> None:
-        """Add one micro-batch's share of the gradient, KL included; ``pairs`` full micro-batches make a whole."""
-        if kl_B is not None:
-            loss_B = loss_B + self.config.loss.kl_beta * kl_B
-            totals["kl"] += float(kl_B.detach().mean()) * (len(kl_B) / self.micro_batch) / pairs
-        loss = (weight_B.to(loss_B) * loss_B).mean() * (len(loss_B) / self.micro_batch) / pairs
-        self.accelerator.backward(loss)
-        totals["loss"] += float(loss.detach())
-
     # ---------------------------------------------------------------------------------------------------- counting
 
     def _count(self, credit: Credit, extra: dict[str, int]) -> None:
@@ -297,3 +249,7 @@ class Trainer:
         everyone = gathered(self.accelerator, own).sum(0)
         self.progress.network_evaluations += int(everyone[0])
         self.progress.reward_calls += int(everyone[1])
+
+
+def _is_constant(row: dict[str, float], name: str) -> bool:
+    return row[f"std_{name}"] <= CONSTANT * abs(row[f"reward_{name}"])

@@ -32,6 +32,7 @@ from eval.fidelity import (
 )
 from eval.plot_credit import credit_profiles
 from otca.config import TrainConfig
+from otca.ending import run_command
 from otca.errors import InputError
 from otca.files import write_atomic
 from otca.types import Rollout, Scores
@@ -202,21 +203,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--render", action="store_true", help="only rebuild tables and figures from published cells")
     parser.add_argument("--jobs", type=int, default=0, help="tasks side by side (default: one a core; one with a GPU)")
     args = parser.parse_args(argv)
-    try:
-        if not args.render:
-            from reproduce.runner import default_jobs, run_tasks
-            from reproduce.truth import tasks
+    return run_command("credit_fidelity", lambda: _make(STUDIES[args.medium], args.render, args.jobs))
 
-            for independent in tasks(STUDIES[args.medium]):
-                run_tasks(independent, args.jobs or default_jobs())
-            measure(STUDIES[args.medium])
-        folder = render(args.medium)
-    except InputError as error:
-        print(f"credit_fidelity: error: {error}", file=sys.stderr)
-        return 2
+
+def _make(study: Study, render_alone: bool, jobs: int) -> None:
+    """Measure what is missing, unless only a render is asked for; then tables and figures."""
+    if not render_alone:
+        from reproduce.runner import default_jobs, run_tasks
+        from reproduce.truth import tasks
+
+        for independent in tasks(study):
+            run_tasks(independent, jobs or default_jobs())
+        measure(study)
+    folder = render(study.medium)
     print((folder / "fidelity.md").read_text())
     print(f"written: {folder}")
-    return 0
 
 
 if __name__ == "__main__":

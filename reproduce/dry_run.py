@@ -9,7 +9,6 @@ from pathlib import Path
 from baselines import find_method
 from otca import presets
 from otca.budget import evaluations_per_sample
-from otca.checkpoint import KEPT
 from otca.config import PolicyConfig, TrainConfig
 from otca.errors import InputError
 from otca.files import model_notes, resolve_model
@@ -99,7 +98,9 @@ def _disk(configs: dict[Arm, TrainConfig], tier: str, root: Path) -> str:
     for config in trained.values():
         if config.policy not in sizes:
             sizes[config.policy] = trained_bytes(config.policy)
-    needed = sum((KEPT + 1) * 4 * sizes[config.policy] for config in trained.values())  # weights, two moments, an average
+    needed = sum(
+        (config.keep_last + 2) * 4 * sizes[config.policy] for config in trained.values()
+    )  # weights, two moments, an average; the best and one in writing
     for arm, config in configs.items():
         evaluation, policy = presets.eval_config(f"{arm.medium}/{tier}"), config.policy
         frames = policy.frames or model_notes(resolve_model(policy.path)).get("frames", 1)

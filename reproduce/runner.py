@@ -6,9 +6,11 @@ import dataclasses
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from eval.evaluate import evaluate
 from eval.held_out import held_out_of
 from otca import presets
 from otca.config import TrainConfig
-from otca.errors import InputError
+from otca.errors import InputError, TrainingError
 from otca.files import held
 from otca.policies.base import build_policy
 from otca.processes import launched, process_state
@@ -116,18 +118,31 @@ def run_tasks(tasks: Sequence[Callable[[], None]], jobs: int) -> None:
 def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
     """Forked workers of one thread each, stopped at once if the block fails."""
     fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(jobs, mp_context=fork, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=fork, initializer=_prepare, initargs=(os.getpid(),)) as pool:
         try:
             yield pool
-        except BaseException:
+        except BaseException as stop:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
                 child.terminate()
+            if isinstance(stop, BrokenProcessPool):
+                raise TrainingError(
+                    "a worker was killed from outside, maybe for want of memory (--jobs 1 needs less); the same command goes on"
+                ) from stop
+            stop.add_note("the same command goes on where its runs stopped")
             raise
 
 
-def _one_thread() -> None:
+def _prepare(parent: int) -> None:
+    """A worker has one thread, and does not outlive its parent: it would keep the run from whoever starts the command again."""
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.1)
+    os._exit(1)
 
 
 def _watch(futures: dict[Future, Arm], root: Path) -> None:

@@ -27,6 +27,7 @@ from baselines import find_method
 from otca import presets
 from otca.architectures import empty_pipeline
 from otca.config import PolicyConfig, TrainConfig
+from otca.ending import run_command
 from otca.errors import InputError
 from otca.files import resolve_model, write_atomic
 from otca.plan import GPUS, plan
@@ -138,20 +139,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--iterations", type=int, default=3, help="iterations that count, after one that does not (default: 3)")
     parser.add_argument("--out", type=Path, default=FOLDER, help=f"folder for the JSON (default: {FOLDER})")
     args = parser.parse_args(argv)
-    try:
-        if args.gpu not in (*GPUS, "none"):
-            raise InputError(f"gpu is {args.gpu!r}; choose from {', '.join(GPUS)} or none")
-        settings = {"rewards": ["reproduce.speed_large:Brightness"], "prompts": "embedded:image/train", "policy.prompt_cache": ""}
-        config = presets.train_config(args.preset, "otca", find_method("otca").settings | settings, 0)
-        with tempfile.TemporaryDirectory() as folder:
-            found = measure(config, args.gpu, args.iterations, Path(folder))
-    except InputError as error:
-        print(f"speed_large: error: {error}", file=sys.stderr)
-        return 2
+    return run_command("speed_large", lambda: _make(args.preset, args.gpu, args.iterations, args.out))
+
+
+def _make(preset: str, gpu: str, iterations: int, out: Path) -> None:
+    """Measure, write and print."""
+    if gpu not in (*GPUS, "none"):
+        raise InputError(f"gpu is {gpu!r}; choose from {', '.join(GPUS)} or none")
+    settings = {"rewards": ["reproduce.speed_large:Brightness"], "prompts": "embedded:image/train", "policy.prompt_cache": ""}
+    config = presets.train_config(preset, "otca", find_method("otca").settings | settings, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(config, gpu, iterations, Path(folder))
     name = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", str(part)) for part in (config.policy.path, found["device"]))
-    write_atomic(args.out / f"{name}.json", json.dumps(found, indent=1) + "\n")
+    write_atomic(out / f"{name}.json", json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,8 @@ import pandas as pd
 
 from eval.plots import dot_plot
 from eval.tables import EQUAL_CALLS, build_table, clear_winners, collect, write_table
-from otca.errors import InputError, RewardError
+from otca.ending import run_command
+from otca.errors import InputError
 from otca.presets import SEEDS
 from otca.processes import is_main, launched, process_state
 from otca.runs import Arm
@@ -107,26 +108,27 @@ def parser_of(name: str, description: str) -> argparse.ArgumentParser:
 
 def run_commands(tables: Sequence[Table], args: argparse.Namespace) -> int:
     """Make, render or look over tables and print them; exit code 2 with one line where the input cannot be used."""
-    code = max(_run_command(table, args) for table in tables)
+    code = 0
+    for table in tables:
+        code = max(code, run_command(table.name, functools.partial(_make, table, args)))
+        if code > 128:  # a signal ends them all
+            break
     if launched():
         process_state().destroy_process_group()
     return code
 
 
-def _run_command(table: Table, args: argparse.Namespace) -> int:
-    try:
-        if not (args.render or args.allow_trained_metric):
-            from reproduce.runner import refuse_trained_metrics
+def _make(table: Table, args: argparse.Namespace) -> int:
+    """What the options ask for of one table; returns the exit code."""
+    if not (args.render or args.allow_trained_metric):
+        from reproduce.runner import refuse_trained_metrics
 
-            refuse_trained_metrics(table.arms(args.tier))
-        if args.dry_run:
-            from reproduce.dry_run import look_over
+        refuse_trained_metrics(table.arms(args.tier))
+    if args.dry_run:
+        from reproduce.dry_run import look_over
 
-            return look_over(table.name, args.tier, table.arms(args.tier), Path("runs")) if is_main() else 0
-        folder = table.render(args.tier) if args.render else table.reproduce(args.tier, args.jobs)
-    except (InputError, RewardError, FileNotFoundError) as error:
-        print(f"{table.name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return look_over(table.name, args.tier, table.arms(args.tier), Path("runs")) if is_main() else 0
+    folder = table.render(args.tier) if args.render else table.reproduce(args.tier, args.jobs)
     if is_main():
         print((folder / "table.md").read_text())
         print(f"written: {folder}")

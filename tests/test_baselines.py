@@ -236,9 +236,9 @@ def test_diffusion_nft_trains_counts_and_resumes(untrained_pipeline, tmp_path):
     Trainer(nft_settings(untrained_pipeline, iterations=1), method, tmp_path / "parts").run()
     resumed = Trainer(nft_settings(untrained_pipeline), method, tmp_path / "parts")
     resumed.run()
-    for a, b in ((whole.parameters, resumed.parameters), (whole.lagged, resumed.lagged)):
+    for a, b in ((whole.parameters, resumed.parameters), (whole.updater.lagged, resumed.updater.lagged)):
         assert all(torch.equal(x, y) for x, y in zip(a, b))
-    assert not all(torch.equal(x, y) for x, y in zip(whole.parameters, whole.lagged))
+    assert not all(torch.equal(x, y) for x, y in zip(whole.parameters, whole.updater.lagged))
 
 
 def test_diffusion_nft_refuses_noise(untrained_pipeline, tmp_path):

@@ -8,11 +8,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LEVELS = [
     {"errors", "types", "config", "eval_config", "limits"},
-    {"schedules", "samplers", "credit", "losses", "files", "sharding", "architectures", "cli", "preview"},
+    {"schedules", "samplers", "credit", "losses", "files", "sharding", "architectures", "cli", "preview", "ending", "memory"},
     {"policies", "rewards", "embedded", "checkpoint", "tracking", "prompts", "methods", "runs", "processes"},
     {"rollout", "published_prompts", "shapes", "serving"},
-    {"process"},
+    {"process", "validation"},
     {"budget"},
+    {"updater"},
     {"trainer", "plan"},
     {"presets"},
     {"commands"},

@@ -39,7 +39,7 @@ def measured_peak(trainer: Trainer) -> int:
     """Bytes that live at once, at most, in a second iteration, by the profiler's record of the CPU allocator."""
     trainer.step()
     parts = [part for part in trainer.policy.pipeline.components.values() if isinstance(part, nn.Module)]
-    held = [p for part in parts for p in part.parameters()] + trainer.reference + trainer.average
+    held = [p for part in parts for p in part.parameters()] + trainer.updater.reference + trainer.updater.average
     held += [value for state in trainer.optimizer.state_dict()["state"].values() for value in state.values()]
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         trainer.step()

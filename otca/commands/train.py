@@ -22,6 +22,9 @@ def parser() -> ArgumentParser:
     """Every field of `TrainConfig`, plus preset, method settings from YAML, and the run folder."""
     out = run_parser("train", f"Train a generator. {PRECEDENCE}")
     out.add_argument("--out", type=Path, default=None, help="run folder (default: runs/adhoc/<method>/seed<seed>)")
+    out.add_argument(
+        "--override-config", action="store_true", help="go on with a run whose config was another; overridden.jsonl notes it"
+    )
     out.add_argument("--dry_run", type=bool, default=False, help="print the resolved settings and stop")
     return out
 
@@ -62,6 +65,7 @@ def run(argv: list[str]) -> None:
         return
     from tqdm import tqdm
 
+    from otca.checkpoint import checkpoints, iteration_of
     from otca.files import held
     from otca.runs import begin_run
     from otca.trainer import Trainer
@@ -70,7 +74,8 @@ def run(argv: list[str]) -> None:
     trainer = Trainer(config, method, folder)
     main = trainer.accelerator.is_main_process
     with held(folder) if main else nullcontext():
-        begin_run(folder, config)
+        reached = checkpoints(folder)
+        begin_run(folder, config, given.override_config, iteration_of(reached[-1]) if reached else 0)
         with tqdm(total=config.iterations, unit="iteration", disable=not main) as bar:
 
             def show(row):

@@ -1,0 +1,30 @@
+"""Out of memory: said in one line, with what was being done and the settings that would need less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from otca.errors import TrainingError
+
+SAID_BY_CPU = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+"""How torch's allocators on the CPU say it, in a plain RuntimeError."""
+
+
+@contextmanager
+def memory_named(doing: str, lower: str) -> Iterator[None]:
+    """Raise TrainingError where memory runs out inside: ``doing`` says what was done, ``lower`` which settings to change."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise TrainingError(f"out of memory {doing}: lower {lower} ({_first_line(error)})") from error
+    except RuntimeError as error:
+        if not any(words in str(error) for words in SAID_BY_CPU):
+            raise
+        raise TrainingError(f"out of memory {doing}: lower {lower} ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

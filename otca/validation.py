@@ -1,0 +1,106 @@
+"""Validation on the way: a run's own training rewards on prompts that it does not train on, and which checkpoint was best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+
+from otca.config import SamplerConfig, TrainConfig
+from otca.policies.base import Policy
+from otca.processes import total
+from otca.prompts import load_prompts
+from otca.rewards.base import Reward, score_all
+from otca.rollout import Batch, make_batch, rollout
+from otca.schedules import StepPlan, sigmas_S
+from otca.tracking import RowLog
+
+ROWS = "validation.csv"
+"""File of a run's folder: one row a validation, ``mean_`` and ``std_`` of each reward, and the score."""
+
+
+class Validation:
+    """Rows of ``validation.csv``, one every ``config.validation.every`` iterations; the best so far."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        policy: Policy,
+        rewards: Sequence[Reward],
+        accelerator: Accelerator,
+        folder: Path,
+        iteration: int,
+    ):
+        """Rows of a former start stay up to ``iteration``, where the run goes on."""
+        self.config, self.policy, self.rewards, self.accelerator = config, policy, list(rewards), accelerator
+        self.every, self.path = config.validation.every, folder / ROWS
+        self.rows: list[dict[str, float]] = []
+        if not self.every:
+            return
+        self.prompts = load_prompts(config.validation.source, config.validation.prompts)
+        self.log = RowLog(self.path, iteration + 1, sparse=True) if accelerator.is_main_process else None
+        accelerator.wait_for_everyone()
+        if self.path.exists():
+            self.rows = pd.read_csv(self.path).to_dict("records")
+
+    @property
+    def texts(self) -> list[str]:
+        """What will have to be encoded."""
+        return [p.text for p in self.prompts] if self.every else []
+
+    @property
+    def best(self) -> int | None:
+        """The iteration with the highest score, the earliest of equals; None before any validation."""
+        return int(max(self.rows, key=lambda row: row["score"])["iteration"]) if self.rows else None
+
+    def run_if_due(self, iteration: int) -> bool:
+        """Validate where the schedule has a row that is not there yet; whether it is the best of several."""
+        due = self.every and (iteration % self.every == 0 or iteration == self.config.iterations)
+        if not due or any(row["iteration"] == iteration for row in self.rows):
+            return False
+        row = {"iteration": iteration} | self._scored()
+        first = (self.rows or [row])[0]
+        weights = dict(zip((r.name for r in self.rewards), self.config.weights_K))
+        gains = {n: (row[f"mean_{n}"] - first[f"mean_{n}"]) / max(first[f"std_{n}"], 1e-12) for n in weights}
+        row["score"] = float(f"{sum(weights[n] * gains[n] for n in weights):.9g}")  # as it will be read again
+        self.rows.append(row)
+        if self.log is not None:
+            self.log.append(row)
+        return iteration > 0 and self.best == iteration
+
+    @torch.no_grad()
+    def _scored(self) -> dict[str, float]:
+        """Mean and standard deviation of every reward over the validation samples of all processes."""
+        settings, rank, world = self.config.validation, self.accelerator.process_index, self.accelerator.num_processes
+        batch = make_batch(
+            self.prompts, list(range(len(self.prompts))), settings.samples_per_prompt, ("validation", self.config.seed)
+        )
+        count, size = len(batch.prompts), self.config.micro_batch
+        share = [i % count for i in range(rank, -(-count // world) * world, world)]  # as many on every process
+        counted = [rank + n * world < count for n in range(len(share))]
+        sampler = SamplerConfig(steps=settings.steps)
+        sigma_S = sigmas_S(settings.steps, self.config.sampler.shift or self.policy.shift)
+        never = torch.zeros(settings.steps, dtype=torch.bool)
+        sums_3K = torch.zeros(3, len(self.rewards), dtype=torch.float64)
+        for first in range(0, len(share), size):
+            chosen = share[first : first + size]
+            part = Batch(
+                prompts=[batch.prompts[i] for i in chosen],
+                group_B=batch.group_B[chosen],
+                seed_B=[batch.seed_B[i] for i in chosen],
+                initial_seed_B=[batch.initial_seed_B[i] for i in chosen],
+            )
+            sampled = rollout(self.policy, part, sampler, sigma_S, StepPlan(never, never), size)
+            reward_BK = score_all(self.rewards, sampled.media_BFCHW, part.prompts).reward_BK.double()
+            reward_BK = reward_BK[torch.tensor(counted[first : first + size])]
+            sums_3K += torch.stack([torch.full_like(sums_3K[0], len(reward_BK)), reward_BK.sum(0), reward_BK.square().sum(0)])
+        number_K, sum_K, squares_K = total(self.accelerator, sums_3K)
+        mean_K = sum_K / number_K
+        std_K = (squares_K / number_K - mean_K.square()).clamp(min=0).sqrt()
+        out = {}
+        for name, mean, std in zip((r.name for r in self.rewards), mean_K.tolist(), std_K.tolist()):
+            out |= {f"mean_{name}": float(f"{mean:.9g}"), f"std_{name}": float(f"{std:.9g}")}
+        return out
