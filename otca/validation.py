@@ -22,6 +22,16 @@ ROWS = "validation.csv"
 """File of a run's folder: one row a validation, ``mean_`` and ``std_`` of each reward, and the score."""
 
 
+def best_iteration(folder: Path) -> int | None:
+    """The iteration of a run with the highest validation score, the earliest of equals; None without a validation."""
+    path = folder / ROWS
+    return _best(pd.read_csv(path).to_dict("records")) if path.is_file() else None
+
+
+def _best(rows: list[dict[str, float]]) -> int | None:
+    return int(max(rows, key=lambda row: row["score"])["iteration"]) if rows else None
+
+
 class Validation:
     """Rows of ``validation.csv``, one every ``config.validation.every`` iterations; the best so far."""
 
@@ -53,8 +63,8 @@ class Validation:
 
     @property
     def best(self) -> int | None:
-        """The iteration with the highest score, the earliest of equals; None before any validation."""
-        return int(max(self.rows, key=lambda row: row["score"])["iteration"]) if self.rows else None
+        """As `best_iteration`, of the rows so far."""
+        return _best(self.rows)
 
     def run_if_due(self, iteration: int) -> bool:
         """Validate where the schedule has a row that is not there yet; whether it is the best of several."""

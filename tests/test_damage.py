@@ -25,6 +25,7 @@ from otca.files import verify_hashes
 from otca.memory import memory_named
 from otca.trainer import Trainer
 from otca.updater import REFUSED, Updater
+from otca.validation import best_iteration
 from tests.killed import code_of, content, start
 from tests.test_survival import command
 from tests.toys import toy_settings
@@ -97,6 +98,42 @@ def test_another_config_is_refused_unless_overridden(whole, untrained_pipeline, 
     [line] = (folder / "overridden.jsonl").read_text().splitlines()
     assert json.loads(line) == {"iteration": 4, "changed": ["iterations: 4 → 5", "optimizer.learning_rate: 0.001 → 0.002"]}
     assert len(pd.read_csv(folder / "train.csv")) == 5 and main(other) == 0
+
+
+def test_the_best_and_any_other_checkpoint_are_sampled_from(whole, tmp_path, capsys):
+    rows = pd.read_csv(whole / "validation.csv").set_index("iteration")
+    assert rows.index.tolist() == [0, 2, 4] and rows["score"][0] == 0
+    gain = {n: (rows[f"mean_{n}"][4] - rows[f"mean_{n}"][0]) / rows[f"std_{n}"][0] for n in ("brightness", "redness")}
+    assert rows["score"][4] == pytest.approx(sum(gain.values()) / 2, rel=1e-5)
+    best = best_iteration(whole)
+    assert best == rows["score"].idxmax()
+    small = ["--eval.prompts=1", "--eval.samples_per_prompt=1", "--eval.steps=2"]
+
+    def sampled(which):
+        assert main(["sample", f"--run={whole}", f"--checkpoint={which}", f"--out={tmp_path / which}", *small]) == 0
+        [file] = (tmp_path / which).glob("*.png")
+        return file.read_bytes()
+
+    assert sampled("last") == sampled("4") != sampled("3")
+    for which in ("9", "worst"):
+        assert main(["sample", f"--run={whole}", f"--checkpoint={which}", f"--out={tmp_path}", *small]) == 2
+        said = "checkpoint '{}' of {} is not there (there are: last, best, {})"
+        kept = ", ".join(str(int(path.name[-6:])) for path in checkpoints(whole))
+        assert said.format(which, whole, kept) in capsys.readouterr().err
+
+
+def test_the_best_in_validation_can_be_sampled(whole, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    small = [f"--run={folder}", "--checkpoint=best", f"--out={tmp_path}", "--eval.prompts=1", "--eval.steps=2"]
+    rows = pd.read_csv(folder / "validation.csv")
+    for best, code, said in ((4, 0, "wrote 2 media"), (0, 2, "is the model before training; sample it without --run")):
+        rows.assign(score=(rows["iteration"] == best).astype(float)).to_csv(folder / "validation.csv", index=False)
+        assert main(["sample", *small]) == code
+        told = capsys.readouterr()
+        assert said in told.out + told.err
+    (folder / "validation.csv").unlink()
+    assert main(["sample", *small]) == 2 and "train with validation.every" in capsys.readouterr().err
 
 
 def limited(number: int, function) -> int:

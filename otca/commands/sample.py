@@ -16,7 +16,10 @@ from otca.eval_config import EvalConfig
 def parser() -> ArgumentParser:
     """What to sample from, and where to."""
     out = make_parser("sample", "Generate media by ODE: <prompt id>_<sample>.png (videos: .webp), and prompts.jsonl for `score`.")
-    out.add_argument("--run", type=Path, default=None, help="run folder: its newest checkpoint is used (default: the base model)")
+    out.add_argument(
+        "--run", type=Path, default=None, help="run folder: one of its checkpoints is used (default: the base model)"
+    )
+    out.add_argument("--checkpoint", type=str, default="last", help="which of the run's: last, best (in validation) or a number")
     out.add_argument("--out", type=Path, required=True, help="folder for the media")
     out.add_argument("--seed", type=int, default=0, help="noise seed")
     out.add_class_arguments(EvalConfig, "eval")
@@ -29,22 +32,37 @@ def run(argv: list[str]) -> None:
     given = parse(parser(), argv)
     settings, policy_config = given.eval, given.policy
     from eval.generate import generate
-    from otca.checkpoint import checkpoints
     from otca.files import verify_hashes, writable_folder
     from otca.policies.base import build_policy
 
-    folder, newest = writable_folder(given.out), None
+    folder, chosen = writable_folder(given.out), None
     if given.run is not None:
-        found = checkpoints(given.run)
-        if not found:
-            raise InputError(f"run {given.run} has no checkpoint; give a folder that `python -m otca train` wrote")
-        newest, policy_config = found[-1], _run_policy(given.run)
-        verify_hashes(newest)
+        chosen, policy_config = _chosen(given.run, given.checkpoint), _run_policy(given.run)
+        verify_hashes(chosen)
     policy = build_policy(policy_config)
-    if newest is not None:
-        policy.load(newest)
+    if chosen is not None:
+        policy.load(chosen)
     media, _ = generate(policy, settings, given.seed, folder)
     print(f"wrote {len(media)} media: {folder}")
+
+
+def _chosen(run: Path, which: str) -> Path:
+    """Folder of the checkpoint that is asked for. Raises InputError where there is none such."""
+    from otca.checkpoint import checkpoints, iteration_of
+    from otca.validation import best_iteration
+
+    found = {iteration_of(path): path for path in checkpoints(run)}
+    if not found:
+        raise InputError(f"run {run} has no checkpoint; give a folder that `python -m otca train` wrote")
+    best = best_iteration(run)
+    if which == "best" and best is None:
+        raise InputError(f"run {run} has no validation, so none of its checkpoints is best; train with validation.every")
+    if which == "best" and best == 0:
+        raise InputError(f"the best of {run} is the model before training; sample it without --run")
+    number = {"last": max(found), "best": best}.get(which, int(which) if which.isdigit() else -1)
+    if number not in found:
+        raise InputError(f"checkpoint {which!r} of {run} is not there (there are: last, best, {', '.join(map(str, found))})")
+    return found[number]
 
 
 def _run_policy(run: Path) -> PolicyConfig:
