@@ -5,6 +5,10 @@ class InputError(ValueError):
     """The user gave something that cannot be used."""
 
 
+class InUse(InputError):
+    """Another process works in the folder."""
+
+
 class RewardError(RuntimeError):
     """A reward failed; the message names the reward, what it returned and for which prompts."""
 

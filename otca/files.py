@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from otca.errors import InputError
+from otca.errors import InputError, InUse
 
 HASHES = "sha256.json"
 """Name of the file that lists the SHA-256 of the others in its folder."""
@@ -102,7 +102,7 @@ def verify_hashes(folder: Path) -> None:
 def held(folder: Path) -> Iterator[None]:
     """Keep a run's folder to this process for a while, freed of what a killed one left half-written.
 
-    Raises InputError naming host and pid of the process that has it.
+    Raises `InUse` naming host and pid of the process that has it.
 
     The kernel keeps the lock (``flock``), so that of a killed process is gone with it, and what its file says is written over.
     """
@@ -112,7 +112,7 @@ def held(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            raise InputError(
+            raise InUse(
                 f"{folder} is in use by {file.read().strip() or 'another process'}; wait for it, stop it, or use another folder"
             ) from error
         file.truncate(0)
@@ -120,6 +120,18 @@ def held(folder: Path) -> Iterator[None]:
         file.flush()
         remove_partial(folder)
         yield
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process is at work in a run's folder (on this machine, or on one whose file system shares its locks)."""
+    try:
+        with open(folder / LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def resolve_model(path: str) -> str:

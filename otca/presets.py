@@ -233,6 +233,12 @@ EVAL: dict[str, dict[str, object]] = {
 SEEDS = {"quick": 2, "study": 3, "cpu": 10, "paper": 1}
 """Paired seeds of the headline arms, fixed before any run."""
 
+FEWER_SEEDS = {"cpu": {"core": 5, "wide": 3}}
+"""Seeds of the other arms of Tables 1 to 4, and of the ablations' further arms, where they are fewer."""
+
+TUNED: dict[str, dict[str, dict[str, object]]] = {}
+"""medium/tier → method → what it has of its own: chosen for each method from the same grid on tuning seeds (results/tuning)."""
+
 
 def preset(name: str) -> dict[str, object]:
     """Dotted training settings of ``medium/tier``."""
@@ -245,8 +251,14 @@ def eval_config(name: str) -> EvalConfig:
 
 
 def train_config(name: str, method_name: str, method_settings: dict[str, object], seed: int) -> TrainConfig:
-    """The config of one arm of a table: tier, then what the method changes."""
-    return TrainConfig.from_dotted(_find(TRAIN, name) | method_settings | {"method": method_name, "seed": seed})
+    """The config of one arm of a table: tier, then what was tuned for the method, then what the method changes."""
+    own = tuned(name, method_name) | method_settings | {"method": method_name, "seed": seed}
+    return TrainConfig.from_dotted(_find(TRAIN, name) | own)
+
+
+def tuned(name: str, method_name: str) -> dict[str, object]:
+    """What was chosen for a method at a preset; nothing where all methods share the preset's settings."""
+    return TUNED.get(name, {}).get(method_name, {})
 
 
 def _find(table: dict[str, dict[str, object]], name: str) -> dict[str, object]:

@@ -30,6 +30,7 @@ def _family(name: str, title: str, methods: str, *notes: str, budget: str = EQUA
         metrics=METRICS,
         notes=(*notes, NOTE),
         budget=budget,
+        wide=True,
     )
 
 

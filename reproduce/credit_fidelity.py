@@ -203,19 +203,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--render", action="store_true", help="only rebuild tables and figures from published cells")
     parser.add_argument("--jobs", type=int, default=0, help="tasks side by side (default: one a core; one with a GPU)")
     args = parser.parse_args(argv)
-    return run_command("credit_fidelity", lambda: _make(STUDIES[args.medium], args.render, args.jobs))
+    return run_command("credit_fidelity", lambda: make(args.medium, args.jobs, args.render))
 
 
-def _make(study: Study, render_alone: bool, jobs: int) -> None:
+def make(medium: str, jobs: int, render_alone: bool = False) -> None:
     """Measure what is missing, unless only a render is asked for; then tables and figures."""
     if not render_alone:
         from reproduce.runner import default_jobs, run_tasks
         from reproduce.truth import tasks
 
-        for independent in tasks(study):
+        for independent in tasks(STUDIES[medium]):
             run_tasks(independent, jobs or default_jobs())
-        measure(study)
-    folder = render(study.medium)
+        measure(STUDIES[medium])
+    folder = render(medium)
     print((folder / "fidelity.md").read_text())
     print(f"written: {folder}")
 

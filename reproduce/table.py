@@ -14,7 +14,7 @@ from eval.plots import dot_plot
 from eval.tables import EQUAL_CALLS, build_table, clear_winners, collect, write_table
 from otca.ending import run_command
 from otca.errors import InputError
-from otca.presets import SEEDS
+from otca.presets import FEWER_SEEDS, SEEDS
 from otca.processes import is_main, launched, process_state
 from otca.runs import Arm
 from reproduce.costs import cost_line
@@ -24,8 +24,11 @@ from reproduce.variants import named_arm
 
 COMPARISON = ("base", "uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca")
 
-MOST_CURVES = 6
-"""Methods up to which a table has learning curves and sample grids; larger ones have dots and intervals instead."""
+HEADLINE = ("base", "uniform_grpo", "static_multi_reward", "otca", "process_credit")
+"""Arms with all seeds of their tier."""
+
+MOST_CURVES = 7
+"""Methods, the untrained one included, up to which a table has learning curves and sample grids; larger ones have dots."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Table:
 
     ``primary`` is the metric of the table of differences; ``notes`` are printed below every tier's table,
     ``budget`` says what its arms have in common. A table over several ``media`` has a section for each. One whose pictures are
-    those of other tables goes without ``figures``.
+    those of other tables goes without ``figures``. ``beyond`` are rows that the paper lacks, of the `cpu` tier alone; a ``wide``
+    table has fewer seeds there.
     """
 
     name: str
@@ -46,29 +50,45 @@ class Table:
     metrics: tuple[str, ...] = ()
     budget: str = EQUAL_CALLS
     figures: bool = True
+    beyond: tuple[str, ...] = ()
+    wide: bool = False
+
+    def rows(self, tier: str) -> tuple[str, ...]:
+        """Methods and variants of the table at a tier."""
+        return (*self.methods, *(self.beyond if tier == "cpu" else ()))
+
+    def seeds(self, tier: str, name: str) -> int:
+        """Seeds of a method or variant at a tier: headline arms have all."""
+        fewer = FEWER_SEEDS.get(tier, {})
+        return SEEDS[tier] if name in HEADLINE else fewer.get("wide" if self.wide else "core", SEEDS[tier])
 
     def arms(self, tier: str) -> list[Arm]:
         """Every run of the table, seed by seed, so that an interrupted table has whole seeds."""
-        seeds = range(SEEDS[tier])
-        return [named_arm(medium, tier, name, seed) for medium in self.media for seed in seeds for name in self.methods]
+        return [
+            named_arm(medium, tier, name, seed)
+            for medium in self.media
+            for seed in range(SEEDS[tier])
+            for name in self.rows(tier)
+            if seed < self.seeds(tier, name)
+        ]
 
     def write(self, rows_root: Path, tier: str) -> Path:
         """Table and figures from the runs below ``rows_root``; returns the folder written."""
         folder = rows_root / self.name / tier
-        tables, winners = [], {}
+        tables, winners, methods = [], {}, self.rows(tier)
         for medium in self.media:
-            rows = collect(rows_root, medium, tier, self.methods)
+            rows = collect(rows_root, medium, tier, methods)
             if self.metrics:
                 rows = rows[rows["metric"].isin(self.metrics)]
             tables.append(build_table(rows, budget_label=self.budget, medium=medium))
             winners |= clear_winners(rows, self.budget, medium)
             suffix = f"-{medium}" if len(self.media) > 1 else ""
-            if len(self.methods) > MOST_CURVES:
+            if len(methods) > MOST_CURVES:
                 dot_plot(tables[-1], self.metrics, folder / f"dots{suffix}")
             elif self.figures:
-                draw_figures(rows_root, medium, tier, self.methods, folder)
-        notes = [*_seed_notes(SEEDS[tier]), *self.notes]
+                draw_figures(rows_root, medium, tier, methods, folder)
         made = pd.concat(tables)
+        notes = [*_seed_notes(dict(zip(made["method"], made["n_seeds"]))), *self.notes]
         primary = self.primary if (made["metric"] == self.primary).any() else _first_held_out(made, self.name)
         write_table(made, folder, f"{self.title} ({tier} tier)", notes, winners, primary)
         return folder
@@ -143,12 +163,16 @@ def _first_held_out(table: pd.DataFrame, name: str) -> str:
     return held_out.iloc[0]
 
 
-def _seed_notes(seeds: int) -> list[str]:
-    """What so many seeds can show."""
-    out = [f"{seeds} seeds an arm; a seed fixes training prompts, all noise, and evaluation noise, the same in every arm."]
-    if seeds < 5:
+def _seed_notes(seeds: dict[str, int]) -> list[str]:
+    """What so many seeds of each method can show."""
+    counts = sorted(set(seeds.values()), reverse=True)
+    said = f"{counts[0]} seeds an arm"
+    if len(counts) > 1:
+        said = "; ".join(f"{n} seeds: {', '.join(m for m, own in seeds.items() if own == n)}" for n in counts)
+    out = [f"{said}; a seed fixes training prompts, all noise, and evaluation noise, the same in every arm."]
+    if counts[-1] < 5:
         out.append(
-            f"{seeds} seeds can show that training works and which objectives move; they cannot rank methods: intervals of "
-            f"differences are wide, and a sign-flip test cannot fall below p = {2 / 2**seeds:g}."
+            f"{counts[-1]} seeds can show that training works and which objectives move; they cannot rank methods: intervals of "
+            f"differences are wide, and a sign-flip test cannot fall below p = {2 / 2 ** counts[-1]:g}."
         )
     return out

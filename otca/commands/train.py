@@ -47,7 +47,8 @@ def resolve(options: ArgumentParser, argv: list[str]):
     from baselines import find_method
 
     method = find_method(chosen.method)
-    options.set_defaults(presets.preset(chosen.preset) | method.settings | {"method": method.name, "preset": chosen.preset})
+    own = presets.tuned(chosen.preset, method.name) | method.settings | {"method": method.name, "preset": chosen.preset}
+    options.set_defaults(presets.preset(chosen.preset) | own)
     given = parse(options, argv)
     config = TrainConfig(**{name: given[name] for name in TrainConfig.__dataclass_fields__})
     if config.method != method.name:

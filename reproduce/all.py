@@ -1,0 +1,66 @@
+"""Everything at one tier: Tables 1 to 4, the ablations, credit fidelity.
+
+    python -m reproduce.all --tier cpu                    local processes, one a core; start it again to go on
+    python -m reproduce.all --tier cpu --slurm PARTITION  the same runs as jobs of Slurm
+    python -m reproduce.all --tier cpu --progress         done / running / left, and the time left
+
+Each table's own script makes the same runs; this one makes them all first, in one grid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from otca.ending import run_command
+from otca.errors import TrainingError
+from otca.runs import Arm
+from reproduce import ablations, credit_fidelity, table1, table2, table3, table4
+from reproduce.table import Table
+
+TABLES: tuple[Table, ...] = (
+    *(script.TABLE for script in (table1, table2, table3, table4)),
+    *(family for name, family in ablations.FAMILIES.items() if name != "targets"),
+)
+"""What is made, the tables of the paper first; the family ``targets`` has a tier of its own."""
+
+
+def arms(tier: str) -> list[Arm]:
+    """Every run of every table once, those of earlier tables and lower seeds first."""
+    return list(dict.fromkeys(arm for table in TABLES for arm in table.arms(tier)))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, run, write; exit code 2 with one line where something cannot be done."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduce.all", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tier", choices=("quick", "cpu"), default="cpu", help="how large the runs are (default: cpu)")
+    parser.add_argument("--jobs", type=int, default=0, help="jobs side by side (default: one a core)")
+    parser.add_argument("--slurm", default="", metavar="PARTITION", help="run the jobs in this partition of Slurm")
+    parser.add_argument("--progress", action="store_true", help="print how far the runs are, and stop")
+    args = parser.parse_args(argv)
+    return run_command("all", lambda: _make(args))
+
+
+def _make(args: argparse.Namespace) -> None:
+    from reproduce.grid import progress_text, run_grid
+    from reproduce.runner import default_jobs, refuse_trained_metrics
+
+    wanted, root, jobs = arms(args.tier), Path("runs"), args.jobs or default_jobs()
+    if args.progress:
+        print(progress_text(wanted, root, jobs))
+        return
+    refuse_trained_metrics(wanted)
+    failed = run_grid(wanted, root, jobs, args.slurm)
+    if failed:
+        raise TrainingError(f"{len(failed)} runs failed, the first: {failed[0]}; mend that and start the same command again")
+    for table in TABLES:
+        print(f"written: {table.write(root, args.tier)}")
+    for medium in ("image", "video"):
+        credit_fidelity.make(medium, jobs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
