@@ -7,6 +7,8 @@ time and killed at any time, share a grid.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
 import traceback
@@ -18,6 +20,7 @@ import pandas as pd
 import submitit
 import torch
 
+from otca.ending import LAST_CALL, run_command
 from otca.errors import InUse, RewardError, TrainingError
 from otca.files import is_held
 from otca.runs import Arm, is_finished
@@ -38,9 +41,16 @@ class Job:
     root: Path
 
     def __call__(self) -> list[str]:
-        """Make arms until all are finished or in other hands; returns a line for each that failed."""
+        """Make arms until all are finished or in other hands; returns a line for each that failed.
+
+        SIGTERM ends it with the iteration's end kept, as it ends any command.
+        """
         torch.set_num_threads(1)
-        failed = []
+        failed: list[str] = []
+        run_command("job", lambda: self._work(failed))
+        return failed
+
+    def _work(self, failed: list[str]) -> None:
         for arm in self.arms:
             if is_finished(self.root / arm.path):
                 continue
@@ -51,7 +61,6 @@ class Job:
             except (RewardError, TrainingError, ValueError) as error:
                 traceback.print_exc()
                 failed.append(f"{arm.medium} {arm}: {' '.join(str(error).split())}")
-        return failed
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """The same again: what is finished is passed over, what was in work goes on from its checkpoint."""
@@ -66,7 +75,8 @@ def run_grid(arms: Sequence[Arm], root: Path, jobs: int, slurm: str = "") -> lis
     if all(is_finished(root / arm.path) for arm in arms):
         return []
     executor = submitit.AutoExecutor(folder=LOGS, cluster="slurm" if slurm else "local")
-    executor.update_parameters(name="otca", timeout_min=60 * SLURM_HOURS, cpus_per_task=1)
+    gpus = min(1, torch.cuda.device_count())
+    executor.update_parameters(name="otca", timeout_min=60 * SLURM_HOURS, cpus_per_task=1, gpus_per_node=gpus)
     if slurm:
         executor.update_parameters(slurm_partition=slurm)
     started = [executor.submit(Job(tuple(arms), root.resolve())) for _ in range(jobs)]
@@ -76,14 +86,21 @@ def run_grid(arms: Sequence[Arm], root: Path, jobs: int, slurm: str = "") -> lis
             _wait(started, WATCH_SECONDS)
     except BaseException:
         if not slurm:
-            for job in started:
-                job.cancel()
+            _end(started)
         raise
     print(progress_text(arms, root, jobs), flush=True)
     failed = sorted({line for job in started for line in job.result()})
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
     return failed
+
+
+def _end(started: Sequence[submitit.Job]) -> None:
+    """Tell local jobs to end, and wait for them. A local job's number is the pid of the process that passes signals on to it."""
+    for job in started:
+        if not job.done():
+            os.kill(int(job.job_id), signal.SIGTERM)
+    _wait(started, LAST_CALL)
 
 
 def _wait(started: Sequence[submitit.Job], seconds: float) -> None:

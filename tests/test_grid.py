@@ -71,7 +71,7 @@ def test_a_job_passes_over_what_is_in_other_hands_and_names_what_fails(tiny, tmp
     monkeypatch.setitem(presets.TRAIN, "image/tiny", presets.TRAIN["image/tiny"] | {"policy.path": "/nowhere"})
     with held(tmp_path / tiny[0].path):
         failed = Job(tuple(tiny), tmp_path)()
-    assert len(failed) == 2 and failed[0].startswith("image static_multi_reward seed 0: policy.path /nowhere: no model_index.json")
+    assert len(failed) == 2 and failed[0].startswith("image static_multi_reward seed 0: policy.path /nowhere: no model_index")
     assert not (tmp_path / tiny[0].path / "manifest.json").exists()
 
 
