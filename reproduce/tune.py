@@ -3,15 +3,17 @@
     python -m reproduce.tune --tier quick           learning rate × updates an iteration, static weighting: image-quick.csv
     python -m reproduce.tune --grid regimes         batch, noise, trained steps, weights of objectives and methods, in longer
                                                     runs of the image task: image-regimes.csv
+    python -m reproduce.tune --grid methods --tier cpu  the same learning rates for every method: image-methods.csv
 
-One row a run: its settings, its seed, means of rewards and held-out accuracy. All arms of a table then share what is chosen, so
-that no method is favoured by settings of its own.
+One row a run: its settings, its seed, means of rewards and held-out accuracy. Of the first two all arms of a table share what is
+chosen; of the last each method has its own, from equal budgets: `--winners` prints what `presets.TUNED` then holds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import pandas as pd
 
 from eval.evaluate import write_rows
 from otca import presets
+from otca.ending import run_command
 from otca.runs import Arm, is_finished
 from reproduce.runner import default_jobs, run_arms
 
@@ -66,6 +69,34 @@ REGIMES: dict[str, tuple[Settings, str]] = {
 """Variant → what it changes of the tier, and the methods that are tried on it."""
 
 
+FACTORS = (0.5, 1.0, 2.0)
+"""Learning rates that are tried for every method, as multiples of the tier's."""
+CORE = ("uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca", "process_credit")
+RIVALS = (
+    *("flow_grpo", "dance_grpo", "mix_grpo", "tempflow_grpo", "flow_grpo_fast", "grpo_guard", "gdpo", "coca", "dense_grpo"),
+    *("diffusion_nft", "moca_step", "process_moca"),
+)
+METHODS = {"video": CORE, "image": CORE + RIVALS}
+"""Methods that are tuned; variants take what was chosen for their method."""
+
+
+def _methods(medium: str, tier: str) -> list[Arm]:
+    rate = presets.train_config(f"{medium}/{tier}", "static_multi_reward", {}, 0).optimizer.learning_rate
+    return [
+        Arm(medium, tier, method, seed, f"lr×{factor:g}", (("optimizer.learning_rate", rate * factor),))
+        for seed in (101, 103)
+        for method in METHODS[medium]
+        for factor in FACTORS
+    ]
+
+
+def winners(rows: pd.DataFrame) -> dict[str, float]:
+    """Method → its learning rate of the highest validation accuracy, the mean over seeds; of equals the lowest rate."""
+    rate = rows["settings"].map(lambda text: json.loads(text).get("optimizer.learning_rate"))
+    means = rows.assign(rate=rate).dropna(subset="rate").groupby(["method", "rate"])["judge_correct"].mean()
+    return {method: float(of.droplevel(0).idxmax()) for method, of in means.groupby(level=0)}
+
+
 def _rates(medium: str, tier: str) -> list[Arm]:
     return [Arm(medium, tier, "static_multi_reward", 101, name, tuple(given.items())) for name, given in RATES.items()]
 
@@ -82,6 +113,7 @@ def _regimes(medium: str, tier: str) -> list[Arm]:
 GRIDS: dict[str, tuple[Callable[[str, str], list[Arm]], Evaluation]] = {
     "rates": (_rates, {"prompts": 600, "samples_per_prompt": 3}),
     "regimes": (_regimes, {"prompts": 600, "samples_per_prompt": 3}),
+    "methods": (_methods, {}),
 }
 """Name → the arms, and what it changes of the evaluation."""
 
@@ -100,7 +132,7 @@ def read_run(folder: Path, arm: Arm) -> dict[str, object]:
     return {"method": arm.method, "seed": arm.seed, "variant": arm.variant, "settings": json.dumps(dict(arm.settings)), **means}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Run the grid below runs/tuning/ on the validation split and write the rows of all finished runs."""
     parser = argparse.ArgumentParser(
         prog="python -m reproduce.tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -110,7 +142,17 @@ def main() -> None:
     parser.add_argument("--grid", choices=tuple(GRIDS), default="rates", help="what to vary (default: rates)")
     parser.add_argument("--jobs", type=int, default=0, help="runs side by side (default: one a core; one with a GPU)")
     parser.add_argument("--collect", action="store_true", help="run nothing, write the rows of what is finished")
-    args = parser.parse_args()
+    parser.add_argument("--winners", action="store_true", help="run nothing, print each method's learning rate")
+    args = parser.parse_args(argv)
+    return run_command("tune", lambda: _make(args))
+
+
+def _make(args: argparse.Namespace) -> None:
+    suffix = args.tier if args.grid == "rates" else args.grid
+    path = Path("results/tuning") / f"{args.medium}-{suffix}.csv"
+    if args.winners:
+        print("\n".join(f"{method}: {rate:g}" for method, rate in winners(pd.read_csv(path)).items()))
+        return
     name = f"{args.medium}/{args.tier}"
     presets.EVAL[name] = presets.EVAL[name] | {"source": f"embedded:{args.medium}/validation"} | GRIDS[args.grid][1]
     root = Path("runs/tuning") / args.grid
@@ -118,10 +160,9 @@ def main() -> None:
     if not args.collect:
         run_arms(grid, root, args.jobs or default_jobs())
     rows = pd.DataFrame([read_run(root / arm.path, arm) for arm in grid if is_finished(root / arm.path)])
-    suffix = args.tier if args.grid == "rates" else args.grid
-    write_rows(rows, Path("results/tuning") / f"{args.medium}-{suffix}.csv")
+    write_rows(rows, path)
     print(rows.drop(columns=["settings"]).groupby(["method", "variant"]).mean().to_string(float_format="%.4f"))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
