@@ -17,7 +17,7 @@ from otca.errors import InputError
 from otca.files import sha256, write_atomic
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "scipy", "numpy")
-RECORDED = ("config.yaml", "train.csv", "validation.csv", "scores.csv.gz", "sets.csv")
+RECORDED = ("config.yaml", "train.csv", "validation.csv", "scores.csv.gz", "sets.csv", "probe.csv")
 """Files whose hashes the manifest lists, where they exist."""
 
 

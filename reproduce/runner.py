@@ -31,6 +31,7 @@ from otca.rewards.base import build_reward
 from otca.runs import Arm, begin_run, finish_run, is_finished
 from otca.trainer import Trainer
 from reproduce.costs import write_cost
+from reproduce.probe import probe
 
 
 def arm_config(arm: Arm) -> TrainConfig:
@@ -82,6 +83,8 @@ def _make(arm: Arm, folder: Path) -> None:
     loaded = {} if arm.method == "base" else dict(zip(config.rewards, trainer.rewards))
     rewards = [loaded[name] if name in loaded else build_reward(name, *weights) for name in honest]
     evaluation = presets.eval_config(tier)
+    if arm.method != "base":
+        probe(policy, trainer.method, config, trainer.rewards, evaluation, folder)
     held_out = held_out_of(arm.medium, evaluation, *weights)
     started = time.perf_counter()
     protocol = evaluate(policy, held_out, evaluation, arm.seed, rewards, folder)

@@ -1,0 +1,81 @@
+"""The probe of a finished run: how its method credits one fixed stochastic rollout of a few prompts, step by step.
+
+Prompts and noise are the same for every run, so curves of different methods and seeds stand side by side. What is shown beside
+pictures comes from here; nothing of it enters a table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from eval.evaluate import write_rows
+from otca import schedules
+from otca.config import TrainConfig
+from otca.eval_config import EvalConfig
+from otca.methods import Method, assign_credit
+from otca.policies.base import Policy
+from otca.process import process_values
+from otca.processes import is_main
+from otca.prompts import load_prompts
+from otca.rewards.base import Reward, score_all
+from otca.rollout import make_batch, rollout
+from otca.types import Credit, Prompt, Rollout, Scores
+
+ROWS = "probe.csv"
+COLUMNS = ["prompt_id", "step", "sigma", "objective", "reward", "credit"]
+MOST_PROMPTS = 7
+
+
+def shown_prompts(evaluation: EvalConfig) -> list[Prompt]:
+    """The first prompt of each skill of an evaluation, or its first prompts where they have no skills."""
+    chosen: dict[str, Prompt] = {}
+    for prompt in load_prompts(evaluation.source, evaluation.prompts):
+        chosen.setdefault((prompt.spec or {}).get("skill", prompt.id), prompt)
+    return list(chosen.values())[:MOST_PROMPTS]
+
+
+def credited(policy: Policy, method: Method, config: TrainConfig, rewards: list[Reward], prompts: list[Prompt]):
+    """A group of samples for each prompt, all steps stochastic but the last, and their credit: (Rollout, Scores, Credit)."""
+    steps = config.sampler.steps
+    sigma_S = schedules.sigmas_S(steps, config.sampler.shift or policy.shift)
+    plan = schedules.plan_steps("all", steps, 0, np.random.default_rng(0), 1.0, steps, 1)
+    batch = make_batch(prompts, list(range(len(prompts))), config.group_size, ("probe",), config.sampler.shared_noise)
+    needs = method.needs(config)
+    sampled = rollout(policy, batch, config.sampler, sigma_S, plan, config.micro_batch, needs - {"process"})
+    scores = score_all(rewards, sampled.media_BFCHW, sampled.prompts)
+    if "process" in needs:
+        values, _ = process_values(policy, sampled, scores.reward_BK, rewards, config)
+        scores = dataclasses.replace(scores, process_reward_SBK=values)
+    return sampled, scores, assign_credit(method, sampled, scores, config)
+
+
+def rows_of(sampled: Rollout, scores: Scores, credit: Credit, group_size: int) -> pd.DataFrame:
+    """Credit (signed, as the update has it) of the first sample of every group: one row a prompt, trained step and objective.
+
+    Methods that credit one sum have the objective "all", whose reward is the mean.
+    """
+    reward_BK, names = scores.reward_BK, scores.names
+    if credit.advantage_TBK.shape[2] == 1:  # a method that credits one sum of the objectives
+        reward_BK, names = reward_BK.mean(1, keepdim=True), ("all",)
+    rows = []
+    for first in range(0, len(sampled.prompts), group_size):
+        for t in np.flatnonzero(sampled.trained_T.numpy()):
+            for k, name in enumerate(names):
+                reward, share = float(reward_BK[first, k]), float(credit.advantage_TBK[t, first, k])
+                rows.append((sampled.prompts[first].id, int(t), float(sampled.sigma_S[t]), name, reward, share))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def probe(
+    policy: Policy, method: Method, config: TrainConfig, rewards: list[Reward], evaluation: EvalConfig, folder: Path
+) -> None:
+    """Write ``probe.csv`` into a run's folder; methods that do not credit the steps of a rollout have none."""
+    if method.forward_loss:
+        return
+    found = credited(policy, method, config, rewards, shown_prompts(evaluation))
+    if is_main():
+        write_rows(rows_of(*found, config.group_size), folder / ROWS)
