@@ -70,11 +70,8 @@ def run_command(program: str, command: Callable[[], int | None]) -> int:
 
 
 @contextmanager
-def put_off_while(busy: Callable[[], bool], seconds: float = GRACE) -> Iterator[None]:
-    """Let a signal that comes while ``busy()`` wait for the end of the block, for so many seconds at most.
-
-    A second Ctrl-C does not wait.
-    """
+def put_off_while(busy: Callable[[], bool]) -> Iterator[None]:
+    """Let a signal that comes while ``busy()`` wait for the end of the block, `GRACE` seconds at most; a second Ctrl-C does not."""
     _signals.busy = busy
     try:
         yield
@@ -91,7 +88,7 @@ def _listen() -> dict[int, object]:
     global _signals
     _signals = _Signals()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
     for number, handler in zip(numbers, (_stop, _stop, lambda *_: _act())):
         signal.signal(number, handler)
     return before
