@@ -71,7 +71,7 @@ def run_command(program: str, command: Callable[[], int | None]) -> int:
 
 @contextmanager
 def put_off_while(busy: Callable[[], bool]) -> Iterator[None]:
-    """Let a signal that comes while ``busy()`` wait for the end of the block, `GRACE` seconds at most; a second Ctrl-C does not."""
+    """Let a signal that comes while ``busy()`` wait for the end of the block, `GRACE` seconds at most; not a second Ctrl-C."""
     _signals.busy = busy
     try:
         yield
