@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from eval.plots import dot_plot
+from eval.sources import run_hashes, write_sources
 from eval.tables import EQUAL_CALLS, build_table, clear_winners, collect, write_table
 from otca.ending import run_command
 from otca.errors import InputError
@@ -75,9 +76,10 @@ class Table:
     def write(self, rows_root: Path, tier: str) -> Path:
         """Table and figures from the runs below ``rows_root``; returns the folder written."""
         folder = rows_root / self.name / tier
-        tables, winners, methods = [], {}, self.rows(tier)
+        tables, winners, runs, methods = [], {}, {}, self.rows(tier)
         for medium in self.media:
             rows = collect(rows_root, medium, tier, methods)
+            runs |= run_hashes(rows, medium, tier)
             if self.metrics:
                 rows = rows[rows["metric"].isin(self.metrics)]
             tables.append(build_table(rows, budget_label=self.budget, medium=medium))
@@ -91,6 +93,7 @@ class Table:
         notes = [*_seed_notes(dict(zip(made["method"], made["n_seeds"]))), *self.notes]
         primary = self.primary if (made["metric"] == self.primary).any() else _first_held_out(made, self.name)
         write_table(made, folder, f"{self.title} ({tier} tier)", notes, winners, primary)
+        write_sources(folder, rows_root, runs)
         return folder
 
     def render(self, tier: str) -> Path:

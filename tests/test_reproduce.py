@@ -104,7 +104,7 @@ def test_a_finished_run_is_not_repeated(tiny):
 def test_render_rebuilds_byte_for_byte(tiny):
     """Invariant 8: csv, md, tex and the README block, from published rows alone."""
     folder, run, _ = tiny
-    names = ("table.csv", "table.md", "table.tex")
+    names = ("table.csv", "table.md", "table.tex", "sources.json")
     published = {n: sha256(folder / "results/table1/tiny" / n) for n in names}
     assert published == {n: sha256(folder / "runs/table1/tiny" / n) for n in names}
     readme = (folder / "README.md").read_text()

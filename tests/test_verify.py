@@ -1,4 +1,4 @@
-"""``verify`` finds every change of a published run and of a checkpoint; ``doctor`` says what is wrong and the way out."""
+"""``verify`` finds every change of a published run, a table and a checkpoint; ``doctor`` says what is wrong and the way out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import otca.commands.doctor as doctor
@@ -27,11 +28,12 @@ def verified(capsys, folder) -> tuple[int, str]:
     return code, said.out + said.err
 
 
-def test_every_published_run_is_whole(capsys):
+def test_every_published_run_and_table_is_whole(capsys):
     results = PUBLISHED.parents[3]
-    count = sum(1 for _ in results.rglob("manifest.json"))
+    count, tables = (sum(1 for _ in results.rglob(name)) for name in ("manifest.json", "table.csv"))
     code, said = verified(capsys, results)
-    assert code == 0 and count >= 24 and f"looked at {count} runs" in said
+    assert code == 0 and count >= 24 and tables >= 5
+    assert f"looked at {count} runs, 0 checkpoints and {tables} tables" in said
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "train.csv", "scores.csv.gz", "sets.csv"])
@@ -53,6 +55,121 @@ def test_an_edited_manifest_is_found(capsys, run):
     assert f"{path} was edited" in verified(capsys, run)[1]
     path.write_text("{")
     assert f"{path} is no manifest of a run" in verified(capsys, run)[1]
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A copy of the published Table 1 in its place above copies of its runs."""
+    results = PUBLISHED.parents[3]
+    runs, out = "image/quick", tmp_path / "results"
+    shutil.copytree(results / runs, out / runs, ignore=shutil.ignore_patterns("media"))
+    return Path(shutil.copytree(results / "table1/quick", out / "table1/quick", ignore=shutil.ignore_patterns("*.*g", "*.webp")))
+
+
+def edit(table, change):
+    """Change table.csv, and fix its hash up as one would who wants that to stay unseen."""
+    rows = pd.read_csv(table / "table.csv", dtype=str, keep_default_na=False)
+    change(rows).to_csv(table / "table.csv", index=False, lineterminator="\n")
+    sources = json.loads((table / "sources.json").read_text())
+    sources["files"]["table.csv"] = otca.files.sha256(table / "table.csv")
+    (table / "sources.json").write_text(json.dumps(sources))
+
+
+def test_a_table_knows_its_runs_and_brings_them_along(capsys, table):
+    """The runs of a table are looked at where the table alone is asked for."""
+    sources = json.loads((table / "sources.json").read_text())
+    assert len(sources["runs"]) == 12 and sorted(sources["files"]) == ["table.csv", "table.md", "table.tex"]
+    code, said = verified(capsys, table)
+    assert code == 0 and "looked at 12 runs, 0 checkpoints and 1 tables" in said
+    rows = table.parents[1] / "image/quick/otca/seed1/train.csv"
+    rows.write_text(rows.read_text() + "\n")
+    code, said = verified(capsys, table)
+    assert code == 2 and "otca/seed1/train.csv was changed" in said and "1 damages" in said
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.md", "table.tex"])
+def test_an_edited_or_missing_file_of_a_table_is_named(capsys, table, name):
+    (table / name).write_text((table / name).read_text() + "\n")
+    code, said = verified(capsys, table)
+    assert code == 2 and f"{table / name} was changed: expected SHA-256" in said and "1 damages" in said
+    (table / name).unlink()
+    assert f"{table / name} is missing" in verified(capsys, table)[1]
+
+
+def test_an_untouched_table_stays_whole_when_its_hash_is_written_again(capsys, table):
+    edit(table, lambda rows: rows)
+    assert verified(capsys, table)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "column, value", [("mean", "0.696214"), ("ci_low", "0.7"), ("p_paired", ""), ("held_out", "False"), ("reward_calls", "1")]
+)
+def test_an_edited_cell_is_found_although_its_hash_was_fixed_up(capsys, table, column, value):
+    """The mean of otca's clip_score is printed as 0.696213: the last digit counts."""
+    before = pd.read_csv(table / "table.csv", dtype=str, keep_default_na=False)
+    row = before.index[(before["method"] == "otca") & (before["metric"] == "clip_score")][0]
+
+    def change(rows):
+        rows.loc[row, column] = value
+        return rows
+
+    edit(table, change)
+    code, said = verified(capsys, table)
+    expected = f"{table / 'table.csv'}: {column} of image otca clip_score is {value!r}; its rows give {before[column][row]!r}"
+    assert code == 2 and expected in said and "1 damages" in said
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda rows: rows.drop(index=67), "table.csv has 77 rows and 18 columns; its rows give 78 and 18"),
+        (lambda rows: rows[rows["method"] != "otca"], "table.csv has 65 rows"),
+        (lambda rows: rows.drop(columns="iqm"), "has 78 rows and 17 columns; its rows give 78 and 18"),
+        (lambda rows: rows.assign(medium="video"), "it was made from runs of image, and has rows of video"),
+        (lambda rows: rows.assign(baseline="none"), "table.csv cannot be made again from its rows (baseline 'none' has no"),
+        (lambda rows: rows.iloc[:0], "table.csv cannot be made again"),
+    ],
+)
+def test_rows_and_columns_that_went_missing_are_found(capsys, table, change, said):
+    edit(table, change)
+    assert said in verified(capsys, table)[1]
+
+
+def test_a_replaced_run_is_found(capsys, table):
+    """Another run in its place is whole in itself; so is the same run made again with other rows."""
+    runs = table.parents[1] / "image/quick"
+    before, after = (json.loads((runs / "otca" / seed / "manifest.json").read_text())["hash"] for seed in ("seed0", "seed1"))
+    shutil.rmtree(runs / "otca/seed0")
+    shutil.copytree(runs / "otca/seed1", runs / "otca/seed0")
+    code, said = verified(capsys, table.parents[1])
+    assert code == 2 and f"run {runs / 'otca/seed0'} is not the one that {table} was made from: {after}, not {before}" in said
+
+
+def test_a_missing_run_is_named(capsys, table):
+    run = table.parents[1] / "image/quick/otca_tcd/seed1"
+    shutil.rmtree(run)
+    code, said = verified(capsys, table)
+    assert code == 2 and f"run {run} is missing, from which {table} was made" in said and "looked at 11 runs" in said
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("{", "does not say what a table was made from (JSONDecodeError"),
+        ("{}", "does not say what a table was made from (KeyError('root'))"),
+        ({"root": "/etc"}, "root '/etc'"),
+        ({"root": "../../x/.."}, "root '../../x/..'"),
+        ({"runs": {}}, "0 runs"),
+        ({"runs": {"../../../etc/seed0": ""}}, "lists '../../../etc/seed0', which is no medium/tier/method/seedN"),
+        ({"files": {"../table.csv": ""}}, "files ['../table.csv']"),
+    ],
+)
+def test_a_list_of_sources_that_is_none_or_leads_elsewhere_is_refused(capsys, table, content, said):
+    path = table / "sources.json"
+    whole = json.loads(path.read_text())
+    path.write_text(content if isinstance(content, str) else json.dumps(whole | content))
+    code, told = verified(capsys, table.parents[1])
+    assert code == 2 and str(path) in told and said in told
 
 
 def test_checkpoints_are_looked_at(capsys, tmp_path):
