@@ -16,13 +16,16 @@ from eval.metrics.motion import FrameEncoder, MotionMetrics
 from eval.metrics.vbench import FLICKERING, STATIC, Entry, is_static
 from eval.score_folder import Scorer
 from eval.videos import Video
+from otca.config import TrainConfig
 from otca.errors import InputError
 from otca.rewards.base import Reward, build_reward, find_reward, score_all
 from otca.rewards.published import PublishedReward, find_files
 from otca.types import Prompt
 
 
-def reward_scorer(name: str, batch: int, device: str = "cpu", files: str = "") -> Scorer:
+def reward_scorer(
+    name: str, batch: int, device: str = "cpu", files: str = "", timeout: float = TrainConfig.reward_timeout
+) -> Scorer:
     """A reward of the registry or of the user's own. Raises InputError for an unknown one, or one whose files are missing."""
     reward_class = find_reward(name)
     identity = name
@@ -30,7 +33,7 @@ def reward_scorer(name: str, batch: int, device: str = "cpu", files: str = "") -
         weights = find_files(reward_class.card, files).values()
         identity = f"{name} {[_stamp(path) for path in weights]}"
     file_name = re.sub(r"[^\w.-]+", ".", name)  # of module:class, of an address
-    return Scorer(file_name, lambda: _by_reward(build_reward(name, device, files)), batch, identity)
+    return Scorer(file_name, lambda: _by_reward(build_reward(name, device, files, timeout)), batch, identity)
 
 
 def held_out_images(batch: int) -> Scorer:

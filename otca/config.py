@@ -228,6 +228,8 @@ class TrainConfig:
     """Static weight of each reward; empty means equal weights. They are normalised to sum 1."""
     reward_files: str = ""
     """Folder with the files of published rewards, FOLDER/<reward>/<file>; what is not there is looked for in the hub's cache."""
+    reward_timeout: float = 600.0
+    """Seconds that a reward may take to score what it is given at once (an iteration's samples); 0 is no limit."""
     save_every: int = 10
     """Iterations between checkpoints (there is one after the last, too)."""
     keep_last: int = 2
@@ -255,6 +257,7 @@ class TrainConfig:
                 f"prompts_per_iteration is {self.prompts_per_iteration}; "
                 f"it must be a multiple of optimizer.updates_per_iteration ({updates})"
             )
+        at_least("reward_timeout", self.reward_timeout, 0)
         if not self.rewards:
             raise InputError("rewards is empty; name at least one reward")
         if self.reward_weights and len(self.reward_weights) != len(self.rewards):

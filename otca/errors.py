@@ -19,7 +19,7 @@ class TrainingError(RuntimeError):
 
 def at_least(name: str, value: float, least: int) -> None:
     """Raise InputError unless a setting is at least ``least``."""
-    if value < least:
+    if not value >= least:  # nor NaN
         raise InputError(f"{name} is {value}; it must be at least {least}")
 
 

@@ -75,12 +75,13 @@ def begin_run(folder: Path, config: TrainConfig, override: bool = False, iterati
     write_atomic(path, yaml.safe_dump(own, sort_keys=False))
 
 
-def _difference(before: dict, after: dict, prefix: str = "") -> list[str]:
-    out = []
+def _difference(before: dict, after: dict, prefix: str = "", defaults: dict | None = None) -> list[str]:
+    """What changed, a line a key. A key that ``before`` lacks, since it is older than the setting, had the default."""
+    out, defaults = [], dataclasses.asdict(TrainConfig()) if defaults is None else defaults
     for key in sorted({*before, *after}):
-        old, new = before.get(key), after.get(key)
+        old, new = before.get(key, defaults.get(key)), after.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            out += _difference(old, new, f"{prefix}{key}.")
+            out += _difference(old, new, f"{prefix}{key}.", defaults.get(key, {}))
         elif old != new:
             out.append(f"{prefix}{key}: {old} → {new}")
     return out

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 from otca import presets
 from otca.cli import make_parser, parse
 from otca.config import TrainConfig
-from otca.errors import InputError
+from otca.errors import InputError, at_least
 
 OWN_REWARDS = {"images": TrainConfig().rewards, "videos": presets.VIDEO["rewards"]}
 """What is measured unless told: the embedded tasks' rewards, where every prompt has a spec."""
@@ -33,6 +33,9 @@ def parser() -> ArgumentParser:
     )
     out.add_argument("--held_out", type=bool, default=True, help="add the held-out metrics: judge, CLIP score")
     out.add_argument("--reward_files", type=str, default="", help="folder of published rewards' files, FOLDER/<reward>/<file>")
+    out.add_argument(
+        "--reward_timeout", type=float, default=TrainConfig.reward_timeout, help="seconds a batch may take; 0 is no limit"
+    )
     out.add_argument("--device", type=str, default="cuda" if torch.cuda.is_available() else "cpu", help="where rewards run")
     out.add_argument("--batch", type=int, default=16, help="items of one size that are scored together")
     out.add_argument("--raft", type=Path | None, default=None, help="raft-things weights: optical flow by RAFT, not by DIS")
@@ -60,8 +63,8 @@ def run(argv: list[str]) -> None:
     given = parse(parser(), argv)
     if (given.images is None) == (given.videos is None):
         raise InputError("give either --images FOLDER or --videos FOLDER")
-    if given.batch < 1:
-        raise InputError(f"batch is {given.batch}; it must be at least 1")
+    at_least("batch", given.batch, 1)
+    at_least("reward_timeout", given.reward_timeout, 0)
     unused = [name for name in FOR_VIDEOS if given.images and given[name]]
     if unused:
         raise InputError(f"--{unused[0]} is for videos; leave it out, or give --videos FOLDER")
@@ -109,7 +112,8 @@ def _scorers(given, known: bool):
         out.append(scorers.motion_scorer(given.raft, encoders or [embedded_encoder()]))
         models = ((AestheticQuality, given.aesthetic), (ImagingQuality, given.musiq))
         out += [scorers.quality_scorer(make, path, given.device) for make, path in models if path]
-    out += [scorers.reward_scorer(name, given.batch, given.device, given.reward_files) for name in names]
+    weights = (given.device, given.reward_files, given.reward_timeout)
+    out += [scorers.reward_scorer(name, given.batch, *weights) for name in names]
     if given.held_out and known:
         out.append(scorers.held_out_images(given.batch) if given.images else scorers.held_out_videos())
     if not out:

@@ -6,7 +6,8 @@ import torch
 from jsonargparse import ArgumentParser
 
 from otca.cli import make_parser, parse
-from otca.errors import InputError
+from otca.config import TrainConfig
+from otca.errors import InputError, at_least
 from otca.rewards.wire import TOKEN
 
 
@@ -19,6 +20,9 @@ def parser() -> ArgumentParser:
     out.add_argument("--max_body_mb", type=int, default=256, help="largest request body, in MB")
     out.add_argument("--device", type=str, default="cpu", help="where the reward's network lives, as cuda:0")
     out.add_argument("--reward_files", type=str, default="", help="folder of published rewards' files, FOLDER/<reward>/<file>")
+    out.add_argument(
+        "--reward_timeout", type=float, default=TrainConfig.reward_timeout, help="seconds a call may take; 0 is no limit"
+    )
     out.add_argument("--batch", type=int, default=16, help="samples that are scored in one call")
     return out
 
@@ -27,15 +31,15 @@ def run(argv: list[str]) -> None:
     """Load the reward, print the address, serve until stopped."""
     given = parse(parser(), argv)
     for name in ("max_body_mb", "batch"):
-        if getattr(given, name) < 1:
-            raise InputError(f"{name} is {getattr(given, name)}; it must be at least 1")
+        at_least(name, getattr(given, name), 1)
+    at_least("reward_timeout", given.reward_timeout, 0)
     from otca.rewards.base import build_reward
     from otca.rewards.wire import bearer_token
     from otca.serving import bound, make_app, serve
 
     token = bearer_token()
     with bound(given.host, given.port, token) as listener:  # before minutes of loading
-        reward = build_reward(given.name, _device(given.device), given.reward_files)
+        reward = build_reward(given.name, _device(given.device), given.reward_files, given.reward_timeout)
         app = make_app(reward, token, given.max_body_mb * 1_000_000, given.batch)
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/{reward.name}"

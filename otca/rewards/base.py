@@ -12,8 +12,10 @@ from typing import Protocol
 
 import torch
 
+from otca.config import TrainConfig
 from otca.errors import InputError, RewardError
 from otca.rewards.published import PublishedReward, find_files
+from otca.rewards.workers import Late, Workers, answers, as_here
 from otca.types import Prompt, Scores
 
 REGISTRY = {
@@ -56,23 +58,53 @@ class Reward(Protocol):
         """Score media in [0, 1], shape (B, F, 3, H, W), against B prompts: float32 (B,)."""
 
 
-def build_reward(name: str, device: str | torch.device = "cpu", files: str | Path = "") -> Reward:
+class Limited:
+    """A reward whose scores are waited for no longer than so many ``seconds``; all else is the reward's own."""
+
+    def __init__(self, reward: Reward, seconds: float):
+        self.reward, self.seconds = reward, seconds
+
+    def __getattr__(self, name: str):
+        return getattr(self.reward, name)
+
+    def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
+        """What the reward scores, in a thread of its own. Raises `Late`, and whatever the reward raises.
+
+        A thread that is late, or no longer waited for because of a signal, is told to end.
+        """
+        workers = Workers(1, f"reward {self.reward.name}")
+        future = workers.submit(as_here(self.reward.score), media_BFCHW, prompts)
+        try:
+            return answers([future], self.seconds)[0]
+        finally:
+            if not future.done():
+                workers.end()
+
+
+def build_reward(
+    name: str, device: str | torch.device = "cpu", files: str | Path = "", timeout: float = TrainConfig.reward_timeout
+) -> Reward:
     """Construct a reward of the registry, a ``module:class`` of the user's own, or a client of the server at an address.
 
     Published rewards live on ``device`` and look for their weights in ``files/<reward>/``, then in the
-    hub's cache. Raises InputError for an unknown name, for weights that are missing or do not fit, and for no answer.
+    hub's cache. It is `Limited` to ``timeout`` seconds a call, unless 0. Raises InputError for an unknown name, for weights
+    that are missing or do not fit, and for no answer.
     """
     reward_class = find_reward(name)
     if is_remote(name):
-        return reward_class(name)
-    if issubclass(reward_class, PublishedReward):
-        return reward_class(find_files(reward_class.card, files), torch.device(device))
-    return reward_class()
+        reward = reward_class(name)
+    elif issubclass(reward_class, PublishedReward):
+        reward = reward_class(find_files(reward_class.card, files), torch.device(device))
+    else:
+        reward = reward_class()
+    return Limited(reward, timeout) if timeout else reward
 
 
-def build_rewards(names: Sequence[str], device: str | torch.device = "cpu", files: str | Path = "") -> list[Reward]:
+def build_rewards(
+    names: Sequence[str], device: str | torch.device = "cpu", files: str | Path = "", timeout: float = TrainConfig.reward_timeout
+) -> list[Reward]:
     """`build_reward` of each. Raises InputError where two would fill the same column."""
-    rewards = [build_reward(name, device, files) for name in names]
+    rewards = [build_reward(name, device, files, timeout) for name in names]
     twice = {reward.name for reward in rewards if sum(other.name == reward.name for other in rewards) > 1}
     if twice:
         raise InputError(f"rewards {', '.join(names)}: two of them are called {min(twice)!r}; name each but once")
@@ -131,10 +163,13 @@ class Background:
             part.cancel()
 
 
-def joined(parts: list[Future[torch.Tensor]]) -> torch.Tensor:
-    """Wait for the scores of consecutive samples: float32 (B,). Where a part fails, those that have not begun are called off."""
+def joined(parts: list[Future[torch.Tensor]], seconds: float = 0.0) -> torch.Tensor:
+    """Wait for the scores of consecutive samples: float32 (B,). Raises `Late` after so many seconds, unless 0.
+
+    Where a part fails or is late, those that have not begun are called off.
+    """
     try:
-        return torch.cat([part.result() for part in parts])
+        return torch.cat(answers(parts, seconds))
     finally:
         for part in parts:
             part.cancel()
@@ -143,7 +178,7 @@ def joined(parts: list[Future[torch.Tensor]]) -> torch.Tensor:
 def score_all(
     rewards: list[Reward], media_BFCHW: torch.Tensor, prompts: list[Prompt], background: Background | None = None
 ) -> Scores:
-    """Score every sample with every reward; raises `RewardError` on an exception, NaN, Inf or a wrong shape.
+    """Score every sample with every reward; raises `RewardError` on an exception, NaN, Inf, a wrong shape, or no end in time.
 
     ``background`` has been given these very media, if it is given. Rewards that compute elsewhere do so at once, and are
     waited for last; their ``seconds`` are those of the wait.
@@ -156,7 +191,12 @@ def score_all(
         for k in sorted(range(len(rewards)), key=lambda k: background.parts_K[k] is not None):
             reward, parts, started = rewards[k], background.parts_K[k], time.perf_counter()
             try:
-                value_B = reward.score(media_BFCHW, prompts) if parts is None else joined(parts)
+                value_B = reward.score(media_BFCHW, prompts) if parts is None else joined(parts, _seconds(reward))
+            except Late as error:
+                raise RewardError(
+                    f"reward {reward.name!r} has not scored {_name(prompts)} within {_seconds(reward):g} s; if it is only slow, "
+                    "raise reward_timeout (0 is no limit)"
+                ) from error
             except Exception as error:
                 raise _failure(reward, error, prompts) from error
             value_KB[k] = _checked(reward.name, value_B, prompts).cpu()
@@ -165,6 +205,11 @@ def score_all(
         background.cancel()
     reward_BK = torch.stack([value_KB[k] for k in range(len(rewards))], dim=1)
     return Scores(reward_BK=reward_BK, names=tuple(r.name for r in rewards), seconds=seconds)
+
+
+def _seconds(reward: Reward) -> float:
+    """Limit of the time that its scores are waited for; 0 is none."""
+    return reward.seconds if isinstance(reward, Limited) else 0.0
 
 
 def _failure(reward: Reward, error: Exception, prompts: list[Prompt]) -> RewardError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from urllib.parse import parse_qsl, urlsplit
 
@@ -19,6 +19,7 @@ from otca.errors import InputError, RewardError
 from otca.rewards import wire
 from otca.rewards.base import joined
 from otca.rewards.pixels import to_pixels
+from otca.rewards.workers import Workers
 from otca.types import Prompt
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
@@ -77,7 +78,7 @@ class RemoteReward:
             raise InputError(f"reward {self.url}: {error}") from error
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"reward {self.url}: what answers there is no server of rewards ({error!r})") from error
-        self._workers = ThreadPoolExecutor(self.calls.in_flight, thread_name_prefix=f"reward {self.name}")
+        self._workers = Workers(self.calls.in_flight, f"reward {self.name}")
 
     def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
         """Scores float32 (B,) of media (B, F, 3, H, W), on the CPU. Raises RewardError once all tries of a request are spent."""

@@ -1,0 +1,127 @@
+"""Threads that score while the main thread waits: they can be waited for with a limit, and never outlast the process."""
+
+from __future__ import annotations
+
+import atexit
+import contextvars
+import ctypes
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from contextlib import ExitStack
+from typing import TypeVar
+
+import torch
+
+Answer = TypeVar("Answer")
+ENDING_SECONDS = 2.0
+"""Time that threads have to end once the process does."""
+
+
+class Late(Exception):
+    """No answer within the limit."""
+
+
+class Worker(threading.Thread):
+    """A daemon thread that can be told to end."""
+
+    def end(self) -> None:
+        """Raise SystemExit in it as soon as it runs Python again; a call that hangs in C goes on hanging."""
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(SystemExit))
+
+
+class Workers:
+    """Up to ``count`` daemon threads that last as long as there is work; the process need not wait for them to exit."""
+
+    def __init__(self, count: int, name: str):
+        self.count, self.name = count, name
+        self._lock, self._threads = threading.Lock(), set()
+        self._waiting: deque[tuple[Future, Callable, tuple]] = deque()
+
+    def submit(self, function: Callable[..., Answer], *arguments: object) -> Future[Answer]:
+        """Call it in a thread, in the order of submission; whatever it raises, SystemExit too, is the future's."""
+        future: Future[Answer] = Future()
+        with self._lock:
+            self._waiting.append((future, function, arguments))
+            if len(self._threads) < self.count:
+                thread = Worker(target=self._work, name=self.name, daemon=True)
+                self._threads.add(thread)
+                thread.start()
+        return future
+
+    def end(self) -> None:
+        """Call off what waits, and tell what runs to end."""
+        with self._lock:
+            for future, _, _ in self._waiting:
+                future.cancel()
+            for thread in self._threads:
+                thread.end()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._threads.discard(threading.current_thread())
+                    return
+                future, function, arguments = self._waiting.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                answer = function(*arguments)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(answer)
+
+
+def answers(parts: Sequence[Future[Answer]], seconds: float = 0.0) -> list[Answer]:
+    """What the futures hold once all have it. Raises the first error as soon as there is one, `Late` after so many seconds.
+
+    0 waits for ever. Signal handlers run meanwhile, and what they raise ends the waiting.
+    """
+    done, late = wait(parts, min(seconds, threading.TIMEOUT_MAX) or None, FIRST_EXCEPTION)
+    for part in parts:
+        if part in done:
+            part.result()
+    if late:
+        raise Late(f"no answer within {seconds:g} s")
+    return [part.result() for part in parts]
+
+
+def as_here(function: Callable[..., Answer]) -> Callable[..., Answer]:
+    """The function, to be called in another thread, under what torch keeps for each thread apart, as it is in this one.
+
+    Gradients, inference mode, autocast, the number of threads, the GPU and its stream; and this thread's context variables.
+    """
+    gradients, inference, threads = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_num_threads()
+    lower = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    stream = torch.cuda.current_stream() if torch.cuda.is_initialized() else None
+    context = contextvars.copy_context()
+
+    def called(*arguments: object) -> Answer:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        with ExitStack() as modes:
+            modes.enter_context(torch.inference_mode(inference))
+            modes.enter_context(torch.set_grad_enabled(gradients))
+            for kind, dtype in lower:
+                modes.enter_context(torch.autocast(kind, dtype))
+            if stream is not None:
+                modes.enter_context(torch.cuda.device(stream.device))
+                modes.enter_context(torch.cuda.stream(stream))
+            return context.run(function, *arguments)
+
+    return called
+
+
+@atexit.register
+def _end_all() -> None:
+    """A thread that came back from torch while the interpreter goes down would abort it (exit code 134)."""
+    busy = [thread for thread in threading.enumerate() if isinstance(thread, Worker)]
+    for thread in busy:
+        thread.end()
+    until = time.monotonic() + ENDING_SECONDS
+    for thread in busy:
+        thread.join(max(0.0, until - time.monotonic()))

@@ -1,0 +1,257 @@
+"""Rewards that hang: the run stops in time, in one line, after a checkpoint; those that end in time give the same bits."""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future
+
+import pytest
+import torch
+import yaml
+
+from otca.checkpoint import checkpoints
+from otca.config import TrainConfig
+from otca.errors import InputError, RewardError
+from otca.rewards.base import Background, Limited, build_reward, score_all
+from otca.rewards.workers import Worker, Workers
+from otca.runs import begin_run
+from otca.serving import make_app
+from tests.servers import ROOT, Told, blank, running
+from tests.test_trainer import Brightness
+
+HERE = contextvars.ContextVar("HERE", default="elsewhere")
+
+
+@pytest.fixture
+def gate():
+    """What a test's hanging reward waits for; it is let go at the end."""
+    out = threading.Event()
+    yield out
+    out.set()
+
+
+class Computes(Brightness):
+    """Computes without end after ``good`` good calls."""
+
+    name, good = "computes", 1
+
+    def score(self, media_BFCHW, prompts):
+        type(self).good -= 1
+        if type(self).good >= 0:
+            return super().score(media_BFCHW, prompts)
+        value = torch.rand(64, 64)
+        while True:
+            value = (value @ value).clamp(0, 1)
+
+
+def at_work(name):
+    """Threads that score for the reward of that name."""
+    return [thread for thread in threading.enumerate() if isinstance(thread, Worker) and thread.name == f"reward {name}"]
+
+
+@pytest.mark.parametrize("late", [1, 0])
+def test_a_reward_that_hangs_is_named_with_its_prompts_and_the_setting(gate, late):
+    """Whether it is asked first or last."""
+    rewards = [Limited(Told(torch.ones(5)), 60.0), Limited(Told(None, gate.wait), 0.2)][:: 1 if late else -1]
+    started = time.perf_counter()
+    with pytest.raises(RewardError) as caught:
+        score_all(rewards, *blank(5))
+    assert 0.2 <= time.perf_counter() - started < 2
+    assert str(caught.value) == (
+        "reward 'told' has not scored 5 prompts: 0 ('x'), 1 ('x'), 2 ('x'), … within 0.2 s; if it is only slow, raise "
+        "reward_timeout (0 is no limit)"
+    )
+
+
+def test_a_reward_that_computes_without_end_is_ended():
+    """Its thread would take the processor from the checkpoint, and abort the interpreter at its end."""
+    with pytest.raises(RewardError, match=r"'computes' has not scored .* within 0.2 s"):
+        score_all([Limited(type("AtOnce", (Computes,), {"good": 0})(), 0.2)], *blank(1))
+    for thread in at_work("computes"):
+        thread.join(5)
+    assert not at_work("computes")
+
+
+class Settings(Brightness):
+    """Notes under what it scores: networks whose result depends on it."""
+
+    name, seen = "settings", ()
+
+    def __init__(self):
+        torch.manual_seed(0)
+        layer = torch.nn.TransformerEncoderLayer(32, 4, batch_first=True)
+        self.network = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+
+    def score(self, media_BFCHW, prompts):
+        time.sleep(0.05)
+        autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+        modes = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast, torch.get_num_threads(), HERE.get())
+        Settings.seen += (modes,)
+        return self.network(media_BFCHW[:, 0, 0])[:, 0, 0].float()
+
+
+@pytest.mark.parametrize(
+    "mode, expected",
+    [
+        (torch.enable_grad, (True, False, False, 1, "here")),
+        (torch.no_grad, (False, False, False, 1, "here")),
+        (torch.inference_mode, (False, True, False, 1, "here")),
+        (lambda: torch.autocast("cpu", torch.bfloat16), (True, False, torch.bfloat16, 1, "here")),
+    ],
+)
+def test_a_slow_reward_in_time_scores_the_same_bits_under_the_same_settings(monkeypatch, mode, expected):
+    """With a limit, in a thread of its own, as without, in this one: gradients, inference mode, autocast, threads, context."""
+    monkeypatch.setattr(Settings, "seen", ())
+    media_BFCHW, prompts = torch.rand(6, 1, 3, 32, 32), blank(6)[1]
+    reward, token = Settings(), HERE.set("here")
+    with mode():
+        near, far = (score_all([r], media_BFCHW, prompts).reward_BK for r in (reward, Limited(reward, 30.0)))
+    HERE.reset(token)
+    assert torch.equal(near, far) and len(near.unique()) == 6 and not far.requires_grad
+    assert Settings.seen == (expected, expected)
+
+
+def test_the_limit_leaves_all_else_as_it_was():
+    class Own(Told):
+        needs_spec, submit = True, None
+
+    own = Own(torch.arange(3.0))
+    limited = Limited(own, 1.0)
+    assert limited.score(*blank(2)).tolist() == [0, 1] and own.calls == 1
+    assert (limited.name, limited.range, limited.needs_spec) == ("told", own.range, True) and hasattr(limited, "submit")
+    assert not hasattr(Limited(Told(None), 1.0), "submit")
+    assert type(build_reward("quality")) is Limited and build_reward("quality").seconds == TrainConfig().reward_timeout == 600
+    assert type(build_reward("quality", timeout=0)) is not Limited
+
+
+@pytest.mark.parametrize("error", [ValueError("no GPU"), TimeoutError("of its own")])
+def test_what_a_reward_raises_in_time_is_its_own_failure(error):
+    with pytest.raises(RewardError) as caught:
+        score_all([Limited(Told(error), 60.0)], *blank(1))
+    assert str(caught.value) == f"reward 'told' failed: {error!r} on 1 prompts: 0 ('x')" and caught.value.__cause__ is error
+
+
+def test_a_reward_that_leaves_the_program_leaves_it():
+    def leave():
+        raise SystemExit(7)
+
+    with pytest.raises(SystemExit) as caught:
+        score_all([Limited(Told(None, leave), 60.0)], *blank(1))
+    assert caught.value.code == 7
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_signals_get_through_while_a_reward_is_waited_for(gate, far):
+    """Their handlers run in the main thread, and what they raise ends the waiting: so do Ctrl-C and a scheduler's SIGTERM."""
+
+    class Struck(BaseException):
+        pass
+
+    def strike(number, frame):
+        raise Struck
+
+    reward = Told(None, gate.wait)
+    if far:
+        reward.submit = lambda media, prompts: [Workers(1, "far").submit(reward.score, media, prompts)]
+    before = signal.signal(signal.SIGALRM, strike)
+    started = time.perf_counter()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(Struck):
+            score_all([Limited(reward, 60.0)], *blank(1))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.perf_counter() - started < 2
+
+
+def test_scores_that_do_not_come_from_elsewhere_are_waited_for_no_longer(gate):
+    """Of three requests one is answered, one hangs and one waits for its turn, which is called off."""
+    workers, told = Workers(1, "far"), Told(torch.ones(1))
+    told.submit = lambda media, prompts: [workers.submit(call) for call in (lambda: torch.ones(1), gate.wait, told.calls)]
+    background = Background([Limited(told, 0.2)])
+    background.add(*blank(3))
+    with pytest.raises(RewardError, match=r"'told' has not scored 3 prompts: .* within 0.2 s"):
+        score_all(background.rewards, *blank(3), background)
+    assert background.parts_K[0][0].result() == 1 and background.parts_K[0][2].cancelled()
+
+
+def test_the_first_failure_of_several_requests_ends_the_waiting(gate):
+    """A request that hangs does not hide that another has failed."""
+    failed = Future()
+    failed.set_exception(ValueError("no GPU"))
+    told = Told(None)
+    told.submit = lambda media, prompts: [Workers(1, "far").submit(gate.wait), failed]
+    with pytest.raises(RewardError, match=r"reward 'told' failed: ValueError\('no GPU'\)"):
+        score_all([Limited(told, 60.0)], *blank(2))
+
+
+def test_a_reward_that_hangs_behind_a_server(gate):
+    """The run's limit, the client's own limit and retries, and the server's, after which it answers others again."""
+    hanging, limited = Told(torch.ones(1), gate.wait), Told(torch.ones(1), gate.wait)
+    with running(make_app(hanging)) as address, running(make_app(Limited(limited, 0.2))) as other:
+        with pytest.raises(RewardError, match=r"'told' has not scored 1 prompts: .* within 0.3 s"):
+            score_all([build_reward(f"{address}/told", timeout=0.3)], *blank(1))
+        with pytest.raises(RewardError, match=r"no answer from .* after 1 tries .* ReadTimeout"):
+            score_all([build_reward(f"{address}/told?timeout=0.1&retries=0", timeout=60.0)], *blank(1))
+        with pytest.raises(RewardError, match=r"answered 500 \(reward 'told' has not scored 1 prompts: .* within 0.2 s"):
+            score_all([build_reward(f"{other}/told")], *blank(1))
+        limited.pause = lambda: None
+        assert score_all([build_reward(f"{other}/told")], *blank(1)).reward_BK.tolist() == [[1]]
+        gate.set()
+
+
+def test_the_command_ends_in_one_line_after_a_checkpoint(untrained_pipeline, tmp_path):
+    """Exit code 2, although the reward still computes in its thread: in the second iteration, after the first's row."""
+    argv = ["train", "--rewards", "[alignment,tests.test_hanging:Computes]", "--reward_timeout", "1"]
+    argv += ["--policy.path", untrained_pipeline, "--out", str(tmp_path), "--sampler.steps", "3"]
+    argv += ["--prompts_per_iteration", "2", "--group_size", "2", "--micro_batch", "2"]
+    done = subprocess.run([sys.executable, "-m", "otca", *argv], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    said = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert said.startswith("otca train: error: reward 'computes' has not scored 4 prompts: train-")
+    assert "within 1 s; if it is only slow, raise reward_timeout (0 is no limit)" in said
+    assert said.endswith("the same command goes on from iteration 1")
+    assert [path.name for path in checkpoints(tmp_path)] == ["iteration_000001"]
+    assert len((tmp_path / "train.csv").read_text().splitlines()) == 2
+
+
+def test_a_thread_that_never_comes_back_keeps_no_process():
+    """Neither one that scores here, nor one that waits for a server."""
+    script = """
+import sys, threading
+from otca.rewards.base import Limited
+from otca.rewards.workers import Late, Workers
+from tests.servers import Told, blank
+gate = threading.Event()
+Workers(1, "far").submit(gate.wait)
+try:
+    Limited(Told(None, gate.wait), 0.1).score(*blank(1))
+except Late:
+    sys.exit(2)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "")
+
+
+def test_a_run_that_is_older_than_the_setting_goes_on(tmp_path):
+    """Its config.yaml lacks the key, which had the default."""
+    settings = dataclasses.asdict(TrainConfig())
+    del settings["reward_timeout"], settings["credit"]["process_scale"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    begin_run(tmp_path, TrainConfig())
+    with pytest.raises(InputError, match=r"another config \(reward_timeout: 600.0 → 60.0\)"):
+        begin_run(tmp_path, TrainConfig(reward_timeout=60.0))
+    with pytest.raises(InputError, match=r"another config \(credit.process_scale: run → step\)"):
+        begin_run(tmp_path, TrainConfig.from_dotted({"credit.process_scale": "step"}))
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+def test_a_limit_that_is_none_is_refused(seconds):
+    with pytest.raises(InputError, match="reward_timeout is .*; it must be at least 0"):
+        TrainConfig(reward_timeout=seconds)
