@@ -18,12 +18,17 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
+import h11
 import torch
+import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from otca.errors import InputError, RewardError
 from otca.limits import MAX_VIDEO_PIXELS
@@ -34,31 +39,69 @@ from otca.types import Prompt
 CONNECTIONS = 512
 """Open connections; further ones are answered by 503."""
 HELD = 4
-"""Requests that are in memory at a time, each up to the limit of a body and, decoded, 3 GB; the others wait unread."""
-BODY_SECONDS = 300.0
-"""Time that a body may take to arrive."""
+"""Requests that are decoded at a time, up to 3 GB each, and large bodies that arrive at a time; the others wait."""
+LARGE = 256_000
+"""Bytes beyond which a body is large: who stops in the middle of a smaller one keeps nobody waiting."""
+HEAD_SECONDS = 10.0
+"""Time that the head of a request may take to arrive."""
+BODY_SECONDS, BODY_RATE = 20.0, 100_000
+"""Time that a body may take to arrive, and bytes that give it a second more."""
+LINGER_SECONDS, LINGER_BYTES = 5.0, 512_000_000
+"""How long, and how much, is still taken in of a body that was refused."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def serve(app: Starlette, listener: socket.socket) -> None:
-    """Serve the application on a bound socket until it is stopped, as by Ctrl-C."""
-    import uvicorn
+class Impatient(H11Protocol):
+    """Closes connections over which no whole head comes in time; uvicorn would keep them, until no others get in."""
 
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        self._unwatch()
+
+    def _watch(self) -> None:
+        if self.conn.their_state is not h11.IDLE:  # the head is there
+            self._unwatch()
+        elif self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _unwatch(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+def server_of(app: Starlette, log_level: str = "warning", last_seconds: int = 5) -> uvicorn.Server:
+    """What runs the application; ``last_seconds`` are left to requests that are under way when it is stopped."""
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=Impatient,
         ws="none",
         lifespan="off",
-        log_level="warning",
+        log_level=log_level,
         access_log=False,
         server_header=False,
         proxy_headers=False,
         limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=last_seconds,
     )
+    return uvicorn.Server(config)
+
+
+def serve(app: Starlette, listener: socket.socket) -> None:
+    """Serve the application on a bound socket until it is stopped, as by Ctrl-C."""
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+        server_of(app).run(sockets=[listener])
 
 
 def bound(host: str, port: int, token: str) -> socket.socket:
@@ -91,7 +134,8 @@ def make_app(reward: Reward, token: str = "", max_body: int = 256_000_000, batch
     """The server's application: ``max_body`` bytes a request, ``batch`` samples a call; without a token anyone may ask."""
     if not wire.NAME.fullmatch(reward.name):
         raise InputError(f"reward {reward.name!r} cannot be served: its name must consist of letters, digits and underscores")
-    bodies, turn, worker = asyncio.Semaphore(HELD), asyncio.Lock(), ThreadPoolExecutor(1, thread_name_prefix="scoring")
+    arriving, decoded, turn = asyncio.Semaphore(HELD), asyncio.Semaphore(HELD), asyncio.Lock()
+    worker = ThreadPoolExecutor(1, thread_name_prefix="scoring")
 
     async def health(request: Request) -> Response:
         return _json(described(reward) | {"max_body": max_body})
@@ -99,15 +143,17 @@ def make_app(reward: Reward, token: str = "", max_body: int = 256_000_000, batch
     async def score(request: Request) -> Response:
         if request.headers.get("content-type") != wire.CONTENT_TYPE:  # a web page cannot send it across origins
             raise HTTPException(415, f"send {wire.CONTENT_TYPE}; otca/rewards/wire.py describes it")
-        async with bodies:
-            body = await _body(request, max_body)
-            media_BFCHW, prompts = await asyncio.to_thread(wire.unpack, body)
-            del body
-            async with turn:
-                if await request.is_disconnected():  # it asked again, or went away: nobody would hear the answer
-                    raise ClientDisconnect
-                run = asyncio.get_running_loop().run_in_executor
-                scores = await run(worker, _scores, reward, media_BFCHW, prompts, batch)
+        async with contextlib.AsyncExitStack() as place:
+            body = await _body(request, max_body, lambda: place.enter_async_context(arriving))
+            async with decoded:
+                await place.aclose()
+                media_BFCHW, prompts = await asyncio.to_thread(wire.unpack, body)
+                del body
+                async with turn:
+                    if await request.is_disconnected():  # it asked again, or went away: nobody would hear the answer
+                        raise ClientDisconnect
+                    run = asyncio.get_running_loop().run_in_executor
+                    scores = await run(worker, _scores, reward, media_BFCHW, prompts, batch)
         return _json({"name": reward.name, "scores": scores})
 
     routes = [
@@ -122,7 +168,7 @@ def make_app(reward: Reward, token: str = "", max_body: int = 256_000_000, batch
         return _refused(error)
 
     kinds = (HTTPException, InputError, RewardError, TimeoutError, ClientDisconnect)
-    return Starlette(routes=routes, exception_handlers=dict.fromkeys(kinds, refused))
+    return Starlette(routes=routes, middleware=[Middleware(_lingering)], exception_handlers=dict.fromkeys(kinds, refused))
 
 
 def described(reward: Reward) -> dict[str, object]:
@@ -153,18 +199,63 @@ def _guarded(endpoint: Endpoint, token: str) -> Endpoint:
     return guarded
 
 
-async def _body(request: Request, limit: int) -> bytearray:
-    """The body, refused by its declared length where there is one, and otherwise as soon as it is too long."""
+async def _body(request: Request, limit: int, hold: Callable[[], Awaitable[None]]) -> bytearray:
+    """The body, refused by its declared length where there is one, and otherwise as soon as it is too long, or too slow.
+
+    ``hold`` waits until a large body may go on to arrive, for which it has all the time.
+    """
     large = wire.TooLarge(f"the body is larger than {limit} bytes; send fewer samples at a time, or raise --max_body_mb")
     if int(request.headers.get("content-length", 0)) > limit:
         raise large
-    body = bytearray()
-    async with asyncio.timeout(BODY_SECONDS):
-        async for chunk in request.stream():
-            if len(body) + len(chunk) > limit:
-                raise large
-            body += chunk
+    body, now = bytearray(), asyncio.get_running_loop().time
+    until, held = now() + BODY_SECONDS, False
+    try:
+        async with asyncio.timeout_at(until) as clock:
+            async for chunk in request.stream():
+                if len(body) + len(chunk) > limit:
+                    raise large
+                body += chunk
+                if len(body) > LARGE and not held:
+                    clock.reschedule(None)
+                    asked = now()
+                    await hold()
+                    held, until = True, until + now() - asked
+                clock.reschedule(until + len(body) / BODY_RATE)
+    except BaseException:
+        body.clear()  # its error is kept until it is told, which a client may draw out
+        raise
     return body
+
+
+def _lingering(app: ASGIApp) -> ASGIApp:
+    """Refusals that arrive: after one, what is still on its way of a body is taken in for a while, and dropped.
+
+    Closing upon it would reset the connection, and clients that send everything before they read would not see the reason.
+    """
+
+    async def lingering(scope: Scope, receive: Receive, send: Send) -> None:
+        more = True
+
+        async def heard() -> Message:
+            nonlocal more
+            message = await receive()
+            more = message.get("more_body", False)
+            return message
+
+        async def said(message: Message) -> None:
+            if more and message["type"] == "http.response.body" and not message.get("more_body"):
+                await send(message | {"more_body": True})
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LINGER_SECONDS):
+                        left = LINGER_BYTES
+                        while more and left > 0:
+                            left -= len((await heard()).get("body", b""))
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        await app(scope, heard, said)
+
+    return lingering
 
 
 def _scores(reward: Reward, media_BFCHW: torch.Tensor, prompts: list[Prompt], batch: int) -> list[float]:
@@ -185,7 +276,7 @@ def _refused(error: Exception) -> Response:
         logging.getLogger(__name__).error("%s", error, exc_info=error)
         status, said = 500, str(error)
     elif isinstance(error, InputError):
-        status, said = 413 if isinstance(error, wire.TooLarge) else 400, str(error)
+        status, said = 413 if isinstance(error, wire.TooLarge) else 422, str(error)
     return _json({"error": " ".join(said.split())[:600]}, status, headers)
 
 

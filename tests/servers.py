@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-import uvicorn
 
 from otca.embedded import scenes, video_scenes
-from otca.serving import bound
+from otca.serving import bound, server_of
 from otca.types import Prompt
 
 ROOT = Path(__file__).parent.parent
@@ -26,9 +21,7 @@ ROOT = Path(__file__).parent.parent
 def running(app, port=0):
     """The application on a port of this machine, in a thread; yields the address."""
     with bound("127.0.0.1", port, "") as listener:
-        server = uvicorn.Server(
-            uvicorn.Config(app, http="h11", lifespan="off", log_level="critical", timeout_graceful_shutdown=1)
-        )
+        server = server_of(app, "critical", last_seconds=1)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
@@ -38,24 +31,6 @@ def running(app, port=0):
         finally:
             server.should_exit = True
             thread.join()
-
-
-@contextlib.contextmanager
-def command(name, *options, **environment):
-    """`python -m otca serve-reward`; yields the process and the address that it prints."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "otca", "serve-reward", name, *options],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process, re.search(r"at (http://\S+)", process.stdout.readline())[1]
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def pictures(count=5):

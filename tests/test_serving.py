@@ -1,7 +1,10 @@
-"""The server of a reward: who may ask, how much, one scoring at a time, and refusals in one line."""
+"""The server of a reward: who may ask, how much, how slowly, one scoring at a time, and refusals in one line."""
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +13,14 @@ import httpx
 import pytest
 import torch
 
+from otca import serving
 from otca.__main__ import main
 from otca.errors import InputError, RewardError
 from otca.rewards import wire
 from otca.rewards.base import build_reward, score_all
 from otca.rewards.published import Card, HubFile, PublishedReward
 from otca.serving import bound, described, make_app
+from reproduce.stress_server import stress
 from tests.servers import Told, blank, pictures, running
 
 
@@ -41,8 +46,9 @@ def test_other_addresses_methods_and_types_are_refused(quality):
         assert client.get("/health").json() == client.get("/quality/health").json()
 
 
-def test_large_bodies_are_refused_with_and_without_a_declared_length(quality):
+def test_large_bodies_are_refused_with_and_without_a_declared_length(quality, monkeypatch):
     """The limit of this server is 1 MB; the second body declares nothing, and nobody waits for its end."""
+    monkeypatch.setattr(serving, "LINGER_BYTES", 2_000_000)
     sent_chunks = []
 
     def chunks():
@@ -55,6 +61,102 @@ def test_large_bodies_are_refused_with_and_without_a_declared_length(quality):
             answer = client.post(f"{quality}/score", content=sent, headers={"Content-Type": wire.CONTENT_TYPE})
         assert answer.status_code == 413 and "larger than 1000000 bytes" in answer.json()["error"]
     assert 10 < len(sent_chunks) < 1000
+
+
+@pytest.mark.parametrize("headers, status", [({"Content-Type": wire.CONTENT_TYPE}, 413), ({}, 415)])
+def test_a_refusal_arrives_at_clients_that_send_everything_before_they_read(quality, headers, status):
+    """20 MB are more than the buffers on the way hold, and Python's own client knows no other order."""
+    connection = http.client.HTTPConnection(quality.removeprefix("http://"), timeout=20)
+    connection.request("POST", "/score", bytes(20_000_000), headers)
+    assert connection.getresponse().status == status
+    connection.close()
+
+
+LINE = f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: {wire.CONTENT_TYPE}\r\n".encode()
+
+
+@contextlib.contextmanager
+def connected(address, sent=b""):
+    """A connection over which this has been sent and no more."""
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(sent)
+        yield connection
+
+
+def test_half_a_head_is_not_waited_for(quality, monkeypatch):
+    """On a new connection, and on one that has been answered before; a whole head in parts is in time."""
+    monkeypatch.setattr(serving, "HEAD_SECONDS", 0.3)
+    for before in (b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"):
+        with connected(quality, before) as connection:
+            said = b"}" if not before else b""
+            while not said.endswith(b"}"):  # the answer of the first request
+                said += connection.recv(4000)
+            connection.sendall(LINE)
+            started = time.perf_counter()
+            assert connection.recv(4000) == b"" and 0.2 < time.perf_counter() - started < 5
+    with connected(quality, LINE) as connection:
+        time.sleep(0.1)
+        connection.sendall(b"Content-Length: 4\r\n\r\n")
+        time.sleep(0.4)
+        connection.sendall(bytes(4))
+        assert b"422" in connection.recv(4000)
+
+
+def test_half_a_body_is_not_waited_for_and_keeps_nobody_waiting(quality, monkeypatch):
+    """Many clients stop in the middle of small and of large bodies; a good request is answered before they are told."""
+    monkeypatch.setattr(serving, "BODY_SECONDS", 3.0)
+    monkeypatch.setattr(serving, "BODY_RATE", 1e9)
+    media_BFCHW, prompts = pictures(1)
+    with contextlib.ExitStack() as stalled:
+        halves = [bytes(100_000)] * 8 + [bytes(400_000)] * serving.HELD
+        head = LINE + b"Content-Length: 900000\r\n\r\n"
+        connections = [stalled.enter_context(connected(quality, head + half)) for half in halves]
+        started = time.perf_counter()
+        assert build_reward(f"{quality}/quality").score(media_BFCHW, prompts)[0] > 0.5
+        assert time.perf_counter() - started < 3
+        for connection in connections:
+            assert connection.recv(4000).startswith(b"HTTP/1.1 408")
+
+
+def test_a_body_that_keeps_coming_is_waited_for(quality, monkeypatch):
+    """60 kB a 0.1 s until it is a large one, for longer than a body may stand still."""
+    monkeypatch.setattr(serving, "BODY_SECONDS", 0.4)
+    with connected(quality, LINE + b"Content-Length: 600000\r\n\r\n") as connection:
+        for _ in range(10):
+            time.sleep(0.1)
+            connection.sendall(bytes(60_000))
+        assert connection.recv(4000).startswith(b"HTTP/1.1 422")
+
+
+def test_waiting_for_others_is_not_slowness(monkeypatch):
+    """Large bodies wait until there is room for them, however long that takes."""
+    monkeypatch.setattr(serving, "HELD", 1)
+    monkeypatch.setattr(serving, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(serving, "LARGE", 1000)
+    told = Told(torch.arange(2.0), lambda: time.sleep(0.5))
+    with running(make_app(told)) as address:
+        far = build_reward(f"{address}/told?batch=1&in_flight=4&retries=0")
+        assert far.score(torch.rand(4, 1, 3, 32, 32), blank(4)[1]).tolist() == [0] * 4 and told.calls == 4
+
+
+def test_idle_connections_do_not_shut_others_out_for_good(monkeypatch):
+    monkeypatch.setattr(serving, "CONNECTIONS", 6)
+    monkeypatch.setattr(serving, "HEAD_SECONDS", 0.5)
+    with running(make_app(Told(torch.ones(1)))) as address, contextlib.ExitStack() as idle:
+        connections = [idle.enter_context(connected(address)) for _ in range(6)]
+        assert httpx.get(f"{address}/health", trust_env=False).status_code == 503
+        assert all(connection.recv(1) == b"" for connection in connections)
+        assert httpx.get(f"{address}/health", trust_env=False).status_code == 200
+
+
+def test_a_mixture_of_good_and_bad_requests_leaves_it_answering():
+    """1,000 requests, 32 at a time: all good answers bit for bit, all others with their status, memory flat (± 5 %)."""
+    rows, wrong = stress(requests=1000, stalled=0)
+    assert not wrong
+    answers = rows[rows["megabytes"].isna()]
+    assert answers["requests"].sum() == 1001 and answers["requests"].equals(answers["right"].astype(int))
+    assert set(answers["status"]) == {"200", "400", "401", "404", "405", "413", "415", "422", "closed"}
 
 
 def test_token(monkeypatch):

@@ -43,6 +43,7 @@ def run(argv: list[str]) -> None:
         app = make_app(reward, token, given.max_body_mb * 1_000_000, given.batch)
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/{reward.name}"
+        listener.listen()  # who reads the line may connect at once
         print(f"serving {reward.name} at {address}", flush=True)
         serve(app, listener)
 
