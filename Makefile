@@ -21,6 +21,7 @@ render: $(INSTALLED)
 	for medium in image video; do $(BIN)/python -m reproduce.credit_fidelity --medium $$medium --render || exit 1; done
 	$(BIN)/python -m reproduce.ablations --family targets --tier study --render
 	$(BIN)/python -m reproduce.recipes --render
+	$(BIN)/python -m reproduce.fuzz --render
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from pathlib import Path
 
@@ -104,6 +105,9 @@ def _from_all(parts: list[torch.Tensor]) -> torch.Tensor:
 def write_rows(rows: pd.DataFrame, path: Path) -> None:
     """CSV with six significant digits, gzipped (without a time stamp) where the name says so; written atomically."""
     buffer = io.BytesIO()
+    texts = rows.select_dtypes(include=["object", "string"])
+    lone = any(texts[name].astype(str).str.contains("\r", regex=False).any() for name in texts)
     compression = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
-    rows.to_csv(buffer, index=False, float_format="%.6g", lineterminator="\n", compression=compression)
+    quoting = csv.QUOTE_NONNUMERIC if lone else csv.QUOTE_MINIMAL  # which leaves a carriage return bare, and so breaks the line
+    rows.to_csv(buffer, index=False, float_format="%.6g", lineterminator="\n", compression=compression, quoting=quoting)
     write_atomic(path, buffer.getvalue())

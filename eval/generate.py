@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from PIL import Image
 from eval.media import quantise
 from eval.videos import write_webp
 from otca.config import SamplerConfig
+from otca.errors import InputError
 from otca.eval_config import EvalConfig
 from otca.files import write_atomic
 from otca.policies.base import Policy
@@ -39,9 +42,14 @@ def generated(policy: Policy, config: EvalConfig, seed: int, rank: int = 0, worl
 
     The same seed gives the same prompts and initial noise whatever the policy and however many processes. Every process
     samples as many, since networks in shards answer only when all of them ask; where the number is not a multiple of
-    ``world``, the first samples are made twice.
+    ``world``, the first samples are made twice. Raises InputError where two prompts have one id, by which rows and files go.
     """
     prompts_P = load_prompts(config.source, config.prompts)
+    twin, times = Counter(prompt.id for prompt in prompts_P).most_common(1)[0]
+    if times > 1:
+        raise InputError(
+            f"prompts {config.source}: the id {twin!r} comes {times} times; rows and files go by it, so number them anew"
+        )
     batch = make_batch(prompts_P, list(range(len(prompts_P))), config.samples_per_prompt, ("eval", seed))
     count = len(batch.prompts)
     share = [i % count for i in range(rank, -(-count // world) * world, world)]
@@ -99,5 +107,6 @@ def _file(prompt: Prompt, sample: int, frames: int) -> str:
 
 
 def _safe(identifier: str) -> str:
-    """File names come from ids, with anything but letters, digits, '-' and '_' replaced."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in identifier)[:80]
+    """What an id is called in file names: itself if short and of letters, digits, '-' and '_', else what is left, and a hash."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in identifier)[:80]
+    return plain if plain == identifier else f"{plain}-{hashlib.sha256(identifier.encode()).hexdigest()[:8]}"

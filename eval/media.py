@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from otca.errors import InputError
+from otca.errors import InputError, one_line
 from otca.limits import MAX_PIXELS
 from otca.prompts import load_prompts
 from otca.types import Prompt
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+"""What is decoded, whatever the ending says; Pillow alone would try fifty formats more, and run Ghostscript for one of them."""
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `MAX_PIXELS` is lower, and refuses
 
 
 def quantise(media_BFCHW: torch.Tensor) -> torch.Tensor:
@@ -58,13 +64,22 @@ def _by_text(name: str, by_text: dict[str, Prompt]) -> Prompt | None:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """RGB pixels (3, H, W) float32 in [0, 1]. Raises InputError for what is no image, damaged or too large."""
+    """RGB pixels (3, H, W) float32 in [0, 1]; transparency is left out, and of 16 bits the upper 8 are kept.
+
+    Raises InputError for what is no picture of `ENDINGS`, damaged, animated or too large, which is seen before it is decoded.
+    """
+    if not os.path.isfile(path):
+        raise InputError(f"image {path} cannot be read (it is missing, or no file)")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"image {path} has {image.width}×{image.height} pixels, more than {MAX_PIXELS}")
+            if getattr(image, "is_animated", False) and image.format != "MPO":  # JPEG files of cameras, with a preview
+                raise InputError(f"image {path} is an animation of {image.n_frames} pictures; give it as a video, or one of them")
+            if image.mode == "I;16":  # Pillow would make all but the darkest 256 levels white
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return np.asarray(image.convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 255
     except InputError:
         raise
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"image {path} cannot be read ({error})") from error
+    except Exception as error:  # decoders of foreign bytes raise many kinds
+        raise InputError(f"image {path} cannot be read ({one_line(error)})") from error

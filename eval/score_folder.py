@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +129,13 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 def _items(folder: Path, what: str, is_one: Callable[[Path], bool], endings, prompts_file: Path | None) -> list[Item]:
     if not folder.is_dir():
         raise InputError(f"{what} folder {folder} not found")
-    seen = (path for path in folder.iterdir() if not path.name.startswith(".") and is_one(path))
+    try:
+        seen = [path for path in folder.iterdir() if not path.name.startswith(".") and is_one(path)]
+    except OSError as error:
+        raise InputError(f"{what} folder {folder} cannot be read ({error.strerror})") from error
+    foreign = [path.name for path in seen if not _is_text(path.name)]
+    if foreign:
+        raise InputError(f"{what} folder {folder}: the name {foreign[0]!r} is not UTF-8, as rows are; rename the file")
     paths = sorted(seen, key=lambda path: natural_key(path.name))
     if not paths:
         raise InputError(f"{what} folder {folder} holds no {what.removesuffix('s')} ({', '.join(endings)})")
@@ -138,10 +145,18 @@ def _items(folder: Path, what: str, is_one: Callable[[Path], bool], endings, pro
 
 def _key(path: Path, prompt: Prompt | None) -> str:
     digest = hashlib.sha256(json.dumps([path.name, prompt and prompt.text, prompt and prompt.spec], sort_keys=True).encode())
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if file.is_file():
-            digest.update(file.name.encode() + file.read_bytes())
+    try:
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(os.fsencode(file.name) + file.read_bytes())
+    except OSError as error:  # `Item.read` will say so
+        digest.update(str(error).encode())
     return digest.hexdigest()
+
+
+def _is_text(name: str) -> bool:
+    """Whether the bytes of a file's name are UTF-8; others come as lone surrogates."""
+    return name.encode(errors="replace").decode() == name
 
 
 def _facts(media: Sequence[Video], prompts: Sequence[Prompt | None]) -> dict[str, list[float]]:

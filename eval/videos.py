@@ -7,18 +7,22 @@ import json
 import re
 import struct
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image
 
 from eval.media import read_picture
-from otca.errors import InputError
+from otca.errors import InputError, one_line
 from otca.files import write_atomic
 from otca.limits import MAX_FRAMES, MAX_PIXELS, MAX_VIDEO_PIXELS
+from otca.untrusted import parse_json
 
 CONTAINERS = (".mp4", ".m4v", ".mov")
 ANIMATIONS = (".gif", ".webp")
@@ -28,6 +32,8 @@ DEFAULT_FPS = 8.0
 """Frames a second of what states none: folders of frames, animations without durations."""
 
 _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"meta", b"udta", b"styp", b"sidx", b"moof", b"mfra"}
+_STREAMS = 64
+"""Streams of a container that `MAX_PIXELS` is told to while it is opened."""
 _DESCRIPTION = 0x010E
 """EXIF tag ImageDescription; `write_webp` notes frames and rate there, since WebP merges equal neighbours."""
 
@@ -85,7 +91,9 @@ def _read_file(path: Path, default_fps: float) -> tuple[list[np.ndarray], float]
 
 def _read_folder(folder: Path) -> list[np.ndarray]:
     """Frames (3, H, W) float32 of the folder's pictures."""
-    names = sorted((p.name for p in folder.iterdir() if p.suffix.lower() in FRAME_ENDINGS and p.name[0] != "."), key=natural_key)
+    with _refusing(folder):
+        paths = list(folder.iterdir())
+    names = sorted((p.name for p in paths if p.suffix.lower() in FRAME_ENDINGS and p.name[0] != "."), key=natural_key)
     if not names:
         raise InputError(f"folder of frames {folder} holds no frame ({', '.join(FRAME_ENDINGS)})")
     frames = []
@@ -96,36 +104,52 @@ def _read_folder(folder: Path) -> list[np.ndarray]:
 
 
 def _read_container(path: Path, default_fps: float) -> tuple[list[np.ndarray], float]:
-    """Frames (H, W, 3) uint8 and the average rate."""
+    """Frames (H, W, 3) uint8 and the average rate.
+
+    FFmpeg gets an open file and one demuxer: given a path it follows playlists, whatever their ending, to other files and hosts.
+    Its decoders allocate no frame beyond `MAX_PIXELS`.
+    """
     import av
 
-    _check_boxes(path)
+    limit = {"max_pixels": str(MAX_PIXELS)}
     frames = []
-    try:
-        with av.open(str(path)) as container:
+    with _refusing(path), open(path, "rb") as file:
+        _check_boxes(path, file)
+        file.seek(0)
+        with av.open(file, format="mp4", stream_options=[limit] * _STREAMS) as container:
             if not container.streams.video:
                 raise InputError(f"video {path} holds no video stream")
             stream = container.streams.video[0]
             _check_size(path, stream.height, stream.width, stream.frames or 1)
+            stream.codec_context.options = limit
             for frame in container.decode(stream):
                 _check_size(path, frame.height, frame.width, len(frames) + 1)
                 frames.append(frame.to_ndarray(format="rgb24"))
-            return frames, float(stream.average_rate or default_fps)
-    except av.error.FFmpegError as error:
-        raise InputError(f"video {path} cannot be read ({error.strerror}); make or copy it again") from error
+            rate = float(stream.average_rate or 0)
+            return frames, rate if rate > 0 else default_fps
 
 
-def _check_boxes(path: Path) -> None:
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """What decoders of foreign bytes raise, which is of many kinds, becomes an InputError that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise InputError(f"video {path} cannot be read ({reason}); make or copy it again") from error
+
+
+def _check_boxes(path: Path, file: BinaryIO) -> None:
     """Raise InputError if a top-level box of an MP4 file reaches past the file's end."""
-    end = path.stat().st_size
-    with open(path, "rb") as file:
-        start = 0
-        while start + 16 <= end:
-            file.seek(start)
-            size, kind, large = struct.unpack(">I4sQ", file.read(16))
-            if kind not in _BOXES or size == 0:  # 0: up to the end of the file
-                return
-            start += max(large if size == 1 else size, 8)
+    end, start = path.stat().st_size, 0
+    while start + 16 <= end:
+        file.seek(start)
+        size, kind, large = struct.unpack(">I4sQ", file.read(16))
+        if kind not in _BOXES or size == 0:  # 0: up to the end of the file
+            return
+        start += max(large if size == 1 else size, 8)
     if start > end:
         raise InputError(
             f"video {path} is cut short: {start - end} bytes of its {kind.decode()!r} part are missing; copy it again"
@@ -134,21 +158,17 @@ def _check_boxes(path: Path) -> None:
 
 def _read_animation(path: Path, default_fps: float) -> tuple[list[np.ndarray], float]:
     """Frames (H, W, 3) uint8 and rate of a GIF or WebP."""
-    _check_end(path)
     pictures, durations = [], []
-    try:
+    with _refusing(path):
+        _check_end(path)
         with Image.open(path, formats=("GIF", "WEBP")) as image:
             count = getattr(image, "n_frames", 1)
-            _check_size(path, image.height, image.width, count)
             for index in range(count):
                 image.seek(index)
+                _check_size(path, image.height, image.width, count)  # a GIF's canvas grows with its pictures
                 pictures.append(np.asarray(image.convert("RGB")))
                 durations.append(image.info.get("duration", 0))
             note = _note(image)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"video {path} cannot be read ({error}); make or copy it again") from error
     order, fps = _timeline(durations, default_fps) if note is None else _noted_timeline(durations, *note)
     if len(order) > len(pictures):
         _check_size(path, *pictures[0].shape[:2], len(order))
@@ -184,11 +204,11 @@ def _noted_timeline(durations_ms: list[float], frames: int, fps: float) -> tuple
 def _note(image: Image.Image) -> tuple[int, float] | None:
     """Frames and rate as `write_webp` notes them; None in files of others."""
     try:
-        note = json.loads(image.getexif()[_DESCRIPTION])
+        note = parse_json(image.getexif()[_DESCRIPTION], "note")
         frames, fps = int(note["frames"]), float(note["fps"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return (frames, fps) if frames > 0 and 0 < fps < 1000 else None
+    return (frames, fps) if frames > 0 and 0.001 < fps < 1000 else None
 
 
 def _check_size(path: Path, height: int, width: int, frames: int) -> None:

@@ -7,6 +7,7 @@ import importlib
 import sys
 
 from otca.ending import run_command
+from otca.errors import printable
 
 COMMANDS = {
     "train": "train a generator with a method",
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
         near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        print(f"otca: error: unknown command {argv[0]!r}{hint} (known: {', '.join(COMMANDS)})", file=sys.stderr)
+        print(f"otca: error: unknown command {printable(argv[0])!r}{hint} (known: {', '.join(COMMANDS)})", file=sys.stderr)
         return 2
     command = importlib.import_module(f"otca.commands.{argv[0].replace('-', '_')}")
     return run_command(f"otca {argv[0]}", lambda: command.run(argv[1:]))

@@ -7,13 +7,13 @@ Each entry is ``component: (library, class, config)``; what a config leaves out 
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from otca.errors import InputError
+from otca.untrusted import read_object
 
 CLIP_L = ("transformers", "CLIPTextModel", {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12})
 T5_XXL = (
@@ -146,7 +146,7 @@ def _index(path: str) -> dict:
         raise InputError(
             f"policy.path {path}: its architecture is not known; give a local pipeline folder or one of {', '.join(PUBLISHED)}"
         )
-    return json.loads(index.read_text())
+    return read_object(index, f"policy.path {path}")
 
 
 def _read(path: str) -> dict:
@@ -156,10 +156,14 @@ def _read(path: str) -> dict:
     for name, value in index.items():
         if name == "boundary_ratio" and value is not None:
             out[name] = value
-        if not isinstance(value, list) or value[0] is None or "tokenizer" in name:
+        if not isinstance(value, list) or len(value) != 2 or value[0] is None or "tokenizer" in name:
             continue
         library, kind = value
+        if library not in ("diffusers", "transformers"):
+            raise InputError(
+                f"policy.path {path}: its {name} is of the library {library!r}; only diffusers and transformers are built"
+            )
         file = Path(path) / name / ("scheduler_config.json" if name == "scheduler" else "config.json")
-        config = json.loads(file.read_text())
+        config = read_object(file, f"policy.path {path}")
         out[name] = (library, kind, {key: v for key, v in config.items() if not key.startswith("_")})
     return out

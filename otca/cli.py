@@ -5,12 +5,83 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+from pathlib import Path
+from typing import Any
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, get_loader, set_loader, set_parsing_settings
 
-from otca.errors import InputError
+from otca.bounds import plain
+from otca.errors import InputError, one_line, printable
+from otca.untrusted import check_yaml, read_text
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+_load_yaml = get_loader("yaml")
+
+
+def _load_checked(text: str) -> Any:
+    """What jsonargparse makes of a YAML text, a file's or a value's, after `check_yaml`. Raises YAMLError."""
+    check_yaml(text)
+    try:
+        return _load_yaml(text)
+    except (ValueError, TypeError) as error:  # of scalars that look like numbers, such as 0x_
+        raise yaml.YAMLError(f"a value cannot be read ({one_line(error)})") from error
+
+
+set_loader("yaml", _load_checked, exceptions=(yaml.YAMLError,))
+
+
+class SettingsFile(ActionConfigFile):
+    """``--config FILE``: settings of the parser by name, in groups or dotted, and nothing else."""
+
+    def __call__(self, parser, cfg, values, option_string=None):
+        """Check the file, then let jsonargparse read it."""
+        check_settings(read_settings(values), parser, values)
+        super().__call__(parser, cfg, values, option_string)
+
+
+def read_settings(path: str | Path) -> dict:
+    """The mapping that a YAML file holds. Raises InputError naming the file for one that holds none."""
+    try:
+        content = _load_checked(read_text(path, "settings"))
+    except yaml.YAMLError as error:
+        said = printable(error).replace(' in "<unicode string>"', "")
+        raise InputError(f"settings {path}: {said}") from error
+    if not isinstance(content, dict):
+        found = "nothing" if content is None else f"a {type(content).__name__}"
+        raise InputError(f"settings {path} hold {found}; expected lines such as 'seed: 1'")
+    return content
+
+
+def check_settings(content: dict, parser: ArgumentParser, path: str | Path) -> None:
+    """Raise InputError, naming the file, for what is no setting of the parser or cannot be one's value.
+
+    jsonargparse would also take classes, whose modules it imports, and in the place of a group the path of a further file.
+    """
+    own = {action.dest for action in parser._actions} - {"help", "config", "print_config"}
+    groups = {dest.rpartition(".")[0] for dest in own if "." in dest}
+    for key, value in _flat(content, groups):
+        if key not in own - groups:
+            what = "must hold settings by name" if key in groups else f"is unknown{_nearest(key, own)}"
+            raise InputError(f"settings {path}: {key[:60]!r} {what}")
+        if isinstance(value, dict):
+            raise InputError(f"settings {path}: {key[:60]!r} is a value, not a group of settings")
+        plain(f"settings {path}: {key}", value)
+
+
+def _flat(content: dict, groups: set[str], prefix: str = "") -> list[tuple[str, Any]]:
+    """Settings under their dotted names."""
+    out = []
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        out += _flat(value, groups, f"{name}.") if name in groups and isinstance(value, dict) else [(name, value)]
+    return out
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    """A hint at the end of a message about an unknown name; the last part of a dotted name will do."""
+    near = difflib.get_close_matches(name, sorted(known | {k.rpartition(".")[2] for k in known}), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def make_parser(command: str, description: str) -> ArgumentParser:
@@ -23,7 +94,7 @@ def parse(parser: ArgumentParser, argv: list[str]):
     try:
         return parser.instantiate(parser.parse_args(argv))
     except argparse.ArgumentError as error:
-        raise InputError(_with_nearest(str(error), parser)) from error
+        raise InputError(printable(_with_nearest(str(error), parser))) from error
 
 
 def _with_nearest(message: str, parser: ArgumentParser) -> str:
@@ -38,6 +109,4 @@ def _with_nearest(message: str, parser: ArgumentParser) -> str:
     if not unknown:
         return message
     name = next(group for group in unknown.groups() if group)
-    known = [a.dest for a in parser._actions if a.dest not in ("help",)]
-    near = difflib.get_close_matches(name, known + [k.rpartition(".")[2] for k in known], n=1, cutoff=0.5)
-    return f"{message}; did you mean {near[0]!r}?" if near else message
+    return message + _nearest(name, {action.dest for action in parser._actions} - {"help"})

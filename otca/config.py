@@ -9,7 +9,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
-from otca.errors import InputError, at_least, positive
+from otca.bounds import at_least, positive, sound
+from otca.errors import InputError
 from otca.eval_config import ValidationConfig
 
 
@@ -54,13 +55,15 @@ class PolicyConfig:
     """Decode one sample at a time: less memory, the same pixels."""
 
     def __post_init__(self):
+        sound(self, "policy.")
         at_least("policy.lora_rank", self.lora_rank, 1)
         for name in ("true_guidance", "true_guidance_2"):
             value = getattr(self, name)
             if value != 0 and value < 1:
                 raise InputError(f"policy.{name} is {value}; use 1 (none) or more, or 0 for the checkpoint's own")
-        if self.frames < 0:
-            raise InputError(f"policy.frames is {self.frames}; use 1 or more, or 0 for the checkpoint's own")
+        for name in ("frames", "max_sequence_length"):
+            if getattr(self, name) < 0:
+                raise InputError(f"policy.{name} is {getattr(self, name)}; use 1 or more, or 0 for the checkpoint's own")
         for name in ("height", "width"):
             value = getattr(self, name)
             if value < 16 or value % 16:
@@ -83,6 +86,7 @@ class SamplerConfig:
     """Start all samples of a group from the same initial noise (DanceGRPO)."""
 
     def __post_init__(self):
+        sound(self, "sampler.")
         at_least("sampler.steps", self.steps, 2)
         at_least("sampler.shift", self.shift, 0)
         positive("sampler.level", self.level)
@@ -103,6 +107,7 @@ class StepSelectionConfig:
     """Iterations after which the window moves on by one step."""
 
     def __post_init__(self):
+        sound(self, "step_selection.")
         if not 0 < self.fraction <= 1:
             raise InputError(f"step_selection.fraction is {self.fraction}; it must lie in (0, 1]")
         at_least("step_selection.count", self.count, 1)
@@ -145,6 +150,7 @@ class CreditConfig:
     """Rescale the advantage to the RMS of static weighting, so that methods differ in direction only."""
 
     def __post_init__(self):
+        sound(self, "credit.")
         if not 0 <= self.rho <= 1:
             raise InputError(f"credit.rho is {self.rho}; it must lie in [0, 1]")
         if not 0 <= self.process_decay <= 1:
@@ -171,6 +177,7 @@ class LossConfig:
     """Scale that kl_beta belongs to (see otca/losses.py)."""
 
     def __post_init__(self):
+        sound(self, "loss.")
         for name in ("clip_low", "clip_high", "advantage_clip"):
             positive(f"loss.{name}", getattr(self, name))
         if self.kl_beta < 0:
@@ -197,11 +204,14 @@ class OptimizerConfig:
     """Decay of an exponential average of the weights, kept beside them; 0 keeps none."""
 
     def __post_init__(self):
+        sound(self, "optimizer.")
         positive("optimizer.learning_rate", self.learning_rate)
         positive("optimizer.gradient_clip", self.gradient_clip)
         at_least("optimizer.updates_per_iteration", self.updates_per_iteration, 1)
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f"optimizer.ema_decay is {self.ema_decay}; it must lie in [0, 1)")
+        at_least("optimizer.weight_decay", self.weight_decay, 0)
+        for name in ("beta1", "beta2", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"optimizer.{name} is {getattr(self, name)}; it must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -247,6 +257,8 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self):
+        sound(self)
+        at_least("seed", self.seed, 0)
         at_least("patience", self.patience, 0)
         at_least("group_size", self.group_size, 2)
         for name in ("iterations", "prompts_per_iteration", "micro_batch", "save_every", "keep_last"):

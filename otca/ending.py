@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from otca.errors import InputError, RewardError, TrainingError
+from otca.errors import InputError, RewardError, TrainingError, printable
 
 GRACE = 15.0
 """Seconds for which a signal is put off, so that an update in progress can reach its iteration's end."""
@@ -119,5 +119,5 @@ def _notes(stop: BaseException) -> str:
 
 
 def _say(message: str, code: int) -> int:
-    print(" ".join(message.split()), file=sys.stderr)
+    print(printable(message), file=sys.stderr)
     return code

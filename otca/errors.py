@@ -1,5 +1,8 @@
 """Errors that end a command with one clear line and exit code 2: they name the thing, the value and the way out."""
 
+MAX_LINE = 2000
+"""Characters of a message."""
+
 
 class InputError(ValueError):
     """The user gave something that cannot be used."""
@@ -17,13 +20,16 @@ class TrainingError(RuntimeError):
     """Training cannot go on (no memory, no finite gradient, a lost worker); the message names what to change."""
 
 
-def at_least(name: str, value: float, least: int) -> None:
-    """Raise InputError unless a setting is at least ``least``."""
-    if not value >= least:  # nor NaN
-        raise InputError(f"{name} is {value}; it must be at least {least}")
+def printable(text: object) -> str:
+    """One line that any terminal can show: single blanks for white space, escapes for control characters and lone surrogates.
+
+    Of a line beyond `MAX_LINE`, such as a value of 100,000 characters makes, the end is left out.
+    """
+    line = " ".join(str(text)[: 2 * MAX_LINE].split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…"
 
 
-def positive(name: str, value: float) -> None:
-    """Raise InputError unless a setting is positive."""
-    if not value > 0:
-        raise InputError(f"{name} is {value}; it must be positive")
+def one_line(error: Exception) -> str:
+    """What an error says, or its kind where it says nothing, for a place in a message of one line."""
+    return printable(error)[:160] or type(error).__name__

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from otca.errors import InputError, at_least, positive
+from otca.bounds import at_least, positive, sound
+from otca.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class EvalConfig:
     """Held-out metrics, rewards by name, or "motion"; empty means the embedded task's own. No arm may train on one."""
 
     def __post_init__(self):
+        sound(self, "eval.")
         for name in ("prompts", "samples_per_prompt", "batch"):
             at_least(f"eval.{name}", getattr(self, name), 1)
         at_least("eval.steps", self.steps, 2)
@@ -59,6 +61,7 @@ class ValidationConfig:
     """ODE steps."""
 
     def __post_init__(self):
+        sound(self, "validation.")
         at_least("validation.every", self.every, 0)
         for name in ("prompts", "samples_per_prompt"):
             at_least(f"validation.{name}", getattr(self, name), 1)

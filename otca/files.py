@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from otca.errors import InputError, InUse
+from otca.untrusted import read_object
 
 HASHES = "sha256.json"
 """Name of the file that lists the SHA-256 of the others in its folder."""
@@ -83,10 +84,7 @@ def verify_hashes(folder: Path) -> None:
     listing = folder / HASHES
     if not listing.is_file():
         raise InputError(f"checkpoint {folder}: {HASHES} not found; the folder is incomplete or no checkpoint")
-    try:
-        listed = dict(json.loads(listing.read_text()))
-    except ValueError as error:
-        raise InputError(f"checkpoint {folder}: {HASHES} is damaged ({error}); restore the folder") from error
+    listed = read_object(listing, f"checkpoint {folder}")
     for name, expected in listed.items():
         path = folder / name
         if not path.is_file():
@@ -154,7 +152,7 @@ def resolve_model(path: str) -> str:
 def model_notes(folder: str) -> dict:
     """What a model folder's otca.json records for its use: ``max_sequence_length``, ``true_guidance``, ``frames``; or nothing."""
     path = Path(folder) / "otca.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_object(path, "model notes") if path.is_file() else {}
 
 
 def model_identity(folder: str) -> dict[str, str]:

@@ -5,19 +5,27 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from otca.errors import InputError
+from otca.errors import InputError, printable
 from otca.types import Prompt
+from otca.untrusted import parse_json
 
 EMBEDDED_TRAIN = 1200
 """Prompts in the embedded training list."""
 
 TEXT_KEYS = ("prompt", "text", "prompts", "caption", "prompt_en")
 """Names of the column that holds the text, the first one found."""
+
+MAX_NAME = 255
+"""Characters of an id, which names rows and files, and of the name of a file."""
+MAX_DEPTH = 20
+"""Levels of a spec; those of the embedded tasks have four."""
 
 
 def load_prompts(source: str, count: int | None = None) -> list[Prompt]:
@@ -34,11 +42,12 @@ def stream_prompts(source: str) -> Iterator[Prompt]:
     """Prompts of a file, one by one as it is read (.json whole).
 
     .jsonl: objects; .csv and .tsv: a header line (PartiPrompts, DrawBench); .txt: a prompt a line (DanceGRPO); .json: a list of
-    texts or of objects (VBench), or such lists by style (HPDv2). The text lies under one of `TEXT_KEYS`, whatever its case.
-    Raises InputError naming the file and the line.
+    texts or of objects (VBench), or such lists by style (HPDv2). The text lies under one of `TEXT_KEYS`, whatever its case; any
+    text goes, however long, but ids and names of files are short and printable, and specs are objects of plain JSON.
+    Raises InputError naming the file and the line (in .json files, the entry).
     """
     path = Path(source)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(
             f"prompts file {path} not found; give a {', '.join(READERS)} file, or embedded:MEDIUM/SPLIT, or fetch a published "
             f"list: `python -m otca prompts --list {path.stem}`"
@@ -46,10 +55,19 @@ def stream_prompts(source: str) -> Iterator[Prompt]:
     if path.suffix not in READERS:
         raise InputError(f"prompts file {path}: unknown ending {path.suffix!r}; use {', '.join(READERS)}")
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             yield from READERS[path.suffix](path, file)
     except UnicodeDecodeError as error:
-        raise InputError(f"prompts file {path}: not UTF-8 ({error.reason} at byte {error.start}); convert it") from error
+        raise InputError(f"prompts file {path}, line {_undecodable(path)}: not UTF-8 ({error.reason}); convert it") from error
+    except OSError as error:
+        raise InputError(f"prompts file {path} cannot be read ({error.strerror})") from error
+
+
+def _undecodable(path: Path) -> int:
+    """Number of the first line that is not UTF-8."""
+    with open(path, "rb") as file:
+        lines = [line.decode(errors="replace").encode() == line for line in file]
+    return lines.index(False) + 1
 
 
 def _embedded(source: str, count: int) -> list[Prompt]:
@@ -68,10 +86,7 @@ def _read_jsonl(path: Path, file) -> Iterator[Prompt]:
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"prompts file {path}, line {number}: not JSON ({error.msg})") from error
+        row = parse_json(line, f"prompts file {path}, line {number}")
         if not isinstance(row, dict):
             raise InputError(f"prompts file {path}, line {number}: expected an object, found {type(row).__name__}")
         yield _prompt(path, number, row)
@@ -93,15 +108,12 @@ def _read_lines(path: Path, file) -> Iterator[Prompt]:
 
 
 def _read_json(path: Path, file) -> Iterator[Prompt]:
-    try:
-        content = json.load(file)
-    except json.JSONDecodeError as error:
-        raise InputError(f"prompts file {path}, line {error.lineno}: not JSON ({error.msg})") from error
+    content = parse_json(file.read(), f"prompts file {path}")
     lists = content if isinstance(content, dict) else {"": content}
     number = 0
     for key, rows in lists.items():
         if not isinstance(rows, list):
-            raise InputError(f"prompts file {path}: expected a list of prompts{f' under {key!r}' if key else ''}")
+            raise InputError(f"prompts file {path}: expected a list of prompts{f' under {key[:60]!r}' if key else ''}")
         for row in rows:
             number += 1
             yield _prompt(path, number, row if isinstance(row, dict) else {"prompt": row})
@@ -113,15 +125,50 @@ READERS = {".jsonl": _read_jsonl, ".csv": _read_table, ".tsv": _read_table, ".tx
 def _prompt(path: Path, number: int, row: dict) -> Prompt:
     named = {key.lower(): value for key, value in row.items() if isinstance(key, str)}
     text = next((named[key] for key in TEXT_KEYS if key in named), None)
-    if not isinstance(text, str) or not text.strip():
-        raise InputError(f"prompts file {path}, line {number}: no text under the key {', '.join(map(repr, TEXT_KEYS))}")
-    spec = named.get("spec")
-    if isinstance(spec, str):
-        try:
-            spec = json.loads(spec) if spec else None
-        except json.JSONDecodeError as error:
-            raise InputError(f"prompts file {path}, line {number}: 'spec' is not JSON ({error.msg})") from error
-    return Prompt(id=str(named.get("id") or f"{number:06d}"), text=text, spec=spec, file=named.get("file") or None)
+    try:
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"no text under the key {', '.join(map(repr, TEXT_KEYS))}")
+        text.encode()
+        spec = _spec(named.get("spec"))
+        return Prompt(_name("id", named.get("id")) or f"{number:06d}", text, spec, _name("file", named.get("file")))
+    except UnicodeEncodeError as error:
+        half = f"{text[error.start]!r} is half of a surrogate pair and no character; mend the file"
+        raise InputError(f"prompts file {path}, line {number}: {half}") from error
+    except InputError as error:
+        raise InputError(f"prompts file {path}, line {number}: {error}") from error
+
+
+def _name(key: str, value: Any) -> str | None:
+    """An id or the name of a file, None where there is none."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise InputError(f"{key!r} is of type {type(value).__name__}; give a string or a whole number")
+    name = str(value)
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise InputError(f"{key!r} is {name[:60]!r}, {len(name)} characters; at most {MAX_NAME} are allowed, all printable")
+    return name
+
+
+def _spec(value: Any) -> dict[str, Any] | None:
+    """A spec as an object, which files that hold only texts give as JSON."""
+    if value is None or value == "":
+        return None
+    spec = parse_json(value, "'spec'") if isinstance(value, str) else value
+    if spec is not None and not isinstance(spec, dict):
+        raise InputError(f"'spec' is of type {type(spec).__name__}; it must be an object")
+    if _deeper(spec, MAX_DEPTH):
+        raise InputError(f"'spec' is nested more than {MAX_DEPTH} levels deep")
+    try:
+        json.dumps(spec, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError as error:
+        raise InputError(f"'spec' holds what no JSON may ({printable(error)})") from error
+    return spec
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return bool(inner) and (levels == 0 or any(_deeper(part, levels - 1) for part in inner))
 
 
 def prompt_order(length: int, seed: int, first: int, count: int) -> list[int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from otca.cli import read_settings
 from otca.config import TrainConfig
 from otca.errors import InputError
 from otca.files import sha256, write_atomic
@@ -61,7 +62,7 @@ def begin_run(folder: Path, config: TrainConfig, override: bool = False, iterati
     path = folder / "config.yaml"
     own = dataclasses.asdict(config)
     if path.exists():
-        changed = _difference(yaml.safe_load(path.read_text()), own)
+        changed = _difference(read_settings(path), own)
         if not changed:
             return
         if not override:

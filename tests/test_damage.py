@@ -50,7 +50,7 @@ DAMAGES = {
     "cut short": (lambda path: os.truncate(path / "average.safetensors", 1000), "average.safetensors is damaged"),
     "file missing": (lambda path: (path / "state.json").unlink(), "state.json is missing"),
     "hashes missing": (lambda path: (path / "sha256.json").unlink(), "sha256.json not found"),
-    "hashes cut short": (lambda path: os.truncate(path / "sha256.json", 20), "sha256.json is damaged"),
+    "hashes cut short": (lambda path: os.truncate(path / "sha256.json", 20), "sha256.json cannot be read: not JSON"),
 }
 
 

@@ -370,7 +370,7 @@ HEAD = "base_model.model.rm_head.weight"
         (lambda own: (own / WEIGHTS).unlink(), "checkpoint-11352/model.pth of KlingTeam/VideoReward is neither in"),
         (lambda own: (own / "tokenizer.json").write_text("{"), "tokenizer.json cannot be read"),
         (lambda own: (own / "config.json").write_text("{"), "config.json cannot be read"),
-        (lambda own: (own / "config.json").write_text("[]"), "config.json holds a list and no settings"),
+        (lambda own: (own / "config.json").write_text("[]"), "config.json holds a list and no object"),
         (changed_json("config.json", lambda c: c.update(model_type="llama")), "describes a 'llama', not a qwen2_vl"),
         (changed_json("config.json", lambda c: c.update(video_token_id=7)), "and 7 in .*config.json; fetch both again"),
         (

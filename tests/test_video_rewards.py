@@ -305,5 +305,5 @@ def test_only_alignment_needs_a_spec():
         VisualQuality().score(media[:1], [bare]).item() == good[0][0]
         and MotionQuality().score(media[:1], [bare]).item() == good[1][0]
     )
-    with pytest.raises(ValueError, match="has no spec; ta needs one"):
+    with pytest.raises(ValueError, match="has no spec; needed is"):
         TextAlignment().score(media[:1], [bare])

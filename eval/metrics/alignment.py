@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 
+from otca.embedded import scenes, video_scenes
 from otca.files import resolve_model
 from otca.types import Prompt
 
@@ -25,7 +26,9 @@ class JudgeAccuracy:
         self.judge = HeldOutJudge.from_pretrained(resolve_model("embedded:judge"))
 
     def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        """Verdicts 0 or 1, float32 (B,); every prompt needs a spec."""
+        """Verdicts 0 or 1, float32 (B,). Raises InputError for a prompt without a spec of the image grammar."""
+        for prompt in prompts:
+            scenes.check_spec(prompt)
         return self.judge.verdict(media_BFCHW, prompts).float()
 
 
@@ -44,7 +47,9 @@ class VideoJudgeAccuracy:
         self.judge = VideoJudge.from_pretrained(resolve_model("embedded:video_judge"))
 
     def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        """Verdicts 0 or 1, float32 (B,); every prompt needs a spec."""
+        """Verdicts 0 or 1, float32 (B,). Raises InputError for a prompt without a spec of the video grammar."""
+        for prompt in prompts:
+            video_scenes.check_spec(prompt)
         return self.judge.verdict(media_BFCHW, prompts).float()
 
 

@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 import torch
 
-from otca.errors import InputError
+from otca.errors import InputError, one_line
 from otca.files import sha256
 
 MIN_SIDE = 128
@@ -83,8 +83,7 @@ class RaftFlow:
         try:
             self.model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         except Exception as error:  # unpickling raises many kinds
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(f"RAFT weights {weights} do not fit torchvision's raft_large ({reason})") from error
+            raise InputError(f"RAFT weights {weights} do not fit torchvision's raft_large ({one_line(error)})") from error
         self.model = self.model.to(device).eval()
         digest = sha256(weights)
         self.vbench = digest.startswith(RAFT_THINGS_SHA256)

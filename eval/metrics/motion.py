@@ -20,7 +20,6 @@ A frozen video has the best smoothness, flicker, warping error and consistency: 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,9 +32,10 @@ import torch
 from eval.metrics.alignment import embedded_clip
 from eval.metrics.flow import DisFlow, Flow, warp
 from eval.videos import check_video
-from otca.errors import InputError
+from otca.errors import InputError, one_line
 from otca.files import sha256
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
+from otca.untrusted import read_object
 
 MOTION_FPS = 8
 """Rate to which dynamic degree subsamples."""
@@ -215,7 +215,7 @@ def openai_clip(
 def _read_config(path: Path, hub: str) -> dict:
     if not path.is_file():
         raise InputError(f"frame encoder: {path} not found; download {hub} and give its folder")
-    return json.loads(path.read_text())
+    return read_object(path, "frame encoder")
 
 
 def _refuse_others(folder: Path, name: str, found: dict, wanted: dict) -> None:
@@ -235,7 +235,7 @@ def _named(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # loaders raise many kinds
-        raise InputError(f"frame encoder {folder} cannot be loaded ({' '.join(str(error).split())[:160]})") from error
+        raise InputError(f"frame encoder {folder} cannot be loaded ({one_line(error)})") from error
 
 
 def _resize(video_FCHW: torch.Tensor, mode: str, crop: bool) -> torch.Tensor:

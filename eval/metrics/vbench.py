@@ -9,7 +9,6 @@ appearance style, and the six that need detectors or classifiers (GRiT, Tag2Text
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from eval.videos import check_video
 from otca.errors import InputError
 from otca.prompts import load_prompts
 from otca.types import Prompt
+from otca.untrusted import read_json
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,11 @@ def read_entries(prompts_file: Path) -> list[Entry] | None:
     if prompts_file.suffix != ".json":
         return None
     prompts = load_prompts(str(prompts_file))
-    rows = json.loads(prompts_file.read_text(encoding="utf-8"))
+    rows = read_json(prompts_file, "prompts file")
     if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("dimension"), list) for row in rows):
         return None
     entries = [Entry(prompt, tuple(row["dimension"])) for prompt, row in zip(prompts, rows)]
-    return entries if all(name in DIMENSIONS for entry in entries for name in entry.serves) else None
+    return entries if all(name in tuple(DIMENSIONS) for entry in entries for name in entry.serves) else None
 
 
 def dimension_means(rows: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
@@ -150,10 +150,7 @@ def read_means(path: Path) -> dict[str, float]:
 
     Raises InputError naming a file that cannot be read, a name that is no dimension, or a mean that is no number.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"means of VBench's dimensions: {path} cannot be read ({error})") from error
+    content = read_json(path, "means of VBench's dimensions")
     if not isinstance(content, dict):
         raise InputError(f"means of VBench's dimensions: {path} must map dimensions to means")
     means = {}

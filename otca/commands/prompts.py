@@ -7,6 +7,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from otca.cli import make_parser, parse
+from otca.errors import printable
 
 
 def parser() -> ArgumentParser:
@@ -28,4 +29,4 @@ def run(argv: list[str]) -> None:
     given = parse(parser(), argv)
     path = fetch_list(given.list, given.out)
     rows = load_prompts(str(path))
-    print(f"{path}: {len(rows):,} prompts, checked; the first: {rows[0].text[:100]}")
+    print(f"{path}: {len(rows):,} prompts, checked; the first: {printable(rows[0].text[:100])}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-import yaml
 from jsonargparse import ArgumentParser
 
-from otca.cli import make_parser, parse
+from otca.cli import check_settings, make_parser, parse, read_settings
 from otca.config import PolicyConfig
-from otca.errors import InputError
+from otca.errors import InputError, printable
 from otca.eval_config import EvalConfig
 
 
@@ -69,4 +69,10 @@ def _run_policy(run: Path) -> PolicyConfig:
     path = run / "config.yaml"
     if not path.is_file():
         raise InputError(f"run {run} has no config.yaml; give a folder that `python -m otca train` wrote")
-    return PolicyConfig(**yaml.safe_load(path.read_text())["policy"])
+    content, options = {"policy": read_settings(path).get("policy")}, make_parser("sample", "")
+    options.add_class_arguments(PolicyConfig, "policy")
+    check_settings(content, options, path)
+    try:
+        return options.instantiate(options.parse_object(content)).policy
+    except argparse.ArgumentError as error:
+        raise InputError(f"settings {path}: {printable(error)}") from error

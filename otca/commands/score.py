@@ -8,9 +8,10 @@ import torch
 from jsonargparse import ArgumentParser
 
 from otca import presets
+from otca.bounds import at_least
 from otca.cli import make_parser, parse
 from otca.config import TrainConfig
-from otca.errors import InputError, at_least
+from otca.errors import InputError, printable
 
 OWN_REWARDS = {"images": TrainConfig().rewards, "videos": presets.VIDEO["rewards"]}
 """What is measured unless told: the embedded tasks' rewards, where every prompt has a spec."""
@@ -94,7 +95,7 @@ def run(argv: list[str]) -> None:
     if entries:
         print(vbench.report(rows, entries, means))
     for line in rows.loc[rows["error"] != "", "error"]:
-        print(f"not scored: {line}")
+        print(f"not scored: {printable(line)}")
     print(f"wrote {len(rows)} rows: {out}")
 
 

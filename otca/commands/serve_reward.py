@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from jsonargparse import ArgumentParser
 
+from otca.bounds import at_least
 from otca.cli import make_parser, parse
 from otca.config import TrainConfig
-from otca.errors import InputError, at_least
+from otca.errors import InputError
 from otca.rewards.wire import TOKEN
 
 

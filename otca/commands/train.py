@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from otca import presets
-from otca.cli import make_parser, parse
+from otca.cli import SettingsFile, make_parser, parse
 from otca.config import TrainConfig
 from otca.errors import InputError
 
@@ -32,7 +32,7 @@ def parser() -> ArgumentParser:
 def run_parser(command: str, description: str) -> ArgumentParser:
     """What every command has that takes the settings of a run."""
     parser = make_parser(command, description)
-    parser.add_argument("--config", action="config", help="YAML file with the keys below")
+    parser.add_argument("--config", action=SettingsFile, help="YAML file with the keys below")
     parser.add_argument("--preset", type=str, default="image/quick", help="medium/tier whose settings to start from")
     parser.add_class_arguments(TrainConfig)
     return parser
@@ -50,6 +50,8 @@ def resolve(options: ArgumentParser, argv: list[str]):
     own = presets.tuned(chosen.preset, method.name) | method.settings | {"method": method.name, "preset": chosen.preset}
     options.set_defaults(presets.preset(chosen.preset) | own)
     given = parse(options, argv)
+    if given.preset != chosen.preset:
+        raise InputError(f"preset {given.preset!r} is set in the YAML file; name it on the command line: --preset {given.preset}")
     config = TrainConfig(**{name: given[name] for name in TrainConfig.__dataclass_fields__})
     if config.method != method.name:
         raise InputError(

@@ -1,12 +1,14 @@
-"""What the image and the video grammar share: splits that are disjoint by spec, and endless prompts drawn from them."""
+"""What the two grammars share: splits that are disjoint by spec, endless prompts drawn from them, specs of others refused."""
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from otca.errors import InputError
 from otca.types import Prompt
 
 SPLITS = ("train", "validation", "test")
@@ -24,6 +26,17 @@ def split_specs(specs_by_skill: dict[str, list[dict]], split: str) -> dict[str, 
         first, last = bounds[split]
         out[skill] = [specs[i] for i in sorted(order[first:last])]
     return out
+
+
+def check_spec(prompt: Prompt, is_stated: Callable[[dict], bool], wanted: str) -> None:
+    """Raise InputError unless the prompt has a spec and ``is_stated`` finds it sound, be it by failing on a key or a type."""
+    try:
+        sound = is_stated(prompt.spec)
+    except (KeyError, TypeError):
+        sound = False
+    if not sound:
+        found = "no spec" if prompt.spec is None else f"the spec {json.dumps(prompt.spec)[:160]}"
+        raise InputError(f"prompt {prompt.id!r} has {found}; needed is {wanted}")
 
 
 def draw_prompts(

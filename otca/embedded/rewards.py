@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from otca.embedded import verifier
+from otca.embedded import scenes, verifier
 from otca.embedded.scenes import SIZE
 from otca.types import Prompt
 
@@ -59,11 +59,10 @@ class Alignment(_EmbeddedReward):
     """Soft agreement of the drawing with the prompt's spec (`verifier.alignment`)."""
 
     name = "alignment"
-    needs_spec = True
+    check_prompt = staticmethod(scenes.check_spec)
 
     def _one(self, image_CHW, reading, prompt):
-        if prompt.spec is None:
-            raise ValueError(f"prompt {prompt.id!r} has no spec; alignment needs one")
+        self.check_prompt(prompt)
         return verifier.alignment(reading, prompt.spec)
 
 

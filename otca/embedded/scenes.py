@@ -94,6 +94,29 @@ def all_specs(skill: str) -> list[dict]:
     raise ValueError(f"unknown skill {skill!r}; choose from {', '.join(SKILLS)}")
 
 
+_STATED = (
+    '{"skill", "objects": 1 to 4 of {"shape", "color"}, "relation"}, '
+    f"a skill of {', '.join(SKILLS)}, shapes of {', '.join(SHAPES)}, colours of {', '.join(COLORS)} or null, "
+    f"a relation of two objects ({', '.join(RELATIONS)}) or null"
+)
+
+
+def check_spec(prompt: Prompt) -> None:
+    """Raise InputError unless the prompt's spec is one that verifier and judge can read and `draw_scene` can draw."""
+    grammar.check_spec(prompt, _is_stated, _STATED)
+
+
+def _is_stated(spec: dict) -> bool:
+    objects, relation = spec["objects"], spec["relation"]
+    return (
+        spec["skill"] in SKILLS
+        and isinstance(objects, list)
+        and 1 <= len(objects) <= 4
+        and all(o["shape"] in SHAPES and o["color"] in (None, *COLORS) for o in objects)
+        and (relation is None or (relation in RELATIONS and len(objects) == 2))
+    )
+
+
 def split_specs(split: str) -> dict[str, list[dict]]:
     """Specs by skill of ``train``, ``validation`` or ``test``, disjoint (see `grammar.split_specs`)."""
     return grammar.split_specs({skill: all_specs(skill) for skill in SKILLS}, split)

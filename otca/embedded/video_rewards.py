@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from otca.embedded import verifier, video_verifier
+from otca.embedded import verifier, video_scenes, video_verifier
 from otca.embedded.rewards import cleanness
 from otca.embedded.scenes import SIZE
 from otca.embedded.video_scenes import FRAMES
@@ -90,11 +90,10 @@ class TextAlignment(_VideoReward):
     """Soft agreement of the clip with the prompt's spec (`video_verifier.alignment`)."""
 
     name = "ta"
-    needs_spec = True
+    check_prompt = staticmethod(video_scenes.check_spec)
 
     def _one(self, clip_FCHW, reading, prompt):
-        if prompt.spec is None:
-            raise ValueError(f"prompt {prompt.id!r} has no spec; ta needs one")
+        self.check_prompt(prompt)
         return video_verifier.alignment(reading, prompt.spec)
 
 

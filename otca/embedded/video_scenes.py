@@ -88,21 +88,24 @@ def motion(kind: str, direction: str | None = None, then: str | None = None, spe
     return {"kind": kind, "direction": direction, "then": then, "speed": speed}
 
 
+MOTIONS = {
+    "direction": [motion("move", d) for d in DIRECTIONS],
+    "speed": [motion("move", d, speed=speed) for d in STRAIGHT for speed in SPEED_RANGE],
+    "stop_and_go": [motion("stop_and_go", d) for d in STRAIGHT],
+    "turning": [motion("turn", d, then) for d in STRAIGHT for then in STRAIGHT if then not in (d, OPPOSITE[d])],
+    "bouncing": [motion("bounce", d) for d in STRAIGHT],
+    "scale": [motion("grow"), motion("shrink")],
+}
+"""Motions by skill; two objects have those of "direction"."""
+
+
 def all_specs(skill: str) -> list[dict]:
     """Every spec of one skill, in a fixed order. Raises ValueError for an unknown one."""
-    motions = {
-        "direction": [motion("move", d) for d in DIRECTIONS],
-        "speed": [motion("move", d, speed=speed) for d in STRAIGHT for speed in SPEED_RANGE],
-        "stop_and_go": [motion("stop_and_go", d) for d in STRAIGHT],
-        "turning": [motion("turn", d, then) for d in STRAIGHT for then in STRAIGHT if then not in (d, OPPOSITE[d])],
-        "bouncing": [motion("bounce", d) for d in STRAIGHT],
-        "scale": [motion("grow"), motion("shrink")],
-    }
     kinds = list(itertools.product(SHAPES, COLORS))
-    if skill in motions:
+    if skill in MOTIONS:
         return [
             {"skill": skill, "objects": [{"shape": shape, "color": color, "motion": m}]}
-            for (shape, color), m in itertools.product(kinds, motions[skill])
+            for (shape, color), m in itertools.product(kinds, MOTIONS[skill])
         ]
     if skill == "two_objects":
         return [
@@ -118,6 +121,29 @@ def all_specs(skill: str) -> list[dict]:
             for one, other in itertools.permutations(STRAIGHT, 2)
         ]
     raise ValueError(f"unknown skill {skill!r}; choose from {', '.join(SKILLS)}")
+
+
+_STATED = (
+    '{"skill", "objects": 1 or 2 of {"shape", "color", "motion"}}, '
+    f"a skill of {', '.join(SKILLS)}, shapes of {', '.join(SHAPES)}, colours of {', '.join(COLORS)}, "
+    "motions as otca.embedded.video_scenes.MOTIONS lists them"
+)
+
+
+def check_spec(prompt: Prompt) -> None:
+    """Raise InputError unless the prompt's spec is one that verifier and judge can read and `draw_clip` can draw."""
+    grammar.check_spec(prompt, _is_stated, _STATED)
+
+
+def _is_stated(spec: dict) -> bool:
+    objects = spec["objects"]
+    return (
+        spec["skill"] in SKILLS
+        and isinstance(objects, list)
+        and 1 <= len(objects) <= 2
+        and all(o["shape"] in SHAPES and o["color"] in tuple(COLORS) for o in objects)
+        and all(any(o["motion"] in motions for motions in MOTIONS.values()) for o in objects)
+    )
 
 
 def split_specs(split: str) -> dict[str, list[dict]]:

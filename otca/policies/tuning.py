@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from otca.config import PolicyConfig
-from otca.errors import InputError
+from otca.errors import InputError, one_line
 from otca.sharding import copy_whole, whole_on_cpu
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -30,13 +30,24 @@ def apply_weights(pipeline, names: list[str], path: str) -> None:
 
     ``path`` is a folder with a LoRA as diffusers saves it (`LORA_FILE`), a LoRA as peft saves it (``adapter_config.json``, so
     Flow-GRPO), a network (``config.json``, so DanceGRPO), or one folder a network (``transformer/``, so full runs here).
-    Nothing is unpickled. Raises InputError where there is none of these.
+    Nothing is unpickled. Raises InputError where there is none of these, or one that is damaged or of another model.
     """
+    try:
+        _apply(pipeline, names, path)
+    except InputError:
+        raise
+    except Exception as error:  # the loaders of three libraries raise many kinds
+        raise InputError(f"policy.weights {path} cannot be loaded ({one_line(error)}); fetch or save it again") from error
+
+
+def _apply(pipeline, names: list[str], path: str) -> None:
     folder = Path(path).expanduser()
     if (folder / LORA_FILE).is_file():
         for name in names:
-            options = {} if name == names[0] else {"load_into_transformer_2": True}
+            options = {"use_safetensors": True} | ({} if name == names[0] else {"load_into_transformer_2": True})
             pipeline.load_lora_weights(_lora_folder(folder, name, names), weight_name=LORA_FILE, **options)
+        if not pipeline.get_active_adapters():
+            raise InputError(f"policy.weights {path}: none of the weights in {LORA_FILE} is of this model")
         pipeline.fuse_lora(components=names)
         pipeline.unload_lora_weights()
     elif (folder / "adapter_config.json").is_file():
@@ -111,7 +122,7 @@ def load_tuned(pipeline, names: list[str], tuning: str, folder: Path) -> None:
     for name in names:
         network = getattr(pipeline, name)
         if tuning == "full":
-            saved = type(network).from_pretrained(folder / name, local_files_only=True).state_dict()
+            saved = type(network).from_pretrained(folder / name, local_files_only=True, use_safetensors=True).state_dict()
             own = network.state_dict()
         else:
             saved = load_file(_lora_folder(folder, name, names) / LORA_FILE)

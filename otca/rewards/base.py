@@ -113,12 +113,16 @@ def build_rewards(
 
 def refuse_prompts_without_spec(rewards: Sequence[Reward], prompts: Sequence[Prompt], source: str) -> None:
     """Raise InputError where a reward of the embedded tasks would have to judge prompts that no verifier can read."""
-    needy = [reward.name for reward in rewards if getattr(reward, "needs_spec", False)]
+    needy = [reward for reward in rewards if hasattr(reward, "check_prompt")]
     if needy and prompts[0].spec is None:
+        names = ", ".join(reward.name for reward in needy)
         raise InputError(
-            f"rewards {', '.join(needy)} need the spec of each prompt, and {source} has none; take prompts of the embedded tasks "
+            f"rewards {names} need the spec of each prompt, and {source} has none; take prompts of the embedded tasks "
             "or rewards that read any text (`python -m otca rewards`)"
         )
+    for reward in needy:
+        for prompt in prompts:
+            reward.check_prompt(prompt)
 
 
 def is_remote(name: str) -> bool:
@@ -134,10 +138,15 @@ def find_reward(name: str) -> type:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise InputError(f"unknown reward {name!r}{hint} (known: {', '.join(REGISTRY)}, module:class, or http://HOST:PORT/NAME)")
     module, _, attribute = target.partition(":")
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise InputError(f"reward {name!r}: {module!r} is no name of a module")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError) as error:
         raise InputError(f"reward {name!r}: {module}:{attribute} cannot be imported ({error})") from error
+    if not isinstance(found, type):
+        raise InputError(f"reward {name!r}: {module}:{attribute} is of type {type(found).__name__} and no class")
+    return found
 
 
 class Background:

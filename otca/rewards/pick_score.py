@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from otca.errors import InputError
+from otca.errors import InputError, one_line
 from otca.rewards.pixels import Preprocess
-from otca.rewards.published import Card, HubFile, PublishedReward, load_whole, one_line, read_weights
+from otca.rewards.published import Card, HubFile, PublishedReward, load_whole, read_weights
 from otca.rewards.tower import cosines
 from otca.types import Prompt
 

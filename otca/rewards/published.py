@@ -7,6 +7,7 @@ Nothing is downloaded here unless `fetch` is called. Files are looked for in ``R
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import ClassVar
 
 import torch
 
-from otca.errors import InputError
+from otca.errors import InputError, one_line
 
 SHOWN = 3
 """Keys that a message names before it says how many more there are."""
@@ -131,7 +132,7 @@ def fetch(card: Card) -> dict[str, Path]:
 def read_weights(reward: str, path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors, .pt, .pth or .bin file, on the CPU; nothing but tensors is ever unpickled.
 
-    A file that keeps them under ``state_dict`` is unwrapped. Raises InputError for what cannot be read.
+    A file that keeps them under ``state_dict`` is unwrapped. Raises InputError for what cannot be read or holds anything else.
     """
     try:
         if path.suffix == ".safetensors":
@@ -139,9 +140,21 @@ def read_weights(reward: str, path: Path) -> dict[str, torch.Tensor]:
 
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        why = "damaged, or of more than tensors, and what is pickled is not run"
+        raise InputError(
+            f"reward {reward!r}: {path} cannot be read ({why}); fetch it again, or save it as safetensors"
+        ) from error
     except Exception as error:  # unpickling raises many kinds
         raise InputError(f"reward {reward!r}: {path} cannot be read ({one_line(error)}); fetch it again") from error
-    return weights.get("state_dict", weights)
+    weights = weights.get("state_dict", weights) if isinstance(weights, dict) else weights
+    if not isinstance(weights, dict):
+        raise InputError(f"reward {reward!r}: {path} holds a {type(weights).__name__} and no tensors by name; fetch it again")
+    other = next((key for key, value in weights.items() if not isinstance(key, str) or not isinstance(value, torch.Tensor)), None)
+    if other is not None:
+        found = f"a {type(weights[other]).__name__} under {str(other)[:60]!r}"
+        raise InputError(f"reward {reward!r}: {path} holds {found}, where tensors have names; fetch it again")
+    return weights
 
 
 def load_whole(reward: str, module: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -186,8 +199,3 @@ def by_frames(
     frame_NCHW, text_N = media_BFCHW.flatten(0, 1), [text for text in texts for _ in range(frames)]
     parts = [score(frame_NCHW[i : i + chunk], text_N[i : i + chunk]).float() for i in range(0, len(frame_NCHW), chunk)]
     return torch.cat(parts).unflatten(0, (-1, frames)).mean(1)
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, for a message of one line."""
-    return " ".join(str(error).split())[:160]

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from otca.errors import InputError
+from otca.errors import InputError, one_line
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD, Preprocess
-from otca.rewards.published import by_frames, load_whole, one_line, read_weights
+from otca.rewards.published import by_frames, load_whole, read_weights
 from otca.types import Prompt
 
 CHUNK = 32

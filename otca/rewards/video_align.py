@@ -24,9 +24,10 @@ import torch
 from otca.errors import InputError
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD, interpolate, to_pixels
 from otca.rewards.published import Card, HubFile, PublishedReward
-from otca.rewards.video_align_network import load_network, read_config, read_json
+from otca.rewards.video_align_network import load_network, read_config
 from otca.rewards.video_align_prompt import PAD_TOKEN, REWARD_TOKENS, TEMPLATE, VIDEO_TOKEN, conversation
 from otca.types import Prompt
+from otca.untrusted import read_object
 
 WEIGHTS = "checkpoint-11352/model.pth"
 _REVISION, _BASE_REVISION = "4f26600130683e6f1de9f5d463887f28e8ef995c", "895c3a49bc3fa70a340399125c650a463535e71c"
@@ -163,7 +164,7 @@ def _split(texts: list[str], size: int) -> list[list[str]]:
 
 
 def _settings(reward: str, path: Path) -> dict[str, Any]:
-    whole = read_json(reward, path)
+    whole = read_object(path, f"reward {reward!r}")
     settings: dict[str, Any] = {}
     for part in ("peft_lora_config", "data_config", "inference_config"):
         settings |= whole.get(part) or {}

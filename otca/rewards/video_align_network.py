@@ -5,7 +5,6 @@ Axes: B videos, L tokens, N patches, P values of a patch, D features.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 
 from otca.errors import InputError
 from otca.rewards.published import load_whole, read_weights
+from otca.untrusted import read_object
 
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Layers of the language model that carry a LoRA. It is applied, not merged: a merged weight would lose it to rounding."""
@@ -96,21 +96,10 @@ def read_config(reward: str, path: Path) -> Any:
     """Qwen2-VL's configuration. Raises InputError for one of another network."""
     from transformers import Qwen2VLConfig
 
-    settings = read_json(reward, path)
+    settings = read_object(path, f"reward {reward!r}")
     if settings.get("model_type") != "qwen2_vl":
         raise InputError(f"reward {reward!r}: {path} describes a {settings.get('model_type')!r}, not a qwen2_vl; fetch it again")
     return Qwen2VLConfig.from_dict(settings)
-
-
-def read_json(reward: str, path: Path) -> dict[str, Any]:
-    """A JSON object. Raises InputError for a file that holds none."""
-    try:
-        settings = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"reward {reward!r}: {path} cannot be read ({error}); fetch it again") from error
-    if not isinstance(settings, dict):
-        raise InputError(f"reward {reward!r}: {path} holds a {type(settings).__name__} and no settings; fetch it again")
-    return settings
 
 
 def _renamed(key: str) -> str:

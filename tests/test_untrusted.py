@@ -1,0 +1,322 @@
+"""What others wrote: hostile prompts, ids, specs, settings and weights are read or refused in one line, and nothing is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from eval import generate
+from eval.evaluate import write_rows
+from eval.metrics.alignment import JudgeAccuracy, VideoJudgeAccuracy
+from otca.__main__ import main
+from otca.commands import train
+from otca.embedded import scenes, video_scenes
+from otca.errors import MAX_LINE, InputError, printable
+from otca.eval_config import EvalConfig
+from otca.policies.tuning import LORA_FILE, apply_weights
+from otca.prompts import load_prompts
+from otca.rewards.base import build_reward, find_reward, refuse_prompts_without_spec
+from otca.rewards.published import read_weights
+from otca.types import Prompt
+
+
+def rows(**more) -> str:
+    return json.dumps({"prompt": "a cat"} | more) + "\n"
+
+
+# -------------------------------------------------------------------------------------------------------------- prompts
+
+TEXTS = ["<script>alert(1)</script>", "../../etc/passwd", "a\0b", "\u202eback\u200f", "\N{WOMAN}\u200d\N{ROCKET}", "x" * 100_000]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=["html", "path", "nul", "right-to-left", "emoji", "long"])
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".txt"])
+def test_any_text_is_read_as_it_stands(tmp_path, text, ending):
+    path = tmp_path / f"a{ending}"
+    path.write_text({".jsonl": rows(prompt=text), ".json": json.dumps([text]), ".csv": f"prompt\n{text}\n", ".txt": text}[ending])
+    assert [p.text for p in load_prompts(str(path))] == [text]
+
+
+@pytest.mark.parametrize("content", ["\ufeffprompt,id\na cat,x\n", '\ufeff{"prompt": "a cat", "id": "x"}'], ids=["csv", "jsonl"])
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path, content):
+    path = tmp_path / ("a.csv" if "," in content[:9] else "a.jsonl")
+    path.write_text(content)
+    assert load_prompts(str(path)) == [Prompt("x", "a cat")]
+
+
+BAD_PROMPTS = {
+    "surrogate.jsonl": ('{"prompt": "\\ud800"}', r"line 1: '\\ud800' is half of a surrogate pair and no character"),
+    "latin.csv": (b"prompt\na cat\n\xe9t\xe9\n", "line 3: not UTF-8"),
+    "utf16.txt": ("a cat".encode("utf-16"), "line 1: not UTF-8"),
+    "deep.jsonl": ("[" * 100_000, "line 1: JSON that is nested too deep"),
+    "deep.json": ('{"a":' * 100_000, "JSON that is nested too deep"),
+    "digits.jsonl": (f'{{"prompt": "a", "id": {"9" * 5000}}}', "a number of thousands of digits"),
+    "scalar.json": ("3", "expected a list of prompts"),
+    "field.csv": (f"prompt\n{'x' * 200_000}\n", r"malformed CSV \(field larger than field limit"),
+    "short.csv": ("id,prompt\na\n", "line 2: no text under the key"),
+    "id-nul.jsonl": (rows(id="a\0"), r"'id' is 'a\\x00', 2 characters; at most 255 are allowed, all printable"),
+    "id-long.jsonl": (rows(id="a" * 100_000), "'id' is 'a+', 100000 characters; at most 255"),
+    "id-list.jsonl": (rows(id=["a"]), "'id' is of type list; give a string or a whole number"),
+    "id-nan.jsonl": (rows(id=float("nan")), "'id' is of type float"),
+    "file-list.jsonl": (rows(file={"a": 1}), "'file' is of type dict"),
+    "spec-list.jsonl": (rows(spec=[1]), "'spec' is of type list; it must be an object"),
+    "spec-nan.jsonl": (rows(spec={"a": float("nan")}), "'spec' holds what no JSON may"),
+    "spec-surrogate.jsonl": (rows(spec={"skill": "\udfff"}), "'spec' holds what no JSON may"),
+    "spec-deep.jsonl": (rows(spec=json.loads('{"a":' * 50 + "1" + "}" * 50)), "'spec' is nested more than 20 levels deep"),
+    "spec.csv": ('prompt,spec\na,"{""a"": [1"\n', "line 2: 'spec': not JSON"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PROMPTS)
+def test_what_no_prompts_file_may_hold_is_named(tmp_path, name):
+    content, said = BAD_PROMPTS[name]
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=said) as caught:
+        load_prompts(str(tmp_path / name))
+    assert name in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_a_prompts_file_that_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / "a.txt").symlink_to("/proc/self/mem")  # a file whose reading fails, also for root
+    with pytest.raises(InputError, match=r"a\.txt cannot be read \(Input/output error\)"):
+        load_prompts(str(tmp_path / "a.txt"))
+    for source in ("\0", "x" * 100_000, "\ud800.txt"):
+        with pytest.raises(InputError, match="not found"):
+            load_prompts(source)
+
+
+def test_the_terminal_sees_one_line_without_control_characters(capsys):
+    assert main(["score", "--images", "a\x1b[31m\u202e", "--prompts", "absent"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "images folder a\\x1b[31m\\u202e not found" in error
+    assert printable("a\0b\u202e\n c") == "a\\x00b\\u202e c" and len(printable("x" * 100_000)) == MAX_LINE
+
+
+# --------------------------------------------------------------------------------------------------- files, rows, pages
+
+IDS = ["../../up", "/absolute", "a/b", "a_b", "a:b", "..", "x" * 200, "x" * 199, "\N{ROCKET}"]
+
+
+def test_files_are_named_by_ids_within_their_folder(tmp_path):
+    prompts = [Prompt(name, "a cat") for name in IDS]
+    part = generate.Generated(torch.zeros(len(IDS), 1, 3, 4, 4), prompts, list(range(len(IDS))))
+    generate.write_media(tmp_path / "run", part, EvalConfig(samples_per_prompt=1))
+    names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert [path.name for path in tmp_path.iterdir()] == ["run"] and len(names) == len(IDS)
+    assert "a_b_0.png" in names and all(name.isascii() and len(name) < 110 for name in names)
+
+
+def test_two_prompts_of_one_id_are_refused_before_anything_is_made(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(rows(id="same") + rows(id="same"))
+    with pytest.raises(InputError, match="the id 'same' comes 2 times"):
+        next(generate.generated(None, EvalConfig(source=str(path)), 0))
+
+
+def test_rows_hold_any_text(tmp_path):
+    texts = ["a\rb", "a\nb", 'say "x", then', "<b>", "=1+1", "a\0b", "\u202e"]
+    write_rows(pd.DataFrame({"text": texts, "value": 0.5}), tmp_path / "a.csv")
+    assert pd.read_csv(tmp_path / "a.csv").text.tolist() == texts
+
+
+# ---------------------------------------------------------------------------------------------------------------- specs
+
+SPEC = {
+    "skill": "position",
+    "objects": [{"shape": "circle", "color": None}, {"shape": "ring", "color": "red"}],
+    "relation": "above",
+}
+CLIP = {"skill": "scale", "objects": [{"shape": "circle", "color": "red", "motion": video_scenes.motion("grow")}]}
+BAD_SPECS = [
+    {},
+    SPEC | {"objects": []},
+    SPEC | {"objects": 20 * SPEC["objects"]},
+    SPEC | {"objects": "ab"},
+    SPEC | {"objects": [{"shape": ["circle"], "color": {}}]},
+    SPEC | {"objects": SPEC["objects"][:1]},
+    SPEC | {"relation": "inside"},
+    SPEC | {"relation": ["above"]},
+    SPEC | {"skill": {"a": 1}},
+]
+BAD_CLIPS = [
+    CLIP | {"objects": [CLIP["objects"][0] | {"motion": motion}]} for motion in (None, "grow", {"kind": "grow"}, {"kind": []})
+]
+
+
+@pytest.mark.parametrize("spec", BAD_SPECS, ids=str)
+def test_pictures_are_judged_only_by_specs_of_the_grammar(spec):
+    scenes.check_spec(Prompt("p", "t", SPEC))
+    with pytest.raises(InputError, match="prompt 'p' has the spec .*; needed is .*objects"):
+        JudgeAccuracy.score(None, None, [Prompt("p", "t", spec)])
+    good = Prompt("p", "t", SPEC)
+    with pytest.raises(InputError, match="prompt 'p' has the spec"):
+        refuse_prompts_without_spec([build_reward("quality"), build_reward("alignment")], [good, Prompt("p", "t", spec)], "here")
+
+
+@pytest.mark.parametrize("spec", [*BAD_CLIPS, SPEC], ids=str)
+def test_clips_are_judged_only_by_specs_of_the_grammar(spec):
+    video_scenes.check_spec(Prompt("p", "t", CLIP))
+    with pytest.raises(InputError, match="prompt 'p' has the spec .*; needed is .*motion"):
+        VideoJudgeAccuracy.score(None, None, [Prompt("p", "t", spec)])
+
+
+def test_every_spec_of_the_grammars_passes():
+    for grammar, count in ((scenes, 585), (video_scenes, 1408)):
+        specs = [spec for skill in grammar.SKILLS for spec in grammar.all_specs(skill)]
+        assert [grammar.check_spec(Prompt("p", "t", spec)) for spec in specs] == [None] * count
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("..x:y", "no name of a module"), (":y", "no name of a module"), ("os:sep", "of type str and no class")]
+)
+def test_what_names_no_reward_is_refused(name, said):
+    with pytest.raises(InputError, match=said):
+        find_reward(name)
+
+
+# -------------------------------------------------------------------------------------------------------------- settings
+
+LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi"))
+BAD_SETTINGS = {
+    "tag": ("seed: !!python/object/apply:os.system ['touch pwned']", "line 1 has the tag 'tag:yaml.org,2002:python/object/apply"),
+    "plain tag": ("prompts: !!binary aGk=", "line 1 has the tag 'tag:yaml.org,2002:binary'; settings are plain values"),
+    "laughs": (LAUGHS, r"line 2 has the alias \*a; write its value out"),
+    "endless": ("rewards: &a [*a]", r"line 1 has the alias \*a"),
+    "deep": ("[" * 100_000, "line 1 is nested more than 16 levels deep"),
+    "deep maps": ("{a: " * 40_000, "line 1 is nested more than 16 levels deep"),
+    "large": ("prompts: " + "x" * 300_000, "300,009 characters of settings; the limit is 200,000"),
+    "empty": ("", "hold nothing; expected lines such as 'seed: 1'"),
+    "list": ("- 1", "hold a list; expected"),
+    "text": ("seed", "hold a str; expected"),
+    "binary": (b"\x89PNG\r\n\x1a\n\0\0", "cannot be read"),
+    "latin": (b"prompts: \xe9t\xe9", "cannot be read"),
+    "nul": ("prompts: a\0b", "unacceptable character #x0000"),
+    "two": ("seed: 1\n---\nseed: 2", "expected a single document"),
+    "cut": ("rewards: [a, b", "while parsing a flow sequence"),
+    "twice": ("seed: 1\nseed: 2", "line 2 sets 'seed' a second time"),
+    "unknown": ("optimizer: {lerning_rate: 1}", "'optimizer.lerning_rate' is unknown; did you mean 'optimizer.learning_rate'"),
+    "list for key": ("? [a]\n: b", "found unhashable key"),
+    "number for key": ("3: 4", "'3' is unknown"),
+    "another file": ("policy: other.yaml", "'policy' must hold settings by name"),
+    "further config": ("config: other.yaml", "'config' is unknown"),
+    "class": ("policy: {class_path: antigravity.x}", "'policy.class_path' is unknown"),
+    "group for value": ("seed: {a: 1}", "'seed' is a value, not a group"),
+    "preset": ("preset: video/quick", "preset 'video/quick' is set in the YAML file; name it on the command line"),
+    "null": ("seed: null", "seed is empty; give a value, or leave it out"),
+    "null group": ("seed: 1\nsampler:", "'sampler' must hold settings by name"),
+    "nan": ("optimizer: {learning_rate: .nan}", "optimizer.learning_rate is nan; it must be a finite number"),
+    "inf": ("sampler.level: .inf", "sampler.level is inf; it must be a finite number"),
+    "nan in list": ("reward_weights: [.nan, 1, 1]", "reward_weights is nan; it must be a finite number"),
+    "huge": (f"seed: {2**70}", "seed has 71 binary digits; whole numbers go up to 2147483647"),
+    "digits": (f"seed: {'9' * 5000}", "a value cannot be read"),
+    "hex": ("seed: 0x_", "a value cannot be read"),
+    "negative": ("seed: -1", "seed is -1; it must be at least 0"),
+    "zero": ("micro_batch: 0", "micro_batch is 0; it must be at least 1"),
+    "fraction": ("iterations: 1e30", "Expected a <class 'int'>. Got value: 1e[+]30"),
+    "beta": ("optimizer.beta1: 2", r"optimizer.beta1 is 2.0; it must lie in \[0, 1\)"),
+    "control": ('prompts: "a\\0b"', r"prompts holds '\\x00'; control characters and line ends are not allowed"),
+}
+
+
+@pytest.fixture(scope="module")
+def options():
+    return train.parser()
+
+
+@pytest.mark.parametrize("name", BAD_SETTINGS)
+def test_what_no_settings_file_may_hold_is_named(tmp_path, monkeypatch, options, name):
+    monkeypatch.chdir(tmp_path)
+    content, said = BAD_SETTINGS[name]
+    (tmp_path / "a.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    (tmp_path / "other.yaml").write_text("path: embedded:video")
+    with pytest.raises(InputError, match=said) as caught:
+        train.resolve(options, ["--config", "a.yaml"])
+    assert str(caught.value).isprintable() and len(str(caught.value)) <= MAX_LINE
+    assert {path.name for path in tmp_path.iterdir()} == {"a.yaml", "other.yaml"}
+
+
+def test_sound_settings_are_read_nested_dotted_and_with_a_byte_order_mark(tmp_path, options):
+    (tmp_path / "a.yaml").write_text("\ufeffseed: 3\nsampler: {steps: 7}\npolicy.path: some/model\n")
+    _, config, _ = train.resolve(options, ["--config", str(tmp_path / "a.yaml")])
+    assert (config.seed, config.sampler.steps, config.policy.path) == (3, 7, "some/model")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("policy: 3", "'policy' must hold settings by name"),
+        ("policy: {height: a}", "Expected a <class 'int'>"),
+        ("a: &a b\nc: *a", "alias"),
+    ],
+)
+def test_a_damaged_config_of_a_run_is_named(tmp_path, content, said):
+    from otca.commands.sample import _run_policy
+
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(InputError, match=rf"config\.yaml.*{said}"):
+        _run_policy(tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------------- weights
+
+
+class Malice:
+    def __reduce__(self):
+        return os.mkdir, ("pwned",)
+
+
+BAD_WEIGHTS = {
+    "tensor.pt": (torch.zeros(2), "holds a Tensor and no tensors by name"),
+    "list.pt": ([torch.zeros(2)], "holds a list and no tensors by name"),
+    "inner.pt": ({"state_dict": torch.zeros(2)}, "holds a Tensor and no tensors by name"),
+    "model.pt": ({"model": {"a": torch.zeros(2)}}, "holds a dict under 'model', where tensors have names"),
+    "number.pt": ({"a": torch.zeros(2), "step": 3}, "holds a int under 'step'"),
+    "key.pt": ({3: torch.zeros(2)}, "holds a Tensor under '3'"),
+    "pickle.pt": ({"a": Malice()}, "more than tensors, and what is pickled is not run"),
+    "empty.pt": (b"", r"cannot be read \(EOFError\)"),
+    "raw.bin": (pickle.dumps(Malice()), "what is pickled is not run"),
+    "cut.safetensors": (b"\xff" * 9, "header too large"),
+    "empty.safetensors": (b"", "header too small"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_WEIGHTS)
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_what_holds_no_weights_is_named_and_nothing_is_run(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    content, said = BAD_WEIGHTS[name]
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    else:
+        torch.save(content, tmp_path / name)
+    with pytest.raises(InputError, match=f"reward 'own': .*{name} .*{said}"):
+        read_weights("own", tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_weights_to_start_from_are_never_unpickled(tmp_path, monkeypatch, untrained_pipeline):
+    from diffusers import FluxPipeline
+
+    monkeypatch.chdir(tmp_path)
+    pipeline = FluxPipeline.from_pretrained(untrained_pipeline, local_files_only=True)
+    network, cut, foreign = tmp_path / "network", tmp_path / "cut", tmp_path / "foreign"
+    pipeline.transformer.save_config(network)
+    torch.save({"a": Malice()}, network / "diffusion_pytorch_model.bin")
+    cut.mkdir(), foreign.mkdir()
+    (cut / LORA_FILE).write_bytes(b"\xff" * 20)
+    save_file({"other.lora_A.weight": torch.zeros(2)}, foreign / LORA_FILE)
+    refused = (
+        (network, "no file named diffusion_pytorch_model.safetensors"),
+        (cut, "header too large"),
+        (foreign, "none of the weig"),
+    )
+    for folder, said in refused:
+        with pytest.raises(InputError, match=f"policy.weights {folder}.*{said}"):
+            apply_weights(pipeline, ["transformer"], str(folder))
+    assert not (tmp_path / "pwned").exists()
