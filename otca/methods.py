@@ -172,7 +172,7 @@ def assign_credit(method: Method, rollout: Rollout, scores: Scores, config: Trai
         step_weight_TB=_step_weights_TB(clipped_TB, rollout, config.credit.sampled_steps),
         credit_TBK=credit_TBK,
         advantage_BK=advantage_BK,
-        diagnostics=_diagnostics(credit_TBK, advantage_TB, zscore_BK, rollout, scores),
+        diagnostics=_diagnostics(credit_TBK, advantage_BK, advantage_TB, zscore_BK, rollout, scores),
     )
 
 
@@ -186,8 +186,11 @@ def _step_weights_TB(advantage_TB: torch.Tensor, rollout: Rollout, sampled_steps
     return credit.sampled_weights_TB(inclusion_TB, start_B).to(advantage_TB)
 
 
-def _diagnostics(credit_TBK, advantage_TB, zscore_BK, rollout, scores) -> dict[str, float]:
-    """RMS, conflict rate (share of samples whose objectives disagree in sign), groups without any signal, mean weights."""
+def _diagnostics(credit_TBK, advantage_BK, advantage_TB, zscore_BK, rollout, scores) -> dict[str, float]:
+    """RMS, conflict rate (share of samples whose objectives disagree in sign), groups without any signal, mean weights.
+
+    ``credit_step_<t>_<name>`` is the size of what an objective gives a step, mean |credit · advantage| over samples.
+    """
     trained_T, group_B = rollout.trained_T, rollout.group_B
     disagree_B = (zscore_BK.amax(1) > 0) & (zscore_BK.amin(1) < 0)
     dead = [bool((zscore_BK[group_B == g] == 0).all()) for g in group_B.unique()]
@@ -203,4 +206,7 @@ def _diagnostics(credit_TBK, advantage_TB, zscore_BK, rollout, scores) -> dict[s
             out[f"weight_{name}"] = float(weight)
     for t, weight in enumerate(credit_TBK.sum(2).mean(1)):
         out[f"weight_step_{t}"] = float(weight) if trained_T[t] else 0.0
+    if credit_TBK.shape[2] == len(scores.names):
+        for t, size_K in enumerate((credit_TBK * advantage_BK).abs().mean(1)):
+            out |= {f"credit_step_{t}_{n}": float(s) if trained_T[t] else 0.0 for n, s in zip(scores.names, size_K)}
     return out

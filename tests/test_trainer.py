@@ -320,3 +320,13 @@ def test_advantages_are_clipped_and_rms_is_matched():
     matched = assign("otca", rewards_BK, credit=CreditConfig(match_rms=True)).advantage_TB[:3]
     static = assign("static_multi_reward", rewards_BK).advantage_TB[:3]
     torch.testing.assert_close(matched.square().mean(), static.square().mean())
+
+
+def test_what_a_run_logs_of_its_credit():
+    """Static weights 1/3: each objective's mean |z| / 3 at the trained steps, 0 at the last; nothing of a summed reward."""
+    rewards_BK = torch.rand(8, 3, generator=torch.Generator().manual_seed(6))
+    made = assign("static_multi_reward", rewards_BK)
+    size_K = made.advantage_BK.abs().mean(0) * made.credit_TBK[0, 0]
+    logged = [[made.diagnostics[f"credit_step_{t}_r{k}"] for k in range(3)] for t in range(4)]
+    assert logged == [pytest.approx(size_K.tolist())] * 3 + [[0.0] * 3]
+    assert not [name for name in assign("uniform_grpo", rewards_BK).diagnostics if name.startswith("credit_step")]
