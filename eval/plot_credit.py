@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from eval.plots import STYLE, method_styles, save_figure
+from eval.plots import STYLE, method_styles, write_figure
 
 
 def credit_profiles(profiles: Mapping[str, np.ndarray], sigma_T: np.ndarray, names: Sequence[str], path_stem: Path) -> None:
@@ -27,12 +27,11 @@ def credit_profiles(profiles: Mapping[str, np.ndarray], sigma_T: np.ndarray, nam
             low, high = np.nanpercentile(truth_RT[1:], [2.5, 97.5], axis=0)
             axis.fill_between(sigma_T, low, high, color="#000000", alpha=0.18, linewidth=0)
             axis.plot(sigma_T, truth_RT[0], color="#000000", linewidth=2.4, label="truth")
-            for method, (color, line) in styles.items():
+            for method, (color, line, _) in styles.items():
                 axis.plot(sigma_T, profiles[method][0, :, k], color=color, linestyle=line, label=method)
             axis.invert_xaxis()
             axis.set(title=name, xlabel="noise level σ of the step's state")
         axes[0].set_ylim(bottom=0)
         axes[0].set_ylabel("size of credit (RMS over steps = 1)")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(7, len(profiles)))
-        save_figure(figure, Path(f"{path_stem}.png"))
-        save_figure(figure, Path(f"{path_stem}.svg"))
+        write_figure(figure, path_stem)

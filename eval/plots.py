@@ -1,4 +1,4 @@
-"""Figures: learning curves over seeds and grids of samples, in one style and with one colour a method.
+"""Figures in one style, with one colour, line and marker a method: dots and intervals, grids of samples.
 
 The same data give the same bytes: the SVG hash salt is fixed and no date or library version is stored.
 """
@@ -36,6 +36,22 @@ FALLBACK_COLORS = ("#332288", "#882255", "#999933", "#44AA99", "#AA4499", "#6611
 
 FALLBACK_LINES = ("--", ":", "-.")
 
+MARKERS = {
+    "base": "o",
+    "uniform_grpo": "s",
+    "static_multi_reward": "D",
+    "otca_tcd": "^",
+    "otca_moca": "v",
+    "otca": "P",
+    "process_credit": "X",
+}
+"""Markers tell methods apart where colours do not (in grey); the other methods take `FALLBACK_MARKERS` in turn."""
+
+FALLBACK_MARKERS = ("<", ">", "p", "*", "h", "d", "8")
+
+PAGE = 8.0
+"""Inches of a figure's width: at the 800 pixels of a README, 9 points are 12.5 pixels."""
+
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
@@ -52,9 +68,6 @@ STYLE = {
     "svg.hashsalt": "otca",
 }
 
-SMOOTHING = 5
-"""Iterations of the centred moving average of a learning curve."""
-
 CELL = 192
 """Pixels that a cell of a sample grid is enlarged to, or just below (whole factors only, so that pixels stay square)."""
 
@@ -62,41 +75,15 @@ GRID_DPI = 128
 """A power of two, so that pixels / GRID_DPI is exact and every image pixel lands on the raster."""
 
 
-def method_styles(methods: Collection[str]) -> dict[str, tuple[str, str]]:
-    """(colour, line style) of each method; distinct within a figure for up to 18 methods beside the named ones."""
+def method_styles(methods: Collection[str]) -> dict[str, tuple[str, str, str]]:
+    """(colour, line, marker) of each method; distinct within a figure for up to 18 methods beside the named ones."""
     others = sorted(set(methods) - set(COLORS))
-    styles = {method: (color, "-") for method, color in COLORS.items()}
+    styles = {method: (color, "-", MARKERS[method]) for method, color in COLORS.items()}
     for i, method in enumerate(others):
         line, color = divmod(i, len(FALLBACK_COLORS))
-        styles[method] = (FALLBACK_COLORS[color], FALLBACK_LINES[line % len(FALLBACK_LINES)])
+        marker = FALLBACK_MARKERS[i % len(FALLBACK_MARKERS)]
+        styles[method] = (FALLBACK_COLORS[color], FALLBACK_LINES[line % len(FALLBACK_LINES)], marker)
     return {method: styles[method] for method in methods}
-
-
-def learning_curves(frames: dict[str, list[pd.DataFrame]], names: list[str], path_stem: Path) -> None:
-    """Draw one panel an objective: each method's reward over iterations; writes ``<path_stem>.png`` and ``.svg``.
-
-    frames: method → the train.csv of each of its seeds, with ``iteration`` and ``reward_<name>`` columns. Lines are means over
-    seeds and bands run from the lowest to the highest seed, over the iterations that all seeds of the method have reached.
-    Raises KeyError naming the method, seed position and column that is missing, ValueError if a method has no frame.
-    """
-    styles = method_styles(frames)
-    with matplotlib.rc_context(STYLE):
-        width = 3.4 * len(names) + 0.3  # inches
-        figure = Figure(figsize=(width, 3.7), layout="constrained")
-        axes = figure.subplots(1, len(names), squeeze=False)[0]
-        for axis, name in zip(axes, names):
-            for method, of_seed in frames.items():
-                curves = _smoothed(method, of_seed, f"reward_{name}")
-                color, line = styles[method]
-                axis.plot(curves.index, curves.mean(axis=1), color=color, linestyle=line, label=method)
-                axis.fill_between(curves.index, curves.min(axis=1), curves.max(axis=1), color=color, alpha=0.15, linewidth=0)
-            axis.set(title=name, xlabel="iteration")
-            axis.xaxis.get_major_locator().set_params(integer=True)
-        axes[0].set_ylabel("mean reward of the training samples")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(len(frames), 2 * len(names)))
-        figure.supxlabel(textwrap.fill(_caption(frames), int(17 * width)), fontsize=7.5, color="#555555")
-        save_figure(figure, Path(f"{path_stem}.png"))
-        save_figure(figure, Path(f"{path_stem}.svg"))
 
 
 def dot_plot(table: pd.DataFrame, metrics: Sequence[str], path_stem: Path) -> None:
@@ -118,9 +105,7 @@ def dot_plot(table: pd.DataFrame, metrics: Sequence[str], path_stem: Path) -> No
             axis.set(title=metric)
         axes[0].set_yticks(range(len(methods)), methods)
         axes[0].invert_yaxis()
-        figure.supxlabel(f"mean and interval over seeds; band: {baseline}", fontsize=7.5, color="#555555")
-        save_figure(figure, Path(f"{path_stem}.png"))
-        save_figure(figure, Path(f"{path_stem}.svg"))
+        write_figure(figure, path_stem, f"mean and interval over seeds; band: {baseline}")
 
 
 def sample_grid(
@@ -205,22 +190,13 @@ def _grid_figure(images, row_labels, column_labels, verdicts) -> Figure:
     return figure
 
 
-def _smoothed(method: str, of_seed: list[pd.DataFrame], column: str) -> pd.DataFrame:
-    """Moving average of one reward, a column a seed, indexed by the iterations that all seeds have."""
-    if not of_seed:
-        raise ValueError(f"learning curves: {method!r} has no run")
-    for position, frame in enumerate(of_seed):
-        missing = {"iteration", column} - set(frame.columns)
-        if missing:
-            raise KeyError(f"learning curves: run {position} of {method!r} has no column {', '.join(sorted(missing))}")
-    curves = pd.concat([frame.set_index("iteration")[column] for frame in of_seed], axis=1, join="inner").sort_index()
-    return curves.rolling(SMOOTHING, center=True, min_periods=1).mean()
-
-
-def _caption(frames: dict[str, list[pd.DataFrame]]) -> str:
-    counts = sorted({len(of_seed) for of_seed in frames.values()})
-    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"Mean over seeds (n = {seeds}); band: lowest to highest seed; centred moving average over {SMOOTHING} iterations."
+def write_figure(figure: Figure, path_stem: Path, caption: str = "") -> None:
+    """Write ``<path_stem>.png`` and ``.svg``, with a caption below, wrapped to the figure's width."""
+    if caption:
+        text = textwrap.fill(caption, int(15.5 * figure.get_figwidth()))
+        figure.supxlabel(text, fontsize=7.5, color="#555555", parse_math=False)
+    for suffix in (".png", ".svg"):
+        save_figure(figure, Path(f"{path_stem}{suffix}"))
 
 
 def save_figure(figure: Figure, path: Path, **options) -> None:

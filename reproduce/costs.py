@@ -44,6 +44,15 @@ def publish_costs(runs: list[Path], path: Path) -> None:
     write_rows(pd.DataFrame(rows, columns=COLUMNS), path)
 
 
+def train_seconds(runs: Path) -> dict[tuple[str, str], float]:
+    """(method, seed folder) → seconds of training, of the runs of a medium and tier: published, or measured beside each run."""
+    if (runs / "cost.csv").is_file():
+        rows = pd.read_csv(runs / "cost.csv")
+        return {(m, f"seed{seed}"): s for m, seed, s in zip(rows["method"], rows["seed"], rows["train_seconds"])}
+    found = {path.parent: json.loads(path.read_text()) for path in runs.glob(f"*/seed*/{COST}")}
+    return {(run.parent.name, run.name): cost["train_seconds"] for run, cost in found.items()}
+
+
 def cost_line(path: Path) -> str:
     """What the published runs of a medium and tier took, in one sentence."""
     rows = pd.read_csv(path)

@@ -1,4 +1,4 @@
-"""Figures of a table: learning curves, and samples with the same prompts and noise in every column."""
+"""Figures of a table: curves and credit of its trainings, what they ended with, samples of the same prompts and noise."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from eval.plots import clip_grid, contact_sheet, learning_curves, sample_grid
+from eval.columns import METRICS
+from eval.plot_curves import SPENT, credit_maps, credit_shares, learning_curves
+from eval.plot_outcomes import rewards_against, skill_profiles, trade_offs
+from eval.plots import clip_grid, contact_sheet, sample_grid
+from eval.tables import UNTRAINED
 from eval.videos import read_video
 from otca.embedded import scenes, video_scenes
+from reproduce.costs import train_seconds
 
 GRID_SEED = 0
 """The run whose samples are shown: the first seed, chosen before any was made."""
@@ -28,14 +33,56 @@ def grid_files(folder: Path) -> list[dict]:
 
 
 def draw_figures(rows_root: Path, medium: str, tier: str, methods: Sequence[str], folder: Path) -> None:
-    """Write curves.png, curves.svg and grid.png (and, for videos, clips.webp and clips.mp4) from the runs below ``rows_root``."""
-    runs = {m: sorted((rows_root / medium / tier / m).glob("seed*")) for m in methods}
-    frames = {m: [pd.read_csv(run / "train.csv") for run in seeds] for m, seeds in runs.items() if m != "base"}
+    """Curves, credit maps and samples of the runs below ``rows_root``: PNG and SVG, and for videos clips.webp and clips.mp4."""
+    draw_training(rows_root / medium / tier, [method for method in methods if method != UNTRAINED], folder)
+    _draw_samples(rows_root / medium / tier, medium, methods, folder)
+
+
+def draw_training(runs: Path, methods: Sequence[str], folder: Path) -> None:
+    """Curves over iterations, network evaluations and seconds, and the maps of credit, as far as the rows have them."""
+    found = {method: sorted((runs / method).glob("seed*")) for method in methods}
+    seconds = train_seconds(runs)
+    frames = {
+        m: [_with_seconds(pd.read_csv(run / "train.csv"), seconds.get((m, run.name))) for run in of] for m, of in found.items()
+    }
     first = next(iter(frames.values()))[0]
     names = [c.removeprefix("reward_") for c in first.columns if c.startswith("reward_") and c != "reward_calls"]
-    learning_curves(frames, names, folder / "curves")
+    for spent, suffix in zip(SPENT, ("", "-evaluations", "-seconds")):
+        if all(spent in frame for of_seed in frames.values() for frame in of_seed):
+            learning_curves(frames, names, folder / f"curves{suffix}", spent)
+    shares = {method: credit_shares(of_seed, names) for method, of_seed in frames.items()}
+    shares = {method: share for method, share in shares.items() if share is not None}
+    if shares:
+        credit_maps(shares, names, folder / "credit")
 
-    shown = {m: rows_root / medium / tier / m / f"seed{GRID_SEED}" for m in methods}
+
+def draw_outcomes(rows: pd.DataFrame, runs: Path, metric: str, folder: Path, suffix: str = "") -> None:
+    """Trade-offs of the trained objectives, their gain against a held-out metric, profiles over skills.
+
+    rows: those of `eval.tables.collect` that a table shows; ``runs`` is the folder of their medium and tier. What the rows do not
+    have (a second trained objective, the metric, its skills, the untrained model) leaves its figure out.
+    """
+    present = list(rows["metric"].unique())
+    trained = [name for name in METRICS if name in present and not METRICS[name].held_out]
+    if len(trained) > 1:
+        trade_offs(rows, trained, folder / f"trade-offs{suffix}")
+    if trained and metric in present and UNTRAINED in set(rows["method"]):
+        items = pd.concat([pd.read_csv(path) for path in sorted(runs.glob(f"{UNTRAINED}/seed*/scores.csv.gz"))])
+        deviations = {name: float(d) for name, d in items[trained].std(ddof=0).items() if d > 0}
+        if deviations:
+            rewards_against(rows, metric, deviations, folder / f"rewards-{metric}{suffix}")
+    if any(name.startswith(f"{metric}/") for name in present):
+        skill_profiles(rows, metric, folder / f"profiles{suffix}")
+
+
+def _with_seconds(rows: pd.DataFrame, seconds: float | None) -> pd.DataFrame:
+    """Rows of train.csv with the run's seconds spread evenly over them, if they are known."""
+    return rows if seconds is None else rows.assign(seconds=np.linspace(0, seconds, len(rows) + 1)[1:])
+
+
+def _draw_samples(runs: Path, medium: str, methods: Sequence[str], folder: Path) -> None:
+    """The sample grid, and for videos the same grid playing."""
+    shown = {m: runs / m / f"seed{GRID_SEED}" for m in methods}
     rows = grid_files(next(iter(shown.values())))
     verdicts = {
         m: pd.read_csv(run / "scores.csv.gz").set_index(["prompt_id", "sample"])["judge_correct"] for m, run in shown.items()

@@ -19,7 +19,7 @@ from otca.presets import FEWER_SEEDS, SEEDS
 from otca.processes import is_main, launched, process_state
 from otca.runs import Arm
 from reproduce.costs import cost_line
-from reproduce.figures import draw_figures
+from reproduce.figures import draw_figures, draw_outcomes
 from reproduce.readme import update_readme
 from reproduce.variants import named_arm
 
@@ -27,6 +27,9 @@ COMPARISON = ("base", "uniform_grpo", "static_multi_reward", "otca_tcd", "otca_m
 
 HEADLINE = ("base", "uniform_grpo", "static_multi_reward", "otca", "process_credit")
 """Arms with all seeds of their tier."""
+
+MOST_CROSSES = 12
+"""Methods up to which a table has them as crosses in one plot."""
 
 MOST_CURVES = 7
 """Methods, the untrained one included, up to which a table has learning curves and sample grids; larger ones have dots."""
@@ -89,6 +92,8 @@ class Table:
                 dot_plot(tables[-1], self.metrics, folder / f"dots{suffix}")
             elif self.figures:
                 draw_figures(rows_root, medium, tier, methods, folder)
+            if self.figures and len(methods) <= MOST_CROSSES:
+                draw_outcomes(rows, rows_root / medium / tier, self.primary, folder, suffix)
         made = pd.concat(tables)
         notes = [*_seed_notes(dict(zip(made["method"], made["n_seeds"]))), *self.notes]
         primary = self.primary if (made["metric"] == self.primary).any() else _first_held_out(made, self.name)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from otca.files import LOCK, sha256
 
-CLOCK = {"timing.csv", "cost.json", LOCK}
+CLOCK = {"timing.csv", "cost.json", "curves-seconds.png", "curves-seconds.svg", LOCK}
 """Files whose content depends on the clock or the process."""
 
 

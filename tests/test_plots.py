@@ -11,11 +11,11 @@ from eval.plot_credit import credit_profiles
 from eval.plots import (
     COLORS,
     FALLBACK_COLORS,
-    SMOOTHING,
+    FALLBACK_MARKERS,
+    MARKERS,
     clip_grid,
     contact_sheet,
     dot_plot,
-    learning_curves,
     method_styles,
     sample_grid,
 )
@@ -23,11 +23,6 @@ from eval.tables import build_table
 from eval.videos import read_video
 
 ARMS = ("static_multi_reward", "otca", "otca@rho0")
-
-
-def frame(offset=0.0, length=12):
-    iteration = np.arange(length)
-    return pd.DataFrame({"iteration": iteration, "reward_alignment": offset + iteration / 100, "reward_quality": offset})
 
 
 def rgb(color):
@@ -42,41 +37,12 @@ def has(image, color):
     return bool((image == rgb(color)).all(-1).any())
 
 
-def test_learning_curves_draw_each_method_in_its_colour(tmp_path):
-    learning_curves({"otca": [frame(), frame(0.2)], "base": [frame(0.1)]}, ["alignment", "quality"], tmp_path / "curves")
-    image = pixels(tmp_path / "curves.png")
-    assert image.std() > 5 and has(image, COLORS["otca"]) and has(image, COLORS["base"])
-    assert not has(image, COLORS["process_credit"])
-    svg = (tmp_path / "curves.svg").read_text()
-    assert svg.count('id="axes_') == 2 and "dc:date" not in svg and "Matplotlib v" not in svg
-
-
-def test_learning_curves_are_the_same_bytes_twice(tmp_path):
-    for name in ("a", "b"):
-        learning_curves({"otca": [frame(), frame(0.2)], "mine": [frame()]}, ["alignment"], tmp_path / name)
-    for suffix in (".png", ".svg"):
-        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
-
-
-def test_only_iterations_that_all_seeds_reached_are_drawn(tmp_path):
-    learning_curves({"otca": [frame(), frame(length=8)]}, ["quality"], tmp_path / "long")
-    learning_curves({"otca": [frame(length=8), frame(length=8)]}, ["quality"], tmp_path / "short")
-    assert (tmp_path / "long.png").read_bytes() == (tmp_path / "short.png").read_bytes()
-    assert SMOOTHING % 2 == 1  # a centred window
-
-
-def test_learning_curves_name_what_is_missing(tmp_path):
-    with pytest.raises(KeyError, match="run 1 of 'otca' has no column reward_motion"):
-        learning_curves({"otca": [frame().assign(reward_motion=0.0), frame()]}, ["motion"], tmp_path / "x")
-    with pytest.raises(ValueError, match="'otca' has no run"):
-        learning_curves({"otca": []}, ["quality"], tmp_path / "x")
-
-
 def test_colours_are_fixed_for_our_methods_and_distinct_for_the_others():
     others = [f"rival_{i}" for i in range(3 * len(FALLBACK_COLORS))]
     styles = method_styles([*others, "otca"])
-    assert styles["otca"] == method_styles(["otca"])["otca"] == (COLORS["otca"], "-")
+    assert styles["otca"] == method_styles(["otca"])["otca"] == (COLORS["otca"], "-", MARKERS["otca"])
     assert len(set(styles.values())) == len(others) + 1
+    assert len(set(MARKERS.values()) | set(FALLBACK_MARKERS)) == len(MARKERS) + len(FALLBACK_MARKERS)
     assert method_styles(others[::-1]) == method_styles(others)
 
 
