@@ -27,6 +27,7 @@ TABLE = Table(
         "warping_error_dis",
         "frame_consistency_embedded",
     ),
+    figures=False,
     notes=(
         "A frozen video has the best smoothness, flicker score, warping error and consistency: read them beside dynamic degree.",
         "Optical flow: OpenCV's DIS, medium preset; features: the embedded open_clip model. None is VBench's backbone, so only "

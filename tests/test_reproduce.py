@@ -170,8 +170,8 @@ def test_tables_2_and_3_share_runs(tmp_path, untrained_pipeline, untrained_wan):
         made, rendered = (tmp_path / root / name / "tiny" for root in ("runs", "results"))
         for file in ("table.csv", "table.md", "table.tex"):
             assert (made / file).read_bytes() == (rendered / file).read_bytes()
-        for file in ("grid.png", "clips.webp", "clips.mp4", "curves.svg"):
-            assert (rendered / file).stat().st_size > 0
+        drawn = {file for file in ("grid.png", "clips.webp", "clips.mp4", "curves.svg") if (rendered / file).is_file()}
+        assert len(drawn) == (4 if name == "table2" else 0)  # the pictures of these runs are Table 2's
     accuracy, motion = (set(pd.read_csv(tmp_path / "results" / t / "tiny/table.csv")["metric"]) for t in ("table2", "table3"))
     assert {"vq", "mq", "ta", "accuracy", "direction_accuracy"} <= accuracy
     assert {"dynamic_degree_dis", "motion_smoothness_dis", "warping_error_dis", "temporal_flickering"} <= motion
