@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -53,9 +54,10 @@ def train_seconds(runs: Path) -> dict[tuple[str, str], float]:
     return {(run.parent.name, run.name): cost["train_seconds"] for run, cost in found.items()}
 
 
-def cost_line(path: Path) -> str:
-    """What the published runs of a medium and tier took, in one sentence."""
+def cost_line(path: Path, methods: Collection[str]) -> str:
+    """What the published runs of some methods at a medium and tier took, in one sentence."""
     rows = pd.read_csv(path)
+    rows = rows[rows["method"].isin(methods)]
     train, evaluate = rows["train_seconds"].sum() / 60, rows["evaluate_seconds"].sum() / 60
     machines = "; ".join(sorted(set(rows["hardware"])))
     return (

@@ -106,7 +106,8 @@ class Table:
         folder = self.write(Path("results"), tier)
         update_readme(f"{self.name}-{tier}", (folder / "table.md").read_text())
         for medium in self.media:
-            update_readme(f"cost-{medium}-{tier}", cost_line(Path("results") / medium / tier / "cost.csv"))
+            spent = cost_line(Path("results") / medium / tier / "cost.csv", self.rows(tier))
+            update_readme(f"cost-{self.name}-{medium}-{tier}", spent)
         return folder
 
     def reproduce(self, tier: str, jobs: int) -> Path:

@@ -61,7 +61,8 @@ def working_folder(folder, readme, **paths):
 def tiny(tmp_path_factory, untrained_pipeline, untrained_wan):
     """A working folder in which the tiny Table 1 was made with two workers, published and rendered."""
     folder = tmp_path_factory.mktemp("reproduce")
-    readme = "# x\n<!-- table1-tiny -->\nSTALE\n<!-- /table1-tiny -->\n<!-- cost-image-tiny -->\n<!-- /cost-image-tiny -->\nend\n"
+    blocks = ("table1-tiny", "cost-table1-image-tiny")
+    readme = "# x\n" + "".join(f"<!-- {name} -->\nSTALE\n<!-- /{name} -->\n" for name in blocks) + "end\n"
     run = working_folder(folder, readme, pipeline=untrained_pipeline, wan=untrained_wan)
     made = run('table1.TABLE.main("", ["--tier", "tiny", "--jobs", "2"])')
     run('publish.main(["--tier", "tiny"])')
