@@ -20,7 +20,7 @@ from otca.eval_config import EvalConfig
 from otca.files import write_atomic
 from otca.policies.base import Policy
 from otca.prompts import load_prompts
-from otca.rollout import Batch, make_batch, rollout
+from otca.rollout import Batch, initial_generator, make_batch, rollout
 from otca.schedules import StepPlan, sigmas_S
 from otca.types import Prompt
 
@@ -50,7 +50,7 @@ def generated(policy: Policy, config: EvalConfig, seed: int, rank: int = 0, worl
         raise InputError(
             f"prompts {config.source}: the id {twin!r} comes {times} times; rows and files go by it, so number them anew"
         )
-    batch = make_batch(prompts_P, list(range(len(prompts_P))), config.samples_per_prompt, ("eval", seed))
+    batch = _batch(prompts_P, list(range(len(prompts_P))), config.samples_per_prompt, seed)
     count = len(batch.prompts)
     share = [i % count for i in range(rank, -(-count // world) * world, world)]
     policy.encode_ahead(batch.prompts[i].text for i in share)
@@ -67,6 +67,15 @@ def generated(policy: Policy, config: EvalConfig, seed: int, rank: int = 0, worl
             sigma_S = sigmas_S(config.steps, config.shift or policy.shift)
             sampled = rollout(policy, part, SamplerConfig(steps=config.steps), sigma_S, StepPlan(never, never), config.batch)
         yield Generated(quantise(sampled.media_BFCHW.cpu()), part.prompts, chosen)
+
+
+def noise_seed(prompt: Prompt, slot: int, seed: int) -> int:
+    """Seed of the ``torch.Generator`` that draws the initial noise of the first sample of an evaluation's prompt ``slot``."""
+    return initial_generator(_batch([prompt], [slot], 1, seed).initial_seed_B[0]).initial_seed()
+
+
+def _batch(prompts: list[Prompt], slots: list[int], samples_per_prompt: int, seed: int) -> Batch:
+    return make_batch(prompts, slots, samples_per_prompt, ("eval", seed))
 
 
 def generate(policy: Policy, config: EvalConfig, seed: int, folder: Path | None = None) -> tuple[torch.Tensor, list[Prompt]]:

@@ -19,6 +19,9 @@ CONFIDENCE = 0.95
 POWER = 0.80
 """Power that `PairedDifference.smallest_detectable` asks for."""
 
+TRIMMED = 0.25
+"""Share of the values that an interquartile mean leaves out at each end."""
+
 MAX_EXACT_PAIRS = 20
 """Pairs up to which all 2^N sign assignments are enumerated (at 20: half a million sums)."""
 
@@ -52,11 +55,13 @@ def iqm(values_N: ArrayLike) -> float:
     value_N = _vector(values_N)
     if value_N.size == 0 or not np.isfinite(value_N).all():
         return float("nan")
-    return float(stats.trim_mean(value_N, 0.25))
+    return float(stats.trim_mean(value_N, TRIMMED))
 
 
-def bootstrap_interval(values_N: ArrayLike, seed: int = 0, resamples: int = 10_000) -> tuple[float, float]:
-    """Percentile bootstrap interval (95 %) of the interquartile mean: (low, high).
+def bootstrap_interval(
+    values_N: ArrayLike, seed: int = 0, resamples: int = 10_000, trimmed: float = TRIMMED
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (95 %) of the interquartile mean, or of a mean trimmed otherwise (0: not): (low, high).
 
     Whole runs are drawn: with the same seed and N the same runs are drawn for every metric, hence jointly over objectives.
     Five values cover about 89 %, not 95 %. (NaN, NaN) if N < 2 or a value is not finite.
@@ -66,7 +71,7 @@ def bootstrap_interval(values_N: ArrayLike, seed: int = 0, resamples: int = 10_0
         return float("nan"), float("nan")
     result = stats.bootstrap(
         (value_N,),
-        lambda sample, axis: stats.trim_mean(sample, 0.25, axis=axis),
+        lambda sample, axis: stats.trim_mean(sample, trimmed, axis=axis),
         n_resamples=resamples,
         confidence_level=CONFIDENCE,
         method="percentile",

@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a generator with a method",
     "plan": "what a run needs before it is launched: memory a GPU by part, evaluations, FLOPs, hours",
     "sample": "generate media from a checkpoint or a finished run",
+    "export": "write a folder for the hub from a run: weights as diffusers reads them, model card, samples",
     "score": "score a folder of images or videos, made by any system, against a prompts file",
     "rewards": "list every reward, what it takes and whether its files are here; fetch them (needs the network)",
     "verify": "re-hash runs and checkpoints, make tables again from their rows, such as those of results/",

@@ -102,7 +102,7 @@ def rollout(
 
 def _trajectories(policy, batch, rows, condition, sampler, sigma_S, plan, keep) -> dict:
     """All T transitions of one micro-batch, stacked over time (axis 0)."""
-    x = policy.noise([_generator(seed, "initial") for seed in batch.initial_seed_B[rows]])
+    x = policy.noise([initial_generator(seed) for seed in batch.initial_seed_B[rows]])
     step_noise = [_generator(seed, "steps") for seed in batch.seed_B[rows]]
     out: dict[str, list] = {"latents": [x], "log_prob": [], "std": []} | {name: [] for name in keep}
     for t in range(len(sigma_S) - 1):
@@ -116,6 +116,11 @@ def _trajectories(policy, batch, rows, condition, sampler, sigma_S, plan, keep) 
             if name in keep:
                 out[name].append(value)
     return {name: value if name == "std" else torch.stack(value) for name, value in out.items()}
+
+
+def initial_generator(seed: int) -> torch.Generator:
+    """What draws a sample's initial noise, from its entry in ``initial_seed_B``."""
+    return _generator(seed, "initial")
 
 
 def _generator(seed: int, purpose: str) -> torch.Generator:

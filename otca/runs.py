@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import json
@@ -12,9 +13,9 @@ from pathlib import Path
 
 import yaml
 
-from otca.cli import read_settings
-from otca.config import TrainConfig
-from otca.errors import InputError
+from otca.cli import check_settings, make_parser, read_settings
+from otca.config import PolicyConfig, TrainConfig
+from otca.errors import InputError, printable
 from otca.files import sha256, write_atomic
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "scipy", "numpy")
@@ -62,7 +63,7 @@ def begin_run(folder: Path, config: TrainConfig, override: bool = False, iterati
     path = folder / "config.yaml"
     own = dataclasses.asdict(config)
     if path.exists():
-        changed = _difference(read_settings(path), own)
+        changed = differing(read_settings(path), own, dataclasses.asdict(TrainConfig()))
         if not changed:
             return
         if not override:
@@ -76,13 +77,38 @@ def begin_run(folder: Path, config: TrainConfig, override: bool = False, iterati
     write_atomic(path, yaml.safe_dump(own, sort_keys=False))
 
 
-def _difference(before: dict, after: dict, prefix: str = "", defaults: dict | None = None) -> list[str]:
-    """What changed, a line a key. A key that ``before`` lacks, since it is older than the setting, had the default."""
-    out, defaults = [], dataclasses.asdict(TrainConfig()) if defaults is None else defaults
+def settings_of(run: Path) -> dict:
+    """What a run's config.yaml says. Raises InputError where there is none, or none of a run."""
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"run {run} has no config.yaml; give a folder that `python -m otca train` wrote")
+    settings = read_settings(path)
+    if not isinstance(settings.get("policy"), dict):
+        raise InputError(f"{path} holds no settings of a run; give a folder that `python -m otca train` wrote")
+    return settings
+
+
+def policy_of(settings: dict) -> PolicyConfig:
+    """The generator that a run with these settings trains; settings that are newer than the run have their defaults.
+
+    Raises InputError for those that are unknown here, or cannot be.
+    """
+    content, options = {"policy": settings["policy"]}, make_parser("policy", "")
+    options.add_class_arguments(PolicyConfig, "policy")
+    check_settings(content, options, "config.yaml")
+    try:
+        return options.instantiate(options.parse_object(content)).policy
+    except argparse.ArgumentError as error:
+        raise InputError(f"settings config.yaml: {printable(error)}") from error
+
+
+def differing(before: dict, after: dict, defaults: dict | None = None, prefix: str = "") -> list[str]:
+    """``key: before → after`` of every difference of two nested dicts, keys dotted; what ``before`` lacks had the default."""
+    out, defaults = [], defaults or {}
     for key in sorted({*before, *after}):
         old, new = before.get(key, defaults.get(key)), after.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            out += _difference(old, new, f"{prefix}{key}.", defaults.get(key, {}))
+            out += differing(old, new, defaults.get(key), f"{prefix}{key}.")
         elif old != new:
             out.append(f"{prefix}{key}: {old} → {new}")
     return out

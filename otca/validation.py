@@ -9,7 +9,10 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 
+from otca.checkpoint import checkpoints, iteration_of
 from otca.config import SamplerConfig, TrainConfig
+from otca.errors import InputError
+from otca.files import verify_hashes
 from otca.policies.base import Policy
 from otca.processes import total
 from otca.prompts import load_prompts
@@ -30,6 +33,26 @@ def best_iteration(folder: Path) -> int | None:
 
 def _best(rows: list[dict[str, float]]) -> int | None:
     return int(max(rows, key=lambda row: row["score"])["iteration"]) if rows else None
+
+
+def chosen_checkpoint(run: Path, which: str) -> Path:
+    """Folder of a run's checkpoint, verified: the ``last``, the ``best`` in validation, or that of a number of iterations.
+
+    Raises InputError where there is none such, or where it is damaged.
+    """
+    found = {iteration_of(path): path for path in checkpoints(run)}
+    if not found:
+        raise InputError(f"run {run} has no checkpoint; give a folder that `python -m otca train` wrote")
+    best = best_iteration(run)
+    if which == "best" and best is None:
+        raise InputError(f"run {run} has no validation, so none of its checkpoints is best; train with validation.every")
+    if which == "best" and best == 0:
+        raise InputError(f"the best of {run} is the model before training; sample it without --run")
+    number = {"last": max(found), "best": best}.get(which, int(which) if which.isdigit() else -1)
+    if number not in found:
+        raise InputError(f"checkpoint {which!r} of {run} is not there (there are: last, best, {', '.join(map(str, found))})")
+    verify_hashes(found[number])
+    return found[number]
 
 
 class Validation:

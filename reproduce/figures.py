@@ -23,13 +23,21 @@ GRID_SEED = 0
 """The run whose samples are shown: the first seed, chosen before any was made."""
 
 
+GRID_PROMPTS = 6
+"""Prompts of a grid where they have no skill."""
+
+
 def grid_files(folder: Path) -> list[dict]:
-    """The first sample of the first prompt of each skill, in the order of the run's prompts.jsonl (rows of that file)."""
+    """Rows of the run's prompts.jsonl: the first sample of the first prompt of each skill, in the skills' own order.
+
+    Where prompts have no skill: of the first `GRID_PROMPTS` prompts.
+    """
     chosen: dict[str, dict] = {}
     for line in (folder / "media" / "prompts.jsonl").read_text().splitlines():
         row = json.loads(line)
-        chosen.setdefault(row["spec"]["skill"], row)
-    return [chosen[skill] for skill in dict.fromkeys(scenes.SKILLS + video_scenes.SKILLS) if skill in chosen]
+        chosen.setdefault((row["spec"] or {}).get("skill", row["id"]), row)
+    of_skills = [chosen[skill] for skill in dict.fromkeys(scenes.SKILLS + video_scenes.SKILLS) if skill in chosen]
+    return of_skills or list(chosen.values())[:GRID_PROMPTS]
 
 
 def draw_figures(rows_root: Path, medium: str, tier: str, methods: Sequence[str], folder: Path) -> None:
@@ -96,6 +104,11 @@ def _draw_samples(runs: Path, medium: str, methods: Sequence[str], folder: Path)
     clips = [[_clip(file) for file in row] for row in files]
     sample_grid([[contact_sheet(clip) for clip in row] for row in clips], texts, list(methods), folder / "grid.png", marks)
     clip_grid(clips, texts, list(methods), folder / "clips", video_scenes.FPS, marks)
+
+
+def still(file: Path) -> np.ndarray:
+    """A picture, or the frames of a clip in reading order: RGB pixels (H, W, 3) uint8."""
+    return contact_sheet(_clip(file)) if file.suffix == ".webp" else _picture(file)
 
 
 def _picture(file: Path) -> np.ndarray:

@@ -77,11 +77,18 @@ class Policy(Protocol):
 
 def build_policy(config: PolicyConfig, device: str | torch.device = "cpu", pipeline=None) -> Policy:
     """Load the checkpoint with its family's adapter, or drive a pipeline that is there. InputError where no adapter does."""
-    family = config.family
-    if family == "auto":
-        family = _family_of(type(pipeline).__name__ if pipeline else _pipeline_of(resolve_model(config.path)), config.path)
-    module, _, name = FAMILIES[family].partition(":")
+    module, _, name = FAMILIES[family_of(config, pipeline)].partition(":")
     return getattr(importlib.import_module(module), name)(config, torch.device(device), pipeline)
+
+
+def family_of(config: PolicyConfig, pipeline=None) -> str:
+    """Key of `FAMILIES`, where the settings leave it open read from the checkpoint (or of a pipeline that is there).
+
+    Raises InputError where no adapter drives it.
+    """
+    if config.family != "auto":
+        return config.family
+    return _family_of(type(pipeline).__name__ if pipeline else _pipeline_of(resolve_model(config.path)), config.path)
 
 
 def _pipeline_of(folder: str) -> str:

@@ -1,0 +1,302 @@
+"""Exported folders: stock diffusers draws our pictures from them, the card's code runs as written, foreign text stays text."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from otca.__main__ import main
+from otca.checkpoint import Progress, save_checkpoint
+from otca.config import PolicyConfig, TrainConfig, ValidationConfig
+from otca.files import HASHES, verify_hashes
+from otca.policies.base import build_policy
+from otca.runs import Arm, begin_run, finish_run
+
+CALL = dict(prompt="a red circle", height=64, width=64, num_inference_steps=3, output_type="pt")
+
+
+def make_run(folder: Path, config: TrainConfig, iterations=(2,)):
+    """A run whose trained weights are the start's plus noise; returns its policy, as of the last checkpoint."""
+    begin_run(folder, config)
+    policy = build_policy(config.policy)
+    generator = torch.Generator().manual_seed(1)
+    for n in iterations:
+        with torch.no_grad():
+            for p in policy.trainable_parameters():
+                p += 0.03 * torch.randn(p.shape, generator=generator)
+        save_checkpoint(folder, Progress(n, 120 * n, 16 * n), policy, torch.optim.AdamW(policy.trainable_parameters()), {})
+    return policy
+
+
+def configured(path: str, **changes) -> TrainConfig:
+    policy = PolicyConfig(path=path, lora_rank=2, lora_alpha=8.0, **changes.pop("policy", {}))
+    return TrainConfig(**{"iterations": 2, "policy": policy} | changes)
+
+
+def export(capsys, *argv, code=0) -> str:
+    """What the command says, in its one line."""
+    capsys.readouterr()
+    assert main(["export", *map(str, argv)]) == code
+    said = capsys.readouterr()
+    return (said.err if code else said.out).strip()
+
+
+def run_card(folder: Path, monkeypatch, working: Path | None = None) -> None:
+    """Run the card's code as written, in the exported folder (or in another, where a base with the hub's name lies)."""
+    [code] = re.findall(r"^```python\n(.*?)^```$", (folder / "README.md").read_text(), re.S | re.M)
+    monkeypatch.chdir(folder)
+    if working is not None:
+        monkeypatch.chdir(working)
+        code = code.replace('folder = "."', f"folder = {str(folder)!r}")
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def front(folder: Path) -> dict:
+    return yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+
+
+def first_cell(folder: Path) -> np.ndarray:
+    """The grid's first picture at its own size: cells begin 200 pixels from the left and 34 from the top, threefold."""
+    return np.asarray(Image.open(folder / "samples.png").convert("RGB"))[34 : 34 + 192 : 3, 200 : 200 + 192 : 3].astype(int)
+
+
+def assert_same_picture(a: np.ndarray, b: np.ndarray) -> None:
+    """Equal but for single levels where rounding to 8 bits falls the other way."""
+    assert np.abs(a - b).max() <= 1 and (a != b).mean() < 1e-3
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_stock_diffusers_draws_our_picture_bit_for_bit(untrained_pipeline, tmp_path, monkeypatch, capsys, tuning):
+    out = tmp_path / "out"
+    policy = make_run(tmp_path / "run", configured(untrained_pipeline, policy={"tuning": tuning}))
+    assert "exported" in export(capsys, tmp_path / "run", out, "--samples", 2)
+    arguments = CALL | {"latents": policy.noise([torch.Generator().manual_seed(5)]), "max_sequence_length": 16}
+    stock = DiffusionPipeline.from_pretrained(out if tuning == "full" else untrained_pipeline)
+    if tuning == "lora":
+        stock.load_lora_weights(out)
+        assert not (out / "transformer").exists() and not (out / "vae").exists()
+    assert torch.equal(stock(**arguments).images, policy.pipeline(**arguments).images)
+    base = DiffusionPipeline.from_pretrained(untrained_pipeline)
+    assert not torch.allclose(base(**arguments).images, policy.pipeline(**arguments).images, atol=1e-3)
+    run_card(out, monkeypatch)
+    assert_same_picture(np.asarray(Image.open(out / "sample.png")).astype(int), first_cell(out))
+    (out / "sample.png").unlink()
+    verify_hashes(out)
+    assert set(json.loads((out / HASHES).read_text())) == {
+        p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file() and p.name != HASHES
+    }
+    names = [p for p in out.rglob("*.json") if untrained_pipeline in p.read_text() or "_name_or_path" in p.read_text()]
+    assert not names and (out / "config.yaml").read_bytes() == (tmp_path / "run" / "config.yaml").read_bytes()
+    card = (out / "README.md").read_text()
+    assert front(out) == {
+        "license": "other",
+        "license_name": "see-the-base-models-licence",
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": ["otca", "reinforcement-learning", "grpo", "flux", *(["lora"] if tuning == "lora" else [])],
+    }
+    for line in ("| Network evaluations | 240 |", "| Reward calls | 32 |", "| Seed | 0 |", "| Iterations | 2 of 2 |"):
+        assert line in card
+    assert "This checkpoint was not evaluated" in card and "see the base model's licence" in (out / "LICENSE").read_text()
+    assert ("| Tuning | lora, rank 2, alpha 8 |" in card) == (tuning == "lora")
+
+
+def test_whole_networks_of_a_hub_model_come_alone(untrained_pipeline, tmp_path, monkeypatch, capsys):
+    """The base is found by name in another folder, as the hub's cache would have it."""
+    (tmp_path / "hub" / "some").mkdir(parents=True)
+    (tmp_path / "hub" / "some" / "base-1.0").symlink_to(untrained_pipeline)
+    run, out = tmp_path / "run", tmp_path / "out"
+    monkeypatch.chdir(tmp_path / "hub")
+    policy = make_run(run, configured("some/base-1.0", policy={"family": "flux"}))
+    monkeypatch.chdir(tmp_path)
+    export(capsys, run, out, "--samples", 0)
+    assert {p.name for p in out.iterdir()} == {"README.md", "LICENSE", "config.yaml", "transformer", HASHES}
+    assert front(out)["base_model"] == "some/base-1.0" and front(out)["base_model_relation"] == "finetune"
+    assert front(out)["license_link"] == "https://huggingface.co/some/base-1.0"
+    run_card(out, monkeypatch, tmp_path / "hub")
+    assert (tmp_path / "hub" / "sample.png").is_file()
+    saved = type(policy.pipeline.transformer).from_pretrained(out / "transformer").state_dict()
+    assert all(torch.equal(saved[key], value) for key, value in policy.pipeline.transformer.state_dict().items())
+
+
+def test_guidance_and_noise_levels_of_sd3(untrained_sd3, tmp_path, monkeypatch, capsys):
+    settings = {"true_guidance": 2.0, "max_sequence_length": 12}
+    make_run(tmp_path / "run", configured(untrained_sd3, policy=settings))
+    export(capsys, tmp_path / "run", tmp_path / "out", "--samples", 1)
+    run_card(tmp_path / "out", monkeypatch)
+    assert_same_picture(np.asarray(Image.open("sample.png")).astype(int), first_cell(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_two_experts(untrained_experts, tmp_path, monkeypatch, capsys, tuning):
+    out = tmp_path / "out"
+    settings = {"tuning": tuning, "frames": 9, "max_sequence_length": 20, "true_guidance": 2.0 if tuning == "lora" else 1.0}
+    policy = make_run(tmp_path / "run", configured(untrained_experts, policy=settings, prompts="embedded:video/train"))
+    export(capsys, tmp_path / "run", out, "--samples", 1)
+    assert front(out)["pipeline_tag"] == "text-to-video"
+    run_card(out, monkeypatch)
+    assert (out / "sample.mp4").stat().st_size > 0
+    stock = DiffusionPipeline.from_pretrained(out if tuning == "full" else untrained_experts)
+    if tuning == "lora":
+        stock.load_lora_weights(out)
+        stock.load_lora_weights(out / "transformer_2", load_into_transformer_2=True)
+    arguments = CALL | {"latents": policy.noise([torch.Generator().manual_seed(5)]), "num_frames": 9}
+    arguments |= {"max_sequence_length": 20, "guidance_scale": 1.0}
+    assert torch.equal(stock(**arguments).frames, policy.pipeline(**arguments).frames)
+
+
+def test_a_lora_on_top_of_other_weights_is_merged_with_them(untrained_pipeline, tmp_path, monkeypatch, capsys):
+    lora = {"tuning": "lora"}
+    make_run(tmp_path / "first", configured(untrained_pipeline, policy=lora))
+    export(capsys, tmp_path / "first", tmp_path / "start", "--samples", 0)
+    policy = make_run(tmp_path / "run", configured(untrained_pipeline, policy=lora | {"weights": str(tmp_path / "start")}))
+    export(capsys, tmp_path / "run", tmp_path / "out", "--samples", 1)
+    arguments = CALL | {"latents": policy.noise([torch.Generator().manual_seed(5)]), "max_sequence_length": 16}
+    pictures = DiffusionPipeline.from_pretrained(tmp_path / "out")(**arguments).images
+    torch.testing.assert_close(pictures, policy.pipeline(**arguments).images, rtol=0, atol=1e-4)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert (
+        "(merged into the network)" in card
+        and "| Started from | start |" in card
+        and "lora" not in front(tmp_path / "out")["tags"]
+    )
+    run_card(tmp_path / "out", monkeypatch)
+    assert_same_picture(np.asarray(Image.open("sample.png")).astype(int), first_cell(tmp_path / "out"))
+
+
+@pytest.fixture
+def evaluated(untrained_pipeline, tmp_path) -> Path:
+    """A run with two checkpoints, whose last one was evaluated on two prompts, two samples each."""
+    run = tmp_path / "run"
+    config = configured(untrained_pipeline, rewards=["alignment", "clip_score"], reward_weights=[3.0, 1.0])
+    policy = make_run(run, config, (1, 2))
+    scores = {"prompt_id": ["a", "a", "b", "b"], "sample": [0, 1] * 2, "skill": ["counting"] * 2 + ["position"] * 2}
+    scores |= {"text": ["x", "x", "y", "y"], "alignment": [0.1, 0.2, 0.3, 0.4], "judge_correct": [1, 1, 0, 1]}
+    pd.DataFrame(scores | {"clip_score": 0.5}).to_csv(run / "scores.csv.gz", index=False)
+    pd.DataFrame({"metric": ["kernel_distance"], "value": [0.0125], "n": [4]}).to_csv(run / "sets.csv", index=False)
+    (run / "media").mkdir()
+    rows = [{"id": i, "prompt": f"<b>{i}</b>", "spec": None, "file": f"{i}_{j}.png"} for i in "ab" for j in (0, 1)]
+    for number, row in enumerate(rows):
+        Image.new("RGB", (64, 64), (10 * number, 50, 90)).save(run / "media" / row["file"])
+    (run / "media" / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    protocol = {"steps": 20, "shift": 2.0, "noise_seed": 0, "samples_per_prompt": 2, "policy": policy.protocol}
+    finish_run(run, Arm("image", "mine", "otca", 0), dataclasses.asdict(config), {}, protocol)
+    return run
+
+
+def test_the_card_has_the_row_of_the_table(evaluated, tmp_path, capsys):
+    export(capsys, evaluated, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    for line in (
+        "| Alignment | 0.250 | higher | no |",
+        "| Accuracy | 0.750 | higher | yes |",
+        "| Accuracy: position | 0.500 | higher | yes |",
+        "| CLIP score | 0.500 | higher | no |",  # held out elsewhere, but this run trained on it
+        "| Kernel distance | 0.0125 | lower | yes |",
+        "| Rewards (weights) | alignment (3), clip\\_score (1) |",
+        "- \\<b\\>a\\</b\\>",
+    ):
+        assert line in card
+    assert "FlowMatchEulerDiscreteScheduler(shift=2.0)" in card and "'<b>a</b>'" in card
+    assert (first_cell(tmp_path / "out") == [0, 50, 90]).all()  # the run's own media
+
+
+def test_scores_and_media_are_of_the_last_checkpoint_alone(evaluated, tmp_path, capsys):
+    export(capsys, evaluated, tmp_path / "out", "--checkpoint", "1", "--samples", 1)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "This checkpoint was not evaluated" in card and "| Iterations | 1 of 2 |" in card and "Accuracy" not in card
+    assert not (first_cell(tmp_path / "out") == [0, 50, 90]).all()
+
+
+def test_names_and_prompts_from_outside_stay_text(untrained_pipeline, tmp_path, monkeypatch, capsys):
+    evil = "```\n<script>alert(1)</script> [x](http://y) ''' \\ \u202e *b* | $z$"
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": evil}) + "\n")
+    method = "a|b<img src=x> --- license: mit"
+    config = configured(untrained_pipeline, prompts=str(tmp_path / "p.jsonl"), method=method, rewards=["m_o:<i>"])
+    make_run(tmp_path / "run", config)
+    export(capsys, tmp_path / "run", tmp_path / "out", "--samples", 1)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert front(tmp_path / "out")["license"] == "other" and front(tmp_path / "out")["tags"][1].startswith("a-b-img-src-x")
+    text, code = card.split("```python\n")[0], card.split("```python\n")[1].split("\n```\n")[0]
+    after = card.split("\n```\n", 1)[1]
+    assert card.count("\n```") == 2 and repr(evil) in code and "\\u202e" in code
+    for part in (text, after):
+        assert not re.search(r"(?<!\\)<(script|img|i)\b", part) and "](http" not in part.replace("\\](http", "")
+    assert "\\<script\\>alert(1)\\</script\\> [x\\](http://y)" in after
+    run_card(tmp_path / "out", monkeypatch)
+
+
+def test_validation_prompts_are_sampled(untrained_pipeline, tmp_path, capsys):
+    from otca.prompts import load_prompts
+
+    (tmp_path / "v.txt").write_text("one\ntwo\n")
+    config = configured(untrained_pipeline, validation=ValidationConfig(every=1, source=str(tmp_path / "v.txt")))
+    make_run(tmp_path / "run", config)
+    export(capsys, tmp_path / "run", tmp_path / "out", "--samples", 2)
+    assert "\n- one\n- two\n" in (tmp_path / "out" / "README.md").read_text()
+    (tmp_path / "run" / "config.yaml").unlink()
+    begin_run(tmp_path / "run", configured(untrained_pipeline))
+    export(capsys, tmp_path / "run", tmp_path / "other", "--samples", 1)
+    assert f"\n- {load_prompts('embedded:image/validation', 1)[0].text}\n" in (tmp_path / "other" / "README.md").read_text()
+
+
+def test_refusals_leave_nothing_behind(evaluated, untrained_pipeline, tmp_path, capsys):
+    out, full = tmp_path / "out", tmp_path / "full"
+    full.mkdir()
+    (full / "file").write_text("")
+    for there in (full, full / "file"):
+        assert f"{there} is there already; name a folder that is new or empty" in export(capsys, evaluated, there, code=2)
+    assert "samples is -1" in export(capsys, evaluated, out, "--samples", "-1", code=2)
+    assert "is not there (there are: last, best, 1, 2)" in export(capsys, evaluated, out, "--checkpoint", "7", code=2)
+    assert "none of its checkpoints is best" in export(capsys, evaluated, out, "--checkpoint", "best", code=2)
+    assert "has no checkpoint" in export(capsys, tmp_path / "nothing", out, code=2)
+    (evaluated / "sets.csv").write_text("metric,value,n\nkernel_distance,0,4\n")
+    assert "is damaged" in export(capsys, evaluated, out, code=2)
+    (evaluated / "manifest.json").unlink()
+    weights = evaluated / "checkpoints" / "iteration_000002" / "transformer" / "diffusion_pytorch_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    assert "is damaged: expected SHA-256" in export(capsys, evaluated, out, code=2)
+    weights.write_bytes(whole)
+    base = shutil.copytree(untrained_pipeline, tmp_path / "base")
+    (base / "vae" / "diffusion_pytorch_model.safetensors").rename(base / "vae" / "diffusion_pytorch_model.bin")
+    config = (evaluated / "config.yaml").read_text()
+    (evaluated / "config.yaml").write_text(config.replace(untrained_pipeline, str(base)))
+    assert "vae has pickled weights alone" in export(capsys, evaluated, out, "--samples", 0, code=2)
+    (evaluated / "config.yaml").write_text("policy: {path: x, charm: 1}\n")
+    assert "'policy.charm' is unknown" in export(capsys, evaluated, out, "--samples", 0, code=2)
+    assert not out.exists() and not list(tmp_path.glob(".*"))
+
+
+def test_an_empty_folder_is_filled_and_licences_of_local_bases_come_along(untrained_pipeline, tmp_path, capsys):
+    base, out = shutil.copytree(untrained_pipeline, tmp_path / "base"), tmp_path / "out"
+    (base / "LICENSE.md").write_text("theirs")
+    (base / "notes.txt").write_text("private")
+    (base / "vae" / "loader.py").write_text("raise SystemExit")
+    make_run(tmp_path / "run", configured(str(base)))
+    out.mkdir()
+    export(capsys, tmp_path / "run", out, "--samples", 0)
+    assert (out / "BASE-LICENSE.md").read_text() == "theirs"
+    assert not (out / "notes.txt").exists() and not list(out.rglob("*.py")) and not (out / "samples.png").exists()
+
+
+def test_embedded_models_keep_their_licence(tmp_path, monkeypatch, capsys):
+    for tuning in ("lora", "full"):
+        make_run(tmp_path / tuning, configured("embedded:image", policy={"tuning": tuning}))
+        out = tmp_path / f"{tuning}-out"
+        export(capsys, tmp_path / tuning, out, "--samples", 1)
+        assert front(out)["license"] == "apache-2.0" and "base_model" not in front(out)
+        assert (out / "LICENSE").read_text() == (Path(__file__).parent.parent / "LICENSE").read_text()
+        run_card(out, monkeypatch)
+        assert_same_picture(np.asarray(Image.open("sample.png")).astype(int), first_cell(out))

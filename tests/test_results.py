@@ -1,0 +1,70 @@
+"""results/README.md describes every published file, and the columns that it names are those of the files."""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import gzip
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+RESULTS = Path(__file__).parent.parent / "results"
+PAGE = (RESULTS / "README.md").read_text()
+RUN = "*/*/*/seed[0-9]*"
+
+
+def patterns() -> list[str]:
+    """Paths below results/ in the first column of the page's table, with stars for what is in angle brackets."""
+    named = [
+        name for line in PAGE.splitlines() if line.startswith("| `") for name in re.findall("`([^`]+)`", line.split(" | ")[0])
+    ]
+    starred = [re.sub("<[^>]+>", "*", name.replace("<run>", RUN)) for name in named]
+    return [name if "/" in name else f"*/{name}" for name in starred]
+
+
+def test_every_published_file_is_described():
+    files = [path.relative_to(RESULTS).as_posix() for path in RESULTS.rglob("*") if path.is_file() and path.name != "README.md"]
+    assert len(files) > 100
+    missing = [name for name in files if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns())]
+    assert not missing, f"results/README.md lacks a line for {missing[:5]}"
+
+
+@pytest.mark.parametrize(
+    "name, varying",
+    [
+        ("sets.csv", ()),
+        ("cost.csv", ()),
+        ("table.csv", ()),
+        ("fidelity.csv", ()),
+        ("stages.csv", ()),
+        ("train.csv", ("reward_", "std_", "weight_", "credit_step_")),
+        ("tuning/*.csv", ("alignment", "quality", "aesthetic", "vq", "mq", "ta")),
+    ],
+)
+def test_columns_are_those_that_are_described(name, varying):
+    [line] = [line for line in PAGE.splitlines() if line.startswith("| `") and re.search(rf"[`/]{re.escape(name)}`", line[:90])]
+    described = set(re.findall("`([a-z_]+)`", line))
+    for path in RESULTS.rglob(name):
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt") as file:
+            header = next(csv.reader(file))
+        assert {column for column in header if not column.startswith(varying or "\0")} <= described, path
+
+
+def test_manifests_hold_what_is_described():
+    [line] = [line for line in PAGE.splitlines() if line.startswith("| `<run>/manifest.json`")]
+    for path in RESULTS.glob(f"{RUN}/manifest.json"):
+        assert set(json.loads(path.read_text())) <= set(re.findall("`([a-z_]+)`", line)), path
+
+
+def test_the_way_to_make_runs_of_ones_own_is_as_written(monkeypatch):
+    """The page's Python asks for ten runs of the method that README.md adds."""
+    import reproduce.runner
+
+    asked = []
+    monkeypatch.setattr(reproduce.runner, "run_arms", lambda arms, root, jobs: asked.extend(arms))
+    [code] = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    exec(code, {})
+    assert [str(arm.path) for arm in asked][::9] == ["image/cpu/worst_first/seed0", "image/cpu/worst_first/seed9"]
