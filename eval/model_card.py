@@ -15,6 +15,7 @@ import yaml
 
 from eval.columns import METRICS
 from eval.markup import Grid, markdown, markdown_table
+from otca.config import TrainConfig
 from otca.export import Layout
 from otca.policies.tuning import LORA_FILE
 
@@ -61,7 +62,7 @@ class Sampling:
 class Exported:
     """What a card tells of: the run's config.yaml, the checkpoint's state.json, what was written, and its metrics if known."""
 
-    settings: Mapping[str, object]
+    settings: TrainConfig
     progress: Mapping[str, object]
     layout: Layout
     sampling: Sampling
@@ -72,7 +73,7 @@ class Exported:
     @property
     def base(self) -> str:
         """The base model as the run names it: ``embedded:NAME``, a folder or a hub id."""
-        return str(self.settings["policy"]["path"])
+        return self.settings.policy.path
 
     @property
     def embedded(self) -> bool:
@@ -94,14 +95,14 @@ class Exported:
 def model_card(exported: Exported) -> str:
     """README.md of the exported folder: YAML front matter and Markdown."""
     settings, progress = exported.settings, exported.progress
-    name = f"{settings['method']}, seed {settings['seed']}, {progress['iteration']} iterations"
+    name = f"{settings.method}, seed {settings.seed}, {progress['iteration']} iterations"
     what = "A LoRA for" if exported.layout.lora else "A fine-tuned"
     beside = " and the software that made it, whose base model it needs" if exported.embedded and exported.layout.lora else ""
     parts = [
         f"---\n{yaml.safe_dump(_front_matter(exported), sort_keys=False, allow_unicode=True, width=1000)}---",
         f"# {markdown(exported.base_name)}: {markdown(name)}",
         f"{what} {markdown(exported.base_name)}, trained by reinforcement learning against automatic rewards with the method "
-        f"*{markdown(settings['method'])}*. Exported by `python -m otca export`; `{SAMPLES}` shows samples, `config.yaml` holds "
+        f"*{markdown(settings.method)}*. Exported by `python -m otca export`; `{SAMPLES}` shows samples, `config.yaml` holds "
         "every setting, `sha256.json` the hash of every file.",
         "## Training",
         markdown_table(_training(exported)),
@@ -142,7 +143,7 @@ def _front_matter(exported: Exported) -> dict[str, object]:
     else:
         out |= {"license": "other", "license_name": "see-the-base-models-licence"}
         out |= {"license_link": f"https://huggingface.co/{exported.hub_id}"} if exported.hub_id else {}
-    method = re.sub(r"[^\w.@-]", "-", str(exported.settings["method"]))
+    method = re.sub(r"[^\w.@-]", "-", exported.settings.method)
     return out | {
         "library_name": "diffusers",
         "pipeline_tag": "text-to-video" if family == "wan" else "text-to-image",
@@ -152,20 +153,20 @@ def _front_matter(exported: Exported) -> dict[str, object]:
 
 def _training(exported: Exported) -> Grid:
     """Two columns: what, and its value."""
-    settings, progress, policy = exported.settings, exported.progress, exported.settings["policy"]
-    weights = settings.get("reward_weights") or []
-    rewards = [f"{name} ({weights[i]:g})" if weights else str(name) for i, name in enumerate(settings["rewards"])]
-    rank = f", rank {policy['lora_rank']}, alpha {policy['lora_alpha']:g}" if policy["tuning"] == "lora" else ""
+    settings, progress, policy = exported.settings, exported.progress, exported.settings.policy
+    weights = settings.reward_weights
+    rewards = [f"{name} ({weights[i]:g})" if weights else str(name) for i, name in enumerate(settings.rewards)]
+    rank = f", rank {policy.lora_rank}, alpha {policy.lora_alpha:g}" if policy.tuning == "lora" else ""
     rows = {
-        "Method": settings["method"],
-        "Seed": settings["seed"],
-        "Iterations": f"{progress['iteration']:,} of {settings['iterations']:,}",
+        "Method": settings.method,
+        "Seed": settings.seed,
+        "Iterations": f"{progress['iteration']:,} of {settings.iterations:,}",
         "Rewards" + (" (weights)" if weights else ""): ", ".join(rewards),
-        "Prompts": settings["prompts"],
-        "Samples an iteration": f"{settings['prompts_per_iteration']} prompts × {settings['group_size']}",
+        "Prompts": settings.prompts,
+        "Samples an iteration": f"{settings.prompts_per_iteration} prompts × {settings.group_size}",
         "Base model": exported.base_name,
-        **({"Started from": Path(str(policy["weights"])).name} if policy.get("weights") else {}),
-        "Tuning": f"{policy['tuning']}{rank}{' (merged into the network)' if exported.layout.merged else ''}",
+        **({"Started from": Path(policy.weights).name} if policy.weights else {}),
+        "Tuning": f"{policy.tuning}{rank}{' (merged into the network)' if exported.layout.merged else ''}",
         "Network evaluations": f"{progress['network_evaluations']:,}",
         "Reward calls": f"{progress['reward_calls']:,}",
     }
@@ -176,7 +177,7 @@ def _results(exported: Exported) -> list[str]:
     """The run's row of its table, metric by metric, or why there is none."""
     if exported.values is None:
         return ["This checkpoint was not evaluated on test prompts."]
-    trained = {str(name) for name in exported.settings["rewards"]}
+    trained = {str(name) for name in exported.settings.rewards}
     rows = []
     for metric in sorted(exported.values, key=lambda m: list(METRICS).index(m) if m in METRICS else len(METRICS)):
         style = METRICS.get(metric)
@@ -210,8 +211,8 @@ def _samples(exported: Exported) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------- the code
 def loading_code(exported: Exported) -> str:
     """Python that loads the exported folder by diffusers and draws the first sample of the grid."""
-    layout, sampling, policy = exported.layout, exported.sampling, exported.settings["policy"]
-    dtype = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}[policy["precision"]]
+    layout, sampling, policy = exported.layout, exported.sampling, exported.settings.policy
+    dtype = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}[policy.precision]
     imports = {"DiffusionPipeline"} | ({"FlowMatchEulerDiscreteScheduler"} if sampling.shift else set())
     imports |= set() if layout.lora or layout.whole else {"AutoModel"}
     lines = ["import torch", f"from diffusers import {', '.join(sorted(imports))}"]

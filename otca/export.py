@@ -13,6 +13,7 @@ from otca.files import resolve_model
 from otca.policies.base import build_policy, family_of
 from otca.policies.pipeline import NETWORKS
 from otca.policies.tuning import LORA_FILE
+from otca.untrusted import read_object
 
 CARRIED = (".safetensors", ".json", ".txt", ".model", ".jinja")
 """Endings of the files of a pipeline that are exported: tensors, settings and vocabularies, nothing that can be executed."""
@@ -75,7 +76,7 @@ def _merge(checkpoint: Path, config: PolicyConfig, networks: tuple[str, ...], fo
 
 def _copy_pipeline(base: Path, networks: tuple[str, ...], folder: Path) -> None:
     """Copy what a pipeline's model_index.json lists, but for the trained networks; and the licence that the folder has."""
-    index = json.loads((base / "model_index.json").read_text(encoding="utf-8"))
+    index = read_object(base / "model_index.json", "model index")
     parts = [name for name, value in index.items() if isinstance(value, list) and name.isidentifier() and (base / name).is_dir()]
     for name in (name for name in parts if name not in networks):
         files = [path for path in sorted((base / name).rglob("*")) if path.is_file()]
@@ -99,7 +100,7 @@ def _copy(file: Path, target: Path) -> None:
 
 def _forget_paths(file: Path) -> None:
     """Take out of a settings file where on this machine its model lay."""
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read_object(file, "settings")
     kept = {key: value for key, value in content.items() if key not in OWN_PATHS}
     if kept != content:
         file.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

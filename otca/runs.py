@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import platform
@@ -12,9 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import yaml
+from jsonargparse import ArgumentParser
 
 from otca.cli import check_settings, make_parser, read_settings
-from otca.config import PolicyConfig, TrainConfig
+from otca.config import TrainConfig
 from otca.errors import InputError, printable
 from otca.files import sha256, write_atomic
 
@@ -77,29 +79,28 @@ def begin_run(folder: Path, config: TrainConfig, override: bool = False, iterati
     write_atomic(path, yaml.safe_dump(own, sort_keys=False))
 
 
-def settings_of(run: Path) -> dict:
-    """What a run's config.yaml says. Raises InputError where there is none, or none of a run."""
+def config_of(run: Path) -> TrainConfig:
+    """The config of a run; settings that are newer than the run have their defaults.
+
+    Raises InputError, naming the file, where there is none, and for what is unknown or cannot be.
+    """
     path = run / "config.yaml"
     if not path.is_file():
         raise InputError(f"run {run} has no config.yaml; give a folder that `python -m otca train` wrote")
-    settings = read_settings(path)
-    if not isinstance(settings.get("policy"), dict):
-        raise InputError(f"{path} holds no settings of a run; give a folder that `python -m otca train` wrote")
-    return settings
-
-
-def policy_of(settings: dict) -> PolicyConfig:
-    """The generator that a run with these settings trains; settings that are newer than the run have their defaults.
-
-    Raises InputError for those that are unknown here, or cannot be.
-    """
-    content, options = {"policy": settings["policy"]}, make_parser("policy", "")
-    options.add_class_arguments(PolicyConfig, "policy")
-    check_settings(content, options, "config.yaml")
+    content, options = read_settings(path), _options()
+    check_settings(content, options, path)
     try:
-        return options.instantiate(options.parse_object(content)).policy
+        given = options.instantiate(options.parse_object(content))
     except argparse.ArgumentError as error:
-        raise InputError(f"settings config.yaml: {printable(error)}") from error
+        raise InputError(f"settings {path}: {printable(error)}") from error
+    return TrainConfig(**{f.name: given[f.name] for f in dataclasses.fields(TrainConfig)})
+
+
+@functools.cache
+def _options() -> ArgumentParser:
+    options = make_parser("train", "")
+    options.add_class_arguments(TrainConfig)
+    return options
 
 
 def differing(before: dict, after: dict, defaults: dict | None = None, prefix: str = "") -> list[str]:

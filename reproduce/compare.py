@@ -20,9 +20,10 @@ from eval.columns import METRICS
 from eval.markup import Grid, interval, markdown, markdown_table, number
 from eval.stats import bootstrap_interval
 from eval.tables import BASELINE, ROW_COLUMNS, build_table, differences, heading, run_items, run_rows
+from otca.config import TrainConfig
 from otca.ending import run_command
 from otca.errors import InputError
-from otca.runs import Arm, damages, differing, is_finished, settings_of
+from otca.runs import Arm, config_of, damages, differing, is_finished
 
 PRIMARY = "accuracy"
 """Metric that decides, fixed before any run; the others describe."""
@@ -40,7 +41,7 @@ class Runs:
     name: str
     folders: Mapping[int, Path]
     manifests: Mapping[int, dict]
-    settings: Mapping[int, dict]
+    settings: Mapping[int, TrainConfig]
 
     @property
     def place(self) -> tuple[str, str]:
@@ -52,7 +53,7 @@ class Runs:
         """Names of the training rewards, as the config gives them and as they call themselves; none for an untrained model."""
         if not any(self.manifests[seed]["budget"].values()):
             return set()
-        named = {str(name).partition("?")[0].rpartition("/")[2] for name in self.settings[seed]["rewards"]}
+        named = {name.partition("?")[0].rpartition("/")[2] for name in self.settings[seed].rewards}
         path = self.folders[seed] / "train.csv"
         columns = pd.read_csv(path, nrows=0).columns if path.is_file() else []
         return named | {c.removeprefix("reward_") for c in columns if c.startswith("reward_") and c != "reward_calls"}
@@ -83,7 +84,7 @@ def find_runs(paths: Sequence[Path]) -> list[Runs]:
 
 def _read(name: str, folders: dict[int, Path]) -> Runs:
     manifests = {s: json.loads((folder / "manifest.json").read_text(encoding="utf-8")) for s, folder in folders.items()}
-    return Runs(name, folders, manifests, {seed: settings_of(folder) for seed, folder in folders.items()})
+    return Runs(name, folders, manifests, {seed: config_of(folder) for seed, folder in folders.items()})
 
 
 def find_baseline(against: str, published: Path, place: tuple[str, str]) -> Runs:
@@ -141,7 +142,7 @@ def _refuse_other_judging(runs: Runs, baseline: Runs, seed: int) -> None:
     changed = differing(baseline.manifests[seed]["protocol"], runs.manifests[seed]["protocol"])
     if changed:
         raise InputError(f"{pair} were evaluated by different protocols ({'; '.join(changed)}); evaluate both alike")
-    lists = [side.settings[seed]["prompts"] for side in (baseline, runs)]
+    lists = [side.settings[seed].prompts for side in (baseline, runs)]
     if lists[0] != lists[1]:
         raise InputError(f"{pair} were trained on different prompts ({lists[0]} → {lists[1]}); train on the same list")
     items = [run_items(side.folders[seed])[0] for side in (baseline, runs)]

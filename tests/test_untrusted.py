@@ -250,17 +250,17 @@ def test_sound_settings_are_read_nested_dotted_and_with_a_byte_order_mark(tmp_pa
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("policy: 3", "holds no settings of a run"),
+        ("policy: 3", "'policy' must hold settings by name"),
         ("policy: {height: a}", "Expected a <class 'int'>"),
         ("a: &a b\nc: *a", "alias"),
     ],
 )
 def test_a_damaged_config_of_a_run_is_named(tmp_path, content, said):
-    from otca.runs import policy_of, settings_of
+    from otca.runs import config_of
 
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(InputError, match=rf"config\.yaml.*{said}"):
-        policy_of(settings_of(tmp_path))
+        config_of(tmp_path)
 
 
 # -------------------------------------------------------------------------------------------------------------- weights

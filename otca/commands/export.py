@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from eval.model_card import Sampling
+    from otca.config import TrainConfig
 
 
 def parser() -> ArgumentParser:
@@ -66,10 +67,10 @@ def _write(source: Path, checkpoint: Path, samples: int, folder: Path) -> None:
     from eval.model_card import REPOSITORY, Exported, licence, model_card
     from eval.tables import run_values
     from otca.export import export_weights
-    from otca.runs import OVERRIDDEN, policy_of, settings_of
+    from otca.runs import OVERRIDDEN, config_of
 
-    settings, progress = settings_of(source), json.loads((checkpoint / "state.json").read_text())
-    layout = export_weights(checkpoint, policy_of(settings), folder)
+    settings, progress = config_of(source), json.loads((checkpoint / "state.json").read_text())
+    layout = export_weights(checkpoint, settings.policy, folder)
     manifest = _evaluation_of(source, settings, progress)
     if manifest is not None and (source / "media" / "prompts.jsonl").is_file():
         sampling = _shown(source, settings, manifest, folder)
@@ -85,16 +86,16 @@ def _write(source: Path, checkpoint: Path, samples: int, folder: Path) -> None:
     (folder / "LICENSE").write_text(own if exported.embedded else licence(exported) + "\n", encoding="utf-8")
 
 
-def _evaluation_of(source: Path, settings: Mapping, progress: Mapping) -> dict | None:
+def _evaluation_of(source: Path, settings: TrainConfig, progress: Mapping) -> dict | None:
     """The run's manifest, where its scores and media are of this checkpoint: those are of the last iteration."""
     from otca.runs import is_finished
 
-    if not is_finished(source) or progress["iteration"] != settings["iterations"]:
+    if not is_finished(source) or progress["iteration"] != settings.iterations:
         return None
     return json.loads((source / "manifest.json").read_text(encoding="utf-8"))
 
 
-def _shown(source: Path, settings: Mapping, manifest: Mapping, folder: Path) -> Sampling:
+def _shown(source: Path, settings: TrainConfig, manifest: Mapping, folder: Path) -> Sampling:
     """A grid of what the run's evaluation has made; returns how that was sampled."""
     from eval.generate import noise_seed
     from otca.eval_config import EvalConfig
@@ -116,31 +117,30 @@ def _shown(source: Path, settings: Mapping, manifest: Mapping, folder: Path) -> 
         seed=seed,
         steps=protocol["steps"],
         shift=protocol["shift"],
-        height=protocol.get("height") or settings["policy"]["height"],
-        width=protocol.get("width") or settings["policy"]["width"],
+        height=protocol.get("height") or settings.policy.height,
+        width=protocol.get("width") or settings.policy.width,
         fps=(eval_config(tier) if tier in EVAL else EvalConfig()).fps,
     )
 
 
-def _sampled(checkpoint: Path, settings: Mapping, count: int, folder: Path) -> Sampling:
+def _sampled(checkpoint: Path, settings: TrainConfig, count: int, folder: Path) -> Sampling:
     """A grid of samples drawn now, of validation prompts with noise of the run's seed; returns how."""
     from eval.generate import generate, noise_seed
     from eval.plots import contact_sheet
     from otca.eval_config import EvalConfig
     from otca.policies.base import build_policy
     from otca.processes import process_state
-    from otca.runs import policy_of
 
-    config = EvalConfig(_validation_of(settings), max(count, 1), 1, shift=settings["sampler"]["shift"], batch=1)
+    config = EvalConfig(_validation_of(settings), max(count, 1), 1, shift=settings.sampler.shift, batch=1)
     shift, protocol, texts, seed = config.shift, {}, [], 0
     if count:
-        policy = build_policy(policy_of(settings), process_state().device)
+        policy = build_policy(settings.policy, process_state().device)
         policy.load(checkpoint)
-        media_BFCHW, prompts = generate(policy, config, settings["seed"])
+        media_BFCHW, prompts = generate(policy, config, settings.seed)
         media_BFHWC = (media_BFCHW * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()
         texts = [prompt.text for prompt in prompts]
         _draw([clip[0] if len(clip) == 1 else contact_sheet(clip) for clip in media_BFHWC], texts, settings, folder)
-        seed = noise_seed(prompts[0], 0, settings["seed"])
+        seed = noise_seed(prompts[0], 0, settings.seed)
         shift, protocol = shift or policy.shift, policy.protocol
     return _sampling(
         settings,
@@ -149,36 +149,33 @@ def _sampled(checkpoint: Path, settings: Mapping, count: int, folder: Path) -> S
         seed=seed,
         steps=config.steps,
         shift=shift,
-        height=settings["policy"]["height"],
-        width=settings["policy"]["width"],
+        height=settings.policy.height,
+        width=settings.policy.width,
         fps=config.fps,
     )
 
 
-def _validation_of(settings: Mapping) -> str:
+def _validation_of(settings: TrainConfig) -> str:
     """Prompts to sample: those that the run validates on, the validation split of an embedded list, or its training prompts."""
-    if settings.get("validation", {}).get("every"):
-        return settings["validation"]["source"]
-    head, _, split = settings["prompts"].partition("/")
-    return f"{head}/validation" if head.startswith("embedded:") and split else settings["prompts"]
+    if settings.validation.every:
+        return settings.validation.source
+    head, _, split = settings.prompts.partition("/")
+    return f"{head}/validation" if head.startswith("embedded:") and split else settings.prompts
 
 
-def _draw(pictures: list[np.ndarray], prompts: list[str], settings: Mapping, folder: Path) -> None:
+def _draw(pictures: list[np.ndarray], prompts: list[str], settings: TrainConfig, folder: Path) -> None:
     from eval.model_card import SAMPLES
     from eval.plots import sample_grid
 
-    sample_grid(
-        [[picture] for picture in pictures], prompts, [f"{settings['method']}, seed {settings['seed']}"], folder / SAMPLES
-    )
+    sample_grid([[picture] for picture in pictures], prompts, [f"{settings.method}, seed {settings.seed}"], folder / SAMPLES)
 
 
-def _sampling(settings: Mapping, protocol: Mapping, **drawn) -> Sampling:
+def _sampling(settings: TrainConfig, protocol: Mapping, **drawn) -> Sampling:
     """How samples were drawn; what the policy's protocol leaves open is as settings and checkpoint say."""
     from eval.model_card import Sampling
     from otca.files import model_notes, resolve_model
-    from otca.runs import policy_of
 
-    policy = policy_of(settings)
+    policy = settings.policy
     notes = model_notes(resolve_model(policy.path))
     whole = protocol.get("true_guidance") or policy.true_guidance or notes.get("true_guidance", 1.0)
     low_noise = policy.true_guidance_2 or notes.get("true_guidance_2", whole)

@@ -32,12 +32,12 @@ def run(argv: list[str]) -> None:
     from eval.generate import generate
     from otca.files import writable_folder
     from otca.policies.base import build_policy
-    from otca.runs import policy_of, settings_of
+    from otca.runs import config_of
     from otca.validation import chosen_checkpoint
 
     folder, chosen = writable_folder(given.out), None
     if given.run is not None:
-        chosen, policy_config = chosen_checkpoint(given.run, given.checkpoint), policy_of(settings_of(given.run))
+        chosen, policy_config = chosen_checkpoint(given.run, given.checkpoint), config_of(given.run).policy
     policy = build_policy(policy_config)
     if chosen is not None:
         policy.load(chosen)
