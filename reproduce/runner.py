@@ -62,6 +62,9 @@ def run_arm(arm: Arm, root: Path) -> None:
         return
     processes.wait_for_everyone()
     with held(folder) if processes.is_main_process else nullcontext():
+        if processes.is_main_process:
+            begin_run(folder, arm_config(arm))
+        processes.wait_for_everyone()
         _make(arm, folder)
     processes.wait_for_everyone()
 
@@ -69,7 +72,6 @@ def run_arm(arm: Arm, root: Path) -> None:
 def _make(arm: Arm, folder: Path) -> None:
     """Train, evaluate and seal an arm in its folder."""
     config, processes = arm_config(arm), process_state()
-    begin_run(folder, config)
     budget = {"network_evaluations": 0, "reward_calls": 0}
     if arm.method == "base":
         policy = build_policy(config.policy)

@@ -251,7 +251,7 @@ def test_a_run_that_is_older_than_the_setting_goes_on(tmp_path):
         begin_run(tmp_path, TrainConfig.from_dotted({"credit.process_scale": "step"}))
 
 
-@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
-def test_a_limit_that_is_none_is_refused(seconds):
-    with pytest.raises(InputError, match="reward_timeout is .*; it must be at least 0"):
+@pytest.mark.parametrize(("seconds", "said"), [(-1.0, "at least 0"), (float("nan"), "a finite number")])
+def test_a_limit_that_is_none_is_refused(seconds, said):
+    with pytest.raises(InputError, match=f"reward_timeout is .*; it must be {said}"):
         TrainConfig(reward_timeout=seconds)

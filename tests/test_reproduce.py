@@ -133,7 +133,9 @@ def test_manifest_describes_the_run(tiny):
     run = folder / "results/image/tiny/otca/seed1"
     manifest = json.loads((run / "manifest.json").read_text())
     assert (manifest["method"], manifest["seed"], manifest["tier"]) == ("otca", 1, "tiny")
-    assert manifest["files"] == {n: sha256(run / n) for n in ("config.yaml", "train.csv", "scores.csv.gz", "sets.csv")}
+    assert manifest["files"] == {
+        n: sha256(run / n) for n in ("config.yaml", "train.csv", "scores.csv.gz", "sets.csv", "probe.csv")
+    }
     assert manifest["budget"]["reward_calls"] == 2 * 4 * 3
     assert manifest["protocol"]["sampler"] == "ode"
 

@@ -77,8 +77,10 @@ def run(argv: list[str]) -> None:
     trainer = Trainer(config, method, folder)
     main = trainer.accelerator.is_main_process
     with held(folder) if main else nullcontext():
-        reached = checkpoints(folder)
-        begin_run(folder, config, given.override_config, iteration_of(reached[-1]) if reached else 0)
+        if main:
+            reached = checkpoints(folder)
+            begin_run(folder, config, given.override_config, iteration_of(reached[-1]) if reached else 0)
+        trainer.accelerator.wait_for_everyone()
         with tqdm(total=config.iterations, unit="iteration", disable=not main) as bar:
 
             def show(row):
