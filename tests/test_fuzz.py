@@ -47,13 +47,15 @@ def test_the_fuzzer_sees_what_it_is_to_see(tmp_path, monkeypatch):
     assert media.MAX_PIXELS == videos.MAX_PIXELS == 64_000_000
 
 
-def test_the_table_is_made_of_the_counts(tmp_path):
+def test_the_table_is_made_of_the_counts(tmp_path, monkeypatch):
     pd.DataFrame({"reader": ["a", "a", "b"], "ending": [".x", ".y", ".z"], "inputs": [6, 4, 10], "read": [1, 2, 5]}).assign(
         refused=[5, 2, 5], tracebacks=0, outside=0
     ).to_csv(tmp_path / "fuzz.csv", index=False)
+    (tmp_path / "README.md").write_text("<!-- fuzz -->\nold\n<!-- /fuzz -->\n")
+    monkeypatch.chdir(tmp_path)
     assert fuzz.render(tmp_path).splitlines()[2:] == [
         "| a | 10 | 3 (30%) | 7 (70%) | 0 | 0 |",
         "| b | 10 | 5 (50%) | 5 (50%) | 0 | 0 |",
         "| all | 20 | 8 (40%) | 12 (60%) | 0 | 0 |",
     ]
-    assert (tmp_path / "table.md").is_file()
+    assert (tmp_path / "table.md").read_text() in (tmp_path / "README.md").read_text()
