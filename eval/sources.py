@@ -18,7 +18,7 @@ import pandas as pd
 
 from eval.tables import build_table, read_runs, table_csv
 from otca.errors import InputError
-from otca.files import sha256, write_atomic
+from otca.files import changed_files, sha256, write_atomic
 from otca.runs import Arm, damages
 
 SOURCES = "sources.json"
@@ -75,13 +75,7 @@ def table_damages(folder: Path) -> list[str]:
         root, runs, files = read_sources(folder)
     except InputError as error:
         return [str(error)]
-    out = []
-    for name, expected in files.items():
-        file = folder / name
-        if not file.is_file():
-            out.append(f"{file} is missing")
-        elif sha256(file) != expected:
-            out.append(f"{file} was changed: expected SHA-256 {str(expected)[:16]}…, found {sha256(file)[:16]}…")
+    out = changed_files(folder, files)
     lost = [line for run, expected in runs.items() for line in _replaced(root / run, expected, folder)]
     if lost or not (folder / "table.csv").is_file() or any(damages(root / run) for run in runs):
         return out + lost

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from otca.errors import InputError
-from otca.files import flush_tree, verify_hashes, write_hashes
+from otca.files import PARTIAL, flush_tree, verify_hashes, write_hashes
 from otca.policies.base import Policy
 from otca.sharding import copy_whole, like, whole_on_cpu
 
@@ -70,7 +70,7 @@ def save_checkpoint(
     target = folder / "checkpoints" / f"iteration_{progress.iteration:06d}"
     if target.exists():
         return target
-    aside = target.with_name(f".{target.name}.partial")
+    aside = target.with_name(f".{target.name}{PARTIAL}")
     states = optimizer.state_dict()["state"]
     moments = {f"{index}.{name}": torch.as_tensor(v) for index, s in states.items() for name, v in s.items()}
     files = {"optimizer": moments} | {name: {str(i): w for i, w in enumerate(kept)} for name, kept in copies.items() if kept}

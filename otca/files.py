@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,6 +70,18 @@ def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def changed_files(folder: Path, listed: Mapping[str, str]) -> list[str]:
+    """A line for each listed file of a folder that is missing or has not the SHA-256 that it had."""
+    out = []
+    for name, expected in listed.items():
+        file = folder / name
+        if not file.is_file():
+            out.append(f"{file} is missing")
+        elif sha256(file) != expected:
+            out.append(f"{file} was changed: expected SHA-256 {str(expected)[:16]}…, found {sha256(file)[:16]}…")
+    return out
 
 
 def write_hashes(folder: Path) -> None:

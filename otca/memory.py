@@ -18,10 +18,9 @@ def memory_named(doing: str, lower: str) -> Iterator[None]:
     """Raise TrainingError where memory runs out inside: ``doing`` says what was done, ``lower`` which settings to change."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise TrainingError(f"out of memory {doing}: lower {lower} ({_first_line(error)})") from error
-    except RuntimeError as error:
-        if not any(words in str(error) for words in SAID_BY_CPU):
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        out = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in SAID_BY_CPU)
+        if not out:
             raise
         raise TrainingError(f"out of memory {doing}: lower {lower} ({_first_line(error)})") from error
 

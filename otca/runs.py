@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser
 from otca.cli import check_settings, make_parser, read_settings
 from otca.config import TrainConfig
 from otca.errors import InputError, printable
-from otca.files import sha256, write_atomic
+from otca.files import changed_files, sha256, write_atomic
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "scipy", "numpy")
 RECORDED = ("config.yaml", "train.csv", "validation.csv", "scores.csv.gz", "sets.csv", "probe.csv")
@@ -151,13 +151,7 @@ def damages(folder: Path) -> list[str]:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return [f"{path} is no manifest of a run ({error!r})"]
-    for name, expected in listed.items():
-        file = folder / name
-        if not file.is_file():
-            out.append(f"{file} is missing")
-        elif sha256(file) != expected:
-            out.append(f"{file} was changed: expected SHA-256 {str(expected)[:16]}…, found {sha256(file)[:16]}…")
-    return out
+    return out + changed_files(folder, listed)
 
 
 def is_finished(folder: Path) -> bool:
