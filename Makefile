@@ -20,7 +20,8 @@ render: $(INSTALLED)
 	for medium in image video; do $(BIN)/python -m reproduce.embedded_report --medium $$medium --render || exit 1; done
 	for medium in image video; do $(BIN)/python -m reproduce.credit_fidelity --medium $$medium --render || exit 1; done
 	$(BIN)/python -m reproduce.ablations --family targets --tier study --render
-	for family in temporal objective stress rivals-equal budget; do $(BIN)/python -m reproduce.ablations --family $$family --render || exit 1; done
+	for family in temporal tcd objective stress sampling rivals rivals-equal budget; do $(BIN)/python -m reproduce.ablations --family $$family --render || exit 1; done
+	$(BIN)/python -m reproduce.gradient_signal --render
 	$(BIN)/python -m reproduce.recipes --render
 	$(BIN)/python -m reproduce.fuzz --render
 

@@ -9,11 +9,13 @@ Every method reads the same recorded trajectories, so they differ in credit alon
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from baselines import find_method
 from eval.evaluate import write_rows
@@ -37,7 +39,7 @@ from otca.errors import InputError
 from otca.files import write_atomic
 from otca.types import Rollout, Scores
 from reproduce.readme import update_readme
-from reproduce.truth import STAGES, STUDIES, Study, load_draws, load_trajectories
+from reproduce.truth import STAGES, STUDIES, Study, Valuation, load_draws, load_trajectories, load_values
 from reproduce.variants import credit_config
 
 FOLDER = Path("results/credit_fidelity")
@@ -48,6 +50,7 @@ READINGS = (
     *("otca_tcd@permuted", "otca_tcd@averaged", "tempflow_grpo", "coca", "gdpo", "otca_moca", "otca_moca@rho0", "otca"),
     *("dense_grpo", "process_credit@clean-raw", "process_credit@clean-decay0", "process_credit@clean"),
     *("process_credit@completion2", "process_credit", "process_credit@whole", "process_credit@raw"),
+    *("process_credit@clean-preview", "process_credit@preview"),
     *("process_credit@decay0", "process_credit@decay.6", "process_credit@decay1", "moca_step"),
 )
 """What is compared; weights that differ by a factor alone (TCD's ``sum``) agree alike."""
@@ -56,10 +59,13 @@ DRAWN = ("static_multi_reward", "otca_tcd", "tempflow_grpo", "coca", "dense_grpo
 """The readings whose profiles are drawn."""
 
 
-def credit_TBK(reading: str, config: TrainConfig, sampled: Rollout, scores: dict[int, Scores]) -> np.ndarray:
+def credit_TBK(
+    reading: str, config: TrainConfig, sampled: Rollout, final: Scores, values: dict[Valuation, torch.Tensor]
+) -> np.ndarray:
     """Signed credit · advantage of a reading at the trained steps, one column an objective (fused ones repeat)."""
     config = credit_config(reading, config)
-    factors = find_method(reading.partition("@")[0]).assign(sampled, scores[config.credit.process_completion], config)
+    scores = dataclasses.replace(final, process_reward_SBK=values[Valuation.of(config.credit)])
+    factors = find_method(reading.partition("@")[0]).assign(sampled, scores, config)
     product_TBK = (factors[0] * factors[1])[sampled.trained_T].numpy()
     return np.broadcast_to(product_TBK, (*product_TBK.shape[:2], len(config.rewards)))
 
@@ -68,8 +74,8 @@ def measure(study: Study) -> None:
     """Write the study's cells and stages to results: truth, its error and every credit, one row a (step, sample, objective)."""
     config = study.sampling
     for stage in STAGES:
-        sampled, scores = load_trajectories(study, stage)
-        final_BK = scores[1].reward_BK.numpy()
+        (sampled, final), values = load_trajectories(study, stage), load_values(study, stage)
+        final_BK = final.reward_BK.numpy()
         truth = truth_of(load_draws(study, stage).numpy(), final_BK)
         shape = truth.increment_TBK.shape
         step, sample, objective = (axis.ravel() for axis in np.indices(shape))
@@ -82,7 +88,7 @@ def measure(study: Study) -> None:
             "truth": truth.increment_TBK.ravel(),
             "error": truth.error_TBK.ravel(),
         }
-        columns |= {reading: credit_TBK(reading, config, sampled, scores).ravel() for reading in READINGS}
+        columns |= {reading: credit_TBK(reading, config, sampled, final, values).ravel() for reading in READINGS}
         write_rows(pd.DataFrame(columns), FOLDER / study.medium / f"{stage}-cells.csv.gz")
         sample, objective = (axis.ravel() for axis in np.indices(final_BK.shape))
         values = {"final": final_BK.ravel(), "start": truth.start_BK.ravel(), "start_error": truth.start_error_BK.ravel()}

@@ -1,8 +1,8 @@
 """Trajectories of a study of credit, and the Monte-Carlo truth about each of their steps (METHOD §2.3); resumable.
 
 A study's model is trained by static multi-reward GRPO on a seed of its own and looked at before, halfway and at the end.
-Everything lies in ``runs/credit_fidelity/<medium>/``: ``train/``, then per stage ``trajectories.safetensors`` and one file of
-continuations a state.
+Everything lies in ``runs/credit_fidelity/<medium>/``: ``train/``, then per stage ``trajectories.safetensors``, a file of state
+values for each `Valuation`, and one of continuations for each state and block.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 
 from baselines import find_method
 from otca import checkpoint, presets, schedules
-from otca.config import TrainConfig
+from otca.config import CreditConfig, TrainConfig
 from otca.files import write_atomic
 from otca.policies.base import Policy, build_policy
 from otca.process import continuation_rewards_NBK, process_values
@@ -32,8 +32,28 @@ TRAINED_BY, SEED = "static_multi_reward", 300
 """What trains the studied model, on a seed that no table uses."""
 BLOCK = 16
 """Continuations of a state that are made, and kept, together."""
-COMPLETIONS = (1, 2, 3, 0)
-"""Lengths of ODE completions whose rewards are kept beside the truth, for the credits that read them (0 = to the end)."""
+
+
+@dataclass(frozen=True)
+class Valuation:
+    """How a credit values a state: the reward of an ODE completion of ``length`` steps (0 = to the end), decoded so."""
+
+    length: int
+    decoder: str = "vae"
+
+    @classmethod
+    def of(cls, settings: CreditConfig) -> Valuation:
+        """What a config's credit asks for."""
+        return cls(settings.process_completion, settings.process_decoder)
+
+    @property
+    def file(self) -> str:
+        """Name of the file of its values."""
+        return f"values_{self.decoder}_{self.length}.safetensors"
+
+
+VALUATIONS = (*(Valuation(length) for length in (1, 2, 3, 0)), Valuation(1, "linear"), Valuation(3, "linear"))
+"""What is kept beside the truth, for the credits that read it."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +140,7 @@ def batch_of(study: Study, stage: str) -> Batch:
 
 @torch.no_grad()
 def sample(study: Study, stage: str) -> None:
-    """Write ``trajectories.safetensors``: latents, velocities, rewards, and rewards of completions of every state."""
+    """Write ``trajectories.safetensors``: latents, velocities, and rewards of what they end in."""
     path = study.folder / stage / "trajectories.safetensors"
     if path.exists():
         return
@@ -134,10 +154,25 @@ def sample(study: Study, stage: str) -> None:
     final_BK = score_all(rewards, sampled.media_BFCHW, sampled.prompts).reward_BK
     tensors = {name: getattr(sampled, name) for name in ("latents_SB", "velocity_TB", "log_prob_TB", "std_T", "sigma_S")}
     tensors |= {"trained_T": sampled.trained_T, "final_BK": final_BK}
-    for length in COMPLETIONS:
-        settings = dataclasses.replace(config, credit=dataclasses.replace(config.credit, process_completion=length))
-        tensors[f"completion{length}_SBK"], _ = process_values(policy, sampled, final_BK, rewards, settings)
     _save(tensors, path)
+
+
+@torch.no_grad()
+def value(study: Study, stage: str, valuation: Valuation) -> None:
+    """Write the values (S, B, K) of every state of every trajectory."""
+    path = study.folder / stage / valuation.file
+    if path.exists():
+        return
+    config, policy = study.sampling, stage_policy(study, stage)
+    rewards = [build_reward(name) for name in config.rewards]
+    sampled, final = load_trajectories(study, stage)
+    ends = sampled.latents_SB[-1].split(config.micro_batch)
+    sampled = dataclasses.replace(sampled, media_BFCHW=torch.cat([policy.decode(latents) for latents in ends]))
+    settings = dataclasses.replace(
+        config.credit, process_completion=valuation.length, process_decoder=valuation.decoder, process_continuations=0
+    )
+    config = dataclasses.replace(config, credit=settings)
+    _save({"value_SBK": process_values(policy, sampled, final.reward_BK, rewards, config)[0]}, path)
 
 
 def block_file(study: Study, stage: str, state: int, block: range) -> Path:
@@ -156,15 +191,19 @@ def continue_state(study: Study, stage: str, state: int, block: range) -> None:
     _save({"draws_NBK": continuation_rewards_NBK(policy, sampled, rewards, config, state, block)}, path)
 
 
-def load_trajectories(study: Study, stage: str) -> tuple[Rollout, dict[int, Scores]]:
-    """The sampled trajectories, and their scores with the values of each length of completion."""
+def load_trajectories(study: Study, stage: str) -> tuple[Rollout, Scores]:
+    """The sampled trajectories without their media, and their final scores."""
     tensors = load_file(study.folder / stage / "trajectories.safetensors")
     batch = batch_of(study, stage)
-    values = {length: tensors.pop(f"completion{length}_SBK") for length in COMPLETIONS}
     final_BK = tensors.pop("final_BK")
     media = torch.empty(len(batch.prompts), 0)  # what is scored already is not kept
     sampled = Rollout(**tensors, media_BFCHW=media, prompts=batch.prompts, group_B=batch.group_B, seed_B=batch.seed_B)
-    return sampled, {length: Scores(final_BK, study.objectives, {}, value_SBK) for length, value_SBK in values.items()}
+    return sampled, Scores(final_BK, study.objectives, {})
+
+
+def load_values(study: Study, stage: str) -> dict[Valuation, torch.Tensor]:
+    """Values of all states by each valuation, (S, B, K)."""
+    return {of: load_file(study.folder / stage / of.file)["value_SBK"] for of in VALUATIONS}
 
 
 def load_draws(study: Study, stage: str) -> torch.Tensor:
@@ -178,6 +217,7 @@ def tasks(study: Study) -> list[list[functools.partial]]:
     return [
         [functools.partial(train, study)],
         [functools.partial(sample, study, stage) for stage in STAGES],
+        [functools.partial(value, study, stage, valuation) for stage in STAGES for valuation in VALUATIONS],
         [
             functools.partial(continue_state, study, stage, state, block)
             for block in study.blocks
