@@ -219,7 +219,17 @@ SEEDS = {"quick": 2, "study": 3, "cpu": 10, "paper": 1}
 FEWER_SEEDS = {"cpu": {"core": 5, "wide": 3}}
 """Seeds of the other arms of Tables 1 to 4, and of the ablations' further arms, where they are fewer."""
 
-TUNED: dict[str, dict[str, dict[str, object]]] = {}
+_RATES = {
+    "image/cpu": {  # results/tuning/image-methods.csv
+        **dict.fromkeys(("process_credit", "moca_step", "diffusion_nft"), 7.5e-5),
+        **dict.fromkeys(("uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca"), 1.5e-4),
+        **dict.fromkeys(("tempflow_grpo", "flow_grpo_fast", "gdpo", "coca", "dense_grpo"), 1.5e-4),
+        **dict.fromkeys(("flow_grpo", "dance_grpo", "mix_grpo", "grpo_guard"), 3e-4),  # the highest of the grid
+    }
+}
+TUNED: dict[str, dict[str, dict[str, object]]] = {
+    name: {method: {"optimizer.learning_rate": rate} for method, rate in rates.items()} for name, rates in _RATES.items()
+}
 """medium/tier → method → what it has of its own: chosen for each method from the same grid on tuning seeds (results/tuning)."""
 
 

@@ -84,7 +84,7 @@ METHODS = {"video": CORE, "image": CORE + RIVALS}
 
 
 def _methods(medium: str, tier: str) -> list[Arm]:
-    rate = presets.train_config(f"{medium}/{tier}", "static_multi_reward", {}, 0).optimizer.learning_rate
+    rate = float(presets.preset(f"{medium}/{tier}")["optimizer.learning_rate"])
     return [
         Arm(medium, tier, method, 101, f"lr×{factor:g}", (("optimizer.learning_rate", rate * factor),))
         for method in METHODS[medium]

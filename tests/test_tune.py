@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from eval.evaluate import write_rows
+from otca import presets
 from otca.presets import SEEDS
 from otca.runs import Arm
 from reproduce import tune
@@ -41,6 +42,13 @@ def test_the_winner_has_the_highest_product_of_mean_rewards():
     rows = pd.DataFrame(rows, columns=["method", "settings", "alignment", "quality", "judge_correct"])
     # otca: .40 × .90, .45 × .70, .55 × .70; coca: .30 × .10, .20 × .20, .10 × .90
     assert tune.winners(rows) == {"otca": 4e-4, "coca": 4e-4}
+
+
+@pytest.mark.parametrize("name", presets.TUNED)
+def test_rates_are_the_winners_of_the_published_rows(name):
+    rows = pd.read_csv(f"results/tuning/{name.split('/')[0]}-methods.csv")
+    chosen = {method: settings["optimizer.learning_rate"] for method, settings in presets.TUNED[name].items()}
+    assert chosen == tune.winners(rows) and set(chosen) == set(tune.METHODS[name.split("/")[0]])
 
 
 def test_a_row_has_the_means_and_the_settings(tmp_path):
