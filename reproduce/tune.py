@@ -23,6 +23,7 @@ from eval.evaluate import write_rows
 from otca import presets
 from otca.ending import run_command
 from otca.runs import Arm, is_finished
+from reproduce.costs import COST
 from reproduce.runner import default_jobs, run_arms
 
 Settings = dict[str, object]
@@ -30,6 +31,7 @@ Evaluation = dict[str, object]
 
 ROW = ("method", "seed", "variant", "settings")
 HELD_OUT = "judge_correct"
+COSTS = ("network_evaluations", "reward_calls", "train_seconds", "evaluate_seconds")
 
 RATES = {
     f"lr{rate:g}-updates{updates}": {"optimizer.learning_rate": rate, "optimizer.updates_per_iteration": updates}
@@ -98,7 +100,7 @@ def winners(rows: pd.DataFrame) -> dict[str, float]:
     The hypervolume is the product of the mean training rewards on validation prompts: held-out accuracy, which tables compare,
     is not tuned on, and a method that pays for one objective with another gains little.
     """
-    rewards = [name for name in rows.columns if name not in (*ROW, HELD_OUT)]
+    rewards = [name for name in rows.columns if name not in (*ROW, HELD_OUT, *COSTS)]
     rate = rows["settings"].map(lambda text: json.loads(text).get("optimizer.learning_rate"))
     means = rows.assign(rate=rate).dropna(subset="rate").groupby(["method", "rate"])[rewards].mean().prod(axis=1)
     return {method: float(of.droplevel(0).idxmax()) for method, of in means.groupby(level=0)}
@@ -132,11 +134,13 @@ def arms(medium: str, tier: str, grid: str) -> list[Arm]:
 
 
 def read_run(folder: Path, arm: Arm) -> dict[str, object]:
-    """One row: method, seed, the settings that it changes as JSON, and means over the validation items."""
+    """One row: method, seed, the settings that it changes as JSON, means over the validation items, and what the run cost."""
     items = pd.read_csv(folder / "scores.csv.gz")
     names = presets.train_config(f"{arm.medium}/{arm.tier}", "base", {}, arm.seed).rewards
     means = items[[*names, HELD_OUT]].mean().to_dict()
-    return dict(zip(ROW, (arm.method, arm.seed, arm.variant, json.dumps(dict(arm.settings))))) | means
+    spent = json.loads((folder / "manifest.json").read_text())["budget"] | json.loads((folder / COST).read_text())
+    row = dict(zip(ROW, (arm.method, arm.seed, arm.variant, json.dumps(dict(arm.settings)))))
+    return row | means | {name: spent[name] for name in COSTS}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -61,7 +61,10 @@ def test_a_row_has_the_means_and_the_settings(tmp_path):
         "judge_correct": [1.0, 0.0],
     }
     write_rows(pd.DataFrame(items), tmp_path / "scores.csv.gz")
+    (tmp_path / "manifest.json").write_text(json.dumps({"budget": {"network_evaluations": 70, "reward_calls": 30}}))
+    (tmp_path / "cost.json").write_text(json.dumps({"train_seconds": 8.5, "evaluate_seconds": 2.0, "hardware": "x"}))
     row = tune.read_run(tmp_path, arm)
     assert json.loads(row.pop("settings")) == {"iterations": 7, "reward_weights": [4.0, 1.0, 1.0]}
     expected = {"alignment": 0.5, "quality": pytest.approx(0.6), "aesthetic": 1.0, "judge_correct": 0.5}
+    expected |= {"network_evaluations": 70, "reward_calls": 30, "train_seconds": 8.5, "evaluate_seconds": 2.0}
     assert row == {"method": "otca", "seed": 101, "variant": "x", **expected}
