@@ -9,12 +9,17 @@ import numpy as np
 import torch
 
 from otca.config import CreditConfig, TrainConfig
+from otca.credit import group_center
+from otca.errors import InputError
 from otca.policies.base import Policy
 from otca.preview import fit_preview
 from otca.rewards.base import Reward, score_all
 from otca.rollout import condition_of, continued_from, velocity_at
 from otca.samplers import clean_prediction
 from otca.types import Rollout, Total, alone
+
+REGRESSED_NUMBERS = 4096
+"""Latent numbers of a sample that are still regressed on: the solve grows with their cube."""
 
 
 def completion_path(state: int, steps: int, length: int) -> list[int]:
@@ -34,8 +39,11 @@ def scored_states(steps: int, count: int) -> list[int]:
 def planned_paths(stochastic_T: torch.Tensor, settings: CreditConfig) -> dict[int, list[int]]:
     """How each scored state is valued: the grid points of its completion, all that are left for continuations.
 
-    Empty where the trajectory went on without noise along these very points: it is its own completion.
+    Empty where the trajectory went on without noise along these very points: it is its own completion. No state is completed
+    where values are regressed.
     """
+    if settings.process_value == "regression":
+        return {}
     steps, out = len(stochastic_T), {}
     for state in scored_states(steps, settings.process_states):
         whole = completion_path(state, steps, 0)
@@ -59,10 +67,13 @@ def process_values(
     ``credit.process_decoder: linear`` a completion is decoded by a `LinearPreview` of this rollout, not by the autoencoder.
     The first step uses the velocity that the rollout kept, so a completion of one step (the clean prediction) costs no
     network evaluation; a state whose completion is the trajectory itself takes the final reward and costs nothing.
+    With ``credit.process_value: regression`` see `regressed_values_SBK`; it costs neither.
     Costs: ``network_evaluations`` and ``reward_calls``, each media scored being decoded once. Raises `RewardError` as any
     scoring does.
     """
     settings, steps, count = config.credit, len(sampled.sigma_S) - 1, len(sampled.prompts)
+    if settings.process_value == "regression":
+        return regressed_values_SBK(sampled, final_BK, total), {"network_evaluations": 0, "reward_calls": 0}
     draws, paths = settings.process_continuations, planned_paths(sampled.std_T > 0, settings)
     values = {steps: final_BK}
     decode = policy.decode
@@ -85,6 +96,37 @@ def process_values(
         "reward_calls": count * scored * len(rewards),
     }
     return _interpolated(values, steps), costs
+
+
+@torch.no_grad()
+def regressed_values_SBK(sampled: Rollout, final_BK: torch.Tensor, total: Total = alone) -> torch.Tensor:
+    """Estimated rewards (S, B, K) of each state, centred in the group, the last row the final rewards likewise [ours].
+
+    At every state a ridge regression of the final rewards on the clean predictions' latents, both centred in the group, over the
+    samples of the *other* groups. The penalty is the mean squared length of a prediction. Raises InputError where a sample has
+    more than `REGRESSED_NUMBERS` latent numbers.
+    """
+    numbers = sampled.latents_SB[0, 0].numel()
+    if numbers > REGRESSED_NUMBERS:
+        raise InputError(
+            f"credit.process_value is regression, which solves for {numbers} latent numbers of a sample, more than "
+            f"{REGRESSED_NUMBERS}; use credit.process_value reward"
+        )
+    final_centred_BK, out = group_center(final_BK, sampled.group_B), []
+    for t, velocity in enumerate(sampled.velocity_TB):
+        clean = clean_prediction(sampled.latents_SB[t], velocity, float(sampled.sigma_S[t]))
+        feature_BD = group_center(clean.flatten(1), sampled.group_B)
+        square_DD, cross_DK = total(feature_BD.T @ feature_BD), total(feature_BD.T @ final_centred_BK)
+        count = total(torch.tensor(float(len(feature_BD)), device=feature_BD.device))
+        penalty_DD = square_DD.trace() / count * torch.eye(numbers, dtype=square_DD.dtype, device=square_DD.device)
+        value_BK = torch.zeros_like(final_centred_BK)
+        for group in sampled.group_B.unique():
+            own = sampled.group_B == group
+            others_DD = square_DD - feature_BD[own].T @ feature_BD[own]
+            others_DK = cross_DK - feature_BD[own].T @ final_centred_BK[own]
+            value_BK[own] = feature_BD[own] @ torch.linalg.solve(others_DD + penalty_DD, others_DK)
+        out.append(value_BK)
+    return torch.stack([*out, final_centred_BK]).to(final_BK.dtype)
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ READINGS = (
     *("otca_tcd@permuted", "otca_tcd@averaged", "tempflow_grpo", "coca", "gdpo", "otca_moca", "otca_moca@rho0", "otca"),
     *("dense_grpo", "process_credit@clean-raw", "process_credit@clean-decay0", "process_credit@clean"),
     *("process_credit@completion2", "process_credit", "process_credit@whole", "process_credit@raw"),
-    *("process_credit@clean-preview", "process_credit@preview"),
+    *("process_credit@clean-preview", "process_credit@preview", "process_credit@regressed"),
     *("process_credit@decay0", "process_credit@decay.6", "process_credit@decay1", "moca_step"),
 )
 """What is compared; weights that differ by a factor alone (TCD's ``sum``) agree alike."""

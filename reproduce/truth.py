@@ -36,23 +36,25 @@ BLOCK = 16
 
 @dataclass(frozen=True)
 class Valuation:
-    """How a credit values a state: the reward of an ODE completion of ``length`` steps (0 = to the end), decoded so."""
+    """How a credit values a state: the reward of an ODE completion of ``length`` steps (0 = to the end), or by regression."""
 
     length: int
     decoder: str = "vae"
+    by: str = "reward"
 
     @classmethod
     def of(cls, settings: CreditConfig) -> Valuation:
         """What a config's credit asks for."""
-        return cls(settings.process_completion, settings.process_decoder)
+        return REGRESSED if settings.process_value == "regression" else cls(settings.process_completion, settings.process_decoder)
 
     @property
     def file(self) -> str:
         """Name of the file of its values."""
-        return f"values_{self.decoder}_{self.length}.safetensors"
+        return "values_regression.safetensors" if self == REGRESSED else f"values_{self.decoder}_{self.length}.safetensors"
 
 
-VALUATIONS = (*(Valuation(length) for length in (1, 2, 3, 0)), Valuation(1, "linear"), Valuation(3, "linear"))
+REGRESSED = Valuation(1, by="regression")
+VALUATIONS = (*(Valuation(length) for length in (1, 2, 3, 0)), Valuation(1, "linear"), Valuation(3, "linear"), REGRESSED)
 """What is kept beside the truth, for the credits that read it."""
 
 
@@ -168,10 +170,8 @@ def value(study: Study, stage: str, valuation: Valuation) -> None:
     sampled, final = load_trajectories(study, stage)
     ends = sampled.latents_SB[-1].split(config.micro_batch)
     sampled = dataclasses.replace(sampled, media_BFCHW=torch.cat([policy.decode(latents) for latents in ends]))
-    settings = dataclasses.replace(
-        config.credit, process_completion=valuation.length, process_decoder=valuation.decoder, process_continuations=0
-    )
-    config = dataclasses.replace(config, credit=settings)
+    changes = {"process_completion": valuation.length, "process_decoder": valuation.decoder, "process_value": valuation.by}
+    config = dataclasses.replace(config, credit=dataclasses.replace(config.credit, **changes, process_continuations=0))
     _save({"value_SBK": process_values(policy, sampled, final.reward_BK, rewards, config)[0]}, path)
 
 

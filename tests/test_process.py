@@ -8,16 +8,16 @@ import pandas as pd
 import pytest
 import torch
 
-from otca import credit
+from otca import credit, process
 from otca.config import CreditConfig, PolicyConfig, SamplerConfig, TrainConfig
 from otca.errors import InputError
 from otca.methods import METHODS
 from otca.policies.base import build_policy
-from otca.process import completion_path, continuation_rewards_NBK, process_values, scored_states
+from otca.process import completion_path, continuation_rewards_NBK, process_values, regressed_values_SBK, scored_states
 from otca.rollout import continued_from, make_batch, rollout
 from otca.schedules import StepPlan, sigmas_S
 from otca.trainer import Trainer
-from otca.types import Prompt
+from otca.types import Prompt, Rollout
 from tests.toys import toy_settings
 
 STEPS = 5
@@ -220,3 +220,52 @@ def test_sampled_steps_cost_what_they_train(untrained_pipeline, tmp_path):
     _, rows = sampled_run(untrained_pipeline, tmp_path, 2)
     assert rows["network_evaluations"].tolist() == [8 * (6 + 2 * 3), 2 * 8 * (6 + 2 * 3)]
     assert (rows["update_norm"] > 0).all() and (rows["first_ratio_deviation"] < 1e-5).all()
+
+
+def trajectories(groups=(0, 0, 0, 3, 3, 3, 7, 7), steps=2, shape=(2, 3), seed=0):
+    """Random states and velocities, without media."""
+    generator = torch.Generator().manual_seed(seed)
+    count = len(groups)
+    latents, velocity = (torch.randn(n, count, *shape, generator=generator) for n in (steps + 1, steps))
+    sigma_S, std_T = torch.linspace(1, 0, steps + 1), torch.ones(steps)
+    prompts = [Prompt(str(g), "x") for g in groups]
+    trained_T, media = torch.ones(steps, dtype=torch.bool), torch.empty(count, 0)
+    log_prob_TB, group_B = torch.zeros(steps, count), torch.tensor(groups)
+    return Rollout(latents, std_T, log_prob_TB, sigma_S, trained_T, media, prompts, group_B, [0] * count, velocity)
+
+
+def test_a_regressed_value_is_ridge_regression_on_the_other_groups():
+    """Against least squares with the penalty as rows of data, group by group."""
+    record = trajectories()
+    final_BK = torch.randn(8, 2, generator=torch.Generator().manual_seed(1))
+    out = regressed_values_SBK(record, final_BK)
+    centred_BK = credit.group_center(final_BK, record.group_B)
+    torch.testing.assert_close(out[-1].double(), centred_BK, rtol=0, atol=1e-6)
+    for t, sigma in enumerate([1.0, 0.5]):
+        clean = (record.latents_SB[t] - sigma * record.velocity_TB[t]).flatten(1)
+        x_BD = credit.group_center(clean, record.group_B)
+        penalty = x_BD.square().sum(1).mean().sqrt() * torch.eye(6, dtype=torch.double)
+        for group in (0, 3, 7):
+            own = record.group_B == group
+            rows, targets = torch.cat([x_BD[~own], penalty]), torch.cat([centred_BK[~own], torch.zeros(6, 2)])
+            expected = x_BD[own] @ torch.linalg.lstsq(rows, targets).solution
+            torch.testing.assert_close(out[t, own].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_no_reward_enters_a_regressed_value_of_its_own_group():
+    record, final_BK = trajectories(), torch.randn(8, 1, generator=torch.Generator().manual_seed(2))
+    changed_BK = final_BK.clone()
+    changed_BK[:3] = torch.tensor([[5.0], [-5.0], [0.0]])
+    before, after = (regressed_values_SBK(record, values_BK)[:-1] for values_BK in (final_BK, changed_BK))
+    torch.testing.assert_close(before[:, :3], after[:, :3], rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(before[:, 3:], after[:, 3:], atol=1e-3)
+
+
+def test_regression_is_free_and_refuses_what_it_cannot_do(policy, monkeypatch):
+    out, costs, _ = values(policy, sampled(policy, stochastic=True), process_value="regression")
+    assert costs == {"network_evaluations": 0, "reward_calls": 0} and (out[:-1] == 0).all()  # one group has no others
+    with pytest.raises(InputError, match="regression, which continues no state; set credit.process_continuations to 0"):
+        CreditConfig(process_value="regression", process_continuations=4)
+    monkeypatch.setattr(process, "REGRESSED_NUMBERS", 5)
+    with pytest.raises(InputError, match="6 latent numbers of a sample, more than 5; use credit.process_value reward"):
+        regressed_values_SBK(trajectories(), torch.zeros(8, 1))
