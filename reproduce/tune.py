@@ -74,8 +74,11 @@ REGIMES: dict[str, tuple[Settings, str]] = {
 """Variant → what it changes of the tier, and the methods that are tried on it."""
 
 
-FACTORS = (0.5, 1.0, 2.0)
-"""Learning rates that are tried for every method, as multiples of the tier's."""
+FACTORS = {"image": (0.5, 1.0, 2.0), "video": (0.25, 0.5, 1.0, 2.0)}
+"""Learning rates that are tried for every method of a medium, as multiples of the tier's.
+
+Videos began with the same three; the lowest was the best of the first methods, so all of them have a lower one beside it.
+"""
 CORE = ("uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca", "process_credit")
 RIVALS = (
     *("flow_grpo", "dance_grpo", "mix_grpo", "tempflow_grpo", "flow_grpo_fast", "grpo_guard", "gdpo", "coca", "dense_grpo"),
@@ -90,7 +93,7 @@ def _methods(medium: str, tier: str) -> list[Arm]:
     return [
         Arm(medium, tier, method, 101, f"lr×{factor:g}", (("optimizer.learning_rate", rate * factor),))
         for method in METHODS[medium]
-        for factor in FACTORS
+        for factor in FACTORS[medium]
     ]
 
 
