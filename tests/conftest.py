@@ -1,11 +1,23 @@
-"""Shared fixtures: one thread, and an untrained FluxPipeline folder of embedded size."""
+"""Shared fixtures: one thread, also in the processes that tests start, and untrained pipeline folders of embedded size."""
 
 from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+SLOW_SECONDS = 3600
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked slow may take longer than the limit in pyproject.toml."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
 
 
 @pytest.fixture(autouse=True)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tqdm import tqdm
+
 from otca.files import LOCK, sha256
+
+HUNG_SECONDS = 240
+"""Time after which a forked process says where it hangs and ends."""
 
 CLOCK = {"timing.csv", "cost.json", "curves-seconds.png", "curves-seconds.svg", LOCK}
 """Files whose content depends on the clock or the process."""
@@ -22,6 +29,8 @@ def start(function: Callable[[], int | None], output: Path | None = None) -> int
     if pid:
         return pid
     code = 99
+    faulthandler.dump_traceback_later(HUNG_SECONDS, exit=True)
+    tqdm.set_lock(threading.RLock())  # tqdm's own is shared with all forks: who is killed in it would keep it for ever
     try:
         if output is not None:
             handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,8 +11,7 @@ import torch
 from otca.embedded import scenes, video_scenes
 from otca.serving import bound, server_of
 from otca.types import Prompt
-
-ROOT = Path(__file__).parent.parent
+from tests.killed import wait_for
 
 
 @contextlib.contextmanager
@@ -22,15 +19,15 @@ def running(app, port=0):
     """The application on a port of this machine, in a thread; yields the address."""
     with bound("127.0.0.1", port, "") as listener:
         server = server_of(app, "critical", last_seconds=1)
-        thread = threading.Thread(target=server.run, args=([listener],))
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         try:
-            while not server.started:
-                time.sleep(0.005)
+            wait_for(lambda: server.started or not thread.is_alive())
+            assert server.started, "the server ended at once"
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
-            thread.join()
+            thread.join(10)
 
 
 def pictures(count=5):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +10,8 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from tests.processes import ran
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,10 +33,7 @@ def train(folder, pipeline, processes, *changes, use_cpu="true", **switches):
     }
     command = ["-m", "otca", "train", *(f"--{key}={value}" for key, value in settings.items()), *changes]
     launcher = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": use_cpu} | switches
-    return subprocess.run(
-        [sys.executable, *launcher, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
+    return ran([sys.executable, *launcher, *command], ACCELERATE_USE_CPU=use_cpu, **switches)
 
 
 WAN = ("--policy.frames=5", "--policy.max_sequence_length=10", "--iterations=2", "--save_every=2")

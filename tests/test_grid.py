@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections import Counter
 
@@ -17,6 +15,7 @@ from otca.runs import Arm
 from reproduce.all import TABLES, arms
 from reproduce.grid import Job, progress, progress_text
 from reproduce.runner import arm_config
+from tests.processes import ran
 from tests.test_distributed import ROOT
 from tests.test_survival_tables import TABLE, tiny_tier
 
@@ -97,11 +96,8 @@ print(grid.run_grid(TABLE.arms("tiny"), Path("runs"), 2))
 def test_a_grid_is_made_by_jobs_side_by_side(tmp_path, untrained_pipeline):
     script = tmp_path / "grid.py"
     script.write_text(GRID.format(root=str(ROOT), pipeline=untrained_pipeline))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     for _ in range(2):  # the second start finds nothing to do
-        done = subprocess.run(
-            [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
-        )
+        done = ran([sys.executable, script], cwd=tmp_path, PYTHONPATH=str(ROOT))
         assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
     made = {path.parent.parent.name for path in tmp_path.glob("runs/image/tiny/*/seed0/manifest.json")}
     assert made == set(TABLE.methods)

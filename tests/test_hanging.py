@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import dataclasses
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -22,7 +22,8 @@ from otca.rewards.base import Background, Limited, build_reward, score_all
 from otca.rewards.workers import Worker, Workers
 from otca.runs import begin_run
 from otca.serving import make_app
-from tests.servers import ROOT, Told, blank, running
+from tests.processes import ran
+from tests.servers import Told, blank, running
 from tests.test_trainer import Brightness
 
 HERE = contextvars.ContextVar("HERE", default="elsewhere")
@@ -194,7 +195,8 @@ def test_the_first_failure_of_several_requests_ends_the_waiting(gate):
 def test_a_reward_that_hangs_behind_a_server(gate):
     """The run's limit, the client's own limit and retries, and the server's, after which it answers others again."""
     hanging, limited = Told(torch.ones(1), gate.wait), Told(torch.ones(1), gate.wait)
-    with running(make_app(hanging)) as address, running(make_app(Limited(limited, 0.2))) as other:
+    with running(make_app(hanging)) as address, running(make_app(Limited(limited, 0.2))) as other, contextlib.ExitStack() as last:
+        last.callback(gate.set)  # the servers are waited for
         with pytest.raises(RewardError, match=r"'told' has not scored 1 prompts: .* within 0.3 s"):
             score_all([build_reward(f"{address}/told", timeout=0.3)], *blank(1))
         with pytest.raises(RewardError, match=r"no answer from .* after 1 tries .* ReadTimeout"):
@@ -203,7 +205,6 @@ def test_a_reward_that_hangs_behind_a_server(gate):
             score_all([build_reward(f"{other}/told")], *blank(1))
         limited.pause = lambda: None
         assert score_all([build_reward(f"{other}/told")], *blank(1)).reward_BK.tolist() == [[1]]
-        gate.set()
 
 
 def test_the_command_ends_in_one_line_after_a_checkpoint(untrained_pipeline, tmp_path):
@@ -211,7 +212,7 @@ def test_the_command_ends_in_one_line_after_a_checkpoint(untrained_pipeline, tmp
     argv = ["train", "--rewards", "[alignment,tests.test_hanging:Computes]", "--reward_timeout", "1"]
     argv += ["--policy.path", untrained_pipeline, "--out", str(tmp_path), "--sampler.steps", "3"]
     argv += ["--prompts_per_iteration", "2", "--group_size", "2", "--micro_batch", "2"]
-    done = subprocess.run([sys.executable, "-m", "otca", *argv], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = ran([sys.executable, "-m", "otca", *argv])
     said = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert said.startswith("otca train: error: reward 'computes' has not scored 4 prompts: train-")
@@ -235,7 +236,7 @@ try:
 except Late:
     sys.exit(2)
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = ran([sys.executable, "-c", script])
     assert (done.returncode, done.stderr) == (2, "")
 
 

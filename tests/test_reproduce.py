@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import torch
 from otca.config import TrainConfig
 from otca.files import sha256
 from otca.methods import METHODS
+from tests.processes import ran
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,9 +47,7 @@ def working_folder(folder, readme, **paths):
         script = folder / "call.py"
         script.write_text(TINY.format(root=str(ROOT), call=call, **paths))
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-        command = [sys.executable, *launcher, str(script)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+        done = ran([sys.executable, *launcher, script], cwd=folder, ACCELERATE_USE_CPU="true")
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 

@@ -21,6 +21,7 @@ from otca.rewards.base import build_reward, score_all
 from otca.rewards.published import Card, HubFile, PublishedReward
 from otca.serving import bound, described, make_app
 from reproduce.stress_server import stress
+from tests.killed import wait_for
 from tests.servers import Told, blank, pictures, running
 
 
@@ -91,7 +92,9 @@ def test_half_a_head_is_not_waited_for(quality, monkeypatch):
         with connected(quality, before) as connection:
             said = b"}" if not before else b""
             while not said.endswith(b"}"):  # the answer of the first request
-                said += connection.recv(4000)
+                part = connection.recv(4000)
+                assert part, said
+                said += part
             connection.sendall(LINE)
             started = time.perf_counter()
             assert connection.recv(4000) == b"" and 0.2 < time.perf_counter() - started < 5
@@ -239,10 +242,11 @@ def test_who_hung_up_is_not_scored():
         hasty = build_reward(f"{address}/told?retries=0")
         hasty._client.timeout = 0.1
         busy = other.submit(patient.score, *blank(1))
-        while not told.now:
-            time.sleep(0.005)
-        with pytest.raises(RewardError, match="ReadTimeout"):
-            hasty.score(*blank(1))
-        gate.set()
+        try:
+            wait_for(lambda: told.now)
+            with pytest.raises(RewardError, match="ReadTimeout"):
+                hasty.score(*blank(1))
+        finally:
+            gate.set()  # the server is waited for
         assert busy.result().tolist() == [1]
         assert patient.score(*blank(1)).tolist() == [1] and told.calls == 2

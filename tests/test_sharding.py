@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from otca.config import TrainConfig
 from otca.methods import METHODS
 from otca.policies.base import build_policy
 from otca.trainer import Trainer
+from tests.processes import ran
 from tests.toys import REWARDS, toy_settings
 
 ROOT = Path(__file__).parent.parent
@@ -36,15 +35,7 @@ SETTINGS = {
 
 def train_sharded(folder: Path, settings: dict, processes: int = 2) -> str:
     command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", "tests.sharded_run"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(
-        [sys.executable, *command, str(folder), json.dumps(settings)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = ran([sys.executable, *command, folder, json.dumps(settings)], ACCELERATE_USE_CPU="true")
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -107,7 +98,7 @@ def test_accelerate_shards_by_the_shipped_config(untrained_pipeline, tmp_path):
     runs = {"whole": [train], "sharded": [[*launch, *train]]}
     for folder, [command] in runs.items():
         command = [sys.executable, *command, f"--out={tmp_path / folder}", "--iterations=2", "--policy.precision=bf16"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+        done = ran(command, 600)
         assert done.returncode == 0, done.stderr[-3000:]
     path = "checkpoints/iteration_000002/transformer/diffusion_pytorch_model.safetensors"
     one, two = (load_file(tmp_path / folder / path) for folder in runs)

@@ -143,7 +143,7 @@ def launched(folder: Path, pipeline: str) -> subprocess.Popen:
         "save_every": 2,
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "otca", "train"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen(
         [*command, *(f"--{key}={value}" for key, value in settings.items())],
         cwd=ROOT,
