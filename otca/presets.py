@@ -225,7 +225,12 @@ _RATES = {
         **dict.fromkeys(("uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca"), 1.5e-4),
         **dict.fromkeys(("tempflow_grpo", "flow_grpo_fast", "gdpo", "coca", "dense_grpo"), 1.5e-4),
         **dict.fromkeys(("flow_grpo", "dance_grpo", "mix_grpo", "grpo_guard"), 3e-4),  # the highest of the grid
-    }
+    },
+    "video/cpu": {  # results/tuning/video-methods.csv
+        **dict.fromkeys(("uniform_grpo", "otca_tcd", "otca_moca", "otca"), 5e-5),  # the lowest of the grid
+        "static_multi_reward": 1e-4,
+        "process_credit": 2e-4,
+    },
 }
 TUNED: dict[str, dict[str, dict[str, object]]] = {
     name: {method: {"optimizer.learning_rate": rate} for method, rate in rates.items()} for name, rates in _RATES.items()
