@@ -12,12 +12,13 @@ import pandas as pd
 
 from eval.plots import dot_plot
 from eval.sources import run_hashes, write_sources
-from eval.tables import EQUAL_CALLS, build_table, clear_winners, collect, write_table
+from eval.tables import EQUAL_CALLS, EQUAL_EVALUATIONS, build_table, clear_winners, collect, write_table
 from otca.ending import run_command
 from otca.errors import InputError
 from otca.presets import FEWER_SEEDS, SEEDS
 from otca.processes import is_main, launched, process_state
 from otca.runs import Arm
+from reproduce.compare import COSTS, TOLERANCE
 from reproduce.costs import cost_line
 from reproduce.figures import draw_figures, draw_outcomes
 from reproduce.readme import update_readme
@@ -95,7 +96,7 @@ class Table:
             if self.figures and len(methods) <= MOST_CROSSES:
                 draw_outcomes(rows, rows_root / medium / tier, self.primary, folder, suffix)
         made = pd.concat(tables)
-        notes = [*_seed_notes(dict(zip(made["method"], made["n_seeds"]))), *self.notes]
+        notes = [*_seed_notes(dict(zip(made["method"], made["n_seeds"]))), *_budget_notes(made), *self.notes]
         primary = self.primary if (made["metric"] == self.primary).any() else _first_held_out(made, self.name)
         write_table(made, folder, f"{self.title} ({tier} tier)", notes, winners, primary)
         write_sources(folder, rows_root, runs)
@@ -170,6 +171,21 @@ def _first_held_out(table: pd.DataFrame, name: str) -> str:
     if held_out.empty:
         raise InputError(f"{name}: its runs have no held-out metric; give the tier some (held_out in otca/presets.py)")
     return held_out.iloc[0]
+
+
+def _budget_notes(table: pd.DataFrame) -> list[str]:
+    """Arms that are not at the budget that their table says, and by how much: one line a medium, none where all are."""
+    out = []
+    for (medium, budget, baseline), part in table.groupby(["medium", "budget", "baseline"], sort=False):
+        alike = COSTS[:1] if budget == EQUAL_EVALUATIONS else COSTS
+        spent = part.groupby("method", sort=False)[list(alike)].first()
+        ratios = spent[(spent > 0).any(axis=1)] / spent.loc[baseline]
+        ratios = ratios[(ratios - 1).abs().max(axis=1) > TOLERANCE].rename(columns=lambda name: name.replace("_", " "))
+        said = [f"{method} ({', '.join(f'{of[name]:.2f} × {name}' for name in ratios)})" for method, of in ratios.iterrows()]
+        if said:
+            where = f" ({medium})" if table["medium"].nunique() > 1 else ""
+            out.append(f"Not at that budget{where}, in multiples of {baseline}: {'; '.join(said)}.")
+    return out
 
 
 def _seed_notes(seeds: dict[str, int]) -> list[str]:

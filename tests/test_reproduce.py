@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
+from eval.tables import EQUAL_CALLS, EQUAL_EVALUATIONS
 from otca.config import TrainConfig
 from otca.files import sha256
 from otca.methods import METHODS
+from reproduce.table import _budget_notes
 from tests.processes import ran
 
 ROOT = Path(__file__).parent.parent
@@ -243,3 +245,16 @@ def test_it_learns(tmp_path, reward, settings, errors):
     gain = probe() - before
     print(f"{reward}: {before.mean():.4f}, gain {gain.mean():.4f}, standard error {gain.std() / len(gain) ** 0.5:.4f}")
     assert gain.mean() > errors * gain.std() / len(gain) ** 0.5 > 0
+
+
+def test_arms_beyond_the_budget_of_their_table_are_named():
+    """By what they spent of everything that the label calls equal; the untrained model spends nothing."""
+    spent = {"base": (0, 0), "static_multi_reward": (100, 60), "otca": (100, 60), "coca": (101, 60), "process_credit": (143, 360)}
+    rows = [("image", EQUAL_CALLS, "static_multi_reward", name, *of) for name, of in spent.items()] * 2
+    table = pd.DataFrame(rows, columns=["medium", "budget", "baseline", "method", "network_evaluations", "reward_calls"])
+    [note] = _budget_notes(table)
+    said = "Not at that budget, in multiples of static_multi_reward: process_credit ("
+    assert note == f"{said}1.43 × network evaluations, 6.00 × reward calls)."
+    assert _budget_notes(table[table["method"] != "process_credit"]) == []
+    equal = table.assign(budget=EQUAL_EVALUATIONS, network_evaluations=100 * (table["method"] != "base"))
+    assert _budget_notes(equal) == []
