@@ -1,6 +1,7 @@
 """Copy finished runs into results/: `python -m reproduce.publish [--tier quick] [--medium image]`, then `--render` a table.
 
-Rows and manifests are copied whole; of the media only the few that the sample grids show.
+Rows and manifests are copied whole; of the media only the few that the sample grids show. `--restore` copies the other way: what
+is published counts as made, so that a command over a whole tier makes only what is missing.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import pandas as pd
+
 from eval.videos import read_video, write_mp4
+from otca.ending import run_command
 from otca.errors import InputError
 from otca.files import sha256, write_atomic
-from otca.runs import RECORDED, is_finished
-from reproduce.costs import publish_costs
+from otca.runs import RECORDED, damages, is_finished
+from reproduce.costs import COLUMNS, COST, publish_costs
 from reproduce.figures import GRID_SEED, grid_files
 
 
@@ -41,22 +45,57 @@ def publish_run(run: Path, target: Path) -> None:
         write_atomic(target / "media" / "prompts.jsonl", "".join(json.dumps(row) + "\n" for row in shown))
 
 
+def restore_runs(medium: str, tier: str) -> int:
+    """Copy the published runs of a medium and tier to where runs/ lacks them, with what they cost; returns how many.
+
+    Raises InputError where nothing is published there, and on a damaged run.
+    """
+    published, count = Path("results") / medium / tier, 0
+    costs = pd.read_csv(published / "cost.csv") if (published / "cost.csv").is_file() else pd.DataFrame(columns=COLUMNS)
+    if costs.empty:
+        raise InputError(f"nothing is published below {published}; take another --medium or --tier")
+    for row in costs.to_dict("records"):
+        source = published / row["method"] / f"seed{row['seed']}"
+        target = Path("runs") / source.relative_to("results")
+        if target.exists():
+            continue
+        broken = damages(source)
+        if broken:
+            raise InputError(f"run {source} cannot be restored: {broken[0]}")
+        aside = target.with_name(f"{target.name}.part")
+        shutil.rmtree(aside, ignore_errors=True)  # of a restore that was cut off
+        shutil.copytree(source, aside)
+        write_atomic(aside / COST, json.dumps({name: row[name] for name in COLUMNS[2:]}) + "\n")
+        aside.rename(target)
+        count += 1
+    return count
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Publish every finished run of a medium and tier."""
-    parser = argparse.ArgumentParser(prog="python -m reproduce.publish", description=__doc__)
-    parser.add_argument("--medium", default="image", help="medium to publish (default: image)")
-    parser.add_argument("--tier", default="quick", help="tier to publish (default: quick)")
+    """Publish every finished run of a medium and tier, or restore the published ones; exit code 2 with one line on failure."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduce.publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--medium", default="image", help="image or video (default: image)")
+    parser.add_argument("--tier", default="quick", help="how large the runs were (default: quick)")
+    parser.add_argument("--restore", action="store_true", help="copy from results/ to runs/, where runs/ lacks the run")
     args = parser.parse_args(argv)
-    source = Path("runs") / args.medium / args.tier
+    return run_command("publish", lambda: _make(args))
+
+
+def _make(args: argparse.Namespace) -> None:
+    place = f"{args.medium}/{args.tier}"
+    if args.restore:
+        print(f"restored {restore_runs(args.medium, args.tier)} runs of {place}")
+        return
+    source = Path("runs") / place
     runs = [run for run in sorted(source.glob("*/seed*")) if is_finished(run)]
     if not runs:
-        print(f"publish: error: no finished run below {source}; make them first", file=sys.stderr)
-        return 2
+        raise InputError(f"no finished run below {source}; make them first")
     for run in runs:
         publish_run(run, Path("results") / run.relative_to("runs"))
-    publish_costs(runs, Path("results") / args.medium / args.tier / "cost.csv")
-    print(f"published {len(runs)} runs of {args.medium}/{args.tier}")
-    return 0
+    publish_costs(runs, Path("results") / place / "cost.csv")
+    print(f"published {len(runs)} runs of {place}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -155,6 +156,48 @@ def test_costs_are_published_apart_from_the_rows(tiny):
     assert (cost["train_seconds"] > 0).tolist() == (cost["method"] != "base").tolist()
     assert "Measured: 12 runs" in (folder / "README.md").read_text()
     assert "cost.json" not in (folder / "results/image/tiny/otca/seed1/manifest.json").read_text()
+
+
+def test_what_is_published_counts_as_made(tiny, tmp_path):
+    """Restored runs are those that were published, with their cost; the table's command trains nothing, and tables agree."""
+    folder, run, _ = tiny
+    (folder / "runs").rename(tmp_path / "runs")
+    try:
+        assert run('publish.main(["--tier", "tiny", "--restore"])') == "restored 12 runs of image/tiny\n"
+        assert run('publish.main(["--tier", "tiny", "--restore"])') == "restored 0 runs of image/tiny\n"
+        for manifest in sorted((tmp_path / "runs").rglob("manifest.json")):
+            place = manifest.relative_to(tmp_path / "runs").parent
+            for name in (*json.loads(manifest.read_text())["files"], "manifest.json", "cost.json"):
+                own, restored = (
+                    json.loads(p.read_text()) if name == "cost.json" else sha256(p)
+                    for p in (manifest.parent / name, folder / "runs" / place / name)
+                )
+                assert own == restored, place / name
+        run('table1.TABLE.main("", ["--tier", "tiny"])')
+        assert not list((folder / "runs").rglob("timing.csv"))  # which every training leaves
+        for name in ("table.csv", "table.md"):
+            assert sha256(folder / "runs/table1/tiny" / name) == sha256(tmp_path / "runs/table1/tiny" / name)
+    finally:
+        shutil.rmtree(folder / "runs", ignore_errors=True)
+        (tmp_path / "runs").rename(folder / "runs")
+
+
+def test_what_is_damaged_is_not_restored(tiny, tmp_path):
+    folder, run, _ = tiny
+    rows = folder / "results/image/tiny/otca/seed0/train.csv"
+    kept = rows.read_bytes()
+    (folder / "runs").rename(tmp_path / "runs")
+    try:
+        rows.write_bytes(kept + b"\n")
+        said = run('publish.main(["--tier", "tiny", "--restore"])', code=2)
+        assert said.startswith("publish: error: run results/image/tiny/otca/seed0 cannot be restored:") and said.count("\n") == 1
+        assert not (folder / "runs/image/tiny/otca/seed0").exists()
+        said = run('publish.main(["--tier", "none", "--restore"])', code=2)
+        assert said == "publish: error: nothing is published below results/image/none; take another --medium or --tier\n"
+    finally:
+        rows.write_bytes(kept)
+        shutil.rmtree(folder / "runs", ignore_errors=True)
+        (tmp_path / "runs").rename(folder / "runs")
 
 
 def test_tables_2_and_3_share_runs(tmp_path, untrained_pipeline, untrained_wan):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import fnmatch
 import gzip
 import json
@@ -10,6 +11,11 @@ import re
 from pathlib import Path
 
 import pytest
+
+import baselines
+import reproduce.method
+import reproduce.runner
+from baselines import find_method
 
 RESULTS = Path(__file__).parent.parent / "results"
 PAGE = (RESULTS / "README.md").read_text()
@@ -59,12 +65,39 @@ def test_manifests_hold_what_is_described():
         assert set(json.loads(path.read_text())) <= set(re.findall("`([a-z_]+)`", line)), path
 
 
-def test_the_way_to_make_runs_of_ones_own_is_as_written(monkeypatch):
-    """The page's Python asks for ten runs of the method that README.md adds."""
-    import reproduce.runner
-
+def test_the_way_to_make_runs_of_ones_own_is_as_written(monkeypatch, capsys):
+    """The page's command asks for ten runs of the method that README.md adds, and says how to compare them."""
+    monkeypatch.setattr(baselines, "find_method", lambda name: dataclasses.replace(find_method("otca"), name=name))
+    monkeypatch.setattr(reproduce.runner, "find_method", baselines.find_method)
     asked = []
     monkeypatch.setattr(reproduce.runner, "run_arms", lambda arms, root, jobs: asked.extend(arms))
-    [code] = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-    exec(code, {})
+    train, compare = re.findall(r"^    python -m reproduce\.(?:method|compare) (.*)$", PAGE, re.M)[:2]
+    assert reproduce.method.main(train.split()) == 0
     assert [str(arm.path) for arm in asked][::9] == ["image/cpu/worst_first/seed0", "image/cpu/worst_first/seed9"]
+    assert capsys.readouterr().out == f"made: {compare} (10 seeds); compare with: python -m reproduce.compare {compare}\n"
+
+
+def test_arms_by_name(monkeypatch):
+    """Seed by seed, each name once, variants with their settings."""
+    asked = []
+    monkeypatch.setattr(reproduce.runner, "run_arms", lambda arms, root, jobs: asked.extend(arms))
+    names = ["otca", "otca_moca@rho0.1", "process_credit@equal", "otca"]
+    assert reproduce.method.main([*names, "--tier", "cpu", "--seeds", "2"]) == 0
+    assert [(arm.name, arm.seed) for arm in asked] == [(name, seed) for seed in (0, 1) for name in names[:3]]
+    assert asked[1].settings == (("credit.rho", 0.1),) and asked[2].settings == (("iterations", 21),)
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["otcb"], "unknown method 'otcb'"),
+        (["otca@none"], "unknown variant 'otca@none'"),
+        (["otca", "--seeds", "-1"], "--seeds -1: give a number above 0, or leave it out"),
+        (["otca", "--jobs", "-2"], "--jobs -2: give a number above 0, or leave it out"),
+    ],
+)
+def test_arms_that_cannot_be_made(monkeypatch, capsys, argv, said):
+    monkeypatch.setattr(reproduce.runner, "run_arms", lambda *_: pytest.fail("nothing may be trained"))
+    assert reproduce.method.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("method: error: ") and said in error and error.count("\n") == 1

@@ -1,0 +1,59 @@
+"""Train and judge methods at a tier exactly as the published arms, with their seeds: a method of one's own, or any arm.
+
+    python -m reproduce.method worst_first --tier cpu                      every seed of the tier, into runs/image/cpu/worst_first
+    python -m reproduce.method otca otca_moca@rho0.1 --tier cpu --seeds 3  the first three seeds, of methods and variants
+    python -m reproduce.compare runs/image/cpu/worst_first                 what it comes to, against published runs
+
+A method is a file in baselines/ (README, "Add a method"), a variant a line in reproduce/variants.py; `name@equal` has as many
+iterations as the network evaluations of static weighting pay for. The same command goes on after a stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from otca.ending import run_command
+from otca.errors import InputError
+from otca.presets import SEEDS
+from otca.processes import is_main
+from reproduce.variants import named_arm
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, run, say where the runs are; exit code 2 with one line where something cannot be done."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduce.method", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a method of baselines/, or method@variant")
+    parser.add_argument("--medium", choices=("image", "video"), default="image", help="(default: image)")
+    parser.add_argument("--tier", choices=tuple(SEEDS), default="quick", help="how large the runs are (default: quick)")
+    parser.add_argument("--seeds", type=int, default=0, help="so many seeds, from 0 (default: those of the tier's headline arms)")
+    parser.add_argument("--jobs", type=int, default=0, help="runs side by side (default: one a core; one with a GPU)")
+    parser.add_argument("--dry-run", action="store_true", help="resolve settings, files, disk space and processes, and stop")
+    args = parser.parse_args(argv)
+    return run_command("method", lambda: _make(args))
+
+
+def _make(args: argparse.Namespace) -> int:
+    from reproduce.dry_run import look_over
+    from reproduce.runner import default_jobs, refuse_trained_metrics, run_arms
+
+    for option, value in (("--seeds", args.seeds), ("--jobs", args.jobs)):
+        if value < 0:
+            raise InputError(f"{option} {value}: give a number above 0, or leave it out")
+    seeds, root = args.seeds or SEEDS[args.tier], Path("runs")
+    arms = [named_arm(args.medium, args.tier, name, seed) for seed in range(seeds) for name in dict.fromkeys(args.names)]
+    refuse_trained_metrics(arms)
+    if args.dry_run:
+        return look_over(", ".join(args.names), args.tier, arms, root)
+    run_arms(arms, root, args.jobs or default_jobs())
+    if is_main():
+        for folder in dict.fromkeys((root / arm.path).parent for arm in arms):
+            print(f"made: {folder} ({seeds} seeds); compare with: python -m reproduce.compare {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
