@@ -269,3 +269,21 @@ def differences(part: pd.DataFrame, metric: str) -> Grid:
         rows.append((method, number(row["diff"], decimals), spread, p, str(pairs), improved, detectable))
     heads = ("Method", "Difference", "95 % interval", "p (Holm)", "Pairs", "P(improvement)", "Smallest detectable")
     return {head: [(row[i], False) for row in rows] for i, head in enumerate(heads)}
+
+
+def verdict(table: pd.DataFrame, metric: str, method: str) -> str:
+    """What the interval of a method's difference says, in one sentence: better, worse, different or not distinguishable.
+
+    table: rows of `build_table`, of one medium and budget; ``method`` is not their baseline.
+    """
+    of_metric, style = table[table["metric"] == metric].set_index("method"), METRICS[metric]
+    row = of_metric.loc[method]
+    seeds = min(row["n_seeds"], of_metric["n_seeds"][row["baseline"]])
+    sign = -1 if style.higher_is_better is False else 1
+    if not (row["diff_low"] > 0 or row["diff_high"] < 0):
+        shown = f"not distinguishable from {row['baseline']} with {seeds} seeds"
+    elif style.higher_is_better is None:
+        shown = f"different from {row['baseline']} ({seeds} seeds)"
+    else:
+        shown = f"{'better' if sign * row['diff'] > 0 else 'worse'} than {row['baseline']} ({seeds} seeds)"
+    return f"{style.label}: {method} is {shown}."

@@ -19,7 +19,7 @@ import pandas as pd
 from eval.columns import METRICS
 from eval.markup import Grid, interval, markdown, markdown_table, number
 from eval.stats import bootstrap_interval
-from eval.tables import BASELINE, ROW_COLUMNS, build_table, differences, heading, run_items, run_rows
+from eval.tables import BASELINE, ROW_COLUMNS, build_table, differences, heading, run_items, run_rows, verdict
 from otca.config import TrainConfig
 from otca.ending import run_command
 from otca.errors import InputError
@@ -227,19 +227,8 @@ def _difference_table(table: pd.DataFrame, metrics: Sequence[str]) -> str:
 
 def _verdicts(table: pd.DataFrame, metric: str) -> str:
     """What the interval of each method's difference says."""
-    of_metric, style = table[(table["metric"] == metric) & (table["method"] != table["baseline"])], METRICS[metric]
-    lines = []
-    for _, row in of_metric.iterrows():
-        seeds = min(row["n_seeds"], table.loc[table["method"] == row["baseline"], "n_seeds"].iloc[0])
-        sign = -1 if style.higher_is_better is False else 1
-        if not (row["diff_low"] > 0 or row["diff_high"] < 0):
-            shown = f"not distinguishable from {row['baseline']} with {seeds} seeds"
-        elif style.higher_is_better is None:
-            shown = f"different from {row['baseline']} ({seeds} seeds)"
-        else:
-            shown = f"{'better' if sign * row['diff'] > 0 else 'worse'} than {row['baseline']} ({seeds} seeds)"
-        lines.append(f"- {style.label}: {markdown(row['method'])} is {markdown(shown)}.")
-    return "\n".join(lines)
+    rivals = table[(table["metric"] == metric) & (table["method"] != table["baseline"])]["method"]
+    return "\n".join(f"- {markdown(verdict(table, metric, method))}" for method in rivals)
 
 
 def _over_prompts(runs: Runs, label: str, baseline: Runs, seed: int, metrics: Sequence[str]) -> list[str]:
