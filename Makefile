@@ -25,6 +25,7 @@ render: $(INSTALLED)
 	$(BIN)/python -m reproduce.gradient_signal --render
 	$(BIN)/python -m reproduce.recipes --render
 	$(BIN)/python -m reproduce.fuzz --render
+	$(BIN)/python -m reproduce.page
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

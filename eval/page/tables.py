@@ -1,0 +1,211 @@
+"""Published tables as data of the page: what their ``.md`` says, what each cell says in full, and the rows it was made from.
+
+Every ``.md`` below the results is a document, found, not listed; one beside a ``sources.json`` is a table of runs, whose cells
+lead to the rows of their runs. Small CSV files that no ``.md`` describes are documents of their own; of larger ones the page
+has the link.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from eval.columns import METRICS
+from eval.page.markdown import Block, Cells, Heading, Items, Paragraph, read_markdown
+from eval.sources import RUN, SOURCES, read_sources
+from eval.tables import differences, heading, verdict
+from otca.errors import InputError
+
+GROUPS = ("table1", "table2", "table3", "table4", "credit_fidelity", "ablations", "gradient_signal", "embedded", "fuzz")
+"""Order of the folders on the page; others follow by name."""
+
+TIERS = ("paper", "cpu", "study", "quick")
+"""Order of the tiers, those that say most first."""
+
+ROWS = ("scores.csv.gz", "sets.csv", "manifest.json")
+"""Files of a run that cells lead to."""
+
+FIGURES = (".svg", ".png", ".mp4", ".webp")
+
+MOST_ROWS = 60
+"""Rows up to which a CSV file without a text is shown as a table."""
+
+MEDIA = ("image", "video")
+
+IN_FULL = ("n_seeds", "mean", "iqm", "ci_low", "ci_high", "network_evaluations", "reward_calls")
+"""Columns of table.csv that a cell shows in full, as they are written there."""
+
+
+def documents(results: Path) -> list[dict]:
+    """Every published table below ``results``, in the page's order.
+
+    Each: ``id``, ``title``, ``folder`` (below the results), ``blocks`` (texts and tables), ``files`` (its data) and ``figures``
+    (paths below the results), whether it is a CSV file alone (``rows``); of a table of runs also ``cells`` (of each section,
+    `_in_full`), ``runs`` ({medium: {method: [[path, hash], …]}}) and ``sets`` ({medium: metrics of whole sets}).
+    Raises InputError on a table that does not fit its sources.
+    """
+    texts = sorted(path for path in results.rglob("*.md") if path.parent != results)
+    described = {path.parent for path in texts}
+    alone = [
+        path
+        for pattern in ("*.csv", "*.csv.gz", "*.json")
+        for path in sorted(results.rglob(pattern))
+        if path.parent not in described and not RUN.match(path.relative_to(results).as_posix())
+    ]
+    small = {path: rows for path in alone if path.suffix == ".csv" and len(rows := _plain_rows(path)) <= MOST_ROWS}
+    out = [_document(path, results) for path in texts] + [_of_rows(path, rows, results) for path, rows in small.items()]
+    titles = [document["title"] for document in out]
+    for document in out:
+        if titles.count(document["title"]) > 1:
+            document["title"] += f" ({document['id'].rpartition('/')[2]})"
+    return sorted(out, key=lambda document: (document["rows"], _order(document["id"])))
+
+
+def other_files(results: Path, shown: Iterable[dict]) -> list[str]:
+    """Published CSV and JSON files outside of runs that no document shows or links, by name: paths below ``results``."""
+    linked = {name for document in shown for name in document["files"]}
+    found = (path.relative_to(results).as_posix() for ext in ("csv", "csv.gz", "json") for path in results.rglob(f"*.{ext}"))
+    return sorted(name for name in found if name not in linked and not RUN.match(name))
+
+
+def _order(name: str) -> tuple:
+    """Place of a document: its group, then its tier, then its name."""
+    group, tier = name.split("/")[0], next((part for part in name.split("/") if part in TIERS), "")
+    return (GROUPS.index(group) if group in GROUPS else len(GROUPS), group, TIERS.index(tier) if tier else -1, name)
+
+
+def _document(path: Path, results: Path) -> dict:
+    """What a ``.md`` and the files beside it make."""
+    folder, blocks = path.parent, read_markdown(path)
+    beside = sorted(file for file in folder.iterdir() if file.is_file())
+    several = len(list(folder.glob("*.md"))) > 1
+    own = [file for file in beside if not several or file.name.startswith(f"{path.stem}.")]
+    below = folder.relative_to(results).as_posix()
+    out = {
+        "id": f"{below}/{path.stem}" if several else below,
+        "title": f"{below.replace('_', ' ').replace('/', ', ').capitalize()}",
+        "folder": below,
+        "files": [f"{below}/{file.name}" for file in own if file.suffix in (".csv", ".gz", ".json", ".md", ".tex")],
+        "figures": [f"{below}/{file.name}" for file in own if file.suffix in FIGURES],
+        "rows": False,
+        "cells": {},
+        "runs": {},
+    }
+    if isinstance(blocks[0], Heading) and blocks[0].level == 1:
+        out["title"], blocks = blocks[0].text, blocks[1:]
+    place = next((medium for medium in MEDIA if medium in (*Path(below).parts, path.stem)), "")
+    if SOURCES in (file.name for file in beside):
+        return out | _table_of_runs(folder, results, blocks)
+    return out | {"blocks": [_plain_block(block, place) for block in blocks]}
+
+
+def _plain_block(block: Block, medium: str) -> dict:
+    """One block of a text: ``kind`` and what it holds."""
+    match block:
+        case Heading(_, text):
+            return {"kind": "heading", "text": text, "medium": medium}
+        case Paragraph(text):
+            return {"kind": "text", "text": text, "medium": medium}
+        case Items(texts):
+            return {"kind": "list", "texts": texts, "medium": medium}
+        case Cells(heads, rows, bold):
+            shown = {"kind": "table", "heads": heads, "rows": rows, "bold": sorted(bold), "medium": medium}
+            return shown | {"metrics": [""] * len(heads), "skills": [""] * len(heads)}
+
+
+def _table_of_runs(folder: Path, results: Path, blocks: list[Block]) -> dict:
+    """Blocks of a table.md with the metric and skill of every column, and what its cells and rows are."""
+    table = pd.read_csv(folder / "table.csv")
+    parts = [(*at, part) for at, part in table.groupby(["medium", "budget"], sort=False)]
+    at, metric, out, cells = -1, "", [], {}
+    for block in blocks:
+        if isinstance(block, Heading):
+            metric = next((m for m in METRICS if block.text.startswith(f"{METRICS[m].label}: difference from ")), "")
+        if isinstance(block, Paragraph) and block.text.startswith("Budget: "):
+            at += 1
+            _check_section(folder, block.text, parts, at)
+        new_medium = isinstance(block, Heading) and block.text.lower() in set(table["medium"])
+        medium = parts[at + new_medium][0] if 0 <= at + new_medium < len(parts) else ""
+        shown = _plain_block(block, "" if isinstance(block, Items) else medium)
+        if isinstance(block, Cells):
+            present = {heading(m): m for m in METRICS if (parts[at][2]["metric"] == m).any()}
+            shown["metrics"] = ["", *(metric or present.get(head, "") for head in block.heads[1:])]
+            shown["skills"] = ["" if metric else name.partition("/")[2] for name in shown["metrics"]]
+            shown["section"] = at
+            of_section = cells.setdefault(str(at), _in_full(parts[at][2]))
+            for method, *texts in block.rows if metric else ():  # as published: table.csv has fewer digits to round from
+                of_section[metric][method]["difference"] = [*zip(block.heads[1:], texts)]
+        out.append(shown)
+    if at + 1 != len(parts):
+        raise InputError(f"{folder}/table.md has {at + 1} sections, table.csv {len(parts)}; render the table again")
+    runs = _runs(folder, results)
+    firsts = {medium: next(iter(of_method.values()))[0][0] for medium, of_method in runs.items()}
+    sets = {medium: pd.read_csv(results / run / "sets.csv")["metric"].tolist() for medium, run in firsts.items()}
+    return {"blocks": out, "cells": cells, "runs": runs, "sets": sets}
+
+
+def _check_section(folder: Path, said: str, parts: list[tuple], at: int) -> None:
+    """Raise InputError unless a section of table.md is the one that table.csv has at that place."""
+    if at >= len(parts):
+        raise InputError(f"{folder}/table.md has more sections than table.csv; render the table again")
+    found = f"Budget: {parts[at][1]}. Baseline: {parts[at][2]['baseline'].iloc[0]}."
+    if said != found:
+        raise InputError(f"{folder}/table.md says {said!r} where table.csv has {found!r}; render the table again")
+
+
+def _in_full(part: pd.DataFrame) -> dict:
+    """{metric: {method: {"csv": values as table.csv has them, "difference": cells as table.md has them, "said": verdict}}}."""
+    texts = part.astype({name: str for name in IN_FULL})
+    out: dict[str, dict] = {}
+    for metric in part["metric"].unique():
+        of_metric = texts[texts["metric"] == metric]
+        of_method = {row["method"]: {"csv": [row[name] for name in IN_FULL]} for _, row in of_metric.iterrows()}
+        grid = differences(part, metric)
+        for i, (method, _) in enumerate(grid["Method"]):
+            of_method[method]["difference"] = [[head, column[i][0]] for head, column in grid.items() if head != "Method"]
+            of_method[method]["said"] = verdict(part, metric, method)
+        out[metric] = of_method
+    return out
+
+
+def _runs(folder: Path, results: Path) -> dict[str, dict[str, list[list[str]]]]:
+    """Runs of a table by medium and method. Raises InputError where one is not published."""
+    root, runs, _ = read_sources(folder)
+    out: dict[str, dict[str, list[list[str]]]] = {}
+    for run, digest in runs.items():
+        missing = [name for name in ROWS if not (results / run / name).is_file()]
+        if root.resolve() != results.resolve() or missing:
+            lacking = f"lacks {', '.join(missing)}" if missing else f"is not below {results}"
+            raise InputError(f"{folder / SOURCES} lists {run}, which {lacking}; publish the run")
+        medium, _, method, _ = RUN.fullmatch(run).groups()
+        out.setdefault(medium, {}).setdefault(method, []).append([run, str(digest)])
+    return out
+
+
+def _plain_rows(path: Path) -> pd.DataFrame:
+    """A CSV file as texts. Raises InputError where it cannot be read as such."""
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is no CSV file with a header ({' '.join(str(error).split())})") from error
+
+
+def _of_rows(path: Path, rows: pd.DataFrame, results: Path) -> dict:
+    """A document of one small CSV file."""
+    name = path.relative_to(results).as_posix()
+    place = next((medium for medium in MEDIA if re.search(rf"\b{medium}\b", name)), "")
+    block = Cells(tuple(rows.columns), tuple(map(tuple, rows.to_numpy().tolist())), frozenset())
+    return {
+        "id": name.removesuffix(".csv"),
+        "title": f"{path.parent.relative_to(results).as_posix().replace('_', ' ').replace('/', ', ')}: {path.stem}".capitalize(),
+        "folder": path.parent.relative_to(results).as_posix(),
+        "files": [name],
+        "figures": [],
+        "blocks": [_plain_block(block, place)],
+        "rows": True,
+        "cells": {},
+        "runs": {},
+    }
