@@ -26,13 +26,13 @@ from reproduce.variants import named_arm
 
 COMPARISON = ("base", "uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca")
 
-HEADLINE = ("base", "uniform_grpo", "static_multi_reward", "otca", "process_credit")
+HEADLINE = ("base", "uniform_grpo", "static_multi_reward", "otca", "process_credit", "process_credit@equal")
 """Arms with all seeds of their tier."""
 
 MOST_CROSSES = 12
 """Methods up to which a table has them as crosses in one plot."""
 
-MOST_CURVES = 7
+MOST_CURVES = 8
 """Methods, the untrained one included, up to which a table has learning curves and sample grids; larger ones have dots."""
 
 

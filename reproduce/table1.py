@@ -17,7 +17,7 @@ TABLE = Table(
     title="Table 1: image",
     media=("image",),
     methods=COMPARISON,
-    beyond=("process_credit",),
+    beyond=("process_credit", "process_credit@equal"),
     primary="accuracy",
     notes=(
         "Trained objectives: alignment, quality, aesthetic. All other columns are held out: no reward sees the judge, the "
