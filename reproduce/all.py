@@ -40,19 +40,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=0, help="jobs side by side (default: one a core)")
     parser.add_argument("--slurm", default="", metavar="PARTITION", help="run the jobs in this partition of Slurm")
     parser.add_argument("--progress", action="store_true", help="print how far the runs are, and stop")
+    parser.add_argument("--allow-trained-metric", action="store_true", help="let an arm train on a held-out metric")
     args = parser.parse_args(argv)
     return run_command("all", lambda: _make(args))
 
 
 def _make(args: argparse.Namespace) -> None:
     from reproduce.grid import progress_text, run_grid
-    from reproduce.runner import default_jobs, refuse_trained_metrics
+    from reproduce.runner import default_jobs, refuse_trained_arms
 
     wanted, root, jobs = arms(args.tier), Path("runs"), args.jobs or default_jobs()
     if args.progress:
         print(progress_text(wanted, root, jobs))
         return
-    refuse_trained_metrics(wanted)
+    if not args.allow_trained_metric:
+        refuse_trained_arms(wanted)
     failed = run_grid(wanted, root, jobs, args.slurm)
     if failed:
         raise TrainingError(f"{len(failed)} runs failed, the first: {failed[0]}; mend that and start the same command again")

@@ -32,20 +32,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=0, help="so many seeds, from 0 (default: those of the tier's headline arms)")
     parser.add_argument("--jobs", type=int, default=0, help="runs side by side (default: one a core; one with a GPU)")
     parser.add_argument("--dry-run", action="store_true", help="resolve settings, files, disk space and processes, and stop")
+    parser.add_argument("--allow-trained-metric", action="store_true", help="let an arm train on a held-out metric")
     args = parser.parse_args(argv)
     return run_command("method", lambda: _make(args))
 
 
 def _make(args: argparse.Namespace) -> int:
     from reproduce.dry_run import look_over
-    from reproduce.runner import default_jobs, refuse_trained_metrics, run_arms
+    from reproduce.runner import default_jobs, refuse_trained_arms, run_arms
 
     for option, value in (("--seeds", args.seeds), ("--jobs", args.jobs)):
         if value < 0:
             raise InputError(f"{option} {value}: give a number above 0, or leave it out")
     seeds, root = args.seeds or SEEDS[args.tier], Path("runs")
     arms = [named_arm(args.medium, args.tier, name, seed) for seed in range(seeds) for name in dict.fromkeys(args.names)]
-    refuse_trained_metrics(arms)
+    if not args.allow_trained_metric:
+        refuse_trained_arms(arms)
     if args.dry_run:
         return look_over(", ".join(args.names), args.tier, arms, root)
     run_arms(arms, root, args.jobs or default_jobs())

@@ -23,11 +23,11 @@ from eval.evaluate import evaluate
 from eval.held_out import held_out_of
 from otca import presets
 from otca.config import TrainConfig
-from otca.errors import InputError, TrainingError
+from otca.errors import TrainingError
 from otca.files import held
 from otca.policies.base import build_policy
 from otca.processes import launched, process_state
-from otca.rewards.base import build_reward
+from otca.rewards.base import build_reward, refuse_trained_metrics
 from otca.runs import Arm, begin_run, finish_run, is_finished
 from otca.trainer import Trainer
 from reproduce.costs import write_cost
@@ -40,15 +40,11 @@ def arm_config(arm: Arm) -> TrainConfig:
     return presets.train_config(f"{arm.medium}/{arm.tier}", arm.method, settings | dict(arm.settings), arm.seed)
 
 
-def refuse_trained_metrics(arms: Sequence[Arm]) -> None:
+def refuse_trained_arms(arms: Sequence[Arm]) -> None:
     """Raise InputError where an arm would train on what its evaluation holds out."""
     for arm in arms:
-        both = sorted({*arm_config(arm).rewards} & {*presets.eval_config(f"{arm.medium}/{arm.tier}").held_out})
-        if both:
-            raise InputError(
-                f"{arm} trains on {', '.join(both)}, which the evaluation of {arm.medium}/{arm.tier} holds out; change one of "
-                "them, or say --allow-trained-metric"
-            )
+        place = f"{arm.medium}/{arm.tier}"
+        refuse_trained_metrics(arm, arm_config(arm).rewards, place, presets.eval_config(place).held_out)
 
 
 def run_arm(arm: Arm, root: Path) -> None:

@@ -151,9 +151,9 @@ def run_commands(tables: Sequence[Table], args: argparse.Namespace) -> int:
 def _make(table: Table, args: argparse.Namespace) -> int:
     """What the options ask for of one table; returns the exit code."""
     if not (args.render or args.allow_trained_metric):
-        from reproduce.runner import refuse_trained_metrics
+        from reproduce.runner import refuse_trained_arms
 
-        refuse_trained_metrics(table.arms(args.tier))
+        refuse_trained_arms(table.arms(args.tier))
     if args.dry_run:
         from reproduce.dry_run import look_over
 

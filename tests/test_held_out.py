@@ -8,13 +8,15 @@ import torch
 from eval.held_out import ImageHeldOut, NamedHeldOut, VideoHeldOut, held_out_of
 from eval.metrics.motion import MotionMetrics
 from otca import presets
+from otca.__main__ import main as otca_main
 from otca.embedded import scenes
 from otca.errors import InputError
 from otca.eval_config import EvalConfig
-from otca.rewards.base import build_reward
+from otca.rewards.base import build_reward, refuse_trained_metrics
 from otca.types import Prompt
-from reproduce import table1
-from reproduce.runner import refuse_trained_metrics
+from reproduce import all as all_runs
+from reproduce import method, table1
+from reproduce.runner import refuse_trained_arms
 
 
 def test_the_embedded_tasks_have_their_own():
@@ -47,7 +49,40 @@ def test_two_metrics_of_one_name_are_refused():
 def test_an_arm_may_not_train_on_what_is_held_out(monkeypatch, capsys):
     monkeypatch.setitem(presets.EVAL, "image/quick", presets.EVAL["image/quick"] | {"held_out": ["quality"]})
     with pytest.raises(InputError, match="base seed 0 trains on quality, which the evaluation of image/quick holds out"):
-        refuse_trained_metrics(table1.TABLE.arms("quick"))
+        refuse_trained_arms(table1.TABLE.arms("quick"))
     assert table1.TABLE.main("", ["--dry-run"]) == 2
     assert "say --allow-trained-metric" in capsys.readouterr().err
     assert table1.TABLE.main("", ["--dry-run", "--allow-trained-metric"]) == 0
+
+
+@pytest.mark.parametrize(
+    "name, held_out",
+    [
+        ("pickscore", "pickscore"),
+        ("otca.rewards.pick_score:PickScore", "pickscore"),
+        ("http://127.0.0.1:8000/pickscore?batch=8", "pickscore"),
+        ("http://127.0.0.1:8000/of_mine", "http://127.0.0.1:9000/of_mine"),
+        ("videoalign", "videoalign_ta"),
+        ("http://127.0.0.1:8000/videoalign", "videoalign_ta"),
+        ("otca.embedded.rewards:Quality", "quality"),
+    ],
+)
+def test_another_name_or_a_part_is_the_same_metric(name, held_out):
+    with pytest.raises(InputError, match="mine trains on .*, which the evaluation of image/x holds out"):
+        refuse_trained_metrics("mine", ["clip", name], "image/x", ["motion", held_out])
+    refuse_trained_metrics("mine", ["clip", "videoalign_vq", "otca.embedded.rewards:Aesthetic"], "image/x", ["motion", held_out])
+
+
+@pytest.mark.parametrize("command", [otca_main, method.main, all_runs.main])
+def test_every_command_that_trains_refuses_what_is_held_out(monkeypatch, capsys, command):
+    """`otca train`, `reproduce.method` and `reproduce.all`, which all say how to go on."""
+    monkeypatch.setitem(presets.EVAL, "image/quick", presets.EVAL["image/quick"] | {"held_out": ["quality"]})
+    argv = {
+        otca_main: ["train", "--preset", "image/quick", "--dry_run", "true"],
+        method.main: ["otca", "--dry-run"],
+        all_runs.main: ["--tier", "quick"],
+    }[command]
+    assert command(argv) == 2
+    assert "quality, which the evaluation of image/quick holds out" in capsys.readouterr().err
+    if command is not all_runs.main:
+        assert command([*argv, "--allow-trained-metric"]) == 0

@@ -13,6 +13,7 @@ from eval.metrics.motion import embedded_encoder
 from eval.score_folder import Scorer, image_items, score_folder, summary, video_items
 from eval.scorers import held_out_images, motion_scorer, reward_scorer
 from eval.videos import write_mp4, write_webp
+from otca.__main__ import main
 from otca.embedded import scenes
 from otca.errors import InputError, RewardError
 from tests.test_videos import make_bad, save_frames
@@ -177,3 +178,14 @@ def test_a_motion_metric_names_what_is_too_short(tmp_path, video):
     save_frames(folder / "whole", video)
     rows = scored(folder).set_index("file")
     assert "at least 3 are needed" in rows.error["short"] and rows.error["whole"] == ""
+
+
+def test_pictures_of_no_known_task_are_not_scored_by_readers_of_drawings(drawings, tmp_path, capsys):
+    """`aesthetic` would find nothing on a photograph and answer 0; the published one has another name."""
+    folder, _ = drawings
+    (tmp_path / "bare.csv").write_text("file,prompt\n" + "".join(f"{path.name},a dog\n" for path in sorted(folder.glob("*.png"))))
+    argv = ["score", "--images", str(folder), "--prompts", str(tmp_path / "bare.csv"), "--rewards", "clip,aesthetic"]
+    assert main([*argv, "--out", str(tmp_path / "scores.csv")]) == 2
+    said = capsys.readouterr().err
+    assert "rewards aesthetic read drawings of the embedded tasks alone" in said and "(do you mean aesthetic_v2?)" in said
+    assert not (tmp_path / "scores.csv").exists()

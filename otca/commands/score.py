@@ -107,6 +107,8 @@ def _scorers(given, known: bool):
 
     own = OWN_REWARDS["images" if given.images else "videos"] if known else []
     names = own if given.rewards is None else [name.strip() for name in given.rewards.strip("[]").split(",") if name.strip()]
+    if not known:
+        _refuse_readers_of_drawings(names, given.prompts)
     out = []
     if given.videos:
         encoders = [make(path) for make, path in ((dino_encoder, given.dino), (clip_encoder, given.clip)) if path]
@@ -120,3 +122,17 @@ def _scorers(given, known: bool):
     if not out:
         raise InputError(f"nothing to score by: the prompts of {given.prompts} have no spec; name rewards with --rewards")
     return out
+
+
+def _refuse_readers_of_drawings(names: list[str], prompts: Path) -> None:
+    """Raise InputError for rewards of the embedded tasks, where a prompt without spec shows that the media are of another."""
+    from otca.rewards.base import REGISTRY, find_reward
+
+    embedded = [name for name in names if hasattr(find_reward(name), "reads_drawings")]
+    if embedded:
+        near = [name for name in REGISTRY if any(name.startswith(f"{own}_") for own in embedded)]
+        hint = f" (do you mean {near[0]}?)" if near else ""
+        raise InputError(
+            f"rewards {', '.join(embedded)} read drawings of the embedded tasks alone, and {prompts} has prompts without "
+            f"spec{hint}; take rewards that read any picture (`python -m otca rewards`)"
+        )

@@ -25,6 +25,7 @@ def parser() -> ArgumentParser:
     out.add_argument(
         "--override-config", action="store_true", help="go on with a run whose config was another; overridden.jsonl notes it"
     )
+    out.add_argument("--allow-trained-metric", action="store_true", help="train on what the preset's evaluation holds out")
     out.add_argument("--dry_run", type=bool, default=False, help="print the resolved settings and stop")
     return out
 
@@ -63,6 +64,11 @@ def resolve(options: ArgumentParser, argv: list[str]):
 def run(argv: list[str]) -> None:
     """Train, or print the resolved settings."""
     given, config, method = resolve(parser(), argv)
+    if not given.allow_trained_metric:
+        from otca.rewards.base import refuse_trained_metrics
+
+        held_out = presets.EVAL.get(given.preset, {}).get("held_out", [])
+        refuse_trained_metrics(f"preset {given.preset}", config.rewards, given.preset, held_out)
     if given.dry_run:
         print(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), end="")
         return

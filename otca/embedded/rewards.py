@@ -41,6 +41,7 @@ class _EmbeddedReward:
     """Splits a batch into images and scores each from its reading."""
 
     medium = "image"
+    reads_drawings = True  # of the embedded grammar; of other pictures its score says nothing
     range = (0.0, 1.0)
     source = "this repository, otca/embedded/rewards.py"
     licence = "Apache-2.0"

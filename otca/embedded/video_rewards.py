@@ -48,6 +48,7 @@ class _VideoReward:
     """Splits a batch into clips and scores each from its reading."""
 
     medium = "video"
+    reads_drawings = True  # of the embedded grammar; of other clips its score says nothing
     range = (0.0, 1.0)
     source = "this repository, otca/embedded/video_rewards.py"
     licence = "Apache-2.0"

@@ -255,3 +255,4 @@ class Overall(_VideoAlign):
     """Overall: the sum of the three standardised ratings."""
 
     card, parts = _card("videoalign", "visual quality, motion and agreement with the prompt, added up", 9.0), [0, 1, 2]
+    adds_up = ("videoalign_vq", "videoalign_mq", "videoalign_ta")
