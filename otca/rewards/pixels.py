@@ -1,7 +1,7 @@
 """What published scorers do to a picture before their network sees it, on tensors: the numbers that Pillow would give.
 
 Published preprocessing works on 8-bit Pillow images, and Pillow rounds to 8 bits after each of its two passes. `resize` does
-the same arithmetic as two matrix products, on whole batches and on any device, so that a score is that of the saved picture
+the same arithmetic as matrix products, on whole batches and on any device, so that a score is that of the saved picture
 without a file being written. Where the published code resizes a tensor instead of a picture, `resize_tensor` and
 `interpolate` do.
 Axes: N pictures, C channels, H height, W width.
@@ -28,10 +28,16 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _BITS = 22
 """Binary digits of a weight after the point, in Pillow's 8-bit resampling."""
 
+_BAND = 16
+"""Target pixels that are made together, from the few source pixels that any of them reads."""
+
+_PLANES = 3
+"""Planes that are resized together on a CPU, so that they stay in its cache."""
+
 
 def to_pixels(media: torch.Tensor) -> torch.Tensor:
     """Media in [0, 1] as the 256 levels of a file, uint8 of the same shape."""
-    return (media * 255).round().clamp(0, 255).to(torch.uint8)
+    return media.mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def resize(pixel_NCHW: torch.Tensor, height: int, width: int, interpolation: Interpolation = "bicubic") -> torch.Tensor:
@@ -41,13 +47,29 @@ def resize(pixel_NCHW: torch.Tensor, height: int, width: int, interpolation: Int
     never do, which moves single levels of tall pictures.
     """
     shrunk, narrowed = pixel_NCHW.shape[2] - height, pixel_NCHW.shape[3] - width
-    passes = ((3, width), (2, height))
-    for axis, size in passes[::-1] if shrunk > max(0, 2 * narrowed) else passes:
-        if pixel_NCHW.shape[axis] != size:
-            weight_OI = _weights(pixel_NCHW.shape[axis], size, interpolation).to(pixel_NCHW.device)
-            total = torch.movedim(torch.movedim(pixel_NCHW, axis, -1).double() @ weight_OI.T, -1, axis)
-            pixel_NCHW = ((total + 2 ** (_BITS - 1)) / 2**_BITS).floor().clamp(0, 255).to(torch.uint8)
-    return pixel_NCHW
+    passes = ((2, width), (1, height))
+    passes = passes[::-1] if shrunk > max(0, 2 * narrowed) else passes
+    plane_PHW = pixel_NCHW.flatten(0, 1)
+    together = _PLANES if plane_PHW.device.type == "cpu" else max(1, len(plane_PHW))
+    resized = [_resize_planes(part, passes, interpolation) for part in plane_PHW.split(together)]
+    return torch.cat(resized).unflatten(0, pixel_NCHW.shape[:2])
+
+
+def _resize_planes(plane_PHW: torch.Tensor, passes: tuple[tuple[int, int], ...], interpolation: Interpolation) -> torch.Tensor:
+    """Planes (P, H, W) of 256 levels, as uint8, after the passes: (axis, its new size) each.
+
+    Sums of whole numbers below 2^53, so exact in float64 in any order.
+    """
+    level_PHW = plane_PHW.double()
+    for axis, size in passes:
+        if level_PHW.shape[axis] != size:
+            bands = [
+                (level_PHW.narrow(axis, first, weight_OI.shape[1]), weight_OI.to(level_PHW.device))
+                for first, weight_OI in _bands(level_PHW.shape[axis], size, interpolation)
+            ]
+            parts = [part @ weight_OI.T if axis == 2 else weight_OI @ part for part, weight_OI in bands]
+            level_PHW = torch.cat(parts, axis).add_(2 ** (_BITS - 1)).mul_(2**-_BITS).floor_().clamp_(0, 255)
+    return level_PHW.to(torch.uint8)
 
 
 def resize_tensor(pixel_NCHW: torch.Tensor, height: int, width: int, interpolation: Interpolation = "bicubic") -> torch.Tensor:
@@ -83,6 +105,17 @@ def _weights(source: int, target: int, interpolation: Interpolation) -> torch.Te
         total = sum(values)
         weight_OI[row, first:last] = torch.tensor([_rounded(v / total * 2**_BITS) for v in values], dtype=torch.float64)
     return weight_OI
+
+
+@lru_cache(maxsize=64)
+def _bands(source: int, target: int, interpolation: Interpolation) -> tuple[tuple[int, torch.Tensor], ...]:
+    """`_weights` without most of its zeros: for each `_BAND` of target pixels the first source pixel read, and the weights."""
+    out = []
+    for weight_OI in _weights(source, target, interpolation).split(_BAND):
+        read = weight_OI.any(0).nonzero()
+        first, last = int(read[0]), int(read[-1])
+        out.append((first, weight_OI[:, first : last + 1].contiguous()))
+    return tuple(out)
 
 
 def _rounded(value: float) -> int:
