@@ -141,7 +141,12 @@ def test_the_study_end_to_end(tiny_study, monkeypatch):
     rows = pd.read_csv(folder / "fidelity.csv")
     assert list(rows) == ["medium", "stage", "method", "objective", "axis", "correlation", "ci_low", "ci_high", "reliability"]
     assert set(rows["method"]) == set(credit_fidelity.READINGS) and set(rows["objective"]) == {"red", "blue"}
-    assert len(rows) == 3 * len(credit_fidelity.READINGS) * 2 * 4
+    compared = rows[rows["axis"].str.startswith("over_")]
+    assert len(rows) - len(compared) == 3 * len(credit_fidelity.READINGS) * 2 * 4 and len(compared) == 3 * 2 * 2
+    pooled = rows[rows["axis"] == "pooled"].set_index(["stage", "objective", "method"])["correlation"]
+    for row in compared.itertuples():
+        own, rival = (pooled[row.stage, row.objective, name] for name in (row.method, row.axis.removeprefix("over_")))
+        assert row.correlation == pytest.approx(own / rival, rel=1e-4)
     uniform = rows[(rows["method"] == "uniform_grpo") & (rows["axis"] == "step")]
     assert uniform["correlation"].isna().all()  # it does not vary within a trajectory
     text = [f for f in folder.rglob("*") if f.suffix in (".csv", ".gz", ".md", ".svg")]
