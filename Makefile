@@ -17,7 +17,7 @@ test-all: $(INSTALLED)
 
 render: $(INSTALLED)
 	for table in 1 2 3 4; do $(BIN)/python -m reproduce.table$$table --tier quick --render || exit 1; done
-	$(BIN)/python -m reproduce.table1 --tier cpu --render
+	for table in 1 2 3 4; do $(BIN)/python -m reproduce.table$$table --tier cpu --render || exit 1; done
 	for medium in image video; do $(BIN)/python -m reproduce.embedded_report --medium $$medium --render || exit 1; done
 	for medium in image video; do $(BIN)/python -m reproduce.credit_fidelity --medium $$medium --render || exit 1; done
 	$(BIN)/python -m reproduce.ablations --family targets --tier study --render

@@ -18,7 +18,7 @@ TABLE = Table(
     title="Table 2: video",
     media=("video",),
     methods=COMPARISON,
-    beyond=("process_credit", "process_credit@equal"),
+    beyond=("process_credit",),
     primary="accuracy",
     metrics=(
         *("vq", "mq", "ta", "accuracy", "direction_accuracy", "speed_accuracy", "kernel_distance", "diversity"),

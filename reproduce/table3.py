@@ -17,7 +17,7 @@ TABLE = Table(
     title="Table 3: motion",
     media=("video",),
     methods=COMPARISON,
-    beyond=("process_credit", "process_credit@equal"),
+    beyond=("process_credit",),
     primary="dynamic_degree_dis",
     metrics=(
         "dynamic_degree_dis",
