@@ -1,7 +1,8 @@
 """Static-weighted multi-reward GRPO: each objective is standardised in its group, then mixed with fixed weights.
 
 The multi-reward rule of MixGRPO's and DanceGRPO's recipes (arXiv 2507.21802, 2505.07818), one fused advantage for all
-steps. It is Table 4's "neither" row: OTCA without TCD and without MOCA.
+steps. It is Table 4's "neither" row: OTCA without TCD and without MOCA. Differs from both in training every step
+but the noiseless last one, and from DanceGRPO in mixing the objectives before the clip instead of clipping each (`dance_grpo`).
 """
 
 from __future__ import annotations

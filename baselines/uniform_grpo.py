@@ -1,7 +1,8 @@
 """Uniform-reward GRPO: the weighted sum of raw rewards is one reward, and every step gets its full advantage.
 
 The rule of Flow-GRPO (Liu et al. 2025, arXiv 2505.05470) and DanceGRPO (Xue et al. 2025, arXiv 2505.07818) with one
-summed reward, standardised within the group. An objective's say is its raw standard deviation times its weight.
+summed reward, standardised within the group. An objective's say is its raw standard deviation times its weight. Differs from
+both in what stands around the rule: no KL to the starting model, the clip and the tuned weights of the tier.
 """
 
 from __future__ import annotations

@@ -54,6 +54,21 @@ def transition(log_prob, old, advantage_BK, **others):
     return Transition(log_prob_B, torch.tensor(old), advantage_BK.sum(1), advantage_BK, **(defaults | others))
 
 
+def test_uniform_grpo_standardises_the_sum_and_static_weighting_each_objective():
+    """One group, rewards (0, 2), (0, 4), (3, 0), weights ½.
+
+    Sums 1, 2, 1.5: mean 1.5, variance 1/6. Apart: means 1 and 2, standard deviations √2 and √(8/3).
+    """
+    reward_BK = torch.tensor([[0.0, 2.0], [0.0, 4.0], [3.0, 0.0]])
+    uniform, static = (
+        credit_of(name, *record(reward_BK, groups=1), **{"credit.advantage_epsilon": 1e-9}).advantage_TB
+        for name in ("uniform_grpo", "static_multi_reward")
+    )
+    torch.testing.assert_close(uniform, (torch.tensor([-0.5, 0.5, 0.0]) * math.sqrt(6)).expand(4, 3))
+    first, second = torch.tensor([-1.0, -1.0, 2.0]) / math.sqrt(2), torch.tensor([0.0, 2.0, -2.0]) / math.sqrt(8 / 3)
+    torch.testing.assert_close(static, ((first + second) / 2).expand(4, 3))
+
+
 def test_flow_grpo_divides_by_the_spread_of_all_rewards():
     """Sums .5·(r1 + r2): groups (1, 3) and (10, 14), means 2 and 12; std of (1, 3, 10, 14) is √27.5: ∓1/√27.5, ∓2/√27.5."""
     reward_BK = torch.tensor([[1.0, 1.0], [2.0, 4.0], [8.0, 12.0], [14.0, 14.0]])

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 
 import numpy as np
+import open_clip
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.ndimage import gaussian_filter
 from torchvision.models.optical_flow import raft_large
+from torchvision.transforms import functional as transforms
+from transformers import ViTConfig, ViTModel
 
 from eval.metrics import flow as flows
+from eval.metrics import motion
 from eval.metrics.flow import DisFlow, RaftFlow, load_flow, warp
 from eval.metrics.motion import (
     MotionMetrics,
@@ -27,6 +33,7 @@ from eval.metrics.motion import (
 from otca.embedded import video_scenes
 from otca.embedded.scenes import signed_distance
 from otca.errors import InputError
+from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
 
 SIDE = 24  # of the moving square, pixels
 
@@ -269,6 +276,48 @@ def test_vbenchs_names_are_refused_to_other_backbones(make, tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"vision_cfg": vision}}))
     with pytest.raises(InputError, match="quick_gelu is None, not True|hidden_size is None"):
         make(tmp_path)
+
+
+def test_dino_features_are_those_of_transformers_behind_torchvisions_transforms(monkeypatch, tmp_path):
+    """A small ViT in the layout of facebook/dino-vitb16: class token, shorter side 224, ImageNet's statistics."""
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "patch_size": 32}
+    monkeypatch.setattr(motion, "DINO_SHAPE", {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 2, "patch_size": 32})
+    model = ViTModel(ViTConfig(**shape), add_pooling_layer=False).eval()
+    model.save_pretrained(tmp_path)
+    video = torch.randint(256, (3, 3, 96, 128), generator=torch.Generator().manual_seed(0)) / 255
+    pixels = transforms.resize(video * 255, [224], transforms.InterpolationMode.BILINEAR, antialias=False) / 255
+    normal = transforms.normalize(pixels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    with torch.inference_mode():
+        expected = model(normal, interpolate_pos_encoding=True).last_hidden_state[:, 0]
+    encoder = dino_encoder(tmp_path)
+    assert encoder.column == "subject_consistency"
+    torch.testing.assert_close(encoder.encode(video), expected, atol=1e-5, rtol=1e-5)
+    weights = load_file(tmp_path / "model.safetensors")
+    lost = [name for name in weights if "layernorm" in name][:1]
+    save_file(
+        {name: value for name, value in weights.items() if name not in lost}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(InputError, match=rf"lacks 1 weights of a ViT: {re.escape(lost[0])}"):
+        dino_encoder(tmp_path)
+
+
+def test_clip_features_are_those_of_open_clip_behind_torchvisions_transforms(monkeypatch, tmp_path):
+    """A small tower in the layout of timm/vit_base_patch32_clip_224.openai: shorter side 224, the middle, CLIP's statistics."""
+    vision = {"image_size": 224, "width": 64, "layers": 2, "patch_size": 56, "head_width": 32}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": 16, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
+    monkeypatch.setattr(motion, "CLIP_SHAPE", {"image_size": 224, "width": 64, "layers": 2, "patch_size": 56})
+    model = open_clip.CLIP(**config).eval()
+    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    video = torch.randint(256, (2, 3, 120, 90), generator=torch.Generator().manual_seed(0)) / 255
+    pixels = transforms.resize(video * 255, [224], transforms.InterpolationMode.BICUBIC, antialias=False)
+    normal = transforms.normalize(transforms.center_crop(pixels, [224, 224]) / 255, CLIP_MEAN, CLIP_STD)
+    with torch.inference_mode():
+        expected = model.encode_image(normal)
+    encoder = clip_encoder(tmp_path)
+    assert encoder.column == "background_consistency"
+    torch.testing.assert_close(encoder.encode(video), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_one_frame_is_no_video():

@@ -162,17 +162,26 @@ def embedded_encoder(clip=None) -> FrameEncoder:
     return FrameEncoder("frame_consistency_embedded", encode, {"backbone": f"embedded open_clip model, {side}×{side}"})
 
 
+DINO_SHAPE = {"model_type": "vit", "hidden_size": 768, "num_hidden_layers": 12, "patch_size": 16}
+"""What the config of DINO ViT-B/16 says."""
+
+CLIP_SHAPE = {"image_size": 224, "width": 768, "layers": 12, "patch_size": 32}
+"""What the vision_cfg of CLIP ViT-B/32 says."""
+
+
 def dino_encoder(folder: Path, device: str | torch.device = "cpu") -> FrameEncoder:
     """`subject_consistency`: DINO ViT-B/16 (a transformers folder of facebook/dino-vitb16), shorter side 224, class token."""
     from transformers import ViTModel
 
     shape = _read_config(folder / "config.json", "facebook/dino-vitb16")
-    wanted = {"model_type": "vit", "hidden_size": 768, "num_hidden_layers": 12, "patch_size": 16}
-    _refuse_others(folder, "DINO ViT-B/16", shape, wanted)
+    _refuse_others(folder, "DINO ViT-B/16", shape, DINO_SHAPE)
     with _named(folder):
         model, report = ViTModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False, output_loading_info=True)
-    if report["missing_keys"]:
-        raise InputError(f"frame encoder {folder} lacks {len(report['missing_keys'])} weights of a ViT; download it again")
+    if missing := sorted(report["missing_keys"]):
+        raise InputError(
+            f"frame encoder {folder} lacks {len(missing)} weights of a ViT: {', '.join(missing[:3])}"
+            f"{', …' if len(missing) > 3 else ''}; download it again"
+        )
     model = model.to(device).eval()
 
     def encode(video_FCHW: torch.Tensor) -> torch.Tensor:
@@ -185,8 +194,7 @@ def dino_encoder(folder: Path, device: str | torch.device = "cpu") -> FrameEncod
 
 def clip_encoder(folder: Path, device: str | torch.device = "cpu") -> FrameEncoder:
     """`background_consistency`: CLIP ViT-B/32 (an open_clip folder, OpenAI weights), shorter side 224, centre crop."""
-    wanted = {"image_size": 224, "width": 768, "layers": 12, "patch_size": 32}
-    encode = openai_clip(folder, "CLIP ViT-B/32", wanted, "timm/vit_base_patch32_clip_224.openai", device)
+    encode = openai_clip(folder, "CLIP ViT-B/32", CLIP_SHAPE, "timm/vit_base_patch32_clip_224.openai", device)
     return FrameEncoder("background_consistency", encode, _protocol(folder, "CLIP ViT-B/32", "224, centre crop"))
 
 
