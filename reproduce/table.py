@@ -26,13 +26,16 @@ from reproduce.variants import named_arm
 
 COMPARISON = ("base", "uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca")
 
-HEADLINE = ("base", "uniform_grpo", "static_multi_reward", "otca", "process_credit", "process_credit@equal")
+BEYOND = ("process_credit", "process_credit@equal", "process_credit@equal40")
+"""Rows that the paper lacks, of the `cpu` tier alone: at equal iterations, at equal evaluations, and at 40 % of them."""
+
+HEADLINE = ("base", "uniform_grpo", "static_multi_reward", "otca", *BEYOND)
 """Arms with all seeds of their tier."""
 
 MOST_CROSSES = 12
 """Methods up to which a table has them as crosses in one plot."""
 
-MOST_CURVES = 8
+MOST_CURVES = 9
 """Methods, the untrained one included, up to which a table has learning curves and sample grids; larger ones have dots."""
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import sys
 
-from reproduce.table import COMPARISON, Table
+from reproduce.table import BEYOND, COMPARISON, Table
 
 TABLE = Table(
     name="table1",
     title="Table 1: image",
     media=("image",),
     methods=COMPARISON,
-    beyond=("process_credit", "process_credit@equal"),
+    beyond=BEYOND,
     primary="accuracy",
     notes=(
         "Trained objectives: alignment, quality, aesthetic. All other columns are held out: no reward sees the judge, the "

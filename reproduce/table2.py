@@ -11,14 +11,14 @@ from __future__ import annotations
 import sys
 
 from otca.embedded.video_scenes import SKILLS
-from reproduce.table import COMPARISON, Table
+from reproduce.table import BEYOND, COMPARISON, Table
 
 TABLE = Table(
     name="table2",
     title="Table 2: video",
     media=("video",),
     methods=COMPARISON,
-    beyond=("process_credit",),
+    beyond=BEYOND,
     primary="accuracy",
     metrics=(
         *("vq", "mq", "ta", "accuracy", "direction_accuracy", "speed_accuracy", "kernel_distance", "diversity"),

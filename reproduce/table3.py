@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import sys
 
-from reproduce.table import COMPARISON, Table
+from reproduce.table import BEYOND, COMPARISON, Table
 
 TABLE = Table(
     name="table3",
     title="Table 3: motion",
     media=("video",),
     methods=COMPARISON,
-    beyond=("process_credit",),
+    beyond=BEYOND,
     primary="dynamic_degree_dis",
     metrics=(
         "dynamic_degree_dis",

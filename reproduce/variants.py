@@ -21,10 +21,10 @@ _CORRUPTED = {
 CORRUPTIONS = tuple(_CORRUPTED)
 STRESSED = ("uniform_grpo", "static_multi_reward", "otca_moca", "otca", "process_credit")
 """Methods that the corrupted rewards are tried on."""
-MATCHED = ("uniform_grpo", "gdpo", "otca_moca@rho0", "otca_moca", "moca_step", "process_credit")
-"""Methods whose advantage is also brought to the root mean square of static weighting."""
 RHOS = (0.0, 0.1, 0.25, 1.0)
 """MOCA's exploration beside the default 0.5."""
+MATCHED = ("uniform_grpo", "gdpo", *(f"otca_moca@rho{rho:g}" for rho in RHOS[:-1]), "otca_moca", "moca_step", "process_credit")
+"""Methods whose advantage is also brought to the root mean square of static weighting; MOCA's of ρ = 1 has it already."""
 SAMPLED = ("static_multi_reward", "otca")
 """Methods that the sampling settings are tried on."""
 

@@ -15,6 +15,7 @@ from otca.runs import Arm
 from reproduce.all import TABLES, arms
 from reproduce.grid import Job, progress, progress_text
 from reproduce.runner import arm_config
+from reproduce.table import BEYOND
 from tests.processes import ran
 from tests.test_distributed import ROOT
 from tests.test_survival_tables import TABLE, tiny_tier
@@ -31,15 +32,14 @@ def test_the_seeds_of_the_standardised_numbers():
     counts = Counter((arm.medium, arm.name) for arm in arms("cpu"))
     assert len(arms("cpu")) == len(set(arms("cpu")))
     for medium in ("image", "video"):
-        for name in ("base", "uniform_grpo", "static_multi_reward", "otca", "process_credit"):
+        for name in ("base", "uniform_grpo", "static_multi_reward", "otca", *BEYOND):
             assert counts[medium, name] == 10
-        assert counts["image", "process_credit@equal"] == 10
         assert counts[medium, "otca_tcd"] == counts[medium, "otca_moca"] == 5
     others = {name: n for (medium, name), n in counts.items() if n not in (5, 10)}
     assert set(others.values()) == {3} and {"flow_grpo", "otca_moca@rho0", "diffusion_nft"} <= set(others)
     assert {name for medium, name in counts if medium == "video"} < {name for medium, name in counts if medium == "image"}
-    beyond = ("process_credit", "process_credit@equal")
-    assert not {*beyond} & {*TABLES[0].rows("quick")} and TABLES[0].rows("cpu")[-2:] == beyond
+    for table in TABLES[:3]:
+        assert not {*BEYOND} & {*table.rows("quick")} and table.rows("cpu")[-3:] == BEYOND
     assert [arm.seed for arm in arms("cpu")] != sorted(arm.seed for arm in arms("cpu"))  # the paper's tables come first
 
 
