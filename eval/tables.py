@@ -38,7 +38,8 @@ TABLE_COLUMNS = (
 CAPTION = (
     "Mean over seeds; in brackets the 95 % percentile bootstrap interval of the interquartile mean. ↑ higher is better, ↓ lower "
     "is. Bold: best, and the paired 95 % interval of its difference from the runner-up excludes 0. Worst trained objective and "
-    "hypervolume (product, reference point 0) are of the means. Holm's adjustment counts the rivals, not the untrained model."
+    "hypervolume (product, reference point 0) are of the means. Holm's adjustment counts the rivals, not the untrained model. "
+    "What is scored is decoded once: decodes in training are reward calls over the number of rewards."
 )
 
 

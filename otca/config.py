@@ -142,7 +142,10 @@ class CreditConfig:
     process_continuations: int = 0
     """Process credit: value a state by the mean over so many stochastic continuations instead, a costly reference; 0 is off."""
     process_states: int = 0
-    """Process credit: how many states are scored, evenly spread; values in between are interpolated. 0 is all."""
+    """Process credit: how many states are scored; values in between are interpolated. 0 is all."""
+    process_spread: Literal["even", "early"] = "even"
+    """Process credit: the states that are scored are evenly spread from the initial noise on, or ("early") the first ones after it;
+    the initial noise is then worth what its group ended with on average."""
     process_decoder: Literal["vae", "linear"] = "vae"
     """Process credit: what decodes the states that are scored; "linear" is fitted to the iteration's own latents and media."""
     process_scale: Literal["run", "step"] = "run"

@@ -29,8 +29,13 @@ def completion_path(state: int, steps: int, length: int) -> list[int]:
     return np.linspace(state, steps, count + 1).round().astype(int).tolist()
 
 
-def scored_states(steps: int, count: int) -> list[int]:
-    """Which of the states 0 … T − 1 are scored: ``count`` of them, evenly spread from the first on, or all (0)."""
+def scored_states(steps: int, count: int, spread: str = "even") -> list[int]:
+    """Which of the states 0 … T − 1 are scored: ``count`` of them, or all (0).
+
+    ``spread``: evenly from state 0 on ("even"), or the first ones after state 0, which is then none of them ("early").
+    """
+    if spread == "early":
+        return list(range(1, min(count, steps - 1) + 1 if count else steps))
     if not count or count >= steps:
         return list(range(steps))
     return np.linspace(0, steps, count, endpoint=False).round().astype(int).tolist()
@@ -45,7 +50,7 @@ def planned_paths(stochastic_T: torch.Tensor, settings: CreditConfig) -> dict[in
     if settings.process_value == "regression":
         return {}
     steps, out = len(stochastic_T), {}
-    for state in scored_states(steps, settings.process_states):
+    for state in scored_states(steps, settings.process_states, settings.process_spread):
         whole = completion_path(state, steps, 0)
         path = whole if settings.process_continuations else completion_path(state, steps, settings.process_completion)
         out[state] = path if path != whole or bool(stochastic_T[state:].any()) else []
@@ -63,7 +68,8 @@ def process_values(
 ) -> tuple[torch.Tensor, dict[str, int]]:
     """Estimated rewards (S, B, K) of each state, the last row the final rewards, and what they cost.
 
-    A state is worth the reward of its ODE completion, or the mean over ``credit.process_continuations`` stochastic ones. With
+    A state is worth the reward of its ODE completion, or the mean over ``credit.process_continuations`` stochastic ones; initial
+    noise that is not scored (``credit.process_spread: early``) is worth its group's mean final reward. With
     ``credit.process_decoder: linear`` a completion is decoded by a `LinearPreview` of this rollout, not by the autoencoder.
     The first step uses the velocity that the rollout kept, so a completion of one step (the clean prediction) costs no
     network evaluation; a state whose completion is the trajectory itself takes the final reward and costs nothing.
@@ -75,7 +81,7 @@ def process_values(
     if settings.process_value == "regression":
         return regressed_values_SBK(sampled, final_BK, total), {"network_evaluations": 0, "reward_calls": 0}
     draws, paths = settings.process_continuations, planned_paths(sampled.std_T > 0, settings)
-    values = {steps: final_BK}
+    values = {0: (final_BK - group_center(final_BK, sampled.group_B)).to(final_BK), steps: final_BK}
     decode = policy.decode
     if settings.process_decoder == "linear" and not draws:
         preview = fit_preview(policy.latent_grid(sampled.latents_SB[-1]), sampled.media_BFCHW, total)

@@ -20,7 +20,7 @@ METRICS = ("alignment", "quality", "aesthetic", "accuracy", "clip_score", "kerne
 NOTE = "Embedded task: the numbers are this repository's own, not the paper's."
 
 
-def _family(name: str, title: str, methods: str, *notes: str, budget: str = EQUAL_CALLS) -> Table:
+def _family(name: str, title: str, methods: str, *notes: str, budget: str = EQUAL_CALLS, curves: str = "") -> Table:
     return Table(
         name=f"ablations/{name}",
         title=f"Ablation: {title}",
@@ -30,6 +30,7 @@ def _family(name: str, title: str, methods: str, *notes: str, budget: str = EQUA
         metrics=METRICS,
         notes=(*notes, NOTE),
         budget=budget,
+        curves=tuple(curves.split()),
         wide=True,
     )
 
@@ -107,6 +108,7 @@ FAMILIES = {
         process_credit process_credit@3steps process_credit@1steps""",
         "@3steps, @1steps: so many of 5 trained steps of each sample, drawn by the size of their credit and weighted to be "
         "unbiased; equal iterations, fewer network evaluations.",
+        curves="uniform_grpo flow_grpo_fast otca otca@3steps otca@1steps process_credit process_credit@3steps process_credit@1steps",
     ),
 }
 

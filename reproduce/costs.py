@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from eval.evaluate import write_rows
+from eval.tables import BASELINE, UNTRAINED
 from otca.files import write_atomic
 
 COST = "cost.json"
@@ -62,5 +63,17 @@ def cost_line(path: Path, methods: Collection[str]) -> str:
     machines = "; ".join(sorted(set(rows["hardware"])))
     return (
         f"Measured: {len(rows)} runs, {train:.1f} minutes of training and {evaluate:.1f} of evaluation on one core each: "
-        f"about {(train + evaluate) / 2:.0f} minutes on two ({machines})."
+        f"about {(train + evaluate) / 2:.0f} minutes on two ({machines}).{_ratios(rows)}"
     )
+
+
+def _ratios(rows: pd.DataFrame) -> str:
+    """A sentence on the seconds of training of each other method for one of the baseline's, of the seeds that both ran on one
+    kind of machine; empty where there are none."""
+    paired = rows.merge(rows[rows["method"] == BASELINE], on=["seed", "hardware"], suffixes=("", "_baseline"))
+    sums = paired.groupby("method", sort=False)[["train_seconds", "train_seconds_baseline"]].sum()
+    ratios = (sums["train_seconds"] / sums["train_seconds_baseline"]).drop(index=[BASELINE, UNTRAINED], errors="ignore")
+    if ratios.empty:
+        return ""
+    said = ", ".join(f"{method} {ratio:.2f}" for method, ratio in ratios.items())
+    return f" Seconds of training for each one of {BASELINE}'s, same seeds and processor: {said}."

@@ -20,14 +20,15 @@ from otca.processes import is_main, launched, process_state
 from otca.runs import Arm
 from reproduce.compare import COSTS, TOLERANCE
 from reproduce.costs import cost_line
-from reproduce.figures import draw_figures, draw_outcomes
+from reproduce.figures import draw_figures, draw_outcomes, draw_training
 from reproduce.readme import update_readme
 from reproduce.variants import named_arm
 
 COMPARISON = ("base", "uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca")
 
-BEYOND = ("process_credit", "process_credit@equal", "process_credit@equal40")
-"""Rows that the paper lacks, of the `cpu` tier alone: at equal iterations, at equal evaluations, and at 40 % of them."""
+BEYOND = ("process_credit", "process_credit@equal", "process_credit@early3-equal40")
+"""Rows that the paper lacks, of the `cpu` tier alone: at equal iterations; at equal evaluations; and, with three states scored
+instead of all, at 40 % of the evaluations, which on videos is about equal seconds."""
 
 HEADLINE = ("base", "uniform_grpo", "static_multi_reward", "otca", *BEYOND)
 """Arms with all seeds of their tier."""
@@ -45,8 +46,8 @@ class Table:
 
     ``primary`` is the metric of the table of differences; ``notes`` are printed below every tier's table,
     ``budget`` says what its arms have in common. A table over several ``media`` has a section for each. One whose pictures are
-    those of other tables goes without ``figures``. ``beyond`` are rows that the paper lacks, of the `cpu` tier alone; a ``wide``
-    table has fewer seeds there.
+    those of other tables goes without ``figures``; one of too many methods for learning curves has those of the methods in
+    ``curves``. ``beyond`` are rows that the paper lacks, of the `cpu` tier alone; a ``wide`` table has fewer seeds there.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Table:
     metrics: tuple[str, ...] = ()
     budget: str = EQUAL_CALLS
     figures: bool = True
+    curves: tuple[str, ...] = ()
     beyond: tuple[str, ...] = ()
     wide: bool = False
 
@@ -94,6 +96,8 @@ class Table:
             suffix = f"-{medium}" if len(self.media) > 1 else ""
             if len(methods) > MOST_CURVES:
                 dot_plot(tables[-1], self.metrics, folder / f"dots{suffix}")
+                if self.curves:
+                    draw_training(rows_root / medium / tier, self.curves, folder)
             elif self.figures:
                 draw_figures(rows_root, medium, tier, methods, folder)
             if self.figures and len(methods) <= MOST_CROSSES:

@@ -48,6 +48,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "process_credit@whole": {"credit.process_completion": 0},
     "process_credit@clean-preview": {"credit.process_completion": 1, "credit.process_decoder": "linear"},
     "process_credit@preview": {"credit.process_decoder": "linear"},
+    "process_credit@early3": {"credit.process_states": 3, "credit.process_spread": "early"},
     "process_credit@regressed": {"credit.process_value": "regression"},
     "process_credit@truth4": {"credit.process_continuations": 4, "credit.process_decay": 0.0},
     "process_credit@step": {"credit.process_scale": "step"},

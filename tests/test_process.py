@@ -101,10 +101,25 @@ def test_states_in_between_are_interpolated(policy):
     torch.testing.assert_close(out[3], whole[2] + (final_BK - whole[2]) / 3)
 
 
+def test_early_states_alone_are_scored(policy):
+    """States 1 and 2 of five: the initial noise is worth its group's mean, 3 and 4 lie a third and two thirds to the end."""
+    record = sampled(policy, stochastic=True)
+    whole, every, _ = values(policy, record)
+    out, costs, final_BK = values(policy, record, process_states=2, process_spread="early")
+    assert costs["reward_calls"] == 4 * 2 and costs["network_evaluations"] < every["network_evaluations"]
+    torch.testing.assert_close(out[[1, 2]], whole[[1, 2]])
+    torch.testing.assert_close(out[4], whole[2] + 2 * (final_BK - whole[2]) / 3)
+    means = torch.stack([final_BK[record.group_B == group].mean(0) for group in record.group_B])
+    torch.testing.assert_close(out[0], means)
+    gain_TBK = credit.increments_TBK(credit.shrunk_values_SBK(out, record.group_B))
+    torch.testing.assert_close(gain_TBK.sum(0), credit.group_center(final_BK, record.group_B).float(), rtol=0, atol=1e-6)
+
+
 def test_paths_and_subsets():
     assert completion_path(2, 10, 1) == [2, 10] and completion_path(8, 10, 3) == [8, 9, 10]
     assert completion_path(0, 10, 2) == [0, 5, 10] and completion_path(6, 10, 0) == [6, 7, 8, 9, 10]
     assert scored_states(4, 0) == scored_states(4, 9) == [0, 1, 2, 3] and scored_states(6, 3) == [0, 2, 4]
+    assert scored_states(6, 3, "early") == [1, 2, 3] and scored_states(4, 0, "early") == scored_states(4, 9, "early") == [1, 2, 3]
 
 
 def test_generalised_increments_by_hand():
