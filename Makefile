@@ -23,6 +23,7 @@ render: $(INSTALLED)
 	$(BIN)/python -m reproduce.ablations --family targets --tier study --render
 	for family in temporal tcd objective stress sampling rivals rivals-equal budget; do $(BIN)/python -m reproduce.ablations --family $$family --render || exit 1; done
 	$(BIN)/python -m reproduce.gradient_signal --render
+	$(BIN)/python -m reproduce.first_ratio --render
 	$(BIN)/python -m reproduce.recipes --render
 	$(BIN)/python -m reproduce.fuzz --render
 	$(BIN)/python -m reproduce.page

@@ -16,7 +16,7 @@ from otca.eval_config import EvalConfig
 from otca.files import write_atomic
 from otca.policies.base import Policy
 from otca.processes import process_state
-from otca.prompts import load_prompts
+from otca.prompts import evaluation_prompts
 from otca.rewards.base import Reward, score_all
 from otca.types import Prompt
 
@@ -70,7 +70,7 @@ def evaluate(policy: Policy, held_out: HeldOut, config: EvalConfig, seed: int, r
     cell_BC = _from_all(cells).numpy()[first]
     whole = {name: _from_all([trait[name] for trait in traits])[first] for name in traits[0]}
     if processes.is_main_process:
-        prompts = [p for p in load_prompts(config.source, config.prompts) for _ in range(each)]
+        prompts = [p for p in evaluation_prompts(config) for _ in range(each)]
         write_index(folder / "media", prompts, part.media_BFCHW.shape[1], each)
         rows = _named_rows(prompts, each).assign(**dict(zip(columns, cell_BC.T)))
         write_rows(rows, folder / "scores.csv.gz")
@@ -82,6 +82,7 @@ def evaluate(policy: Policy, held_out: HeldOut, config: EvalConfig, seed: int, r
         "shift": config.shift or policy.shift,
         "prompts": config.source,
         "prompt_count": config.prompts,
+        **({"prompt_choice": config.choice} if config.choice != "first" else {}),
         "samples_per_prompt": config.samples_per_prompt,
         "noise_seed": seed,
         **({"height": config.height, "width": config.width} if config.height or config.width else {}),

@@ -19,7 +19,7 @@ from otca.errors import InputError
 from otca.eval_config import EvalConfig
 from otca.files import write_atomic
 from otca.policies.base import Policy
-from otca.prompts import load_prompts
+from otca.prompts import evaluation_prompts
 from otca.rollout import Batch, initial_generator, make_batch, rollout
 from otca.schedules import StepPlan, sigmas_S
 from otca.types import Prompt
@@ -44,7 +44,7 @@ def generated(policy: Policy, config: EvalConfig, seed: int, rank: int = 0, worl
     samples as many, since networks in shards answer only when all of them ask; where the number is not a multiple of
     ``world``, the first samples are made twice. Raises InputError where two prompts have one id, by which rows and files go.
     """
-    prompts_P = load_prompts(config.source, config.prompts)
+    prompts_P = evaluation_prompts(config)
     twin, times = Counter(prompt.id for prompt in prompts_P).most_common(1)[0]
     if times > 1:
         raise InputError(

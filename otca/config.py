@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from otca.bounds import at_least, positive, sound
+from otca.credit_config import CreditConfig
 from otca.errors import InputError
 from otca.eval_config import ValidationConfig
 
@@ -24,8 +25,8 @@ class PolicyConfig:
     """Folder of a LoRA, which is merged, or a transformer to start from: of a run here, Flow-GRPO, DanceGRPO, …"""
     family: Literal["auto", "flux", "sd3", "wan"] = "auto"
     """Which adapter drives it; "auto" reads it from the pipeline's model_index.json."""
-    tuning: Literal["full", "lora"] = "full"
-    """Train every transformer weight, or a LoRA."""
+    tuning: Literal["full", "lora", "none"] = "full"
+    """Train every transformer weight, or a LoRA. "none" trains nothing: to sample from a model, all of it in ``precision``."""
     lora_rank: int = 32
     """Rank of the LoRA."""
     lora_alpha: float = 64.0
@@ -112,63 +113,6 @@ class StepSelectionConfig:
             raise InputError(f"step_selection.fraction is {self.fraction}; it must lie in (0, 1]")
         at_least("step_selection.count", self.count, 1)
         at_least("step_selection.stride", self.stride, 1)
-
-
-@dataclass(frozen=True)
-class CreditConfig:
-    """Settings of the credit rules; a method reads what it needs."""
-
-    rho: float = 0.5
-    """MOCA: share of uniform weights mixed into the min-norm weights [ours]."""
-    tcd_epsilon: float = 1e-3
-    """TCD: floor of a step's progress [ours]."""
-    tcd_normalise: Literal["mean", "sum"] = "mean"
-    """TCD: weights of a sample average 1 over the trained steps [ours], or sum to 1."""
-    tcd_latent: Literal["x_t", "x0_hat"] = "x_t"
-    """TCD: measure progress on the states [reader], or on the clean predictions (as CoCA)."""
-    tcd_control: Literal["none", "permuted", "averaged"] = "none"
-    """TCD: what its weights know. "permuted" shuffles each sample's over its steps, "averaged" makes them a mere schedule."""
-    advantage_epsilon: float = 1e-4
-    """Added to a group's standard deviation."""
-    process_decay: float = 0.3
-    """Process credit: λ of the generalised increments; 0 credits a step with its own, 1 with all that follow [ours]."""
-    process_shrinkage: bool = True
-    """Process credit: shrink each state's value to what it foretells of the final reward, learned from the other groups."""
-    process_value: Literal["reward", "regression"] = "reward"
-    """Process credit: a state is worth the reward of its completion, or what a ridge regression of the final rewards on clean
-    predictions, fitted to the other groups, says of it: free, and linear [ours]."""
-    process_completion: int = 3
-    """Process credit: ODE steps from a state to what is scored; 1 is the clean prediction, free; 0 all that are left."""
-    process_continuations: int = 0
-    """Process credit: value a state by the mean over so many stochastic continuations instead, a costly reference; 0 is off."""
-    process_states: int = 0
-    """Process credit: how many states are scored; values in between are interpolated. 0 is all."""
-    process_spread: Literal["even", "early"] = "even"
-    """Process credit: the states that are scored are evenly spread from the initial noise on, or ("early") the first ones after it;
-    the initial noise is then worth what its group ended with on average."""
-    process_decoder: Literal["vae", "linear"] = "vae"
-    """Process credit: what decodes the states that are scored; "linear" is fitted to the iteration's own latents and media."""
-    process_scale: Literal["run", "step"] = "run"
-    """Process credit: advantages have RMS 1 over all trained steps, or at each step, so that late steps are trained as much."""
-    sampled_steps: int = 0
-    """Train only so many steps of each sample, drawn by the size of their credit and weighted to be unbiased; 0 trains all."""
-    match_rms: bool = False
-    """Rescale the advantage to the RMS of static weighting, so that methods differ in direction only."""
-
-    def __post_init__(self):
-        sound(self, "credit.")
-        if not 0 <= self.rho <= 1:
-            raise InputError(f"credit.rho is {self.rho}; it must lie in [0, 1]")
-        if not 0 <= self.process_decay <= 1:
-            raise InputError(f"credit.process_decay is {self.process_decay}; it must lie in [0, 1]")
-        for name in ("process_completion", "process_continuations", "process_states", "sampled_steps"):
-            at_least(f"credit.{name}", getattr(self, name), 0)
-        if self.process_value == "regression" and self.process_continuations:
-            raise InputError(
-                "credit.process_value is regression, which continues no state; set credit.process_continuations to 0"
-            )
-        positive("credit.tcd_epsilon", self.tcd_epsilon)
-        positive("credit.advantage_epsilon", self.advantage_epsilon)
 
 
 @dataclass(frozen=True)
@@ -311,3 +255,11 @@ class TrainConfig:
             said = f"the {prompts} prompts of one update must be a multiple of the {processes} processes"
             raise InputError(f"prompts_per_iteration is {self.prompts_per_iteration}: {said}")
         return prompts // processes * self.group_size
+
+    def rows_per_pass(self, processes: int = 1) -> int:
+        """Samples in one forward pass on each process. Raises InputError where they do not divide one update's."""
+        share = self.samples_per_update(processes)
+        rows = min(self.micro_batch, share)
+        if share % rows:
+            raise InputError(f"micro_batch is {self.micro_batch}; it must divide the {share} samples of one update")
+        return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from otca.bounds import at_least, positive, sound
 from otca.errors import InputError
@@ -15,7 +16,9 @@ class EvalConfig:
     source: str = "embedded:image/test"
     """Evaluation prompts: embedded:MEDIUM/SPLIT or a prompts file."""
     prompts: int = 120
-    """Number of prompts, the first of the list."""
+    """Number of prompts."""
+    choice: Literal["first", "even"] = "first"
+    """Which prompts of the list: the first, or evenly spread over it, for lists in the order of their topics."""
     samples_per_prompt: int = 2
     """Images a prompt."""
     steps: int = 20

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from otca import budget
-from otca.config import PolicyConfig, TrainConfig
+from otca.config import TrainConfig
 from otca.errors import InputError
 from otca.methods import Method
 from otca.policies.base import Policy
@@ -34,7 +34,10 @@ UTILISATION = 0.35
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes on one GPU by part, and the run's costs. ``flops`` by phase of one iteration, over all processes."""
+    """Bytes on one GPU by part, and the run's costs. ``flops`` by phase of one iteration, over all processes.
+
+    ``host``: bytes of the host's memory that one process takes while it loads, weights as they lie before they are moved.
+    """
 
     parameters: dict[str, int]
     trained: int
@@ -42,6 +45,7 @@ class Plan:
     encoding_peak: int
     sampling_peak: int
     update_peak: int
+    host: int
     evaluations: int
     reward_calls: int
     flops: dict[str, float]
@@ -68,8 +72,7 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
     if sharding not in SHARDINGS:
         raise InputError(f"sharding is {sharding!r}; choose from {', '.join(SHARDINGS)}")
     per_iteration = config.prompts_per_iteration * config.group_size
-    per_update = config.samples_per_update(processes)
-    share, rows = per_iteration // processes, min(config.micro_batch, per_update)
+    share, rows = per_iteration // processes, config.rows_per_pass(processes)
     needs = method.needs(config)
     policy, components = empty_policy(config.policy, component_dtypes(config.policy))
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in components.items()}
@@ -115,6 +118,7 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
         encoding_peak=sum(memory[name] for name in ("transformer weights", "VAE", "rewards")) + texts,
         sampling_peak=held + max(passes.sampling, passes.decode, media),  # the media are joined from parts
         update_peak=held + gradients + passes.update,
+        host=sum(weights.values()) - (texts if config.policy.prompt_cache else 0),
         evaluations=samples * budget.evaluations_per_sample(config, method) * policy.forwards_per_velocity,
         reward_calls=samples * calls * len(config.rewards),
         flops={
@@ -126,12 +130,6 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
         checkpoint=trained_bytes * (3 + bool(config.optimizer.ema_decay) + bool(method.forward_loss)),
         unknown_rewards=unknown,
     )
-
-
-def trained_bytes(config: PolicyConfig) -> int:
-    """Bytes of what a policy trains. Raises InputError where the model is not known here."""
-    policy, _ = empty_policy(config, component_dtypes(config))
-    return _bytes(policy.trainable_parameters())
 
 
 def check_gpu(gpu: str, utilisation: float) -> None:
@@ -159,6 +157,7 @@ def describe(made: Plan, gpu: str, utilisation: float, processes: int) -> str:
         f"memory a GPU, {unit}",
         *(f"  {name:36} {part / size:10.2f}" for name, part in (made.memory | peaks).items()),
         f"  {fits} {gpu} ({gigabytes} GB), with 5 % left for the CUDA context and fragmentation",
+        f"  while loading, of the host's memory: {made.host / size:.2f} a process, {processes * made.host / size:.2f} in all",
         *(f"  not in it: the networks of {name}, which cannot be built here" for name in made.unknown_rewards),
         "",
         f"{made.iterations:,} iterations, {made.evaluations:,} network evaluations, {made.reward_calls:,} reward calls",

@@ -8,8 +8,9 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from otca.config import CreditConfig, TrainConfig
+from otca.config import TrainConfig
 from otca.credit import group_center
+from otca.credit_config import CreditConfig
 from otca.errors import InputError
 from otca.policies.base import Policy
 from otca.preview import fit_preview
@@ -121,7 +122,7 @@ def regressed_values_SBK(sampled: Rollout, final_BK: torch.Tensor, total: Total 
     final_centred_BK, out = group_center(final_BK, sampled.group_B), []
     for t, velocity in enumerate(sampled.velocity_TB):
         clean = clean_prediction(sampled.latents_SB[t], velocity, float(sampled.sigma_S[t]))
-        feature_BD = group_center(clean.flatten(1), sampled.group_B)
+        feature_BD = group_center(clean.flatten(1).to(final_BK.device), sampled.group_B)
         square_DD, cross_DK = total(feature_BD.T @ feature_BD), total(feature_BD.T @ final_centred_BK)
         count = total(torch.tensor(float(len(feature_BD)), device=feature_BD.device))
         penalty_DD = square_DD.trace() / count * torch.eye(numbers, dtype=square_DD.dtype, device=square_DD.device)

@@ -10,6 +10,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, parse_flag_from_env
 
 from otca.errors import InputError
+from otca.sharding import shard_precision
 
 COUNTED = ("dead_groups", "groups_with_constant_reward")
 """Diagnostics that are numbers of groups."""
@@ -18,6 +19,18 @@ COUNTED = ("dead_groups", "groups_with_constant_reward")
 def process_state() -> PartialState:
     """accelerate's knowledge of the processes, whether or not a trainer was made before."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name; the process's own where it is empty. Raises InputError for one that cannot be used."""
+    if not name:
+        return process_state().device
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); use cpu, cuda or cuda:0") from error
+    return device
 
 
 def launched() -> bool:
@@ -46,14 +59,31 @@ def refuse_deepspeed() -> None:
         raise InputError("the launcher asks for DeepSpeed, which this trainer does not drive; shard by FSDP2 (otca/launch)")
 
 
+def shards_asked() -> bool:
+    """Whether the launcher asks for weights in shards."""
+    return parse_flag_from_env("ACCELERATE_USE_FSDP")
+
+
 def refuse_dropped_plugin(accelerator: Accelerator) -> None:
-    """Raise InputError where the launcher asks for sharding and accelerate, without a word, does something else."""
-    kind = accelerator.distributed_type
-    if parse_flag_from_env("ACCELERATE_USE_FSDP") and kind != DistributedType.FSDP:
+    """Raise InputError where the launcher asks for sharding and accelerate, without a word, does something else, or shards as
+    the first version of FSDP does, whose flat weights this trainer cannot read."""
+    kind, shipped = accelerator.distributed_type, "otca/launch/eight_gpus_fsdp2.yaml"
+    if shards_asked() and kind != DistributedType.FSDP:
         raise InputError(
             f"ACCELERATE_USE_FSDP asks for FSDP, but accelerate runs {kind.value}: every process would hold the whole model; "
-            "launch on GPUs with otca/launch/eight_gpus_fsdp2.yaml, or take FSDP out of your config"
+            f"launch on GPUs with {shipped}, or take FSDP out of your config"
         )
+    if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise InputError(f"the launcher asks for version 1 of FSDP; set fsdp_version: 2 in its fsdp_config, as {shipped} does")
+
+
+def keep_inputs_whole(accelerator: Accelerator, dtype: torch.dtype) -> None:
+    """Shard as the whole model computes: weights are gathered in ``dtype``, gradients reduced and inputs (noise levels) in fp32.
+
+    accelerate's own choice reduces and casts inputs to bf16, which has no number between 512 and 516.
+    """
+    if accelerator.distributed_type == DistributedType.FSDP:
+        accelerator.state.fsdp_plugin.mixed_precision_policy = shard_precision(dtype)
 
 
 def total(accelerator: Accelerator, value: torch.Tensor) -> torch.Tensor:

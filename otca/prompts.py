@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from otca.errors import InputError, printable
+from otca.eval_config import EvalConfig
 from otca.types import Prompt
 from otca.untrusted import parse_json
 
@@ -36,6 +38,15 @@ def load_prompts(source: str, count: int | None = None) -> list[Prompt]:
     if not rows:
         raise InputError(f"prompts file {source} is empty; it needs at least one prompt")
     return rows
+
+
+def evaluation_prompts(config: EvalConfig) -> list[Prompt]:
+    """The prompts that a model is judged on: the first of the list, or as many evenly spread over it (``config.choice``)."""
+    if config.choice == "first":
+        return load_prompts(config.source, config.prompts)
+    listed = load_prompts(config.source)
+    count = min(config.prompts, len(listed))
+    return [listed[(2 * i + 1) * len(listed) // (2 * count)] for i in range(count)]
 
 
 def stream_prompts(source: str) -> Iterator[Prompt]:
@@ -176,5 +187,10 @@ def prompt_order(length: int, seed: int, first: int, count: int) -> list[int]:
     out = []
     for slot in range(first, first + count):
         epoch, place = divmod(slot, length)
-        out.append(int(np.random.default_rng([seed, epoch, 3]).permutation(length)[place]))
+        out.append(int(_shuffle(length, seed, epoch)[place]))
     return out
+
+
+@functools.lru_cache(maxsize=4)
+def _shuffle(length: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch, 3]).permutation(length)

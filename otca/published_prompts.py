@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import urllib.error
+import http.client
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +82,7 @@ def fetch_list(name: str, folder: Path) -> Path:
     try:
         with urllib.request.urlopen(listed.url, timeout=TIMEOUT) as answer:
             content = answer.read()
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (OSError, http.client.HTTPException) as error:  # refused, timed out, reset or cut off in the middle
         reason = getattr(error, "reason", error)
         raise InputError(f"{listed.url} cannot be fetched ({reason}); download it elsewhere and put it at {path}") from error
     _check(listed, content, listed.url)

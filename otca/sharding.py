@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def is_sharded(tensors: list[torch.Tensor]) -> bool:
     """Whether any of them lies in shards."""
     return any(isinstance(tensor, DTensor) for tensor in tensors)
+
+
+def shard_precision(dtype: torch.dtype) -> MixedPrecisionPolicy:
+    """Weights gathered in ``dtype``; gradients reduced in fp32; inputs left as they are, autocast decides."""
+    return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -22,8 +22,18 @@ from otca.errors import InputError, RewardError, TrainingError
 from otca.files import writable_folder
 from otca.methods import Method, assign_credit
 from otca.policies.base import build_policy
+from otca.policies.pipeline import INFERENCE
 from otca.process import process_values
-from otca.processes import gathered, over_processes, refuse_deepspeed, refuse_dropped_plugin, refuse_split_launch, total
+from otca.processes import (
+    gathered,
+    keep_inputs_whole,
+    over_processes,
+    refuse_deepspeed,
+    refuse_dropped_plugin,
+    refuse_split_launch,
+    shards_asked,
+    total,
+)
 from otca.prompts import load_prompts, prompt_order
 from otca.rewards.base import Background, build_rewards, refuse_prompts_without_spec, score_all
 from otca.rollout import Batch, make_batch, rollout, slots_of
@@ -42,7 +52,9 @@ class Trainer:
     """State of a run: policy, optimizer, progress. The run folder gets checkpoints, train.csv and timing.csv."""
 
     def __init__(self, config: TrainConfig, method: Method, folder: Path, make_policy=build_policy):
-        """Load everything; ``make_policy(config.policy, device)`` gives the policy. Raises InputError for what cannot be."""
+        """Load everything; ``make_policy`` gives the policy, as `build_policy` does. Raises InputError for what cannot be."""
+        if config.policy.tuning == "none":
+            raise InputError("policy.tuning is none, which trains nothing; use full or lora")
         self.config, self.method, self.folder = config, method, writable_folder(folder)
         require_trackers(config.trackers)
         if config.policy.precision == "fp16" and not torch.cuda.is_available():
@@ -53,14 +65,15 @@ class Trainer:
         )
         refuse_split_launch(self.accelerator)
         refuse_dropped_plugin(self.accelerator)
+        keep_inputs_whole(self.accelerator, INFERENCE[config.policy.precision])
         self.share = config.samples_per_update(self.accelerator.num_processes)
-        self.micro_batch = min(config.micro_batch, self.share)
-        if self.share % self.micro_batch:
-            raise InputError(f"micro_batch is {config.micro_batch}; it must divide the {self.share} samples of one update")
+        self.micro_batch = config.rows_per_pass(self.accelerator.num_processes)
         self.prompts = load_prompts(config.prompts)
         self.rewards = build_rewards(config.rewards, self.accelerator.device, config.reward_files, config.reward_timeout)
         refuse_prompts_without_spec(self.rewards, self.prompts, config.prompts)
-        self.policy = make_policy(config.policy, self.accelerator.device)
+        # networks that are to lie in shards are cut block by block: no GPU ever holds one whole
+        networks_on = torch.device("cpu") if shards_asked() else None
+        self.policy = make_policy(config.policy, self.accelerator.device, networks_on=networks_on)
         if method.forward_loss and config.step_selection.kind != "ode":
             raise InputError(f"step_selection.kind is {config.step_selection.kind}; {method.name} samples by ode")
         settings = config.optimizer

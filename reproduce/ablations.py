@@ -108,7 +108,8 @@ FAMILIES = {
         process_credit process_credit@3steps process_credit@1steps""",
         "@3steps, @1steps: so many of 5 trained steps of each sample, drawn by the size of their credit and weighted to be "
         "unbiased; equal iterations, fewer network evaluations.",
-        curves="uniform_grpo flow_grpo_fast otca otca@3steps otca@1steps process_credit process_credit@3steps process_credit@1steps",
+        curves="uniform_grpo flow_grpo_fast otca otca@3steps otca@1steps "
+        "process_credit process_credit@3steps process_credit@1steps",
     ),
 }
 

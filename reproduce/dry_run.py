@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from baselines import find_method
+from eval.held_out import MOTION
 from otca import presets
 from otca.budget import evaluations_per_sample
-from otca.config import PolicyConfig, TrainConfig
+from otca.config import TrainConfig
 from otca.errors import InputError
 from otca.files import model_notes, resolve_model
-from otca.plan import trained_bytes
+from otca.policies.pipeline import component_dtypes
 from otca.processes import process_state
-from otca.prompts import load_prompts
+from otca.prompts import evaluation_prompts, load_prompts
 from otca.rewards.base import build_reward, find_reward, is_remote
 from otca.rewards.published import PublishedReward, find_files
 from otca.runs import Arm, is_finished
+from otca.shapes import empty_policy
 from reproduce.runner import arm_config
 
 COMPRESSION = 0.5
 """Share of its pixels' bytes that a lossless file of a sample takes, reckoned generously."""
+
+MISSING = "not here; the first run downloads it from the hub (where it is gated, accept its licence there and log in before)"
 
 
 def look_over(name: str, tier: str, arms: list[Arm], root: Path) -> int:
@@ -45,8 +51,12 @@ def look_over(name: str, tier: str, arms: list[Arm], root: Path) -> int:
         evaluation = presets.eval_config(f"{medium}/{tier}")
         check(
             f"evaluation prompts {evaluation.source}",
-            lambda e=evaluation: f"{len(load_prompts(e.source, e.prompts)):,} × {e.samples_per_prompt} samples",
+            lambda e=evaluation: f"{len(evaluation_prompts(e)):,} × {e.samples_per_prompt} samples",
         )
+        files = presets.train_config(f"{medium}/{tier}", "base", {}, 0).reward_files
+        for metric in evaluation.held_out:
+            if metric != MOTION:
+                check(f"held-out metric {metric}", lambda metric=metric, files=files: _source(metric, files))
     for reward, files in dict.fromkeys((name, config.reward_files) for config in configs.values() for name in config.rewards):
         check(f"reward {reward}", lambda reward=reward, files=files: _source(reward, files))
     check("processes", lambda: _shared(configs))
@@ -66,7 +76,7 @@ def _where(path: str) -> str:
     if Path(folder).is_dir():
         return "in the package" if path.startswith("embedded:") else folder
     cached = try_to_load_from_cache(folder, "model_index.json")
-    return f"in the hub's cache, {Path(cached).parent}" if cached else "not here; the first run downloads it from the hub"
+    return f"in the hub's cache, {Path(cached).parent}" if cached else MISSING
 
 
 def _source(reward: str, files: str) -> str:
@@ -81,36 +91,52 @@ def _source(reward: str, files: str) -> str:
 
 
 def _shared(configs: dict[Arm, TrainConfig]) -> str:
-    """How many processes there are, or InputError where an arm's prompts cannot be shared evenly among them."""
+    """How many processes there are, or InputError where an arm's samples cannot be shared evenly among them."""
     world = process_state().num_processes
-    for arm, config in configs.items():
+    for arm, config in _trained(configs).items():
         try:
-            config.samples_per_update(world)
+            config.rows_per_pass(world)
         except InputError as error:
             raise InputError(f"{arm}: {error}") from error
     return str(world)
 
 
 def _disk(configs: dict[Arm, TrainConfig], tier: str, root: Path) -> str:
-    """Space that checkpoints and media take, or InputError where there is less."""
+    """Space that models, encoded prompts, checkpoints and media take, or InputError where there is less."""
     trained = _trained(configs)
-    sizes: dict[PolicyConfig, int] = {}
+    models = {config.policy: empty_policy(config.policy, component_dtypes(config.policy)) for config in configs.values()}
+    missing = {policy.path: parts for policy, (_, parts) in models.items() if _where(policy.path) == MISSING}
+    downloads = sum(2 * sum(p.numel() for p in part.parameters()) for parts in missing.values() for part in parts.values())
+    caches: dict[tuple[str, str], int] = {}
     for config in trained.values():
-        if config.policy not in sizes:
-            sizes[config.policy] = trained_bytes(config.policy)
-    needed = sum(
-        (config.keep_last + 2) * 4 * sizes[config.policy] for config in trained.values()
-    )  # weights, two moments, an average; the best and one in writing
+        if config.policy.prompt_cache:
+            policy = models[config.policy][0]
+            each = sum(math.prod(shape) for shape in policy.text_shapes()) * policy.dtype.itemsize
+            texts = min(config.iterations * config.prompts_per_iteration, _listed(config.prompts))
+            caches[config.policy.prompt_cache, config.policy.path] = each * texts
+    checkpoints = sum(  # weights, two moments, an average; the best and one in writing
+        (config.keep_last + 2) * 4 * sum(p.numel() * p.element_size() for p in models[config.policy][0].trainable_parameters())
+        for config in trained.values()
+    )
+    media = 0
     for arm, config in configs.items():
         evaluation, policy = presets.eval_config(f"{arm.medium}/{tier}"), config.policy
         frames = policy.frames or model_notes(resolve_model(policy.path)).get("frames", 1)
-        pixels = evaluation.prompts * evaluation.samples_per_prompt * frames * policy.height * policy.width
-        needed += round(3 * pixels * COMPRESSION)
+        height, width = evaluation.height or policy.height, evaluation.width or policy.width
+        media += round(3 * evaluation.prompts * evaluation.samples_per_prompt * frames * height * width * COMPRESSION)
+    parts = {"models, in bf16": downloads, "encoded prompts": sum(caches.values()), "checkpoints": checkpoints, "media": media}
+    needed = sum(parts.values())
     free = shutil.disk_usage(next(folder for folder in (root, *root.resolve().parents) if folder.is_dir())).free
-    said = f"{needed / 2**30:.1f} GiB at most, {free / 2**30:.1f} GiB free"
+    listed = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in parts.items() if size)
+    said = f"{needed / 2**30:.1f} GiB at most ({listed or 'nothing'}), {free / 2**30:.1f} GiB free"
     if needed > free:
         raise InputError(f"{said}; make room, or run fewer arms at a time")
     return said
+
+
+def _listed(prompts: str) -> int:
+    """Prompts of a list; of one that is missing, which is said elsewhere, any number."""
+    return len(load_prompts(prompts)) if prompts.startswith("embedded:") or Path(prompts).is_file() else sys.maxsize
 
 
 def _trained(configs: dict[Arm, TrainConfig]) -> dict[Arm, TrainConfig]:

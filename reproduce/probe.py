@@ -20,7 +20,7 @@ from otca.methods import Method, assign_credit
 from otca.policies.base import Policy
 from otca.process import process_values
 from otca.processes import is_main
-from otca.prompts import load_prompts
+from otca.prompts import evaluation_prompts
 from otca.rewards.base import Reward, score_all
 from otca.rollout import make_batch, rollout
 from otca.types import Credit, Prompt, Rollout, Scores
@@ -33,7 +33,7 @@ MOST_PROMPTS = 7
 def shown_prompts(evaluation: EvalConfig) -> list[Prompt]:
     """The first prompt of each skill of an evaluation, or its first prompts where they have no skills."""
     chosen: dict[str, Prompt] = {}
-    for prompt in load_prompts(evaluation.source, evaluation.prompts):
+    for prompt in evaluation_prompts(evaluation):
         chosen.setdefault((prompt.spec or {}).get("skill", prompt.id), prompt)
     return list(chosen.values())[:MOST_PROMPTS]
 

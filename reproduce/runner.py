@@ -70,7 +70,7 @@ def _make(arm: Arm, folder: Path) -> None:
     config, processes = arm_config(arm), process_state()
     budget = {"network_evaluations": 0, "reward_calls": 0}
     if arm.method == "base":
-        policy = build_policy(config.policy)
+        policy = build_policy(dataclasses.replace(config.policy, tuning="none"), processes.device)
     else:
         trainer = Trainer(config, find_method(arm.method), folder)
         trainer.run()

@@ -10,6 +10,7 @@ the GPU's bf16 TFLOP/s that forward, backward and decoding passes reach.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import platform
 import re
@@ -66,8 +67,11 @@ class RandomTexts:
         """Nothing is to be prepared."""
 
 
-def random_policy(config: PolicyConfig, device: torch.device) -> Policy:
-    """The policy of a config with weights drawn at random on the device, and without text encoders."""
+def random_policy(config: PolicyConfig, device: torch.device, networks_on: torch.device | None = None) -> Policy:
+    """The policy of a config with weights drawn at random on the device, and without text encoders.
+
+    ``networks_on`` is for shards, which this measurement does not have.
+    """
     pipeline = empty_pipeline(resolve_model(config.path), component_dtypes(config), without=TEXT_ENCODERS)
     torch.manual_seed(0)
     for part in pipeline.components.values():
@@ -89,7 +93,9 @@ def random_policy(config: PolicyConfig, device: torch.device) -> Policy:
 def measure(config: TrainConfig, gpu: str, iterations: int, folder: Path) -> dict[str, object]:
     """Train ``iterations`` after one that does not count; returns means by phase, memory and utilisation."""
     method, cuda = find_method(config.method), torch.cuda.is_available()
-    planned = plan(config, method)
+    trained_alone = {"prompt_cache": "no text encoders here"}  # `random_policy` has none
+    planned = plan(_changed(config, **trained_alone), method)
+    useful = plan(_changed(config, **trained_alone, gradient_checkpointing=False), method)  # recomputation is no progress
     trainer = Trainer(config, method, folder, make_policy=random_policy)
     trainer.step()
     if cuda:
@@ -100,7 +106,7 @@ def measure(config: TrainConfig, gpu: str, iterations: int, folder: Path) -> dic
         trainer.step()
         rows.append(trainer.seconds | {"total": _now(cuda) - started})
     means = pd.DataFrame(rows).mean()
-    flops = sum(planned.flops.values())
+    flops, gpu = sum(useful.flops.values()), _known(gpu)
     return {
         "model": config.policy.path,
         "tuning": config.policy.tuning,
@@ -115,11 +121,23 @@ def measure(config: TrainConfig, gpu: str, iterations: int, folder: Path) -> dic
         "iterations": iterations,
         "seconds": {phase: round(float(means[phase]), 4) for phase in PHASES},
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 3) if cuda else None,
-        "planned_memory_gib": round(planned.peak / 2**30, 3),
+        "planned_memory_gib": round(max(planned.sampling_peak, planned.update_peak) / 2**30, 3),
         "tflop_an_iteration": round(flops / 1e12, 3),
         "utilisation": round(flops / means["total"] / (GPUS[gpu][1] * 1e12), 4) if gpu in GPUS else None,
         "gpu": gpu,
     }
+
+
+def _changed(config: TrainConfig, **policy: object) -> TrainConfig:
+    return dataclasses.replace(config, policy=dataclasses.replace(config.policy, **policy))
+
+
+def _known(gpu: str) -> str:
+    """The name in `GPUS` of the GPU that is here, where none is given: "none" for one that is not known."""
+    if gpu != "auto":
+        return gpu
+    found = torch.cuda.get_device_name().lower().replace(" ", "") if torch.cuda.is_available() else ""
+    return next((name for name in GPUS if name in found), "none")
 
 
 def _now(cuda: bool) -> float:
@@ -135,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m reproduce.speed_large", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", default="image/flux-lora", help="settings to measure (default: image/flux-lora)")
-    parser.add_argument("--gpu", default="h100", help=f"whose TFLOP/s count: {', '.join(GPUS)}, or none (default: h100)")
+    parser.add_argument("--gpu", default="auto", help=f"whose TFLOP/s count: {', '.join(GPUS)}, or none (default: the one here)")
     parser.add_argument("--iterations", type=int, default=3, help="iterations that count, after one that does not (default: 3)")
     parser.add_argument("--out", type=Path, default=FOLDER, help=f"folder for the JSON (default: {FOLDER})")
     args = parser.parse_args(argv)
@@ -144,8 +162,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _make(preset: str, gpu: str, iterations: int, out: Path) -> None:
     """Measure, write and print."""
-    if gpu not in (*GPUS, "none"):
-        raise InputError(f"gpu is {gpu!r}; choose from {', '.join(GPUS)} or none")
+    if gpu not in (*GPUS, "none", "auto"):
+        raise InputError(f"gpu is {gpu!r}; choose from {', '.join(GPUS)}, none or auto")
     settings = {"rewards": ["reproduce.speed_large:Brightness"], "prompts": "embedded:image/train", "policy.prompt_cache": ""}
     config = presets.train_config(preset, "otca", find_method("otca").settings | settings, 0)
     with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save
 
 from baselines import find_method
 from otca import checkpoint, presets, schedules
-from otca.config import CreditConfig, TrainConfig
+from otca.config import TrainConfig
+from otca.credit_config import CreditConfig
 from otca.files import write_atomic
 from otca.policies.base import Policy, build_policy
 from otca.process import continuation_rewards_NBK, process_values

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    {"errors", "types", "bounds", "config", "eval_config", "limits", "untrusted"},
+    {"errors", "types", "bounds", "config", "credit_config", "eval_config", "limits", "untrusted"},
     {"schedules", "samplers", "credit", "losses", "files", "sharding", "architectures", "cli", "preview", "ending", "memory"},
     {"policies", "rewards", "embedded", "checkpoint", "tracking", "prompts", "methods", "runs", "processes"},
     {"rollout", "published_prompts", "shapes", "serving", "export"},

@@ -15,6 +15,7 @@ from otca.config import PolicyConfig, TrainConfig
 from otca.errors import InputError
 from otca.plan import plan
 from otca.policies.base import build_policy
+from otca.shapes import empty_policy
 from otca.trainer import Trainer
 from tests.toys import toy_settings
 
@@ -88,6 +89,8 @@ def test_shards_divide_what_can_be_divided():
     blocks = build_policy(config.policy).pipeline.transformer.transformer_blocks
     gathered = 2 * sum(4 * p.numel() for p in blocks[0].parameters())  # two of the largest at a time
     assert spread.memory["transformer weights"] == alone.memory["transformer weights"] // 2 + gathered
+    parts = empty_policy(config.policy, {"default": torch.float32})[1].values()
+    assert spread.host == alone.host == sum(4 * p.numel() for part in parts for p in part.parameters())
     assert spread.memory["rollout record"] == alone.memory["rollout record"] and spread.evaluations == alone.evaluations
 
 
@@ -133,6 +136,7 @@ def test_the_command_prints_every_part_and_refuses_what_cannot_be(capsys):
         "not in it: the networks of nowhere:Hps",
         "20 iterations, 53,760 network evaluations",
         "hours on 1 × h100",
+        "while loading, of the host's memory: ",
     ):
         assert expected in out
     for arguments, message in (

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from otca.config import PolicyConfig, SamplerConfig, TrainConfig
+from otca.errors import InputError
 from otca.methods import METHODS
 from otca.policies.base import build_policy
+from otca.policies.texts import TextCache
 from otca.presets import VIDEO
 from otca.prompts import load_prompts
 from otca.rewards.base import build_reward, score_all
@@ -50,12 +52,26 @@ def test_in_bf16_what_is_trained_and_the_vae_are_fp32_and_the_rest_bf16(request,
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_bf16_training_moves_weights_and_starts_at_ratio_one(untrained_pipeline, tmp_path, tuning):
-    changes = {"policy.precision": "bf16", "policy.tuning": tuning, "optimizer.learning_rate": 1e-3}
-    trainer = Trainer(TrainConfig.from_dotted(toy_settings("otca", untrained_pipeline, **changes)), METHODS["otca"], tmp_path)
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("pipeline", [*PIPELINES, "untrained_experts"])
+def test_training_moves_weights_and_starts_at_ratio_one(request, tmp_path, pipeline, precision, tuning):
+    """Exactly 1 in fp32; in bf16 too on a CPU, where both passes round alike."""
+    frames = {"policy.frames": 5} if pipeline in ("untrained_wan", "untrained_experts") else {}
+    changes = {"policy.precision": precision, "policy.tuning": tuning, "policy.max_sequence_length": 10} | frames
+    settings = toy_settings("otca", request.getfixturevalue(pipeline), **changes, **{"optimizer.learning_rate": 1e-3})
+    trainer = Trainer(TrainConfig.from_dotted(settings), METHODS["otca"], tmp_path)
     trainer.run()
     row = pd.read_csv(tmp_path / "train.csv").iloc[0]
-    assert row["update_norm"] > 0 and row["first_ratio_deviation"] == 0  # both passes round alike
+    assert row["update_norm"] > 0 and row["first_ratio_deviation"] == 0
+
+
+def test_nothing_is_trained_where_nothing_is_to_be(request, name, tmp_path):
+    """To sample, all of a model is in inference precision; a training with it is refused in one line."""
+    policy = build_policy(config_of(request, name, precision="bf16", tuning="none"))
+    assert policy.trainable_parameters() == [] and policy.pipeline.transformer.dtype == torch.bfloat16
+    settings = toy_settings("otca", request.getfixturevalue(name), **{"policy.tuning": "none"})
+    with pytest.raises(InputError, match="policy.tuning is none, which trains nothing; use full or lora"):
+        Trainer(TrainConfig.from_dotted(settings), METHODS["otca"], tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------- prompts on disk
@@ -72,6 +88,22 @@ def test_encodings_from_disk_are_those_of_the_encoders(request, name, tmp_path):
     for one in (policy, again):
         for ours, theirs in zip(one.encode(TEXTS).parts, plain.parts, strict=True):
             assert torch.equal(ours, theirs)
+
+
+def test_each_text_is_on_disk_before_the_next_is_encoded(tmp_path):
+    """So that no more than one encoding is held, and a kill loses no more than one."""
+
+    def encode(texts):
+        for text in texts:
+            before.append(len(list(tmp_path.glob("*.safetensors"))))
+            if text == "c":
+                raise KeyboardInterrupt
+            yield (torch.ones(2),)
+
+    before: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        TextCache(encode, "toy", tmp_path, torch.device("cpu")).write(["a", "b", "c"])
+    assert before == [0, 1, 2]
 
 
 def test_another_precision_or_length_has_files_of_its_own(request, tmp_path):

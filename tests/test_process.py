@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from otca import credit, process
-from otca.config import CreditConfig, PolicyConfig, SamplerConfig, TrainConfig
+from otca.config import PolicyConfig, SamplerConfig, TrainConfig
+from otca.credit_config import CreditConfig
 from otca.errors import InputError
 from otca.methods import METHODS
 from otca.policies.base import build_policy

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
 from otca.config import PolicyConfig, SamplerConfig
 from otca.policies.base import build_policy, swapped
@@ -93,6 +93,36 @@ def test_ode_rollout_is_the_stock_pipeline(policy):
         output_type="pt",
     ).images
     torch.testing.assert_close(ours.media_BFCHW[:, 0], stock, rtol=0, atol=1e-5)
+
+
+def test_embedded_guidance_is_the_stock_pipelines(untrained_pipeline, tmp_path):
+    """A transformer with a guidance embedding, as FLUX.1-dev's: our image is FluxPipeline's at the same scale, at no other."""
+    folder = shutil.copytree(untrained_pipeline, tmp_path / "embeds")
+    config = FluxTransformer2DModel.load_config(folder / "transformer")
+    torch.manual_seed(4)
+    FluxTransformer2DModel.from_config(config | {"guidance_embeds": True}).save_pretrained(folder / "transformer")
+    policy = build_policy(PolicyConfig(path=str(folder), guidance=3.5))
+    steps = 4
+    never, sigma_S = torch.zeros(steps, dtype=torch.bool), sigmas_S(steps, 3.0)
+    batch = make_batch(PROMPTS[:1], [0], 2, ("parity",))
+    ours = rollout(policy, batch, SamplerConfig(steps=steps), sigma_S, StepPlan(never, never), 2)
+
+    def stock(scale):
+        return policy.pipeline(
+            prompt=[PROMPTS[0].text] * 2,
+            guidance_scale=scale,
+            height=64,
+            width=64,
+            num_inference_steps=steps,
+            sigmas=sigma_S[:-1].tolist(),
+            latents=ours.latents_SB[0],
+            max_sequence_length=policy.max_sequence_length,
+            output_type="pt",
+        ).images
+
+    torch.testing.assert_close(ours.media_BFCHW[:, 0], stock(3.5), rtol=0, atol=1e-5)
+    assert (ours.media_BFCHW[:, 0] - stock(1.0)).abs().max() > 1e-3
+    assert policy.protocol["guidance"] == 3.5
 
 
 @pytest.mark.parametrize("size", [64, 128])

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from baselines import find_method
 from otca import presets
 from otca.architectures import PUBLISHED
+from otca.plan import plan
 from otca.published_prompts import LISTS
 from reproduce import recipes, speed_large, table1
+from reproduce.all import TABLES
 from reproduce.dry_run import look_over
 from reproduce.recipes import RECIPES
 
@@ -100,7 +104,30 @@ def test_a_dry_run_says_what_is_in_the_way(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "model black-forest-labs/FLUX.1-dev: not here; the first run downloads it from the hub" in out
     assert "in the way: training prompts prompts/dancegrpo_image.txt" in out and "prompts --list dancegrpo_image`" in out
+    for metric in presets.eval_config("image/paper").held_out:  # what is only judged by would be missed after the training
+        assert f"in the way: held-out metric {metric}: " in out
+    assert "models, in bf16 31." in out  # FLUX.1-dev: 11.9 B and its encoders 4.9 B parameters, two bytes each
     assert "in the way: disk: " in out and "0.0 GiB free; make room" in out
+
+
+@pytest.mark.parametrize("tier", ["quick", "cpu", "paper"])
+@pytest.mark.parametrize("table", TABLES, ids=[table.name for table in TABLES])
+def test_a_dry_run_of_every_table_and_tier_resolves_all(tmp_path, monkeypatch, capsys, table, tier):
+    """What the embedded tiers need is in the package; the paper's lists and rewards are named where they are missing."""
+    if tier == "paper" and table.wide:
+        pytest.skip("the ablations are of the embedded task")
+    monkeypatch.chdir(tmp_path)
+    arms = [arm for arm in table.arms(tier) if arm.seed == 0]
+    code, out = look_over(table.name, tier, arms, tmp_path / "runs"), capsys.readouterr().out
+    assert code == (2 if tier == "paper" else 0), out
+    assert ("in the way: " in out) == (tier == "paper") and f"{len(arms)} runs, {len(arms)} of them missing" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_names_a_micro_batch_that_does_not_divide(monkeypatch, capsys):
+    monkeypatch.setitem(presets.TRAIN, "image/quick", presets.TRAIN["image/quick"] | {"micro_batch": 33})
+    assert look_over("table1", "quick", table1.TABLE.arms("quick"), Path("elsewhere")) == 2
+    assert "micro_batch is 33; it must divide the 64 samples of one update" in capsys.readouterr().out
 
 
 def test_a_dry_run_refuses_prompts_that_processes_cannot_share(monkeypatch, capsys):
@@ -120,5 +147,25 @@ def test_speed_of_a_model_with_random_weights_is_measured_anywhere(tmp_path, cap
         found = json.loads(path.read_text())
         assert 0 < found["seconds"]["sampling"] < found["seconds"]["total"] and found["utilisation"] is None
         assert found["seconds"]["update"] > 0 and found["planned_memory_gib"] > 0
+        medium = found["model"].removeprefix("embedded:")
+        settings = {"policy.prompt_cache": "x", "rewards": ["reproduce.speed_large:Brightness"]}
+        config = presets.train_config(f"{medium}/quick", "otca", find_method("otca").settings | settings, 0)
+        planned = plan(config, find_method("otca"))  # without the text encoders, which the measured model lacks
+        assert found["planned_memory_gib"] == pytest.approx(max(planned.sampling_peak, planned.update_peak) / 2**30, rel=0.02)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_utilisation_counts_no_recomputation_and_the_gpu_that_is_here(tmp_path, monkeypatch, capsys):
+    """With checkpointing the backward pass computes the forward pass anew, which is no progress."""
+    small = {"prompts_per_iteration": 2, "group_size": 4, "micro_batch": 4, "sampler.steps": 3}
+    config = presets.train_config("image/quick", "otca", small | {"rewards": ["reproduce.speed_large:Brightness"]}, 0)
+    flops = {}
+    for again in (False, True):
+        changed = dataclasses.replace(config, policy=dataclasses.replace(config.policy, gradient_checkpointing=again))
+        flops[again] = speed_large.measure(changed, "h100", 1, tmp_path / str(again))["tflop_an_iteration"]
+    assert flops[True] == flops[False] > 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, known in (("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA GeForce RTX 4090", "rtx4090"), ("Abacus", "none")):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda name=name: name)
+        assert speed_large._known("auto") == known
     assert speed_large.main(["--gpu", "abacus"]) == 2 and "gpu is 'abacus'" in capsys.readouterr().err

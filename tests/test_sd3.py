@@ -6,14 +6,11 @@ import pandas as pd
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
-from peft import LoraConfig, get_peft_model
-from peft.utils import get_peft_model_state_dict
 
 from otca.config import PolicyConfig, SamplerConfig, TrainConfig
 from otca.errors import InputError
 from otca.methods import METHODS
 from otca.policies.base import build_policy
-from otca.policies.sd3 import Sd3Policy
 from otca.rollout import make_batch, rollout
 from otca.schedules import StepPlan, sigmas_S
 from otca.trainer import Trainer
@@ -94,70 +91,3 @@ def test_training_keeps_ratio_one_and_loads_in_the_stock_pipeline(untrained_sd3,
 def test_sizes_beyond_the_position_table_are_refused(untrained_sd3):
     with pytest.raises(InputError, match="height × width is 64 × 256; .* makes 128 pixels a side at most"):
         build_policy(PolicyConfig(path=untrained_sd3, width=256))
-
-
-# ------------------------------------------------------------------------------------------ weights of other trainers
-
-LORA = {"r": 4, "lora_alpha": 12, "init_lora_weights": False, "target_modules": list(Sd3Policy.lora_targets)}
-
-
-def image_of(pipeline):
-    latents = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
-    return stock(pipeline, latents, sigmas_S(3, 3.0), 1.0)
-
-
-@pytest.fixture(scope="module")
-def adapted(untrained_sd3):
-    """A pipeline with an active LoRA of rank 4, alpha 12 and random weights, and its transformer as a PeftModel."""
-    torch.manual_seed(3)
-    pipeline = StableDiffusion3Pipeline.from_pretrained(untrained_sd3)
-    pipeline.set_progress_bar_config(disable=True)
-    model = get_peft_model(pipeline.transformer, LoraConfig(**LORA))
-    return pipeline, model
-
-
-def test_loras_as_flow_grpo_saves_them_are_merged(untrained_sd3, adapted, tmp_path):
-    pipeline, model = adapted
-    model.save_pretrained(tmp_path / "lora")
-    policy = build_policy(PolicyConfig(path=untrained_sd3, weights=str(tmp_path / "lora"), max_sequence_length=LENGTH))
-    torch.testing.assert_close(image_of(policy.pipeline), image_of(pipeline), rtol=0, atol=1e-5)
-    assert not any("lora" in name for name, _ in policy.pipeline.transformer.named_parameters())
-    assert policy.protocol["weights"] == str(tmp_path / "lora")
-    plain = build_policy(PolicyConfig(path=untrained_sd3, max_sequence_length=LENGTH))
-    assert (image_of(policy.pipeline) - image_of(plain.pipeline)).abs().max() > 1e-3
-    (tmp_path / "lora" / "adapter_model.safetensors").unlink()
-    with pytest.raises(InputError, match="no adapter_model.safetensors there"):
-        build_policy(PolicyConfig(path=untrained_sd3, weights=str(tmp_path / "lora")))
-
-
-def test_loras_as_diffusers_saves_them_are_merged_with_their_alpha(untrained_sd3, adapted, tmp_path):
-    pipeline, model = adapted
-    StableDiffusion3Pipeline.save_lora_weights(
-        tmp_path,
-        transformer_lora_layers={
-            key.removeprefix("base_model.model."): value for key, value in get_peft_model_state_dict(model).items()
-        },
-        transformer_lora_adapter_metadata=model.peft_config["default"].to_dict(),
-    )
-    policy = build_policy(PolicyConfig(path=untrained_sd3, weights=str(tmp_path), max_sequence_length=LENGTH))
-    torch.testing.assert_close(image_of(policy.pipeline), image_of(pipeline), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("below", ["", "transformer"])
-def test_whole_transformers_replace_ours(untrained_sd3, tmp_path, below):
-    """DanceGRPO saves the transformer's folder itself, runs here a folder with `transformer/`."""
-    torch.manual_seed(5)
-    pipeline = StableDiffusion3Pipeline.from_pretrained(untrained_sd3)
-    pipeline.set_progress_bar_config(disable=True)
-    for p in pipeline.transformer.parameters():
-        p.data += 0.02 * torch.randn_like(p)
-    pipeline.transformer.save_pretrained(tmp_path / below)
-    policy = build_policy(PolicyConfig(path=untrained_sd3, weights=str(tmp_path), max_sequence_length=LENGTH))
-    assert torch.equal(image_of(policy.pipeline), image_of(pipeline)) and policy.trainable_parameters()
-    rough = build_policy(PolicyConfig(path=untrained_sd3, weights=str(tmp_path), precision="bf16", tuning="lora"))
-    assert rough.pipeline.transformer.transformer_blocks[0].norm1.linear.weight.dtype == torch.bfloat16
-
-
-def test_weights_that_are_none_are_refused(untrained_sd3, tmp_path):
-    with pytest.raises(InputError, match="policy.weights .* no pytorch_lora_weights.safetensors, adapter_config.json"):
-        build_policy(PolicyConfig(path=untrained_sd3, weights=str(tmp_path)))

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
+from torch import nn
 
-from otca.config import TrainConfig
+from otca.config import PolicyConfig, TrainConfig
+from otca.errors import InputError
 from otca.methods import METHODS
 from otca.policies.base import build_policy
+from otca.processes import keep_inputs_whole, refuse_dropped_plugin
+from otca.sharding import shard_precision
 from otca.trainer import Trainer
 from tests.processes import ran
 from tests.toys import REWARDS, toy_settings
@@ -86,6 +92,63 @@ def test_a_sharded_run_resumes_from_its_own_checkpoint(untrained_pipeline, tmp_p
     path = "checkpoints/iteration_000003/optimizer.safetensors"
     one, two = (load_file(tmp_path / run / path) for run in ("interrupted", "straight"))
     assert max(float((one[key] - two[key]).abs().max()) for key in one) == 0
+
+
+GATHERED = """
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from otca.sharding import shard_precision
+
+
+class Level(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([1.0, 1 + 2**-12]))
+
+    def forward(self, timestep):
+        print(timestep.item(), timestep.dtype, self.scale.dtype, self.scale.tolist())
+        return (self.scale * timestep).sum()
+
+
+dist.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
+network = Level()
+fully_shard(network, mesh=dist.device_mesh.init_device_mesh("cpu", (1,)), mp_policy=shard_precision(torch.bfloat16))
+network(torch.tensor(513.5)).backward()
+print(network.scale.dtype, network.scale.grad.dtype)
+dist.destroy_process_group()
+"""
+
+
+def test_shards_are_gathered_in_bf16_and_noise_levels_stay_whole():
+    """accelerate's own choice would cast 513.5 to bf16, which is 512 or 516 there."""
+    done = ran([sys.executable, "-c", GATHERED], 120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == ["513.5 torch.float32 torch.bfloat16 [1.0, 1.0]", "torch.float32 torch.float32"]
+
+
+def test_the_first_version_of_fsdp_is_refused():
+    """accelerate's default, whose flat weights nothing here can read; the second passes and gets its precision."""
+    plugin = SimpleNamespace(mixed_precision_policy=None)
+    launched = SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=False, state=SimpleNamespace(fsdp_plugin=plugin))
+    with pytest.raises(InputError, match="version 1 of FSDP; set fsdp_version: 2"):
+        refuse_dropped_plugin(launched)
+    launched.is_fsdp2 = True
+    refuse_dropped_plugin(launched)
+    keep_inputs_whole(launched, torch.bfloat16)
+    assert plugin.mixed_precision_policy == shard_precision(torch.bfloat16)
+
+
+def test_networks_that_are_to_be_cut_stay_where_they_are_loaded(untrained_experts):
+    """Only what is not trained goes to the device; on a GPU each process would otherwise hold both experts whole."""
+    config = PolicyConfig(path=untrained_experts, frames=5, max_sequence_length=10)
+    policy = build_policy(config, "meta", networks_on=torch.device("cpu"))
+    parts = policy.pipeline.components
+    assert {name for name, part in parts.items() if isinstance(part, nn.Module) and part.device.type != "meta"} == {
+        "transformer",
+        "transformer_2",
+    }
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="accelerate refuses FSDP without a GPU")

@@ -11,7 +11,8 @@ import torch
 
 from baselines import find_method
 from otca.checkpoint import checkpoints
-from otca.config import CreditConfig, LossConfig, OptimizerConfig, PolicyConfig, SamplerConfig, StepSelectionConfig, TrainConfig
+from otca.config import LossConfig, OptimizerConfig, PolicyConfig, SamplerConfig, StepSelectionConfig, TrainConfig
+from otca.credit_config import CreditConfig
 from otca.errors import InputError, RewardError
 from otca.methods import METHODS, assign_credit
 from otca.trainer import Trainer

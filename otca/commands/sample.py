@@ -20,6 +20,7 @@ def parser() -> ArgumentParser:
     out.add_argument("--checkpoint", type=str, default="last", help="which of the run's: last, best (in validation) or a number")
     out.add_argument("--out", type=Path, required=True, help="folder for the media")
     out.add_argument("--seed", type=int, default=0, help="noise seed")
+    out.add_argument("--device", type=str, default="", help="where it runs: cpu, cuda, cuda:1 (default: a GPU if there is one)")
     out.add_class_arguments(EvalConfig, "eval")
     out.add_class_arguments(PolicyConfig, "policy")
     return out
@@ -32,13 +33,14 @@ def run(argv: list[str]) -> None:
     from eval.generate import generate
     from otca.files import writable_folder
     from otca.policies.base import build_policy
+    from otca.processes import usable_device
     from otca.runs import config_of
     from otca.validation import chosen_checkpoint
 
     folder, chosen = writable_folder(given.out), None
     if given.run is not None:
         chosen, policy_config = chosen_checkpoint(given.run, given.checkpoint), config_of(given.run).policy
-    policy = build_policy(policy_config)
+    policy = build_policy(policy_config, usable_device(given.device))
     if chosen is not None:
         policy.load(chosen)
     media, _ = generate(policy, settings, given.seed, folder)

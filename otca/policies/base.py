@@ -75,10 +75,15 @@ class Policy(Protocol):
         """Read what `save` wrote."""
 
 
-def build_policy(config: PolicyConfig, device: str | torch.device = "cpu", pipeline=None) -> Policy:
-    """Load the checkpoint with its family's adapter, or drive a pipeline that is there. InputError where no adapter does."""
+def build_policy(
+    config: PolicyConfig, device: str | torch.device = "cpu", pipeline=None, networks_on: torch.device | None = None
+) -> Policy:
+    """Load the checkpoint with its family's adapter, or drive a pipeline that is there. InputError where no adapter does.
+
+    ``networks_on``: where the trained networks stay if not on ``device``, as long as they are not in shards yet.
+    """
     module, _, name = FAMILIES[family_of(config, pipeline)].partition(":")
-    return getattr(importlib.import_module(module), name)(config, torch.device(device), pipeline)
+    return getattr(importlib.import_module(module), name)(config, torch.device(device), pipeline, networks_on)
 
 
 def family_of(config: PolicyConfig, pipeline=None) -> str:

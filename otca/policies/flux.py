@@ -27,8 +27,8 @@ class FluxPolicy(PipelinePolicy):
         "attn.to_add_out",
     )
 
-    def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None):
-        super().__init__(config, device, pipeline)
+    def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None, networks_on: torch.device | None = None):
+        super().__init__(config, device, pipeline, networks_on)
         transformer = self.pipeline.transformer.config
         self.channels = transformer.in_channels // 4
         self.embeds_guidance = bool(transformer.guidance_embeds)

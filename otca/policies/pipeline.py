@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +50,10 @@ class PipelinePolicy(ABC):
     lora_targets: ClassVar[tuple[str, ...]]
     """Modules that a LoRA adapts, as the ecosystem's LoRAs of the family have them."""
 
-    def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None):
-        """Load the checkpoint, or take a pipeline that is there."""
+    def __init__(
+        self, config: PolicyConfig, device: torch.device, pipeline=None, networks_on: torch.device | None = None
+    ):
+        """Load the checkpoint, or take a pipeline that is there, onto ``device``; the trained networks onto ``networks_on``."""
         import diffusers
 
         quiet_libraries()
@@ -64,7 +66,9 @@ class PipelinePolicy(ABC):
         self.experts = len(self.trained)
         if config.weights:
             apply_weights(self.pipeline, self.trained, config.weights)
-        self.pipeline.to(device)
+        for name, part in self.pipeline.components.items():
+            if isinstance(part, nn.Module):
+                part.to(networks_on if networks_on is not None and name in self.trained else device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.networks = start_tuning(self.pipeline, self.trained, config, self.lora_targets)
         self.network: nn.Module = self.networks[0]
@@ -155,12 +159,11 @@ class PipelinePolicy(ABC):
             self.texts.write(["", *texts])
 
     @torch.no_grad()
-    def _encode_texts(self, texts: list[str]) -> list[Parts]:
-        """Encode by the pipeline's own encoders; with a cache they are loaded for this call alone."""
-        if not self.config.prompt_cache:
-            return [self._encode_text(self.pipeline, text) for text in texts]
-        encoders = self._load(without=(*NETWORKS, "vae")).to(self.device)
-        return [self._encode_text(encoders, text) for text in texts]
+    def _encode_texts(self, texts: list[str]) -> Iterator[Parts]:
+        """Encode one by one by the pipeline's own encoders; with a cache they are loaded for this call alone."""
+        encoders = self._load(without=(*NETWORKS, "vae")).to(self.device) if self.config.prompt_cache else self.pipeline
+        for text in texts:
+            yield self._encode_text(encoders, text)
 
     # ------------------------------------------------------------------------------------------------------ network
 

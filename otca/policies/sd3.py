@@ -29,8 +29,8 @@ class Sd3Policy(PipelinePolicy):
         "attn.to_v",
     )
 
-    def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None):
-        super().__init__(config, device, pipeline)
+    def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None, networks_on: torch.device | None = None):
+        super().__init__(config, device, pipeline, networks_on)
         self._set_size(config.height, config.width)
 
     def _set_size(self, height: int, width: int) -> None:

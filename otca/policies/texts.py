@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -30,13 +30,14 @@ def encoders_identity(folder: str) -> str:
 
 
 class TextCache:
-    """Encodings by text; ``encode`` makes missing ones, all of a call at once, so that encoders are loaded once for them.
+    """Encodings by text; ``encode`` makes missing ones, all in one call, so that encoders are loaded once for them, and one after
+    another, so that each is on disk before the next is made: no more than one need be held, and a kill loses no more.
 
     On disk a text is ``<folder>/<hash>.safetensors``, the hash of everything that shapes its encoding: ``identity`` (the
     checkpoint, the length, the precision) and the text itself.
     """
 
-    def __init__(self, encode: Callable[[list[str]], list[Parts]], identity: str, folder: Path | None, device: torch.device):
+    def __init__(self, encode: Callable[[list[str]], Iterable[Parts]], identity: str, folder: Path | None, device: torch.device):
         self.encode, self.identity, self.folder, self.device = encode, identity, folder, device
         self.kept: OrderedDict[str, Parts] = OrderedDict()
 
@@ -62,7 +63,7 @@ class TextCache:
             self.write(missing)
             made = [self._read(text) for text in missing]
         else:
-            made = self.encode(missing) if missing else []
+            made = list(self.encode(missing)) if missing else []
         self.kept |= zip(missing, made, strict=True)
         for text in distinct:
             self.kept.move_to_end(text)

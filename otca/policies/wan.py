@@ -37,8 +37,8 @@ class WanPolicy(PipelinePolicy):
     pipeline_class = "WanPipeline"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")  # as diffusers' Wan LoRAs have them
 
-    def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None):
-        super().__init__(config, device, pipeline)
+    def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None, networks_on: torch.device | None = None):
+        super().__init__(config, device, pipeline, networks_on)
         self.network = Experts(self.networks[0], self.networks[1] if len(self.networks) == 2 else None)
         low_noise = config.true_guidance_2 or self.notes.get("true_guidance_2", self.true_guidance)
         self.true_guidance = (self.true_guidance, low_noise)
