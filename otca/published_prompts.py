@@ -52,6 +52,18 @@ LISTS = {
         "sha256:4dd8caf3ab6ade73bd376c7d14c6ca49b6eacfb1bd321e22c40714ae4a98d4dc",
         "Flow-GRPO's 1,018 test prompts for text rendering",
     ),
+    "flow_grpo_geneval": PublishedList(
+        f"{RAW}/yifan123/flow_grpo/ac4c86e8cae021841f1fde853d340e0db67690dd/dataset/geneval/train_metadata.jsonl",
+        "flow_grpo_geneval.jsonl",
+        "git:0b97e8a6802c08fc7537cd00c76ae79c851bddcb",
+        "Flow-GRPO's training prompts in GenEval's six skills",
+    ),
+    "flow_grpo_geneval_test": PublishedList(
+        f"{RAW}/yifan123/flow_grpo/ac4c86e8cae021841f1fde853d340e0db67690dd/dataset/geneval/test_metadata.jsonl",
+        "flow_grpo_geneval_test.jsonl",
+        "git:27cdaf5cc1356fe15aeadbb8df55682ca74228f0",
+        "Flow-GRPO's test prompts in GenEval's six skills",
+    ),
     "parti": PublishedList(
         f"{RAW}/google-research/parti/5a657978134374ce28973948331b319adef164bd/PartiPrompts.tsv",
         "parti.tsv",

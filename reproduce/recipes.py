@@ -17,6 +17,8 @@ from baselines import find_method
 from eval.evaluate import write_rows
 from otca import presets
 from otca.plan import GPUS, UTILISATION, plan
+from otca.rewards.base import find_reward
+from otca.rewards.published import PublishedReward
 from reproduce.readme import update_readme
 
 ROWS = Path("results/plans/recipes.csv")
@@ -39,6 +41,16 @@ class Recipe:
         """How it is launched (on several machines: on each, with its rank and the first one's address)."""
         config = f"otca/launch/{self.launch}.yaml"
         return f"accelerate launch --config_file {config} -m otca train --preset {self.preset} --method {self.method}"
+
+    @property
+    def preparation(self) -> list[str]:
+        """What fetches its prompts and rewards before; the model itself is downloaded by the run."""
+        config = presets.train_config(self.preset, self.method, find_method(self.method).settings, 0)
+        validated = [config.validation.source] if config.validation.every else []
+        lists = [f"python -m otca prompts --list {Path(source).stem}" for source in (config.prompts, *validated)]
+        rewards = {name: find_reward(name) for name in config.rewards}
+        fetched = {r.card.place: name for name, r in rewards.items() if issubclass(r, PublishedReward) and r.card.files}
+        return [*lists, *(f"python -m otca rewards --fetch {name}" for name in fetched.values())]
 
 
 RECIPES = (
@@ -92,7 +104,9 @@ def render() -> str:
         )
     said = f"Planned, not measured: {UTILISATION:.0%} of {_peaks(rows)} bf16 TFLOP/s; hours without rewards and text encoders."
     lines += ["", said]
-    lines += ["", "```bash", *(f"# {recipe.title}\n{recipe.command}" for recipe in RECIPES), "```"]
+    before = list(dict.fromkeys(line for recipe in RECIPES for line in recipe.preparation))
+    lines += ["", "```bash", "# once, with network: prompts and rewards (gated models: accept their licence on the hub, log in)"]
+    lines += [*before, *(f"# {recipe.title}\n{recipe.command}" for recipe in RECIPES), "```"]
     text = "\n".join(lines) + "\n"
     update_readme("recipes", text)
     return text
