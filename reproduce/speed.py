@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from baselines import find_method
+from eval.tables import BASELINE
 from otca import presets
 from otca.config import TrainConfig
 from otca.files import write_atomic
@@ -24,6 +26,9 @@ from otca.methods import METHODS
 from otca.rollout import velocity_at
 from otca.trainer import Trainer
 from reproduce.costs import hardware
+from reproduce.runner import arm_config
+from reproduce.table import BEYOND
+from reproduce.variants import named_arm
 
 COMMON = {"sampler.shift": 3.0, "iterations": 10**6, "save_every": 10**6}
 WORKLOADS: dict[str, dict[str, object]] = {
@@ -90,6 +95,34 @@ def engine(medium: str, folder: Path) -> dict[str, tuple[float, str, float | Non
     return {f"{medium}_{name}": value for name, value in out.items()}
 
 
+def process_credit_seconds(medium: str, folder: Path) -> dict[str, tuple[float, str, float | None, bool]]:
+    """Seconds of process credit's iterations, and of its whole trainings, for each one of static weighting's.
+
+    The cpu tier's arms, an iteration of each in turn.
+    """
+    torch.set_num_threads(1)
+    arms = {name: named_arm(medium, "cpu", name, 0) for name in (BASELINE, *BEYOND)}
+    configs = {name: arm_config(arm) for name, arm in arms.items()}
+    trainers = {n: Trainer(configs[n], find_method(arm.method), folder / n) for n, arm in arms.items()}
+    for trainer in trainers.values():
+        trainer.step()
+    rounds = []
+    for _ in range(ROUNDS):
+        row = {}
+        for name, trainer in trainers.items():
+            started = time.perf_counter()
+            trainer.step()
+            row[name] = time.perf_counter() - started
+        rounds.append(row)
+    out = {}
+    for name in BEYOND:
+        ratio = statistics.median(row[name] / row[BASELINE] for row in rounds)
+        whole = ratio * configs[name].iterations / configs[BASELINE].iterations
+        out[f"{medium}_{name}_iteration"] = (ratio, f"x the seconds of an iteration of {BASELINE}", None, True)
+        out[f"{medium}_{name}_training"] = (whole, f"x the seconds of a training of {BASELINE}, cpu tier", None, True)
+    return out
+
+
 def side_by_side(folder: Path, iterations: int = 4) -> dict[str, tuple[float, str, float | None, bool]]:
     """Throughput of two runs at once over that of one after the other (one thread each)."""
     alone = [max(_timed_runs(folder, 1, iterations)) for _ in range(2)]
@@ -132,6 +165,7 @@ def main() -> None:
         measured = {} if args.medium == "video" else side_by_side(Path(folder))
         for medium in WORKLOADS if args.medium == "all" else (args.medium,):
             measured |= engine(medium, Path(folder) / medium)
+            measured |= process_credit_seconds(medium, Path(folder) / "credit" / medium)
     machine = hardware()
     table = {
         name: {"value": round(value, 4), "unit": unit, "goal": goal, "holds": holds, "hardware": machine}
