@@ -49,7 +49,7 @@ def _described(name: str, files: str) -> str:
     found = located(card, files)
     for file in card.files:
         where = found[file.name] or "not here"
-        lines.append(f"{file.name} of {file.repo}@{file.revision}, {file.gigabytes:g} GB: {where}")
+        lines.append(f"{file.name} of {file.repo}@{file.revision}, {file.bytes / 1e9:g} GB: {where}")
     if not card.files:
         lines.append("files: in the packages")
     if None in found.values():

@@ -14,7 +14,7 @@ import torch
 
 from otca.config import TrainConfig
 from otca.errors import InputError, RewardError
-from otca.rewards.published import PublishedReward, find_files
+from otca.rewards.published import PublishedReward, load_published
 from otca.rewards.workers import Late, Workers, answers, as_here
 from otca.types import Prompt, Scores
 
@@ -87,14 +87,14 @@ def build_reward(
     """Construct a reward of the registry, a ``module:class`` of the user's own, or a client of the server at an address.
 
     Published rewards live on ``device`` and look for their weights in ``files/<reward>/``, then in the
-    hub's cache. It is `Limited` to ``timeout`` seconds a call, unless 0. Raises InputError for an unknown name, for weights
-    that are missing or do not fit, and for no answer.
+    hub's cache (`load_published`). It is `Limited` to ``timeout`` seconds a call, unless 0. Raises InputError for an unknown
+    name, for weights that are missing or do not fit, and for no answer.
     """
     reward_class = find_reward(name)
     if is_remote(name):
         reward = reward_class(name)
     elif issubclass(reward_class, PublishedReward):
-        reward = reward_class(find_files(reward_class.card, files), torch.device(device))
+        reward = load_published(reward_class, files, torch.device(device))
     else:
         reward = reward_class()
     return Limited(reward, timeout) if timeout else reward

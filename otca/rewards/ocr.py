@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -34,6 +33,7 @@ class Ocr(PublishedReward):
         licence="Apache-2.0",
         memory=0.1,
         files=(),
+        package="rapidocr",
     )
 
     def __init__(self, files: Mapping[str, Path], device: torch.device):
@@ -48,11 +48,6 @@ class Ocr(PublishedReward):
                 "EngineConfig.onnxruntime.intra_op_num_threads": torch.get_num_threads(),
             }
         )
-
-    @property
-    def revision(self) -> str:
-        """The package, whose wheel holds the models."""
-        return f"rapidocr {version('rapidocr')}"
 
     def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
         """Scores in [0, 1], float32 (B,). Raises ValueError for a prompt without quoted text."""

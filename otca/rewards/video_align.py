@@ -32,10 +32,10 @@ from otca.untrusted import read_object
 WEIGHTS = "checkpoint-11352/model.pth"
 _REVISION, _BASE_REVISION = "4f26600130683e6f1de9f5d463887f28e8ef995c", "895c3a49bc3fa70a340399125c650a463535e71c"
 FILES = (
-    HubFile("KlingTeam/VideoReward", WEIGHTS, 5.031, _REVISION),
-    HubFile("KlingTeam/VideoReward", "model_config.json", 0.0001, _REVISION),
-    HubFile("Qwen/Qwen2-VL-2B-Instruct", "config.json", 0.0001, _BASE_REVISION),
-    HubFile("Qwen/Qwen2-VL-2B-Instruct", "tokenizer.json", 0.007, _BASE_REVISION),
+    HubFile("KlingTeam/VideoReward", WEIGHTS, 5_031_000_000, _REVISION),
+    HubFile("KlingTeam/VideoReward", "model_config.json", 2_000, _REVISION),
+    HubFile("Qwen/Qwen2-VL-2B-Instruct", "config.json", 1_000, _BASE_REVISION),
+    HubFile("Qwen/Qwen2-VL-2B-Instruct", "tokenizer.json", 7_000_000, _BASE_REVISION),
 )
 
 DIMENSIONS = ("VQ", "MQ", "TA")
