@@ -25,7 +25,7 @@ from otca.policies.base import build_policy
 from otca.process import process_values
 from otca.processes import gathered, over_processes, refuse_deepspeed, refuse_dropped_plugin, refuse_split_launch, total
 from otca.prompts import load_prompts, prompt_order
-from otca.rewards.base import Background, build_rewards, refuse_prompts_without_spec, score_all
+from otca.rewards.base import Background, build_rewards, refuse_prompts, score_all
 from otca.rollout import Batch, make_batch, rollout, slots_of
 from otca.tracking import RowLog, flat_settings, require_trackers, timed
 from otca.types import Credit, Prompt
@@ -59,7 +59,7 @@ class Trainer:
             raise InputError(f"micro_batch is {config.micro_batch}; it must divide the {self.share} samples of one update")
         self.prompts = load_prompts(config.prompts)
         self.rewards = build_rewards(config.rewards, self.accelerator.device, config.reward_files, config.reward_timeout)
-        refuse_prompts_without_spec(self.rewards, self.prompts, config.prompts)
+        refuse_prompts(self.rewards, self.prompts, config.prompts)
         self.policy = make_policy(config.policy, self.accelerator.device)
         if method.forward_loss and config.step_selection.kind != "ode":
             raise InputError(f"step_selection.kind is {config.step_selection.kind}; {method.name} samples by ode")

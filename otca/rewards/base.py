@@ -111,11 +111,12 @@ def build_rewards(
     return rewards
 
 
-def refuse_prompts_without_spec(rewards: Sequence[Reward], prompts: Sequence[Prompt], source: str) -> None:
-    """Raise InputError where a reward of the embedded tasks would have to judge prompts that no verifier can read."""
+def refuse_prompts(rewards: Sequence[Reward], prompts: Sequence[Prompt], source: str) -> None:
+    """Raise InputError for prompts that a reward cannot judge: without a spec that a verifier can read, without quoted text."""
     needy = [reward for reward in rewards if hasattr(reward, "check_prompt")]
-    if needy and prompts[0].spec is None:
-        names = ", ".join(reward.name for reward in needy)
+    readers = [reward for reward in needy if hasattr(reward, "reads_drawings")]
+    if readers and prompts[0].spec is None:
+        names = ", ".join(reward.name for reward in readers)
         raise InputError(
             f"rewards {names} need the spec of each prompt, and {source} has none; take prompts of the embedded tasks "
             "or rewards that read any text (`python -m otca rewards`)"
