@@ -58,7 +58,8 @@ class Trainer:
         if self.share % self.micro_batch:
             raise InputError(f"micro_batch is {config.micro_batch}; it must divide the {self.share} samples of one update")
         self.prompts = load_prompts(config.prompts)
-        self.rewards = build_rewards(config.rewards, self.accelerator.device, config.reward_files, config.reward_timeout)
+        where = (self.accelerator.device, config.reward_files)
+        self.rewards = build_rewards(config.rewards, *where, config.reward_timeout, config.reward_fps)
         refuse_prompts(self.rewards, self.prompts, config.prompts)
         self.policy = make_policy(config.policy, self.accelerator.device)
         if method.forward_loss and config.step_selection.kind != "ode":

@@ -19,7 +19,7 @@ from otca.errors import InputError, RewardError
 from otca.methods import METHODS
 from otca.plan import _reward_bytes
 from otca.rewards import remote, wire
-from otca.rewards.base import build_reward, score_all
+from otca.rewards.base import Limited, build_reward, score_all
 from otca.rewards.pixels import to_pixels
 from otca.serving import bound, make_app
 from otca.trainer import Trainer
@@ -78,6 +78,50 @@ def test_folders_are_scored_by_servers(tmp_path, capsys):
     found = pd.read_csv(tmp_path / "scores.csv").set_index("file")["alignment"]
     expected = build_reward("alignment").score(pixel_BFCHW.float() / 255, prompts)
     assert found[[f"{p.id}.png" for p in prompts]].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+class Rated(Told):
+    """A reward whose score is the rate that it takes media to have."""
+
+    name, fps = "told", 16.0
+
+    def score(self, media_BFCHW, prompts):
+        return torch.full((len(prompts),), self.fps)
+
+
+def test_rewards_are_asked_at_the_rate_that_their_client_states():
+    """What others ask, and what stands in /health, does not change with it."""
+    with running(make_app(Limited(Rated(None), 60.0))) as address:
+        first, second = (build_reward(f"{address}/told", fps=fps) for fps in (0.0, 8.0))
+        assert (first.fps, second.fps) == (16.0, 8.0)
+        assert second.score(*blank(1)) == 8 and first.score(*blank(1)) == 16
+        second.fps = 30
+        assert second.score(*blank(2)).tolist() == [30, 30] and build_reward(f"{address}/told").fps == 16.0
+        second.fps = 0
+        with pytest.raises(RewardError, match="reward 'told': fps is 0; it must be a positive number of frames a second"):
+            score_all([second], *blank(1))
+
+
+def test_servers_that_state_no_rate_are_sent_none(monkeypatch):
+    """Those of rewards without one, and older ones."""
+    heads = []
+    pack = wire.pack
+    monkeypatch.setattr(wire, "pack", lambda *arguments: heads.append(pack(*arguments)) or heads[-1])
+    with running(make_app(Told(torch.ones(1)))) as address:
+        far = build_reward(f"{address}/told", fps=8.0)
+        assert not hasattr(far, "fps") and far.score(*blank(1)) == 1
+    assert len(heads) == 1 and wire.stated_rate(heads[0]) is None
+
+
+def test_a_server_can_have_a_rate_of_its_own():
+    with command("tests.test_remote:Served", "--port", "0", "--reward_fps", "12") as (_, url):
+        far = build_reward(url)
+        assert far.fps == 12.0 and far.score(*blank(1)) == 12
+
+
+class Served(Rated):
+    def __init__(self):
+        super().__init__(None)
 
 
 def test_nan_media_are_refused_here():

@@ -24,6 +24,9 @@ def parser() -> ArgumentParser:
     out.add_argument(
         "--reward_timeout", type=float, default=TrainConfig.reward_timeout, help="seconds a call may take; 0 is no limit"
     )
+    out.add_argument(
+        "--reward_fps", type=float, default=0.0, help="frames a second of videos whose request states none; 0 is the reward's own"
+    )
     out.add_argument("--batch", type=int, default=16, help="samples that are scored in one call")
     return out
 
@@ -33,14 +36,16 @@ def run(argv: list[str]) -> None:
     given = parse(parser(), argv)
     for name in ("max_body_mb", "batch"):
         at_least(name, getattr(given, name), 1)
-    at_least("reward_timeout", given.reward_timeout, 0)
+    for name in ("reward_timeout", "reward_fps"):
+        at_least(name, getattr(given, name), 0)
     from otca.rewards.base import build_reward
     from otca.rewards.wire import bearer_token
     from otca.serving import bound, make_app, serve
 
     token = bearer_token()
     with bound(given.host, given.port, token) as listener:  # before minutes of loading
-        reward = build_reward(given.name, _device(given.device), given.reward_files, given.reward_timeout)
+        where = (_device(given.device), given.reward_files)
+        reward = build_reward(given.name, *where, given.reward_timeout, given.reward_fps)
         app = make_app(reward, token, given.max_body_mb * 1_000_000, given.batch)
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/{reward.name}"

@@ -44,8 +44,9 @@ REGISTRY = {
 class Reward(Protocol):
     """A scorer. Higher is better; ``range`` is (lowest, highest); ``source`` cites where the definition comes from.
 
-    One that computes elsewhere also has ``submit(media_BFCHW, prompts)``, which begins to score and returns at once: futures of
-    the scores of consecutive samples, which together are those of ``score``.
+    One whose scores depend on the frame rate has a float ``fps``: the frames a second that it takes media to have, which may be
+    set before ``score``. One that computes elsewhere also has ``submit(media_BFCHW, prompts)``, which begins to score and returns
+    at once: futures of the scores of consecutive samples, which together are those of ``score``.
     """
 
     name: str
@@ -59,13 +60,16 @@ class Reward(Protocol):
 
 
 class Limited:
-    """A reward whose scores are waited for no longer than so many ``seconds``; all else is the reward's own."""
+    """A reward whose scores are waited for no longer than so many ``seconds``; all else is the reward's own, set or read."""
 
     def __init__(self, reward: Reward, seconds: float):
-        self.reward, self.seconds = reward, seconds
+        vars(self).update(reward=reward, seconds=seconds)
 
     def __getattr__(self, name: str):
         return getattr(self.reward, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self.reward, name, value)
 
     def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
         """What the reward scores, in a thread of its own. Raises `Late`, and whatever the reward raises.
@@ -82,13 +86,18 @@ class Limited:
 
 
 def build_reward(
-    name: str, device: str | torch.device = "cpu", files: str | Path = "", timeout: float = TrainConfig.reward_timeout
+    name: str,
+    device: str | torch.device = "cpu",
+    files: str | Path = "",
+    timeout: float = TrainConfig.reward_timeout,
+    fps: float = TrainConfig.reward_fps,
 ) -> Reward:
     """Construct a reward of the registry, a ``module:class`` of the user's own, or a client of the server at an address.
 
     Published rewards live on ``device`` and look for their weights in ``files/<reward>/``, then in the
-    hub's cache (`load_published`). It is `Limited` to ``timeout`` seconds a call, unless 0. Raises InputError for an unknown
-    name, for weights that are missing or do not fit, and for no answer.
+    hub's cache (`load_published`). It is `Limited` to ``timeout`` seconds a call, unless 0, and told the ``fps`` of the media,
+    unless 0, if its scores depend on it. Raises InputError for an unknown name, for weights that are missing or do not fit, and
+    for no answer.
     """
     reward_class = find_reward(name)
     if is_remote(name):
@@ -97,14 +106,20 @@ def build_reward(
         reward = load_published(reward_class, files, torch.device(device))
     else:
         reward = reward_class()
+    if fps and hasattr(reward, "fps"):
+        reward.fps = fps
     return Limited(reward, timeout) if timeout else reward
 
 
 def build_rewards(
-    names: Sequence[str], device: str | torch.device = "cpu", files: str | Path = "", timeout: float = TrainConfig.reward_timeout
+    names: Sequence[str],
+    device: str | torch.device = "cpu",
+    files: str | Path = "",
+    timeout: float = TrainConfig.reward_timeout,
+    fps: float = TrainConfig.reward_fps,
 ) -> list[Reward]:
     """`build_reward` of each. Raises InputError where two would fill the same column."""
-    rewards = [build_reward(name, device, files, timeout) for name in names]
+    rewards = [build_reward(name, device, files, timeout, fps) for name in names]
     twice = {reward.name for reward in rewards if sum(other.name == reward.name for other in rewards) > 1}
     if twice:
         raise InputError(f"rewards {', '.join(names)}: two of them are called {min(twice)!r}; name each but once")

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 import torch
 
+from otca.bounds import checked_rate
 from otca.errors import InputError, RewardError
 from otca.rewards import wire
 from otca.rewards.base import joined
@@ -47,7 +48,7 @@ class Calls:
 
 
 class RemoteReward:
-    """Scores of a server. What it is (range, source, licence, medium) is what the server says of it.
+    """Scores of a server. What it is (range, source, licence, medium, fps) is what the server says of it.
 
     Media travel as files: a picture as PNG, a video as an array of bytes, each value rounded to 256 levels. The score is
     therefore that of the saved picture, and equals the score that the same reward gives such media in this process.
@@ -73,6 +74,8 @@ class RemoteReward:
             self.range = (float("-inf") if lowest is None else lowest, float("inf") if highest is None else highest)
             self.source, self.licence, self.medium = said["source"], said["licence"], said["medium"]
             self.revision = f"{said['revision']} at {self.url}"
+            if said.get("fps") is not None:  # its scores depend on it; older servers do not know the field
+                self.fps = checked_rate("fps", said["fps"])
             self._max_body, self._max_pixels, self._max_items = said["max_body"], said["max_pixels"], said["max_items"]
         except RewardError as error:
             raise InputError(f"reward {self.url}: {error}") from error
@@ -92,8 +95,9 @@ class RemoteReward:
         if not bool(torch.isfinite(media_BFCHW).all()):
             raise RewardError("the media hold NaN or Inf")
         pixel_BFCHW, size = to_pixels(media_BFCHW.float()).cpu(), self._samples(*media_BFCHW.shape[1:])
+        fps = checked_rate(f"reward {self.name!r}: fps", self.fps) if hasattr(self, "fps") else None
         return [
-            self._workers.submit(self._score, pixel_BFCHW[first : first + size], prompts[first : first + size])
+            self._workers.submit(self._score, pixel_BFCHW[first : first + size], prompts[first : first + size], fps)
             for first in range(0, len(prompts), size)
         ]
 
@@ -102,8 +106,8 @@ class RemoteReward:
         by_bytes = int(SHARE * self._max_body) // wire.media_bytes(frames, height, width)
         return max(1, min(self.calls.batch, self._max_items, by_bytes, self._max_pixels // (frames * height * width)))
 
-    def _score(self, pixel_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        said = self._ask("score", wire.pack(pixel_BFCHW, prompts))
+    def _score(self, pixel_BFCHW: torch.Tensor, prompts: list[Prompt], fps: float | None) -> torch.Tensor:
+        said = self._ask("score", wire.pack(pixel_BFCHW, prompts, fps))
         scores = said.get("scores")
         numbers = isinstance(scores, list) and all(type(score) in (int, float) for score in scores)
         if not numbers or len(scores) != len(prompts):
