@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +16,7 @@ from PIL import Image
 from otca import limits
 from otca.__main__ import main
 from otca.checkpoint import checkpoints
+from otca.config import TrainConfig
 from otca.errors import InputError, RewardError
 from otca.methods import METHODS
 from otca.plan import _reward_bytes
@@ -195,6 +197,25 @@ def test_retries_wait_longer_each_time_and_end(monkeypatch):
             build_reward(f"{address}/told?retries=8").score(*blank(1))
         monkeypatch.undo()
     assert waits[2:] == [0.5, 1, 2, 4, 8, 16, 30, 30] and front.calls == 12
+    assert remote.pause(100_000) == 30
+
+
+def test_a_server_that_hangs_is_named_before_the_run_loses_patience():
+    """With the defaults all tries and pauses of a request end within reward_timeout, and so with small numbers."""
+    calls, gate = remote.Calls(), threading.Event()
+    assert calls.longest == 6 * 90 + 0.5 + 1 + 2 + 4 + 8 == 555.5 and calls.longest < TrainConfig().reward_timeout
+    assert remote.Calls(timeout=1.0, retries=9).longest == 10 + 0.5 + 1 + 2 + 4 + 8 + 16 + 30 + 30 + 30
+    with running(make_app(Told(torch.ones(1), gate.wait))) as address:
+        try:
+            for limit, said in ((3.0, "failed: .*no answer from .* after 2 tries in .* ReadTimeout"), (0.5, "within 0.5 s")):
+                reward = build_reward(f"{address}/told?timeout=0.2&retries=1", timeout=limit)
+                assert reward.calls.longest == pytest.approx(0.9)
+                started = time.perf_counter()
+                with pytest.raises(RewardError, match=f"reward 'told' .*{said}"):
+                    score_all([reward], *blank(1))
+                assert time.perf_counter() - started < limit + 1
+        finally:
+            gate.set()  # the server is waited for
 
 
 def test_requests_overlap_and_scorings_do_not():
@@ -261,6 +282,37 @@ def test_scoring_begins_with_the_first_micro_batch_and_changes_no_number(untrain
     assert Elsewhere.log == ("decode", "submit 2") * 8
     assert torch.equal(weights(here), weights(there))
     assert (tmp_path / "here" / "train.csv").read_bytes() == (tmp_path / "there" / "train.csv").read_bytes()
+
+
+def test_the_next_micro_batch_is_decoded_while_a_server_scores(untrained_pipeline, tmp_path, monkeypatch):
+    """The server holds its first answer until the second decode has begun, and that decode waits for the server to be asked.
+
+    Were there no overlap, neither would ever go on, and both would say so.
+    """
+    from otca.policies.flux import FluxPolicy
+
+    decode, log, asked, go_on = FluxPolicy.decode, [], threading.Event(), threading.Event()
+
+    def logged(self, latents):
+        log.append("decode")
+        if log.count("decode") == 2:
+            assert asked.wait(30), "the server was not asked before the second decode"
+            go_on.set()
+        return decode(self, latents)
+
+    def held():
+        log.append("asked")
+        asked.set()
+        assert go_on.wait(30), "no second decode while the server scores"
+        log.append("answered")
+
+    monkeypatch.setattr(FluxPolicy, "decode", logged)
+    told = Told(torch.arange(2.0), held)
+    with running(make_app(told)) as address:
+        settings = config(untrained_pipeline, rewards=[f"{address}/told?timeout=60&retries=0"], iterations=1)
+        trainer = train(settings, tmp_path)
+    assert log[:3] == ["decode", "asked", "decode"] and log.count("answered") == log.count("decode") == told.calls == 4
+    assert trainer.progress.reward_calls == 8
 
 
 def test_a_server_that_dies_stops_the_run_which_resumes(untrained_pipeline, tmp_path):

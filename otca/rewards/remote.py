@@ -41,10 +41,20 @@ class Calls:
     """Samples a request at most; fewer where the server's limits say so."""
     in_flight: int = 4
     """Requests at once."""
-    timeout: float = 120.0
+    timeout: float = 90.0
     """Seconds until an answer must begin, the time that a request waits for its turn included."""
     retries: int = 5
     """Further tries after a request that got no answer, or one of `PASSING`."""
+
+    @property
+    def longest(self) -> float:
+        """Seconds after which a server that hangs is given up, so named; by default less than the run's ``reward_timeout``."""
+        return (self.retries + 1) * self.timeout + sum(map(pause, range(self.retries)))
+
+
+def pause(tries: int) -> float:
+    """Seconds before a request is repeated that got no answer so many times and once more."""
+    return min(FIRST_WAIT * 2.0 ** min(tries, 60), LONGEST_WAIT)
 
 
 class RemoteReward:
@@ -119,7 +129,7 @@ class RemoteReward:
         started, tries, said = time.monotonic(), self.calls.retries + 1, ""
         for attempt in range(tries):
             if attempt:
-                time.sleep(min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT))
+                time.sleep(pause(attempt - 1))
             try:
                 if body is None:
                     answer = self._client.get(f"{self.url}/{what}")
