@@ -23,7 +23,7 @@ from otca.plan import _reward_bytes
 from otca.rewards import remote, wire
 from otca.rewards.base import Limited, build_reward, score_all
 from otca.rewards.pixels import to_pixels
-from otca.serving import bound, make_app
+from otca.serving import bound, described, make_app
 from otca.trainer import Trainer
 from reproduce.stress_server import command
 from tests.servers import Told, blank, clips, pictures, running
@@ -127,10 +127,21 @@ class Served(Rated):
 
 
 def test_nan_media_are_refused_here():
-    with running(make_app(Told(torch.ones(1)))) as address:
-        far = build_reward(f"{address}/told")
-        with pytest.raises(RewardError, match="reward 'told' failed: .*the media hold NaN or Inf.* on 1 prompts"):
-            score_all([far], blank(1)[0] * float("nan"), blank(1)[1])
+    with running(make_app(Told(torch.ones(1)))) as address, pytest.raises(RewardError, match="^the media hold NaN or Inf$"):
+        build_reward(f"{address}/told").score(blank(1)[0] * float("nan"), blank(1)[1])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_media_that_are_no_pictures_are_asked_of_no_reward(bad):
+    """A scorer that rounds to 256 levels would see black, and the sample would have a score like any other."""
+    media_BFCHW, prompts = pictures(3)
+    media_BFCHW[1, 0, 2, 5, 7] = bad
+    near, far = Told(torch.ones(3)), Told(torch.ones(3))
+    far.submit = lambda *_: pytest.fail("it was asked")
+    for reward in (near, far, build_reward("quality")):
+        with pytest.raises(RewardError, match=f"^media hold NaN or Inf, .*: 1 prompts: {prompts[1].id} .*see to the model"):
+            score_all([reward], media_BFCHW, prompts)
+    assert near.calls == 0
 
 
 @pytest.mark.parametrize(
@@ -239,6 +250,35 @@ def test_other_servers_are_refused():
             build_reward(f"{address}/a")
         with pytest.raises(InputError, match="no server of rewards"):
             build_reward(f"{address}/b")
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "said"),
+    [
+        (b"no gzip", [(b"content-encoding", b"gzip")], 200, r"health cannot be asked \(Error -3 .*\); see to the server"),
+        (b'{"a":' * 100_000, [], 200, 'answered what is not JSON: \'{"a":'),
+        (b'{"a":' * 100_000, [], 404, 'answered 404 \\({"a":'),
+        ({"range": ["low", "high"]}, [], 200, "no server of rewards .*could not convert string to float: 'low'"),
+        ({"max_body": "much"}, [], 200, "no server of rewards .*invalid literal for int"),
+        ({"fps": 0}, [], 200, "no server of rewards .*fps is 0; it must be a positive number"),
+    ],
+)
+def test_servers_that_answer_nonsense_are_refused_in_one_line(body, headers, status, said):
+    if isinstance(body, dict):
+        body = json.dumps(described(Told(None)) | {"max_body": 1} | body).encode()
+
+    async def page(scope, receive, send):
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    with running(page) as address, pytest.raises(InputError, match=said) as refusal:
+        build_reward(f"{address}/told?retries=0")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_host_that_is_none_is_refused_in_one_line():
+    with pytest.raises(InputError, match=r"^reward http://é.*/told: .*health cannot be asked \(Invalid IDNA hostname"):
+        build_reward("http://é\u200b/told?retries=0")
 
 
 def test_no_server_and_no_answer(monkeypatch):

@@ -201,7 +201,16 @@ class Background:
         self.parts_K: list[list[Future[torch.Tensor]] | None] = [[] if hasattr(r, "submit") else None for r in rewards]
 
     def add(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> None:
-        """Begin to score the next samples; `score_all` scores them with the other rewards once all are there."""
+        """Begin to score the next samples; `score_all` scores them with the other rewards once all are there.
+
+        Raises RewardError for media with NaN or Inf: rounded to 256 levels they would be black or white, and have a score.
+        """
+        bad = [p for p, ok in zip(prompts, torch.isfinite(media_BFCHW).flatten(1).all(1).tolist()) if not ok]
+        if bad:
+            self.cancel()
+            raise RewardError(
+                f"media hold NaN or Inf, which no reward is asked about: {_name(bad)}; see to the model that made them"
+            )
         for reward, parts in zip(self.rewards, self.parts_K):
             if parts is not None:
                 try:

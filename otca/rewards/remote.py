@@ -16,7 +16,7 @@ import httpx
 import torch
 
 from otca.bounds import checked_rate
-from otca.errors import InputError, RewardError
+from otca.errors import InputError, RewardError, one_line
 from otca.rewards import wire
 from otca.rewards.base import joined
 from otca.rewards.pixels import to_pixels
@@ -81,12 +81,12 @@ class RemoteReward:
                     f"it serves {said['name']!r} (wire {said['wire']}); change the address, or start another server"
                 )
             lowest, highest = said["range"]
-            self.range = (float("-inf") if lowest is None else lowest, float("inf") if highest is None else highest)
+            self.range = (float("-inf" if lowest is None else lowest), float("inf" if highest is None else highest))
             self.source, self.licence, self.medium = said["source"], said["licence"], said["medium"]
             self.revision = f"{said['revision']} at {self.url}"
             if said.get("fps") is not None:  # its scores depend on it; older servers do not know the field
                 self.fps = checked_rate("fps", said["fps"])
-            self._max_body, self._max_pixels, self._max_items = said["max_body"], said["max_pixels"], said["max_items"]
+            self._max_body, self._max_pixels, self._max_items = (int(said[f"max_{of}"]) for of in ("body", "pixels", "items"))
         except RewardError as error:
             raise InputError(f"reward {self.url}: {error}") from error
         except (KeyError, TypeError, ValueError) as error:
@@ -138,6 +138,10 @@ class RemoteReward:
             except httpx.TransportError as error:
                 said = f"{type(error).__name__}: {error}"
                 continue
+            except (httpx.HTTPError, httpx.InvalidURL) as error:  # a body that is not what its headers say, a host that is none
+                raise RewardError(
+                    f"{self.url}/{what} cannot be asked ({one_line(error)}); see to the server or the address"
+                ) from error
             if answer.status_code not in PASSING:
                 return _content(answer)
             said = _refusal(answer)
@@ -185,7 +189,7 @@ def _content(answer: httpx.Response) -> dict:
         raise RewardError(f"{answer.url} answered {_refusal(answer)}{hint}")
     try:
         content = answer.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RewardError(f"{answer.url} answered what is not JSON: {answer.text[:100]!r}") from error
     if not isinstance(content, dict):
         raise RewardError(f"{answer.url} answered {type(content).__name__}, not an object")
@@ -196,6 +200,6 @@ def _refusal(answer: httpx.Response) -> str:
     """Status and reason of an answer that is no success."""
     try:
         said = answer.json()["error"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         said = answer.text[:200]
     return f"{answer.status_code} ({said})"
