@@ -144,8 +144,8 @@ class CreditConfig:
     process_states: int = 0
     """Process credit: how many states are scored; values in between are interpolated. 0 is all."""
     process_spread: Literal["even", "early"] = "even"
-    """Process credit: the states that are scored are evenly spread from the initial noise on, or ("early") the first ones after it;
-    the initial noise is then worth what its group ended with on average."""
+    """Process credit: the states that are scored are evenly spread from the initial noise on, or ("early") the first ones after
+    it; the initial noise is then worth what its group ended with on average."""
     process_decoder: Literal["vae", "linear"] = "vae"
     """Process credit: what decodes the states that are scored; "linear" is fitted to the iteration's own latents and media."""
     process_scale: Literal["run", "step"] = "run"

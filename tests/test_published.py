@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import sys
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -42,6 +43,9 @@ class Mine(PublishedReward):
 
     def __init__(self, files, device):
         self.content = {name: path.read_bytes() for name, path in files.items()}
+
+    def score(self, media_BFCHW, prompts):
+        return torch.ones(len(prompts))
 
 
 def folder(root, weights=CONTENT):
@@ -178,3 +182,22 @@ def test_no_package_of_a_published_scorer_is_needed():
     names = {re.split(r"[=\[ #]", line)[0].lower() for line in Path("requirements.txt").read_text().splitlines()}
     assert not packages & names and not packages & {re.sub("[-_.]+", "-", each.name).lower() for each in distributions()}
     assert {"torch", "rapidocr"} <= names
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("from math import nothing", r"mine:A cannot be imported \(cannot import name 'nothing' from 'math'"),
+        ("class A(", r"mine:A cannot be imported \('\(' was never closed"),
+        ("class A:\n    name = 'a'", "the class has no score; a reward needs both"),
+        ("class A: ...", "the class has no name and no score; a reward needs both"),
+    ],
+)
+def test_a_module_that_holds_no_reward_is_refused_in_one_line(tmp_path, monkeypatch, source, said):
+    (tmp_path / "mine.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    with pytest.raises(InputError, match=f"^reward 'mine:A': {said}") as refusal:
+        build_reward("mine:A")
+    assert "\n" not in str(refusal.value)
+    sys.modules.pop("mine", None)

@@ -106,6 +106,8 @@ def build_reward(
         reward = load_published(reward_class, files, torch.device(device))
     else:
         reward = reward_class()
+    if lacking := [part for part in ("name", "score") if not hasattr(reward, part)]:
+        raise InputError(f"reward {name!r}: the class has no {' and no '.join(lacking)}; a reward needs both")
     if fps and hasattr(reward, "fps"):
         reward.fps = fps
     return Limited(reward, timeout) if timeout else reward
@@ -186,7 +188,7 @@ def find_reward(name: str) -> type:
         raise InputError(f"reward {name!r}: {module!r} is no name of a module")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
+    except (ImportError, SyntaxError, AttributeError) as error:
         raise InputError(f"reward {name!r}: {module}:{attribute} cannot be imported ({error})") from error
     if not isinstance(found, type):
         raise InputError(f"reward {name!r}: {module}:{attribute} is of type {type(found).__name__} and no class")
