@@ -269,9 +269,7 @@ def _unpacked(body: bytearray) -> tuple[float | None, torch.Tensor, list[Prompt]
     return wire.stated_rate(body), *wire.unpack(body)
 
 
-def _scores(
-    reward: Reward, media_BFCHW: torch.Tensor, prompts: list[Prompt], batch: int, fps: float | None = None
-) -> list[float]:
+def _scores(reward: Reward, media_BFCHW: torch.Tensor, prompts: list[Prompt], batch: int, fps: float | None) -> list[float]:
     """A number for each sample, at ``fps`` if the reward depends on it; every float32 is a JSON number exactly."""
     if hasattr(reward, "fps"):
         reward.fps = fps
