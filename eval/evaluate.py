@@ -58,6 +58,9 @@ def evaluate(policy: Policy, held_out: HeldOut, config: EvalConfig, seed: int, r
     A batch at a time, so that no more media are in memory; several processes share the work, the main one writes the rows.
     """
     processes, each = process_state(), config.samples_per_prompt
+    for reward in rewards:
+        if hasattr(reward, "fps"):
+            reward.fps = config.fps
     numbers, cells, traits = [], [], []
     for part in generated(policy, config, seed, processes.process_index, processes.num_processes):
         write_media(folder / "media", part, config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from numbers import Real
 
 from otca.errors import InputError
 
@@ -36,6 +37,17 @@ def at_least(name: str, value: float, least: int) -> None:
     """Raise InputError unless a setting is at least ``least``."""
     if not value >= least:  # nor NaN
         raise InputError(f"{name} is {value}; it must be at least {least}")
+
+
+def checked_rate(name: str, value: object) -> float:
+    """A number of frames a second. Raises InputError for what is no positive, finite number."""
+    try:
+        rate = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        rate = math.inf
+    if not 0 < rate < math.inf:
+        raise InputError(f"{name} is {str(value)[:60]}; it must be a positive number of frames a second")
+    return rate
 
 
 def positive(name: str, value: float) -> None:

@@ -194,6 +194,8 @@ class TrainConfig:
     """Folder with the files of published rewards, FOLDER/<reward>/<file>; what is not there is looked for in the hub's cache."""
     reward_timeout: float = 600.0
     """Seconds that a reward may take to score what it is given at once (an iteration's samples); 0 is no limit."""
+    reward_fps: float = 0.0
+    """Frames a second that rewards of videos take the samples to have; 0 is each reward's own (VideoAlign: 16, Wan's)."""
     save_every: int = 10
     """Iterations between checkpoints (there is one after the last, too)."""
     keep_last: int = 2
@@ -224,6 +226,7 @@ class TrainConfig:
                 f"it must be a multiple of optimizer.updates_per_iteration ({updates})"
             )
         at_least("reward_timeout", self.reward_timeout, 0)
+        at_least("reward_fps", self.reward_fps, 0)
         if not self.rewards:
             raise InputError("rewards is empty; name at least one reward")
         if self.reward_weights and len(self.reward_weights) != len(self.rewards):

@@ -137,8 +137,10 @@ def make_app(reward: Reward, token: str = "", max_body: int = 256_000_000, batch
     arriving, decoded, turn = asyncio.Semaphore(HELD), asyncio.Semaphore(HELD), asyncio.Lock()
     worker = ThreadPoolExecutor(1, thread_name_prefix="scoring")
 
+    about = described(reward) | {"max_body": max_body}  # with the fps of before the first request
+
     async def health(request: Request) -> Response:
-        return _json(described(reward) | {"max_body": max_body})
+        return _json(about)
 
     async def score(request: Request) -> Response:
         if request.headers.get("content-type") != wire.CONTENT_TYPE:  # a web page cannot send it across origins
@@ -147,13 +149,13 @@ def make_app(reward: Reward, token: str = "", max_body: int = 256_000_000, batch
             body = await _body(request, max_body, lambda: place.enter_async_context(arriving))
             async with decoded:
                 await place.aclose()
-                media_BFCHW, prompts = await asyncio.to_thread(wire.unpack, body)
+                fps, media_BFCHW, prompts = await asyncio.to_thread(_unpacked, body)
                 del body
                 async with turn:
                     if await request.is_disconnected():  # it asked again, or went away: nobody would hear the answer
                         raise ClientDisconnect
                     run = asyncio.get_running_loop().run_in_executor
-                    scores = await run(worker, _scores, reward, media_BFCHW, prompts, batch)
+                    scores = await run(worker, _scores, reward, media_BFCHW, prompts, batch, fps or about["fps"])
         return _json({"name": reward.name, "scores": scores})
 
     routes = [
@@ -172,7 +174,10 @@ def make_app(reward: Reward, token: str = "", max_body: int = 256_000_000, batch
 
 
 def described(reward: Reward) -> dict[str, object]:
-    """What ``/health`` says of a reward; where the range has no end it is null, where the medium is not stated "unknown"."""
+    """What ``/health`` says of a reward: null where the range has no end, and for the ``fps`` of one that depends on none.
+
+    A medium that is not stated is "unknown".
+    """
     return {
         "wire": wire.VERSION,
         "name": reward.name,
@@ -181,6 +186,7 @@ def described(reward: Reward) -> dict[str, object]:
         "source": reward.source,
         "licence": reward.licence,
         "revision": reward.revision,
+        "fps": getattr(reward, "fps", None),
         "max_pixels": MAX_VIDEO_PIXELS,
         "max_items": wire.MAX_ITEMS,
     }
@@ -258,8 +264,15 @@ def _lingering(app: ASGIApp) -> ASGIApp:
     return lingering
 
 
-def _scores(reward: Reward, media_BFCHW: torch.Tensor, prompts: list[Prompt], batch: int) -> list[float]:
-    """A number for each sample; every float32 is a JSON number exactly."""
+def _unpacked(body: bytearray) -> tuple[float | None, torch.Tensor, list[Prompt]]:
+    """The rate that a body states, its media and its prompts."""
+    return wire.stated_rate(body), *wire.unpack(body)
+
+
+def _scores(reward: Reward, media_BFCHW: torch.Tensor, prompts: list[Prompt], batch: int, fps: float | None) -> list[float]:
+    """A number for each sample, at ``fps`` if the reward depends on it; every float32 is a JSON number exactly."""
+    if hasattr(reward, "fps"):
+        reward.fps = fps
     parts = [slice(first, first + batch) for first in range(0, len(prompts), batch)]
     return [score for rows in parts for score in score_all([reward], media_BFCHW[rows], prompts[rows]).reward_BK[:, 0].tolist()]
 

@@ -35,7 +35,7 @@ from otca.processes import (
     total,
 )
 from otca.prompts import load_prompts, prompt_order
-from otca.rewards.base import Background, build_rewards, refuse_prompts_without_spec, score_all
+from otca.rewards.base import Background, build_rewards, refuse_prompts, score_all
 from otca.rollout import Batch, make_batch, rollout, slots_of
 from otca.tracking import RowLog, flat_settings, require_trackers, timed
 from otca.types import Credit, Prompt
@@ -69,8 +69,9 @@ class Trainer:
         self.share = config.samples_per_update(self.accelerator.num_processes)
         self.micro_batch = config.rows_per_pass(self.accelerator.num_processes)
         self.prompts = load_prompts(config.prompts)
-        self.rewards = build_rewards(config.rewards, self.accelerator.device, config.reward_files, config.reward_timeout)
-        refuse_prompts_without_spec(self.rewards, self.prompts, config.prompts)
+        where = (self.accelerator.device, config.reward_files)
+        self.rewards = build_rewards(config.rewards, *where, config.reward_timeout, config.reward_fps)
+        refuse_prompts(self.rewards, self.prompts, config.prompts)
         # networks that are to lie in shards are cut block by block: no GPU ever holds one whole
         networks_on = torch.device("cpu") if shards_asked() else None
         self.policy = make_policy(config.policy, self.accelerator.device, networks_on=networks_on)

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from otca.errors import InputError
 from otca.rewards.base import REGISTRY, build_reward, find_reward
-from otca.rewards.clip import HEAD, HPS, AestheticV2, ClipScore, HPSv2
+from otca.rewards.clip import HEAD, HPS, OPENAI_L14, AestheticV2, ClipScore, HPSv2
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
 from otca.rewards.tower import CONFIG
 from tests.samples import SIZES, TEXTS, media_of, prompts, randomised, saved
@@ -141,7 +141,7 @@ def test_each_distinct_text_is_encoded_once(tmp_path):
 def test_the_protocol_names_the_tower(tmp_path, monkeypatch):
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-Tiny", TINY)
     assert ClipScore(tower_folder(tmp_path / "a"), CPU).protocol == {
-        "backbone": "open_clip ViT-Tiny, files of timm/vit_large_patch14_clip_224.openai@main",
+        "backbone": "open_clip ViT-Tiny, files of timm/vit_large_patch14_clip_224.openai@" + OPENAI_L14[0].revision,
         "resolution": "32×32, shortest, bicubic",
     }
     other = ClipScore(tower_folder(tmp_path / "b", TINY | {"quick_gelu": False}), CPU)
@@ -226,6 +226,25 @@ def test_hpsv2_is_that_of_the_published_preprocessing(tmp_path, monkeypatch):
             images, texts, _ = model(inputs, open_clip.tokenize(TEXTS))
         expected, found = (images @ texts.T).diagonal(), reward.score(media, prompts(TEXTS))
         assert (found - expected).abs().max() <= 1e-5 < expected.std() / 100
+
+
+def test_hpsv2_reads_a_file_of_float16_into_a_network_of_float32(tmp_path, monkeypatch):
+    """As the published file is; the scores are those of the rounded weights, computed in float32."""
+    monkeypatch.setattr(HPSv2, "architecture", TINY_HPS)
+    whole = randomised(open_clip.CLIP(**copy.deepcopy(TINY_HPS))).state_dict()
+    found = {}
+    for kind, weights in (
+        ("half", {k: v.half() for k, v in whole.items()}),
+        ("rounded", {k: v.half().float() for k, v in whole.items()}),
+    ):
+        torch.save({"state_dict": weights}, tmp_path / HPS)
+        reward = HPSv2({HPS: tmp_path / HPS}, CPU)
+        assert {value.dtype for value in reward.tower.model.state_dict().values()} == {torch.float32}
+        found[kind] = reward.score(media_of(SIZES[0]), prompts(TEXTS))
+    assert torch.equal(found["half"], found["rounded"]) and found["half"].dtype == torch.float32
+    torch.save({"state_dict": whole}, tmp_path / HPS)
+    exact = HPSv2({HPS: tmp_path / HPS}, CPU).score(media_of(SIZES[0]), prompts(TEXTS))
+    assert 0 < (found["half"] - exact).abs().max() < 0.01
 
 
 def test_hpsv2_is_open_clips_vit_h_with_gelu():

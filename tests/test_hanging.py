@@ -126,6 +126,8 @@ def test_the_limit_leaves_all_else_as_it_was():
     limited = Limited(own, 1.0)
     assert limited.score(*blank(2)).tolist() == [0, 1] and own.calls == 1
     assert (limited.name, limited.range, limited.needs_spec) == ("told", own.range, True) and hasattr(limited, "submit")
+    limited.fps = 8.0
+    assert own.fps == limited.fps == 8.0 and "fps" not in vars(limited)
     assert not hasattr(Limited(Told(None), 1.0), "submit")
     assert type(build_reward("quality")) is Limited and build_reward("quality").seconds == TrainConfig().reward_timeout == 600
     assert type(build_reward("quality", timeout=0)) is not Limited

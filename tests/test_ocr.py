@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from otca.errors import RewardError
-from otca.rewards.base import build_reward, score_all
+from otca.errors import InputError, RewardError
+from otca.rewards.base import build_reward, refuse_prompts, score_all
 from otca.rewards.ocr import agreement, wanted_text
 from otca.types import Prompt
 
@@ -62,9 +62,28 @@ def test_quoted_text():
     assert wanted_text(Prompt("p", "a sign, “Go”")) == "Go"
 
 
-def test_a_prompt_without_quotes_stops_the_run(ocr):
-    with pytest.raises(RewardError, match=r"reward 'ocr' failed: .*p7.* names no text in quotation marks"):
-        score_all([ocr], sign("STOP")[None, None], [Prompt("p7", "a street sign")])
+def test_blanks_in_quotes_are_passed_over():
+    assert wanted_text(Prompt("p", 'a blank "  " beside "Go" and “”')) == "Go"
+    assert wanted_text(Prompt("p", '“\t”, then " No Entry "')) == " No Entry "
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("a street sign", "no text"),
+        ('a sign, ""', "no text"),
+        ('a sign that says " "', "only blanks"),
+        ('“\u00a0” and "\n\t"', "only blanks"),
+    ],
+)
+def test_a_prompt_that_wants_no_text_stops_the_run(ocr, text, what):
+    """Before any of it is read, as any picture would say nothing; in one line, at the start of a training as well."""
+    said = f"prompt 'p7' has {what} in quotation marks; ocr needs a text, as in: a sign that says \"STOP\""
+    with pytest.raises(InputError) as refusal:
+        refuse_prompts([ocr], [saying("STOP"), Prompt("p7", text)], "here")
+    assert str(refusal.value) == said
+    with pytest.raises(RewardError, match=r"reward 'ocr' failed: .*p7.* has .* in quotation marks; ocr needs a text"):
+        score_all([ocr], sign("STOP")[None, None].expand(2, -1, -1, -1, -1), [saying("STOP"), Prompt("p7", text)])
 
 
 def test_fast_enough(ocr):

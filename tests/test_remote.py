@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,13 +16,14 @@ from PIL import Image
 from otca import limits
 from otca.__main__ import main
 from otca.checkpoint import checkpoints
+from otca.config import TrainConfig
 from otca.errors import InputError, RewardError
 from otca.methods import METHODS
 from otca.plan import _reward_bytes
 from otca.rewards import remote, wire
-from otca.rewards.base import build_reward, score_all
+from otca.rewards.base import Limited, build_reward, score_all
 from otca.rewards.pixels import to_pixels
-from otca.serving import bound, make_app
+from otca.serving import bound, described, make_app
 from otca.trainer import Trainer
 from reproduce.stress_server import command
 from tests.servers import Told, blank, clips, pictures, running
@@ -80,11 +82,66 @@ def test_folders_are_scored_by_servers(tmp_path, capsys):
     assert found[[f"{p.id}.png" for p in prompts]].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
 
 
-def test_nan_media_are_refused_here():
+class Rated(Told):
+    """A reward whose score is the rate that it takes media to have."""
+
+    name, fps = "told", 16.0
+
+    def score(self, media_BFCHW, prompts):
+        return torch.full((len(prompts),), self.fps)
+
+
+def test_rewards_are_asked_at_the_rate_that_their_client_states():
+    """What others ask, and what stands in /health, does not change with it."""
+    with running(make_app(Limited(Rated(None), 60.0))) as address:
+        first, second = (build_reward(f"{address}/told", fps=fps) for fps in (0.0, 8.0))
+        assert (first.fps, second.fps) == (16.0, 8.0)
+        assert second.score(*blank(1)) == 8 and first.score(*blank(1)) == 16
+        second.fps = 30
+        assert second.score(*blank(2)).tolist() == [30, 30] and build_reward(f"{address}/told").fps == 16.0
+        second.fps = 0
+        with pytest.raises(RewardError, match="reward 'told': fps is 0; it must be a positive number of frames a second"):
+            score_all([second], *blank(1))
+
+
+def test_servers_that_state_no_rate_are_sent_none(monkeypatch):
+    """Those of rewards without one, and older ones."""
+    heads = []
+    pack = wire.pack
+    monkeypatch.setattr(wire, "pack", lambda *arguments: heads.append(pack(*arguments)) or heads[-1])
     with running(make_app(Told(torch.ones(1)))) as address:
-        far = build_reward(f"{address}/told")
-        with pytest.raises(RewardError, match="reward 'told' failed: .*the media hold NaN or Inf.* on 1 prompts"):
-            score_all([far], blank(1)[0] * float("nan"), blank(1)[1])
+        far = build_reward(f"{address}/told", fps=8.0)
+        assert not hasattr(far, "fps") and far.score(*blank(1)) == 1
+    assert len(heads) == 1 and wire.stated_rate(heads[0]) is None
+
+
+def test_a_server_can_have_a_rate_of_its_own():
+    with command("tests.test_remote:Served", "--port", "0", "--reward_fps", "12") as (_, url):
+        far = build_reward(url)
+        assert far.fps == 12.0 and far.score(*blank(1)) == 12
+
+
+class Served(Rated):
+    def __init__(self):
+        super().__init__(None)
+
+
+def test_nan_media_are_refused_here():
+    with running(make_app(Told(torch.ones(1)))) as address, pytest.raises(RewardError, match="^the media hold NaN or Inf$"):
+        build_reward(f"{address}/told").score(blank(1)[0] * float("nan"), blank(1)[1])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_media_that_are_no_pictures_are_asked_of_no_reward(bad):
+    """A scorer that rounds to 256 levels would see black, and the sample would have a score like any other."""
+    media_BFCHW, prompts = pictures(3)
+    media_BFCHW[1, 0, 2, 5, 7] = bad
+    near, far = Told(torch.ones(3)), Told(torch.ones(3))
+    far.submit = lambda *_: pytest.fail("it was asked")
+    for reward in (near, far, build_reward("quality")):
+        with pytest.raises(RewardError, match=f"^media hold NaN or Inf, .*: 1 prompts: {prompts[1].id} .*see to the model"):
+            score_all([reward], media_BFCHW, prompts)
+    assert near.calls == 0
 
 
 @pytest.mark.parametrize(
@@ -151,6 +208,25 @@ def test_retries_wait_longer_each_time_and_end(monkeypatch):
             build_reward(f"{address}/told?retries=8").score(*blank(1))
         monkeypatch.undo()
     assert waits[2:] == [0.5, 1, 2, 4, 8, 16, 30, 30] and front.calls == 12
+    assert remote.pause(100_000) == 30
+
+
+def test_a_server_that_hangs_is_named_before_the_run_loses_patience():
+    """With the defaults all tries and pauses of a request end within reward_timeout, and so with small numbers."""
+    calls, gate = remote.Calls(), threading.Event()
+    assert calls.longest == 6 * 90 + 0.5 + 1 + 2 + 4 + 8 == 555.5 and calls.longest < TrainConfig().reward_timeout
+    assert remote.Calls(timeout=1.0, retries=9).longest == 10 + 0.5 + 1 + 2 + 4 + 8 + 16 + 30 + 30 + 30
+    with running(make_app(Told(torch.ones(1), gate.wait))) as address:
+        try:
+            for limit, said in ((3.0, "failed: .*no answer from .* after 2 tries in .* ReadTimeout"), (0.5, "within 0.5 s")):
+                reward = build_reward(f"{address}/told?timeout=0.2&retries=1", timeout=limit)
+                assert reward.calls.longest == pytest.approx(0.9)
+                started = time.perf_counter()
+                with pytest.raises(RewardError, match=f"reward 'told' .*{said}"):
+                    score_all([reward], *blank(1))
+                assert time.perf_counter() - started < limit + 1
+        finally:
+            gate.set()  # the server is waited for
 
 
 def test_requests_overlap_and_scorings_do_not():
@@ -174,6 +250,35 @@ def test_other_servers_are_refused():
             build_reward(f"{address}/a")
         with pytest.raises(InputError, match="no server of rewards"):
             build_reward(f"{address}/b")
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "said"),
+    [
+        (b"no gzip", [(b"content-encoding", b"gzip")], 200, r"health cannot be asked \(Error -3 .*\); see to the server"),
+        (b'{"a":' * 100_000, [], 200, 'answered what is not JSON: \'{"a":'),
+        (b'{"a":' * 100_000, [], 404, 'answered 404 \\({"a":'),
+        ({"range": ["low", "high"]}, [], 200, "no server of rewards .*could not convert string to float: 'low'"),
+        ({"max_body": "much"}, [], 200, "no server of rewards .*invalid literal for int"),
+        ({"fps": 0}, [], 200, "no server of rewards .*fps is 0; it must be a positive number"),
+    ],
+)
+def test_servers_that_answer_nonsense_are_refused_in_one_line(body, headers, status, said):
+    if isinstance(body, dict):
+        body = json.dumps(described(Told(None)) | {"max_body": 1} | body).encode()
+
+    async def page(scope, receive, send):
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    with running(page) as address, pytest.raises(InputError, match=said) as refusal:
+        build_reward(f"{address}/told?retries=0")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_host_that_is_none_is_refused_in_one_line():
+    with pytest.raises(InputError, match=r"^reward http://é.*/told: .*health cannot be asked \(Invalid IDNA hostname"):
+        build_reward("http://é\u200b/told?retries=0")
 
 
 def test_no_server_and_no_answer(monkeypatch):
@@ -217,6 +322,37 @@ def test_scoring_begins_with_the_first_micro_batch_and_changes_no_number(untrain
     assert Elsewhere.log == ("decode", "submit 2") * 8
     assert torch.equal(weights(here), weights(there))
     assert (tmp_path / "here" / "train.csv").read_bytes() == (tmp_path / "there" / "train.csv").read_bytes()
+
+
+def test_the_next_micro_batch_is_decoded_while_a_server_scores(untrained_pipeline, tmp_path, monkeypatch):
+    """The server holds its first answer until the second decode has begun, and that decode waits for the server to be asked.
+
+    Were there no overlap, neither would ever go on, and both would say so.
+    """
+    from otca.policies.flux import FluxPolicy
+
+    decode, log, asked, go_on = FluxPolicy.decode, [], threading.Event(), threading.Event()
+
+    def logged(self, latents):
+        log.append("decode")
+        if log.count("decode") == 2:
+            assert asked.wait(30), "the server was not asked before the second decode"
+            go_on.set()
+        return decode(self, latents)
+
+    def held():
+        log.append("asked")
+        asked.set()
+        assert go_on.wait(30), "no second decode while the server scores"
+        log.append("answered")
+
+    monkeypatch.setattr(FluxPolicy, "decode", logged)
+    told = Told(torch.arange(2.0), held)
+    with running(make_app(told)) as address:
+        settings = config(untrained_pipeline, rewards=[f"{address}/told?timeout=60&retries=0"], iterations=1)
+        trainer = train(settings, tmp_path)
+    assert log[:3] == ["decode", "asked", "decode"] and log.count("answered") == log.count("decode") == told.calls == 4
+    assert trainer.progress.reward_calls == 8
 
 
 def test_a_server_that_dies_stops_the_run_which_resumes(untrained_pipeline, tmp_path):

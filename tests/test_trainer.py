@@ -49,6 +49,10 @@ class Broken(Brightness):
         return self.answer(len(prompts))
 
 
+class Rated(Brightness):
+    name, fps = "rated", 16.0
+
+
 REWARDS = ["tests.test_trainer:Brightness", "tests.test_trainer:Redness"]
 
 
@@ -87,6 +91,16 @@ def test_ratio_is_exactly_one_before_the_first_update(untrained_pipeline, tmp_pa
     assert rows["first_ratio_deviation"].tolist() == [0, 0]
     assert (rows["update_norm"] > 0).all()
     assert torch.isfinite(weights(trainer)).all()
+
+
+def test_rewards_are_told_the_rate_of_the_samples(untrained_pipeline, tmp_path):
+    rewards = ["tests.test_trainer:Brightness", "tests.test_trainer:Rated"]
+    for rate, expected in ((0.0, 16.0), (8.0, 8.0)):
+        settings = config(untrained_pipeline, rewards=rewards, reward_fps=rate)
+        plain, rated = Trainer(settings, find_method(settings.method), tmp_path / str(rate)).rewards
+        assert rated.fps == expected and not hasattr(plain, "fps")
+    with pytest.raises(InputError, match="reward_fps is -1.0; it must be at least 0"):
+        config(untrained_pipeline, reward_fps=-1.0)
 
 
 def test_rows_and_costs(untrained_pipeline, tmp_path):

@@ -21,7 +21,7 @@ from otca.errors import MAX_LINE, InputError, printable
 from otca.eval_config import EvalConfig
 from otca.policies.tuning import LORA_FILE, apply_weights
 from otca.prompts import load_prompts
-from otca.rewards.base import build_reward, find_reward, refuse_prompts_without_spec
+from otca.rewards.base import build_reward, find_reward, refuse_prompts
 from otca.rewards.published import read_weights
 from otca.types import Prompt
 
@@ -156,7 +156,7 @@ def test_pictures_are_judged_only_by_specs_of_the_grammar(spec):
         JudgeAccuracy.score(None, None, [Prompt("p", "t", spec)])
     good = Prompt("p", "t", SPEC)
     with pytest.raises(InputError, match="prompt 'p' has the spec"):
-        refuse_prompts_without_spec([build_reward("quality"), build_reward("alignment")], [good, Prompt("p", "t", spec)], "here")
+        refuse_prompts([build_reward("quality"), build_reward("alignment")], [good, Prompt("p", "t", spec)], "here")
 
 
 @pytest.mark.parametrize("spec", [*BAD_CLIPS, SPEC], ids=str)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 
+import httpx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,12 +20,16 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
 
 from otca.errors import InputError
 from otca.plan import _reward_bytes
-from otca.rewards import video_align
-from otca.rewards.base import build_reward, find_reward
-from otca.rewards.published import find_files, located
-from otca.rewards.video_align import FILES, LEAST_PIXELS, SIDE, WEIGHTS, Overall, frame_indices, frame_size
+from otca.rewards import video_align, wire
+from otca.rewards.base import build_reward, build_rewards, find_reward
+from otca.rewards.pixels import to_pixels
+from otca.rewards.published import located
+from otca.rewards.video_align import FILES, FPS, LEAST_PIXELS, SIDE, WEIGHTS, frame_indices, frame_size
+from otca.rewards.video_align_network import load_network
 from otca.rewards.video_align_prompt import INSTRUCTION, REWARD_TOKENS
+from otca.serving import make_app
 from otca.types import Prompt
+from tests.servers import running
 
 NAMES = ("videoalign_vq", "videoalign_mq", "videoalign_ta", "videoalign")
 RANK, ALPHA = 4, 8
@@ -243,15 +248,58 @@ def test_a_batch_is_its_videos(rewards, monkeypatch):
     assert len(set(whole.tolist())) == 5
 
 
-def test_frames_depend_on_the_stated_rate(folder, reference):
-    class Slow(Overall):
-        fps = 8.0
-
+def test_frames_depend_on_the_stated_rate(rewards, reference):
+    """33 frames: at 16 a second 2.1 s, of which 4 frames are seen, at 8 a second 4.1 s and 8; each reward has its own rate."""
     videos, text = media(1, frames=33), TEXTS[:1]
     index = {16.0: [0, 11, 21, 32], 8.0: [0, 5, 9, 14, 18, 23, 27, 32]}
-    for kind in (Overall, Slow):
-        found = kind(find_files(Overall.card, folder), torch.device("cpu")).score(videos, text)
-        assert torch.allclose(found, reference(videos[0], text[0].text, index[kind.fps]).sum(), atol=1e-4)
+    expected = {rate: reference(videos[0], text[0].text, seen) for rate, seen in index.items()}
+    assert (expected[16.0] - expected[8.0]).abs().min() > 0.001
+    assert rewards["videoalign"].fps == FPS == 16
+    rewards["videoalign"].fps = 8
+    assert (rewards["videoalign"].fps, rewards["videoalign_vq"].fps) == (8.0, 16.0)
+    assert torch.allclose(rewards["videoalign"].score(videos, text), expected[8.0].sum(), atol=1e-4)
+    assert torch.allclose(rewards["videoalign_vq"].score(videos, text), expected[16.0][:1], atol=1e-4)
+
+
+def test_the_rate_is_set_where_rewards_are_built(folder, reference):
+    fast, embedded = build_rewards(["videoalign_ta", "vq"], "cpu", folder, fps=4.0)
+    assert fast.fps == 4.0 and not hasattr(embedded, "fps")
+    videos = media(1, frames=9)  # 2.25 s, of which at least 4 frames are seen
+    assert torch.allclose(fast.score(videos, TEXTS[:1]), reference(videos[0], TEXTS[0].text, [0, 3, 5, 8])[2:], atol=1e-4)
+    assert frame_indices(33, 4.0) == [round(i * 32 / 15) for i in range(16)]
+
+
+@pytest.mark.parametrize("rate", [0, -8.0, float("nan"), float("inf"), True, "8", 10**400])
+def test_a_rate_that_is_none_is_refused(rewards, rate):
+    with pytest.raises(InputError, match="^reward 'videoalign_mq': fps is .*; it must be a positive number of frames a second$"):
+        rewards["videoalign_mq"].fps = rate
+    assert rewards["videoalign_mq"].fps == 16.0
+
+
+def test_a_server_is_told_the_rate(folder):
+    """Each request states its own; one that states none gets the server's, whatever was asked before."""
+    videos, near = media(2, frames=33, seed=5), build_reward("videoalign", "cpu", folder)
+    pixel_BFCHW = to_pixels(videos)
+    videos = pixel_BFCHW.float() / 255
+    expected = {}
+    for rate in (16.0, 8.0):
+        near.fps = rate
+        expected[rate] = near.score(videos, TEXTS)
+    assert (expected[16.0] - expected[8.0]).abs().min() > 0.001
+    with running(make_app(build_reward("videoalign", "cpu", folder))) as address:
+        own, far = build_reward(f"{address}/videoalign"), build_reward(f"{address}/videoalign", fps=8.0)
+        assert (own.fps, far.fps) == (16.0, 8.0)
+        assert torch.equal(far.score(videos, TEXTS), expected[8.0])
+        assert httpx.get(f"{address}/health", trust_env=False).json()["fps"] == 16.0
+        assert torch.equal(own.score(videos, TEXTS), expected[16.0])
+        assert torch.equal(far.score(videos, TEXTS), expected[8.0])
+        answer = httpx.post(
+            f"{address}/score",
+            content=wire.pack(pixel_BFCHW, TEXTS),
+            headers={"Content-Type": wire.CONTENT_TYPE},
+            trust_env=False,
+        )
+        assert answer.json()["scores"] == expected[16.0].tolist()
 
 
 def test_four_names_share_a_network_and_a_pass(rewards):
@@ -274,6 +322,52 @@ def test_the_network_goes_with_its_last_reward(folder):
     del reward
     gc.collect()
     assert len(video_align._loaded) == 0
+
+
+def test_rewards_one_after_another_need_one_pass_and_one_loading(folder, tmp_path, monkeypatch):
+    """As `score` does: all media by the first, which goes; then by the next. Only what has not been seen brings it back."""
+    root, loads, passes, columns = copied(folder, tmp_path), [], [], {}
+
+    def counted(*arguments):
+        loads.append(1)
+        network = load_network(*arguments)
+        network.register_forward_hook(lambda *_: passes.append(1))
+        return network
+
+    monkeypatch.setattr(video_align, "load_network", counted)
+    batches = [(media(2, seed=7), TEXTS), (media(1, seed=8), TEXTS[:1])]
+    for name in NAMES:
+        reward = build_reward(name, "cpu", root)
+        columns[name] = torch.cat([reward.score(*batch) for batch in batches])
+        del reward
+        gc.collect()
+        assert not len(video_align._loaded)
+    assert (len(loads), len(passes)) == (1, 2)
+    assert torch.allclose(sum(columns[name] for name in NAMES[:3]), columns["videoalign"], atol=1e-6)
+    assert torch.allclose(columns["videoalign"][2:], build_reward("videoalign", "cpu", folder).score(*batches[1]), atol=1e-6)
+    loads.clear()
+    again = build_reward("videoalign", "cpu", root)
+    assert not loads
+    again.score(media(1, seed=9), TEXTS[:1])
+    assert len(loads) == 1
+
+
+def test_ratings_of_other_weights_and_of_long_ago_are_not_taken(folder, tmp_path, monkeypatch):
+    root, videos = copied(folder, tmp_path), media(1, seed=10)
+    before = build_reward("videoalign", "cpu", root).score(videos, TEXTS[:1])
+    changed_weights(lambda w: w.update({HEAD: -w[HEAD]}))(root / "videoalign")
+    after = build_reward("videoalign", "cpu", root)
+    assert (after.score(videos, TEXTS[:1]) - before).abs() > 0.01
+    monkeypatch.setattr(video_align, "KEPT", 2)
+    for seed in (11, 12):
+        after.score(media(1, seed=seed), TEXTS[:1])
+    assert len(video_align._rated) == 2
+    passes = []
+    after._judge.network.register_forward_hook(lambda *_: passes.append(1))
+    after.score(media(1, seed=12), TEXTS[:1])
+    assert not passes
+    after.score(videos, TEXTS[:1])
+    assert len(passes) == 1
 
 
 def test_checkpoint_has_the_published_layout(folder):

@@ -42,6 +42,14 @@ def test_what_is_packed_is_unpacked(media):
     assert (b"PNG" in body) == (media is pictures)
 
 
+def test_a_rate_travels_in_the_head_or_not_at_all():
+    pixel_BFCHW, prompts = torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8), [Prompt("a", "x")]
+    told, untold = wire.pack(pixel_BFCHW, prompts, 23.976), wire.pack(pixel_BFCHW, prompts)
+    assert wire.stated_rate(told) == 23.976 and wire.stated_rate(untold) is None and b"fps" not in untold
+    assert torch.equal(wire.unpack(told)[0], wire.unpack(untold)[0])
+    assert wire.stated_rate(told.replace(b"23.976", b"  null")) is None
+
+
 def test_noise_needs_no_more_bytes_than_foreseen():
     noise = torch.randint(256, (2, 1, 3, 67, 131), dtype=torch.uint8)
     alone = [len(wire.pack(noise[i : i + 1], [Prompt("a", "x")])) for i in range(2)]
@@ -90,6 +98,10 @@ BAD = {
     "NaN in JSON": (body(head=b'{"wire": 1, "items": [NaN]}'), 422, "NaN is no JSON"),
     "list": (body(head=b"[1]"), 422, "the head must be"),
     "other wire": (body(head=b'{"wire": 2, "items": [1]}'), 422, "the head must be"),
+    "rate 0": (body(head=b'{"wire": 1, "fps": 0, "items": [1]}'), 422, "fps is 0; it must be a positive number of frames"),
+    "rate of text": (body(head=b'{"wire": 1, "fps": "8", "items": [1]}'), 422, "fps is 8; it must be a positive number"),
+    "endless rate": (body(head=b'{"wire": 1, "fps": 1e999, "items": [1]}'), 422, "fps is inf; it must be a positive number"),
+    "long rate": (body(head=b'{"wire": 1, "fps": 1%s, "items": [1]}' % (b"0" * 400)), 422, "0; it must be a positive number"),
     "no items": (body(), 422, "at least one"),
     "many items": (body(*[b"x"] * 1025), 413, "1025 items"),
     "no object": (body(head=b'{"wire": 1, "items": [1]}'), 422, "item 0 needs an id and a text"),
@@ -138,6 +150,7 @@ def test_damaged_bodies_are_refused_or_read_whole(place, value, video):
     whole = bytearray(body(npy(BYTES), kind="npy") if video else body(png(), png()))
     whole[place % len(whole)] = value
     with contextlib.suppress(InputError):
+        assert wire.stated_rate(whole) is None
         media_BFCHW, prompts = wire.unpack(whole)
         assert media_BFCHW.shape[2] == 3 and len(media_BFCHW) == len(prompts)
         assert media_BFCHW.min() >= 0 and media_BFCHW.max() <= 1

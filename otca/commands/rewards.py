@@ -1,11 +1,18 @@
-"""``python -m otca rewards``: every reward of the registry, what it takes, and whether its files are here."""
+"""``python -m otca rewards``: every reward of the registry, what it takes, and whether its files are here and as published."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
 from otca.cli import make_parser, parse
 from otca.errors import InputError
+
+if TYPE_CHECKING:
+    from otca.rewards.published import Card
+
+MEDIA = {"image": "images", "video": "videos", "both": "images and videos"}
 
 
 def parser() -> ArgumentParser:
@@ -13,7 +20,9 @@ def parser() -> ArgumentParser:
     out = make_parser(
         "rewards", "List every reward: what it measures, range, licence, memory, files. Fetching needs the network."
     )
-    out.add_argument("--fetch", type=str | None, default=None, help="download this reward's files into the hub's cache")
+    out.add_argument(
+        "--fetch", type=str | None, default=None, help="download this reward's files into the hub's cache, and check their hashes"
+    )
     out.add_argument("--reward_files", type=str, default="", help="folder of published rewards' files, FOLDER/<reward>/<file>")
     return out
 
@@ -29,37 +38,53 @@ def run(argv: list[str]) -> None:
         return
     reward_class = find_reward(given.fetch)
     if not issubclass(reward_class, PublishedReward) or not reward_class.card.files:
-        raise InputError(f"reward {given.fetch!r} has no files to fetch; it comes with the packages")
-    for name, path in fetch(reward_class.card).items():
-        print(f"{name}: {path}")
+        raise InputError(f"reward {given.fetch!r} has no files to fetch; `python -m otca rewards` names those that have")
+    card = reward_class.card
+    for file, path in zip(card.files, fetch(card).values()):
+        print(f"{file.name}: {path}{' (as published)' if file.sha256 else ''}")
 
 
 def _described(name: str, files: str) -> str:
-    """A paragraph: the name and what it measures, then one fact a line."""
+    """A paragraph: the name and what it measures, then what it takes, where it comes from, and a line for each file."""
     from otca.rewards.base import find_reward
-    from otca.rewards.published import PublishedReward, located
+    from otca.rewards.published import PublishedReward
 
-    reward_class = find_reward(name)
-    if not issubclass(reward_class, PublishedReward):
-        reward = reward_class()
-        lines = [f"range {_range(reward.range)}; licence {reward.licence}; {reward.source}", "files: in the package"]
-        return _paragraph(name, (reward_class.__doc__ or "").strip().splitlines()[0], lines)
-    card = reward_class.card
-    lines = [f"{card.medium}; range {_range(card.range)}; licence {card.licence}; {card.memory:g} GB; {card.source}"]
-    found = located(card, files)
-    for file in card.files:
-        where = found[file.name] or "not here"
-        lines.append(f"{file.name} of {file.repo}@{file.revision}, {file.gigabytes:g} GB: {where}")
-    if not card.files:
-        lines.append("files: in the packages")
-    if None in found.values():
-        lines.append(f"fetch with: python -m otca rewards --fetch {name}")
-    return _paragraph(name, card.measures, lines)
-
-
-def _paragraph(name: str, what: str, lines: list[str]) -> str:
+    found = find_reward(name)
+    published = issubclass(found, PublishedReward)
+    facts = found.card if published else found()
+    what = found.card.measures if published else (found.__doc__ or "").strip().splitlines()[0]
+    memory = f"{found.card.memory:g} GB" if published else "none, as it has no network"
+    lines = [
+        f"{MEDIA[facts.medium]}; range: {facts.range[0]:g} to {facts.range[1]:g}; memory: {memory}; licence: {facts.licence}",
+        f"source: {facts.source}",
+        *(
+            _files(found.card, files)
+            if published
+            else [f"files: none, as it comes with this repository (revision {facts.revision})"]
+        ),
+    ]
     return "\n    ".join([f"{name}: {what}", *lines])
 
 
-def _range(bounds: tuple[float, float]) -> str:
-    return f"{bounds[0]:g} to {bounds[1]:g}"
+def _files(card: Card, root: str) -> list[str]:
+    """A line for each file, with its size, hub id, revision and path, and a last one if some are to be fetched."""
+    from otca.rewards.published import DIGITS, located, other_files
+
+    if card.package:
+        return [f"files: in the package (revision {card.revision})"]
+    found = located(card, root)
+    others = other_files(card, {name: path for name, path in found.items() if path})
+    lines = []
+    for file in card.files:
+        known = f", not the published file (SHA-256 {others[file.name][:DIGITS]}…)" if file.name in others else ", as published"
+        state = f"{found[file.name]}{known if file.sha256 else ''}" if found[file.name] else "not here"
+        lines.append(f"{file.name} ({size(file.bytes)}) of {file.repo}@{file.revision}: {state}")
+    return lines + [f"fetch with: python -m otca rewards --fetch {card.name}"] * (None in found.values())
+
+
+def size(count: int) -> str:
+    """Bytes for people: three digits or so, and a unit."""
+    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= one:
+            return f"{round(count / one, 2):g} {unit}"
+    return f"{count} bytes"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from jsonargparse import ArgumentParser
 
 from otca.bounds import at_least
 from otca.cli import make_parser, parse
 from otca.config import TrainConfig
-from otca.errors import InputError
 from otca.rewards.wire import TOKEN
 
 
@@ -24,6 +22,9 @@ def parser() -> ArgumentParser:
     out.add_argument(
         "--reward_timeout", type=float, default=TrainConfig.reward_timeout, help="seconds a call may take; 0 is no limit"
     )
+    out.add_argument(
+        "--reward_fps", type=float, default=0.0, help="frames a second of videos whose request states none; 0 is the reward's own"
+    )
     out.add_argument("--batch", type=int, default=16, help="samples that are scored in one call")
     return out
 
@@ -33,26 +34,20 @@ def run(argv: list[str]) -> None:
     given = parse(parser(), argv)
     for name in ("max_body_mb", "batch"):
         at_least(name, getattr(given, name), 1)
-    at_least("reward_timeout", given.reward_timeout, 0)
+    for name in ("reward_timeout", "reward_fps"):
+        at_least(name, getattr(given, name), 0)
+    from otca.processes import usable_device
     from otca.rewards.base import build_reward
     from otca.rewards.wire import bearer_token
     from otca.serving import bound, make_app, serve
 
     token = bearer_token()
     with bound(given.host, given.port, token) as listener:  # before minutes of loading
-        reward = build_reward(given.name, _device(given.device), given.reward_files, given.reward_timeout)
+        where = (usable_device(given.device), given.reward_files)
+        reward = build_reward(given.name, *where, given.reward_timeout, given.reward_fps)
         app = make_app(reward, token, given.max_body_mb * 1_000_000, given.batch)
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/{reward.name}"
         listener.listen()  # who reads the line may connect at once
         print(f"serving {reward.name} at {address}", flush=True)
         serve(app, listener)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # no such kind; torch built without it, or no such GPU
-        raise InputError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); use cpu, cuda or cuda:0") from error
-    return device

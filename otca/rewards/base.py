@@ -14,7 +14,7 @@ import torch
 
 from otca.config import TrainConfig
 from otca.errors import InputError, RewardError
-from otca.rewards.published import PublishedReward, find_files
+from otca.rewards.published import PublishedReward, load_published
 from otca.rewards.workers import Late, Workers, answers, as_here
 from otca.types import Prompt, Scores
 
@@ -44,8 +44,9 @@ REGISTRY = {
 class Reward(Protocol):
     """A scorer. Higher is better; ``range`` is (lowest, highest); ``source`` cites where the definition comes from.
 
-    One that computes elsewhere also has ``submit(media_BFCHW, prompts)``, which begins to score and returns at once: futures of
-    the scores of consecutive samples, which together are those of ``score``.
+    One whose scores depend on the frame rate has a float ``fps``: the frames a second that it takes media to have, which may be
+    set before ``score``. One that computes elsewhere also has ``submit(media_BFCHW, prompts)``, which begins to score and returns
+    at once: futures of the scores of consecutive samples, which together are those of ``score``.
     """
 
     name: str
@@ -59,13 +60,16 @@ class Reward(Protocol):
 
 
 class Limited:
-    """A reward whose scores are waited for no longer than so many ``seconds``; all else is the reward's own."""
+    """A reward whose scores are waited for no longer than so many ``seconds``; all else is the reward's own, set or read."""
 
     def __init__(self, reward: Reward, seconds: float):
-        self.reward, self.seconds = reward, seconds
+        vars(self).update(reward=reward, seconds=seconds)
 
     def __getattr__(self, name: str):
         return getattr(self.reward, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self.reward, name, value)
 
     def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
         """What the reward scores, in a thread of its own. Raises `Late`, and whatever the reward raises.
@@ -82,40 +86,54 @@ class Limited:
 
 
 def build_reward(
-    name: str, device: str | torch.device = "cpu", files: str | Path = "", timeout: float = TrainConfig.reward_timeout
+    name: str,
+    device: str | torch.device = "cpu",
+    files: str | Path = "",
+    timeout: float = TrainConfig.reward_timeout,
+    fps: float = TrainConfig.reward_fps,
 ) -> Reward:
     """Construct a reward of the registry, a ``module:class`` of the user's own, or a client of the server at an address.
 
     Published rewards live on ``device`` and look for their weights in ``files/<reward>/``, then in the
-    hub's cache. It is `Limited` to ``timeout`` seconds a call, unless 0. Raises InputError for an unknown name, for weights
-    that are missing or do not fit, and for no answer.
+    hub's cache (`load_published`). It is `Limited` to ``timeout`` seconds a call, unless 0, and told the ``fps`` of the media,
+    unless 0, if its scores depend on it. Raises InputError for an unknown name, for weights that are missing or do not fit, and
+    for no answer.
     """
     reward_class = find_reward(name)
     if is_remote(name):
         reward = reward_class(name)
     elif issubclass(reward_class, PublishedReward):
-        reward = reward_class(find_files(reward_class.card, files), torch.device(device))
+        reward = load_published(reward_class, files, torch.device(device))
     else:
         reward = reward_class()
+    if lacking := [part for part in ("name", "score") if not hasattr(reward, part)]:
+        raise InputError(f"reward {name!r}: the class has no {' and no '.join(lacking)}; a reward needs both")
+    if fps and hasattr(reward, "fps"):
+        reward.fps = fps
     return Limited(reward, timeout) if timeout else reward
 
 
 def build_rewards(
-    names: Sequence[str], device: str | torch.device = "cpu", files: str | Path = "", timeout: float = TrainConfig.reward_timeout
+    names: Sequence[str],
+    device: str | torch.device = "cpu",
+    files: str | Path = "",
+    timeout: float = TrainConfig.reward_timeout,
+    fps: float = TrainConfig.reward_fps,
 ) -> list[Reward]:
     """`build_reward` of each. Raises InputError where two would fill the same column."""
-    rewards = [build_reward(name, device, files, timeout) for name in names]
+    rewards = [build_reward(name, device, files, timeout, fps) for name in names]
     twice = {reward.name for reward in rewards if sum(other.name == reward.name for other in rewards) > 1}
     if twice:
         raise InputError(f"rewards {', '.join(names)}: two of them are called {min(twice)!r}; name each but once")
     return rewards
 
 
-def refuse_prompts_without_spec(rewards: Sequence[Reward], prompts: Sequence[Prompt], source: str) -> None:
-    """Raise InputError where a reward of the embedded tasks would have to judge prompts that no verifier can read."""
+def refuse_prompts(rewards: Sequence[Reward], prompts: Sequence[Prompt], source: str) -> None:
+    """Raise InputError for prompts that a reward cannot judge: without a spec that a verifier can read, without quoted text."""
     needy = [reward for reward in rewards if hasattr(reward, "check_prompt")]
-    if needy and prompts[0].spec is None:
-        names = ", ".join(reward.name for reward in needy)
+    readers = [reward for reward in needy if hasattr(reward, "reads_drawings")]
+    if readers and prompts[0].spec is None:
+        names = ", ".join(reward.name for reward in readers)
         raise InputError(
             f"rewards {names} need the spec of each prompt, and {source} has none; take prompts of the embedded tasks "
             "or rewards that read any text (`python -m otca rewards`)"
@@ -170,7 +188,7 @@ def find_reward(name: str) -> type:
         raise InputError(f"reward {name!r}: {module!r} is no name of a module")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
+    except (ImportError, SyntaxError, AttributeError) as error:
         raise InputError(f"reward {name!r}: {module}:{attribute} cannot be imported ({error})") from error
     if not isinstance(found, type):
         raise InputError(f"reward {name!r}: {module}:{attribute} is of type {type(found).__name__} and no class")
@@ -185,7 +203,16 @@ class Background:
         self.parts_K: list[list[Future[torch.Tensor]] | None] = [[] if hasattr(r, "submit") else None for r in rewards]
 
     def add(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> None:
-        """Begin to score the next samples; `score_all` scores them with the other rewards once all are there."""
+        """Begin to score the next samples; `score_all` scores them with the other rewards once all are there.
+
+        Raises RewardError for media with NaN or Inf: rounded to 256 levels they would be black or white, and have a score.
+        """
+        bad = [p for p, ok in zip(prompts, torch.isfinite(media_BFCHW).flatten(1).all(1).tolist()) if not ok]
+        if bad:
+            self.cancel()
+            raise RewardError(
+                f"media hold NaN or Inf, which no reward is asked about: {_name(bad)}; see to the model that made them"
+            )
         for reward, parts in zip(self.rewards, self.parts_K):
             if parts is not None:
                 try:

@@ -22,9 +22,18 @@ from otca.types import Prompt
 HEAD = "sac+logos+ava1-l14-linearMSE.pth"
 HPS = "HPS_v2.1_compressed.pt"
 
-OPENAI_L14 = (
-    HubFile("timm/vit_large_patch14_clip_224.openai", CONFIG, 0.001),
-    HubFile("timm/vit_large_patch14_clip_224.openai", "open_clip_model.safetensors", 1.71),
+
+def _tower_files(repo: str, revision: str, weights: str, size: int, sha256: str) -> tuple[HubFile, HubFile]:
+    """Configuration and weights of a tower of open_clip."""
+    return HubFile(repo, CONFIG, 700, revision), HubFile(repo, weights, size, revision, sha256)
+
+
+OPENAI_L14 = _tower_files(
+    "timm/vit_large_patch14_clip_224.openai",
+    "18d0535469bb561bf468d76c1d73aa35156c922b",
+    "open_clip_model.safetensors",
+    1_710_517_724,
+    "9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e",
 )
 """CLIP ViT-L/14 of OpenAI."""
 
@@ -32,9 +41,11 @@ OPENAI_L14 = (
 class HPSv2(PublishedReward):
     """HPSv2.1: cosine of a CLIP ViT-H/14 (GELU) fine-tuned on human choices, usually 0.2 to 0.35, without logit scale.
 
-    Hub: xswu/HPSv2, main; Apache-2.0. The published code makes a float tensor of the picture and resizes that: the longest
-    side to 224, bicubic, neither rounded nor clamped, then black padding. It therefore depends on torchvision: from 0.17 on,
-    as here and as installed by DanceGRPO and Flow-GRPO, with antialiasing. It runs under autocast, this in float32.
+    Hub: xswu/HPSv2 at 697403c7; Apache-2.0. HPS_v2.1_compressed.pt has 1,972,490,005 bytes, as its weights are float16, and the
+    SHA-256 c57a38fb…998c9837; they are loaded into a float32 network. The published code makes a float tensor of the picture
+    and resizes that: the longest side to 224, bicubic, neither rounded nor clamped, then black padding. It therefore depends on
+    torchvision: from 0.17 on, as here and as installed by DanceGRPO and Flow-GRPO, with antialiasing. It runs under autocast,
+    this in float32.
     """
 
     card = Card(
@@ -45,7 +56,15 @@ class HPSv2(PublishedReward):
         source="Wu et al. 2023, arXiv:2306.09341; github.com/tgxs002/HPSv2",
         licence="Apache-2.0",
         memory=3.9,
-        files=(HubFile("xswu/HPSv2", HPS, 3.94),),
+        files=(
+            HubFile(
+                "xswu/HPSv2",
+                HPS,
+                1_972_490_005,
+                "697403c78157020a1ae59d23f111aa58ced35b0a",
+                "c57a38fb4a2f7e7c15bf00da2ea377cdf165448b4dd1052a484c215a998c9837",
+            ),
+        ),
     )
     architecture: ClassVar[dict[str, Any]] = {
         "embed_dim": 1024,
@@ -72,8 +91,9 @@ class HPSv2(PublishedReward):
 class ClipScore(PublishedReward):
     """CLIP score: cosine of picture and prompt, neither scaled nor clipped at 0; with this tower about 0.29 to 0.31.
 
-    Hub: timm/vit_large_patch14_clip_224.openai, main; Apache-2.0 (OpenAI's release: MIT). Another tower is another card:
-    a subclass of three lines, such as those below. Numbers of two towers cannot be compared: print `protocol` beside them.
+    Hub: timm/vit_large_patch14_clip_224.openai at 18d05354 (1,710,517,724 bytes, SHA-256 9ce2e8a8…b7cd207e); Apache-2.0
+    (OpenAI's release: MIT). Another tower is another card: a subclass of three lines, such as those below. Numbers of two
+    towers cannot be compared: print `protocol` beside them.
     """
 
     card = Card(
@@ -108,9 +128,9 @@ class ClipScore(PublishedReward):
 class ClipScoreDfn5b(ClipScore):
     """CLIP score with Apple's DFN5B ViT-H/14 at 378 pixels; about 0.38 to 0.41.
 
-    Hub: apple/DFN5B-CLIP-ViT-H-14-378, main; Apple's own licence. Its weights are a .bin file. open_clip's tag ``dfn5b``
-    squashes pictures that are not square, while code that gives open_clip the .bin file by path crops them; here the
-    configuration decides.
+    Hub: apple/DFN5B-CLIP-ViT-H-14-378 at 01b771ed; Apple's own licence. Its weights are a .bin file (3,947,081,637 bytes,
+    SHA-256 c07a17b5…eb716033). open_clip's tag ``dfn5b`` squashes pictures that are not square, while code that gives open_clip
+    the .bin file by path crops them; here the configuration decides.
     """
 
     card = Card(
@@ -119,11 +139,14 @@ class ClipScoreDfn5b(ClipScore):
         medium="both",
         range=(-1.0, 1.0),
         source="Fang et al. 2023, arXiv:2309.17425; Hessel et al. 2021, arXiv:2104.08718",
-        licence="Apple's own, see LICENSE in the hub repository",
+        licence="apple-amlr (Apple's own, for research; LICENSE in the hub repository)",
         memory=3.9,
-        files=(
-            HubFile("apple/DFN5B-CLIP-ViT-H-14-378", CONFIG, 0.001),
-            HubFile("apple/DFN5B-CLIP-ViT-H-14-378", "open_clip_pytorch_model.bin", 3.95),
+        files=_tower_files(
+            "apple/DFN5B-CLIP-ViT-H-14-378",
+            "01b771ed0d1395ca5ffdd279897d665ebe00dfd2",
+            "open_clip_pytorch_model.bin",
+            3_947_081_637,
+            "c07a17b547d461c60a3cce5062b26bf8545b13de602c4c59d8490361eb716033",
         ),
     )
 
@@ -132,7 +155,8 @@ class ClipScoreB32(ClipScore):
     """CLIP score with OpenAI's ViT-B/32, the tower of the CLIPScore paper.
 
     The paper prints 2.5·max(cosine, 0) and puts "A photo depicts" before a text; this is the cosine with the bare text.
-    Hub: timm/vit_base_patch32_clip_224.openai, main; Apache-2.0 (OpenAI's release: MIT).
+    Hub: timm/vit_base_patch32_clip_224.openai at a6f597a3 (605,143,284 bytes, SHA-256 e6d1bd77…3a2b7c31); Apache-2.0 (OpenAI's
+    release: MIT).
     """
 
     card = Card(
@@ -143,9 +167,12 @@ class ClipScoreB32(ClipScore):
         source="Hessel et al. 2021, arXiv:2104.08718; Radford et al. 2021, arXiv:2103.00020",
         licence="Apache-2.0",
         memory=0.6,
-        files=(
-            HubFile("timm/vit_base_patch32_clip_224.openai", CONFIG, 0.001),
-            HubFile("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors", 0.61),
+        files=_tower_files(
+            "timm/vit_base_patch32_clip_224.openai",
+            "a6f597a30f7b82c51704746581f9a4e41421e878",
+            "open_clip_model.safetensors",
+            605_143_284,
+            "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31",
         ),
     )
 
@@ -153,8 +180,9 @@ class ClipScoreB32(ClipScore):
 class AestheticV2(PublishedReward):
     """LAION's aesthetic predictor v2: five linear layers on the unit features of OpenAI's CLIP ViT-L/14; about 1 to 10.
 
-    Hub: camenduru/improved-aesthetic-predictor, main, a copy of the file in the GitHub repository
-    christophschuhmann/improved-aesthetic-predictor (whose SHA-256 is 21dd590f…bff0f1e0); Apache-2.0. The prompt is not looked at.
+    Hub: camenduru/improved-aesthetic-predictor at 7b2449be, a copy of the file in the GitHub repository
+    christophschuhmann/improved-aesthetic-predictor (3,714,759 bytes, SHA-256 21dd590f…bff0f1e0); Apache-2.0. The prompt is not
+    looked at.
     """
 
     card = Card(
@@ -165,7 +193,16 @@ class AestheticV2(PublishedReward):
         source="Schuhmann 2022, github.com/christophschuhmann/improved-aesthetic-predictor",
         licence="Apache-2.0",
         memory=1.7,
-        files=(*OPENAI_L14, HubFile("camenduru/improved-aesthetic-predictor", HEAD, 0.004)),
+        files=(
+            *OPENAI_L14,
+            HubFile(
+                "camenduru/improved-aesthetic-predictor",
+                HEAD,
+                3_714_759,
+                "7b2449be1264fcd9a1cf92e3d30dd29af989c836",
+                "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
+            ),
+        ),
     )
 
     def __init__(self, files: Mapping[str, Path], device: torch.device):

@@ -22,6 +22,7 @@ from otca.types import Prompt
 
 NAME = "image_reward"
 HUB, REVISION = "THUDM/ImageReward", "5736be03b2652728fb87788c9797b0570450ab72"
+WEIGHTS_HASH = "d71dc8d4912bc633c06ab8ef1ef6a81e8199d4369f14b47b29baf1d19de561f6"
 BERT, BERT_REVISION = "google-bert/bert-base-uncased", "86b5e0934494bd15c9632b12f734a8a67f723594"
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
@@ -75,8 +76,9 @@ RENAMED = (
 class ImageReward(PublishedReward):
     """ImageReward-v1.0 (arXiv:2304.05977), standardised: about 0 on average, most pictures between −2 and 2.
 
-    Weights: hub ``THUDM/ImageReward`` at 5736be03, Apache-2.0; vocabulary: ``google-bert/bert-base-uncased`` at 86b5e093,
-    Apache-2.0. In float32, as published. A video's score is the mean over its frames.
+    Weights: hub ``THUDM/ImageReward`` at 5736be03 (1,786,880,927 bytes, SHA-256 d71dc8d4…9de561f6), Apache-2.0; vocabulary:
+    ``google-bert/bert-base-uncased`` at 86b5e093, Apache-2.0. In float32, as published. A video's score is the mean over its
+    frames.
     """
 
     card = Card(
@@ -88,9 +90,9 @@ class ImageReward(PublishedReward):
         licence="Apache-2.0",
         memory=1.8,
         files=(
-            HubFile(HUB, "ImageReward.pt", 1.787, REVISION),
-            HubFile(HUB, "med_config.json", 0.000001, REVISION),
-            HubFile(BERT, "vocab.txt", 0.0003, BERT_REVISION),
+            HubFile(HUB, "ImageReward.pt", 1_786_880_927, REVISION, WEIGHTS_HASH),
+            HubFile(HUB, "med_config.json", 500, REVISION),
+            HubFile(BERT, "vocab.txt", 230_000, BERT_REVISION),
         ),
     )
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from otca.errors import InputError
 from otca.rewards.pixels import to_pixels
 from otca.rewards.published import Card, PublishedReward
 from otca.types import Prompt
@@ -34,6 +34,7 @@ class Ocr(PublishedReward):
         licence="Apache-2.0",
         memory=0.1,
         files=(),
+        package="rapidocr",
     )
 
     def __init__(self, files: Mapping[str, Path], device: torch.device):
@@ -49,17 +50,16 @@ class Ocr(PublishedReward):
             }
         )
 
-    @property
-    def revision(self) -> str:
-        """The package, whose wheel holds the models."""
-        return f"rapidocr {version('rapidocr')}"
-
     def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        """Scores in [0, 1], float32 (B,). Raises ValueError for a prompt without quoted text."""
+        """Scores in [0, 1], float32 (B,). Raises InputError for a prompt without quoted text."""
         wanted = [wanted_text(prompt) for prompt in prompts]
         pixel_BFHWC = to_pixels(media_BFCHW).permute(0, 1, 3, 4, 2).cpu().numpy()
         scores = [[agreement(self.read(frame), text) for frame in frames] for frames, text in zip(pixel_BFHWC, wanted)]
         return torch.tensor(scores).mean(1)
+
+    def check_prompt(self, prompt: Prompt) -> None:
+        """Raise InputError for a prompt without quoted text."""
+        wanted_text(prompt)
 
     def read(self, pixel_HWC) -> str:
         """All text of a picture (uint8, RGB), in reading order."""
@@ -67,11 +67,16 @@ class Ocr(PublishedReward):
 
 
 def wanted_text(prompt: Prompt) -> str:
-    """The first text in quotation marks. Raises ValueError where there is none."""
-    found = QUOTED.search(prompt.text)
-    if not found:
-        raise ValueError(f'prompt {prompt.id!r} names no text in quotation marks; ocr needs one, as in: a sign that says "STOP"')
-    return found[1] or found[2]
+    """The first text in quotation marks that is more than blanks. Raises InputError where there is none.
+
+    Any picture would say nothing but blanks.
+    """
+    quoted = [found[1] or found[2] for found in QUOTED.finditer(prompt.text)]
+    wanted = next((text for text in quoted if text.strip()), None)
+    if wanted is None:
+        what = "only blanks" if quoted else "no text"
+        raise InputError(f'prompt {prompt.id!r} has {what} in quotation marks; ocr needs a text, as in: a sign that says "STOP"')
+    return wanted
 
 
 def agreement(read: str, wanted: str) -> float:

@@ -16,6 +16,9 @@ from otca.rewards.tower import cosines
 from otca.types import Prompt
 
 CONFIG, WEIGHTS, VOCABULARY, MERGES = "config.json", "model.safetensors", "vocab.json", "merges.txt"
+HUB, REVISION = "yuvalkirstain/PickScore_v1", "a4e4367c6dfa7288a00c550414478f865b875800"
+WORDS, WORDS_REVISION = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "1c2b8495b28150b8a4922ee1c8edee224c284c0c"
+WEIGHTS_HASH = "ef31ef6fc5ff4d9bb90dd232df4e145887ba62c5a03aa2841415f8c25f18d52e"
 TOKENS = 77
 """Length that texts are padded to and cut at."""
 
@@ -25,9 +28,9 @@ class PickScore(PublishedReward):
 
     DanceGRPO prints the cosine alone, about 0.22, and Flow-GRPO divides this by 26: say which one a table holds.
 
-    Hub: yuvalkirstain/PickScore_v1, main (its card states no licence, the code is MIT), with the tokenizer of
-    laion/CLIP-ViT-H-14-laion2B-s32B-b79K, main (MIT). Preprocessing is that of transformers' CLIP on Pillow pictures: the
-    shortest side to 224, bicubic, centre crop.
+    Hub: yuvalkirstain/PickScore_v1 at a4e4367c (its card states no licence, the code is MIT; model.safetensors has 3.94 GB and
+    the SHA-256 ef31ef6f…5f18d52e), with the tokenizer of laion/CLIP-ViT-H-14-laion2B-s32B-b79K at 1c2b8495 (MIT).
+    Preprocessing is that of transformers' CLIP on Pillow pictures: the shortest side to 224, bicubic, centre crop.
     """
 
     card = Card(
@@ -39,10 +42,10 @@ class PickScore(PublishedReward):
         licence="none stated on the hub; MIT in the code's repository",
         memory=3.9,
         files=(
-            HubFile("yuvalkirstain/PickScore_v1", CONFIG, 0.001),
-            HubFile("yuvalkirstain/PickScore_v1", WEIGHTS, 3.94),
-            HubFile("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", VOCABULARY, 0.001),
-            HubFile("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", MERGES, 0.001),
+            HubFile(HUB, CONFIG, 5_000, REVISION),
+            HubFile(HUB, WEIGHTS, 3_940_000_000, REVISION, WEIGHTS_HASH),
+            HubFile(WORDS, VOCABULARY, 860_000, WORDS_REVISION),
+            HubFile(WORDS, MERGES, 520_000, WORDS_REVISION),
         ),
     )
 

@@ -1,34 +1,47 @@
 """Published scorers: what each is, where its files lie, and weights that are loaded whole or refused.
 
 Nothing is downloaded here unless `fetch` is called. Files are looked for in ``ROOT/<reward>/<file>`` (the setting
-``reward_files``) and then in the hub's cache; a scorer that lacks one refuses to be built and says how to get it.
+``reward_files``) and then in the hub's cache; a scorer that lacks one refuses to be built and says how to get it. One that finds
+a file of another hash than the published one is built from it, and says so: once in a warning, and always in its revision.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 
 from otca.errors import InputError, one_line
+from otca.files import sha256
+
+log = logging.getLogger(__name__)
 
 SHOWN = 3
 """Keys that a message names before it says how many more there are."""
+DIGITS = 16
+"""Of a hash, how many a message shows."""
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file on the Hugging Face hub: ``gigabytes`` is its size, ``revision`` a commit or a branch."""
+    """A file on the Hugging Face hub at a ``revision``: a commit, for everything in the registry.
+
+    ``bytes``: its size, rounded where it ends in zeros; ``sha256``: its hash, "" where that is not on record.
+    """
 
     repo: str
     name: str
-    gigabytes: float
+    bytes: int
     revision: str = "main"
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,8 @@ class Card:
     """What a scorer measures, and what it takes to run it.
 
     ``range``: lowest and highest score, where not bounded the usual ones; ``memory``: gigabytes of its weights as loaded;
-    ``folder``: where its files lie, if not under its name: scorers that name the same folder share one network.
+    ``folder``: where its files lie, if not under its name: scorers that name the same folder share one network;
+    ``package``: what brings the weights, if that is not the hub.
     """
 
     name: str
@@ -48,6 +62,14 @@ class Card:
     memory: float
     files: tuple[HubFile, ...]
     folder: str = ""
+    package: str = ""
+
+    @property
+    def revision(self) -> str:
+        """Hub ids and revisions of the files, or the package and its version."""
+        if self.package:
+            return f"{self.package} {version(self.package)}"
+        return ", ".join(dict.fromkeys(f"{file.repo}@{file.revision}" for file in self.files))
 
     @property
     def place(self) -> str:
@@ -62,6 +84,8 @@ class PublishedReward:
     """
 
     card: ClassVar[Card]
+    own_files: tuple[tuple[str, str], ...] = ()
+    """Name and SHA-256 of each file that is not the published one (`load_published`)."""
 
     @property
     def name(self) -> str:
@@ -85,8 +109,9 @@ class PublishedReward:
 
     @property
     def revision(self) -> str:
-        """Hub ids and revisions of the files."""
-        return ", ".join(dict.fromkeys(f"{file.repo}@{file.revision}" for file in self.card.files))
+        """That of its card, and the hashes of files that are others."""
+        others = [f"but {name} of SHA-256 {found[:DIGITS]}" for name, found in self.own_files]
+        return ", ".join([self.card.revision, *others])
 
 
 def located(card: Card, root: str | Path = "") -> dict[str, Path | None]:
@@ -116,16 +141,70 @@ def find_files(card: Card, root: str | Path = "") -> dict[str, Path]:
     return found
 
 
+def digest(path: Path) -> str:
+    """SHA-256 of a file, read once a process while it stays as it is: 0.6 s a GB, less than a tenth of what loading takes.
+
+    Raises InputError for what cannot be read.
+    """
+    try:
+        facts = path.stat()
+        return _digest(path.resolve(), facts.st_size, facts.st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"file {path} cannot be read ({error.strerror}); fetch it again, or see to its permissions") from error
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, size: int, changed_ns: int) -> str:
+    return sha256(path)
+
+
+def other_files(card: Card, files: Mapping[str, Path]) -> dict[str, str]:
+    """Name → SHA-256 of each file that is here and not the published one, as far as that one's hash is on record."""
+    known = [(file, files[file.name]) for file in card.files if file.sha256 and file.name in files]
+    return {file.name: found for file, path in known if (found := digest(path)) != file.sha256}
+
+
+def load_published(kind: type[PublishedReward], root: str | Path, device: torch.device) -> PublishedReward:
+    """A scorer of the files that `find_files` finds, with a warning for each that is not the published one.
+
+    Such a file is legitimate, as a fine-tune of one's own; the scores are then its own, and the scorer's revision says so.
+    Raises InputError for files that are missing or do not fit.
+    """
+    card, files = kind.card, find_files(kind.card, root)
+    others = other_files(card, files)
+    for name, found in others.items():
+        wanted = next(file.sha256 for file in card.files if file.name == name)
+        log.warning(
+            "reward %r: %s is not the published file (SHA-256 %s…, published: %s…); scores are those of this file",
+            card.name,
+            files[name],
+            found[:DIGITS],
+            wanted[:DIGITS],
+        )
+    reward = kind(files, device)
+    reward.own_files = tuple(others.items())
+    return reward
+
+
 def fetch(card: Card) -> dict[str, Path]:
-    """Download what is missing into the hub's cache (this needs the network). Raises InputError where that fails."""
+    """Download what is missing into the hub's cache (this needs the network), and check the hashes that are on record.
+
+    Raises InputError, naming the file, where a download fails or is not what was published.
+    """
     from huggingface_hub import hf_hub_download
 
     found: dict[str, Path] = {}
     for file in card.files:
         try:
-            found[file.name] = Path(hf_hub_download(file.repo, file.name, revision=file.revision))
+            path = found[file.name] = Path(hf_hub_download(file.repo, file.name, revision=file.revision))
         except Exception as error:  # the hub raises many kinds
             raise InputError(f"reward {card.name!r}: {file.name} of {file.repo} cannot be fetched ({one_line(error)})") from error
+        if file.name in other_files(card, found):
+            raise InputError(
+                f"reward {card.name!r}: {file.name} of {file.repo} is damaged or was replaced: {path.resolve()} has "
+                f"{path.stat().st_size:,} bytes of SHA-256 {digest(path)[:DIGITS]}…, published: {file.sha256[:DIGITS]}…; "
+                "delete it and fetch again"
+            )
     return found
 
 

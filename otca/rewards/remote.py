@@ -15,7 +15,8 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 import torch
 
-from otca.errors import InputError, RewardError
+from otca.bounds import checked_rate
+from otca.errors import InputError, RewardError, one_line
 from otca.rewards import wire
 from otca.rewards.base import joined
 from otca.rewards.pixels import to_pixels
@@ -40,14 +41,24 @@ class Calls:
     """Samples a request at most; fewer where the server's limits say so."""
     in_flight: int = 4
     """Requests at once."""
-    timeout: float = 120.0
+    timeout: float = 90.0
     """Seconds until an answer must begin, the time that a request waits for its turn included."""
     retries: int = 5
     """Further tries after a request that got no answer, or one of `PASSING`."""
 
+    @property
+    def longest(self) -> float:
+        """Seconds after which a server that hangs is given up, so named; by default less than the run's ``reward_timeout``."""
+        return (self.retries + 1) * self.timeout + sum(map(pause, range(self.retries)))
+
+
+def pause(tries: int) -> float:
+    """Seconds before a request is repeated that got no answer so many times and once more."""
+    return min(FIRST_WAIT * 2.0 ** min(tries, 60), LONGEST_WAIT)
+
 
 class RemoteReward:
-    """Scores of a server. What it is (range, source, licence, medium) is what the server says of it.
+    """Scores of a server. What it is (range, source, licence, medium, fps) is what the server says of it.
 
     Media travel as files: a picture as PNG, a video as an array of bytes, each value rounded to 256 levels. The score is
     therefore that of the saved picture, and equals the score that the same reward gives such media in this process.
@@ -70,10 +81,12 @@ class RemoteReward:
                     f"it serves {said['name']!r} (wire {said['wire']}); change the address, or start another server"
                 )
             lowest, highest = said["range"]
-            self.range = (float("-inf") if lowest is None else lowest, float("inf") if highest is None else highest)
+            self.range = (float("-inf" if lowest is None else lowest), float("inf" if highest is None else highest))
             self.source, self.licence, self.medium = said["source"], said["licence"], said["medium"]
             self.revision = f"{said['revision']} at {self.url}"
-            self._max_body, self._max_pixels, self._max_items = said["max_body"], said["max_pixels"], said["max_items"]
+            if said.get("fps") is not None:  # its scores depend on it; older servers do not know the field
+                self.fps = checked_rate("fps", said["fps"])
+            self._max_body, self._max_pixels, self._max_items = (int(said[f"max_{of}"]) for of in ("body", "pixels", "items"))
         except RewardError as error:
             raise InputError(f"reward {self.url}: {error}") from error
         except (KeyError, TypeError, ValueError) as error:
@@ -92,8 +105,9 @@ class RemoteReward:
         if not bool(torch.isfinite(media_BFCHW).all()):
             raise RewardError("the media hold NaN or Inf")
         pixel_BFCHW, size = to_pixels(media_BFCHW.float()).cpu(), self._samples(*media_BFCHW.shape[1:])
+        fps = checked_rate(f"reward {self.name!r}: fps", self.fps) if hasattr(self, "fps") else None
         return [
-            self._workers.submit(self._score, pixel_BFCHW[first : first + size], prompts[first : first + size])
+            self._workers.submit(self._score, pixel_BFCHW[first : first + size], prompts[first : first + size], fps)
             for first in range(0, len(prompts), size)
         ]
 
@@ -102,8 +116,8 @@ class RemoteReward:
         by_bytes = int(SHARE * self._max_body) // wire.media_bytes(frames, height, width)
         return max(1, min(self.calls.batch, self._max_items, by_bytes, self._max_pixels // (frames * height * width)))
 
-    def _score(self, pixel_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        said = self._ask("score", wire.pack(pixel_BFCHW, prompts))
+    def _score(self, pixel_BFCHW: torch.Tensor, prompts: list[Prompt], fps: float | None) -> torch.Tensor:
+        said = self._ask("score", wire.pack(pixel_BFCHW, prompts, fps))
         scores = said.get("scores")
         numbers = isinstance(scores, list) and all(type(score) in (int, float) for score in scores)
         if not numbers or len(scores) != len(prompts):
@@ -115,7 +129,7 @@ class RemoteReward:
         started, tries, said = time.monotonic(), self.calls.retries + 1, ""
         for attempt in range(tries):
             if attempt:
-                time.sleep(min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT))
+                time.sleep(pause(attempt - 1))
             try:
                 if body is None:
                     answer = self._client.get(f"{self.url}/{what}")
@@ -124,6 +138,10 @@ class RemoteReward:
             except httpx.TransportError as error:
                 said = f"{type(error).__name__}: {error}"
                 continue
+            except (httpx.HTTPError, httpx.InvalidURL) as error:  # a body that is not what its headers say, a host that is none
+                raise RewardError(
+                    f"{self.url}/{what} cannot be asked ({one_line(error)}); see to the server or the address"
+                ) from error
             if answer.status_code not in PASSING:
                 return _content(answer)
             said = _refusal(answer)
@@ -171,7 +189,7 @@ def _content(answer: httpx.Response) -> dict:
         raise RewardError(f"{answer.url} answered {_refusal(answer)}{hint}")
     try:
         content = answer.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RewardError(f"{answer.url} answered what is not JSON: {answer.text[:100]!r}") from error
     if not isinstance(content, dict):
         raise RewardError(f"{answer.url} answered {type(content).__name__}, not an object")
@@ -182,6 +200,6 @@ def _refusal(answer: httpx.Response) -> str:
     """Status and reason of an answer that is no success."""
     try:
         said = answer.json()["error"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         said = answer.text[:200]
     return f"{answer.status_code} ({said})"

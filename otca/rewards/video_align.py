@@ -1,7 +1,8 @@
 """VideoAlign: a Qwen2-VL that watches a video and rates its looks, its motion and its agreement with the prompt.
 
 One network gives the three ratings, each standardised by the published mean and deviation; their sum is the Overall score. The
-four rewards share one loaded network, and on the same media one pass through it.
+four rewards share one loaded network, and on the same media one pass through it: at once, or one after another, as when a folder
+is scored by one reward after the other and the network goes with each. Ratings stay, and then it need not come again.
 
 Weights: KlingTeam/VideoReward (before: KwaiVGI/VideoReward) at 4f26600, Apache-2.0; configuration and tokenizer:
 Qwen/Qwen2-VL-2B-Instruct at 895c3a4, Apache-2.0. Source: arXiv 2501.13918; preprocessing, positions and precision as in
@@ -14,17 +15,20 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 import torch
 
+from otca.bounds import checked_rate
 from otca.errors import InputError
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD, interpolate, to_pixels
 from otca.rewards.published import Card, HubFile, PublishedReward
-from otca.rewards.video_align_network import load_network, read_config
+from otca.rewards.video_align_network import Network, load_network, read_config
 from otca.rewards.video_align_prompt import PAD_TOKEN, REWARD_TOKENS, TEMPLATE, VIDEO_TOKEN, conversation
 from otca.types import Prompt
 from otca.untrusted import read_object
@@ -32,10 +36,10 @@ from otca.untrusted import read_object
 WEIGHTS = "checkpoint-11352/model.pth"
 _REVISION, _BASE_REVISION = "4f26600130683e6f1de9f5d463887f28e8ef995c", "895c3a49bc3fa70a340399125c650a463535e71c"
 FILES = (
-    HubFile("KlingTeam/VideoReward", WEIGHTS, 5.031, _REVISION),
-    HubFile("KlingTeam/VideoReward", "model_config.json", 0.0001, _REVISION),
-    HubFile("Qwen/Qwen2-VL-2B-Instruct", "config.json", 0.0001, _BASE_REVISION),
-    HubFile("Qwen/Qwen2-VL-2B-Instruct", "tokenizer.json", 0.007, _BASE_REVISION),
+    HubFile("KlingTeam/VideoReward", WEIGHTS, 5_031_000_000, _REVISION),
+    HubFile("KlingTeam/VideoReward", "model_config.json", 2_000, _REVISION),
+    HubFile("Qwen/Qwen2-VL-2B-Instruct", "config.json", 1_000, _BASE_REVISION),
+    HubFile("Qwen/Qwen2-VL-2B-Instruct", "tokenizer.json", 7_000_000, _BASE_REVISION),
 )
 
 DIMENSIONS = ("VQ", "MQ", "TA")
@@ -54,10 +58,20 @@ LEAST_FRAMES, MOST_FRAMES = 4, 768
 WIDEST = 200
 """Longer side over shorter side."""
 
+FPS = 16.0
+"""Frames a second that videos are taken to have, unless told: Wan's. DanceGRPO writes its videos at 8."""
+
 CHUNK = 4
 """Videos in one pass through the network."""
 
+KEPT = 4096
+"""Calls whose ratings are kept, about 1 kB each."""
+
 _loaded: WeakValueDictionary[tuple, _Judge] = WeakValueDictionary()
+_fitting: set[tuple] = set()
+"""Files whose weights have been loaded in this process, by which they fit."""
+_rated: OrderedDict[tuple, torch.Tensor] = OrderedDict()
+"""Ratings (B, 3) by the judge's files and by the frames and texts of a call, the latest last."""
 
 
 def frame_indices(frames: int, fps: float, sampled_fps: float = 2.0) -> list[int]:
@@ -102,9 +116,12 @@ def patches(pixel_BTCHW: torch.Tensor) -> torch.Tensor:
 
 
 class _Judge:
-    """The loaded network with its tokenizer and settings, and the ratings of its latest call."""
+    """The network with its tokenizer and settings; ``key`` tells its files and its device.
 
-    def __init__(self, reward: str, files: Mapping[str, Path], device: torch.device):
+    Weights are loaded at once, or, where they are known to fit, with the first call whose ratings are not known.
+    """
+
+    def __init__(self, reward: str, files: Mapping[str, Path], device: torch.device, key: tuple):
         settings = _settings(reward, files["model_config.json"])
         self.sampled_fps, self.most_pixels = settings["fps"], settings["max_frame_pixels"]
         self.mean_3, self.std_3 = (torch.tensor([settings[f"{d}_{k}"] for d in DIMENSIONS]) for k in ("mean", "std"))
@@ -117,9 +134,16 @@ class _Judge:
                 f"{config.video_token_id} in {files['config.json']}; fetch both again"
             )
         config.text_config.vocab_size = self.tokenizer.get_vocab_size()
-        self.device = device
-        self.network = load_network(reward, config, settings["lora_r"], settings["lora_alpha"], files[WEIGHTS], device)
-        self.latest: tuple[str, torch.Tensor] = "", torch.empty(0, 3)
+        self.device, self.key = device, key
+        self._source = (reward, config, settings["lora_r"], settings["lora_alpha"], files[WEIGHTS], device)
+        if key not in _fitting:
+            self.network = load_network(*self._source)
+            _fitting.add(key)
+
+    @cached_property
+    def network(self) -> Network:
+        """Qwen2-VL with its head. Raises InputError for weights that do not fit."""
+        return load_network(*self._source)
 
     def ratings(self, media_BFCHW: torch.Tensor, texts: list[str], fps: float) -> torch.Tensor:
         """Standardised ratings, float32 (B, 3) on the CPU; those of the same frames and texts are given again."""
@@ -127,10 +151,14 @@ class _Judge:
         pixel_BTCHW = to_pixels(media_BFCHW[:, index_T])
         seen = hashlib.blake2b(pixel_BTCHW.cpu().numpy().tobytes())
         seen.update(repr((tuple(pixel_BTCHW.shape), texts)).encode())
-        if seen.hexdigest() != self.latest[0]:
+        call = (self.key, seen.hexdigest())
+        rating_B3 = _rated.get(call)
+        if rating_B3 is None:
             raw_B3 = torch.cat([self._raw(*part) for part in zip(pixel_BTCHW.split(CHUNK), _split(texts, CHUNK))])
-            self.latest = seen.hexdigest(), (raw_B3 - self.mean_3) / self.std_3
-        return self.latest[1]
+            rating_B3 = _rated[call] = (raw_B3 - self.mean_3) / self.std_3
+            while len(_rated) > KEPT:
+                _rated.popitem(last=False)
+        return rating_B3
 
     @torch.inference_mode()
     def _raw(self, pixel_BTCHW: torch.Tensor, texts: list[str]) -> torch.Tensor:
@@ -157,6 +185,12 @@ class _Judge:
         if not torch.equal(read, self.token_3) or (token_L == self.video_token).sum() != places:
             raise InputError(f"VideoAlign: the prompt {text[:60]!r} holds a token of its instruction, such as {VIDEO_TOKEN}")
         return token_L
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    """Changes with the file."""
+    facts = path.stat()
+    return str(path.resolve()), facts.st_size, facts.st_mtime_ns
 
 
 def _split(texts: list[str], size: int) -> list[list[str]]:
@@ -195,20 +229,28 @@ def _tokenizer(reward: str, path: Path) -> Any:
 
 
 class _VideoAlign(PublishedReward):
-    """What the four rewards share: a subclass names the ratings that it adds up.
-
-    ``fps``: frames per second of the media that are scored, on which the choice of frames depends. 16 is Wan's; DanceGRPO
-    writes its videos at 8. Another rate is another reward: set it on a subclass.
-    """
+    """What the four rewards share: a subclass names the ratings that it adds up."""
 
     parts: ClassVar[list[int]]
-    fps: ClassVar[float] = 16.0
+    _fps = FPS
+
+    @property
+    def fps(self) -> float:
+        """Frames a second that media are taken to have, on which the choice of frames depends; set it to that of the videos.
+
+        Raises InputError for what is no positive number.
+        """
+        return self._fps
+
+    @fps.setter
+    def fps(self, value: float) -> None:
+        self._fps = checked_rate(f"reward {self.name!r}: fps", value)
 
     def __init__(self, files: Mapping[str, Path], device: torch.device):
-        key = (tuple(str(files[file.name].resolve()) for file in FILES), str(device))
+        key = (tuple(_stamp(files[file.name]) for file in FILES), str(device))
         judge = _loaded.get(key)
         if judge is None:
-            judge = _loaded[key] = _Judge(self.name, files, device)
+            judge = _loaded[key] = _Judge(self.name, files, device, key)
         self._judge = judge
 
     def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:

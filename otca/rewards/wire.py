@@ -3,8 +3,10 @@
 Body of ``POST /score``, content type ``application/x-otca-media``:
 
 - 4 bytes: N, the length of the head, big-endian;
-- N bytes: the head, JSON in UTF-8: ``{"wire": 1, "items": [{"id", "text", "spec", "kind", "bytes"}, …]}``, an item for each
-  sample: its prompt (``spec`` an object or null), and the kind and length of its media;
+- N bytes: the head, JSON in UTF-8: ``{"wire": 1, "fps": number, "items": [{"id", "text", "spec", "kind", "bytes"}, …]}``, an
+  item for each sample: its prompt (``spec`` an object or null), and the kind and length of its media. ``fps``, the frames a
+  second that the videos have, may be left out or null: the server then takes its own. It matters to rewards alone whose
+  ``/health`` states an ``fps``, the server's own; where that is null, or not stated, the reward does not depend on it;
 - the media, one after another and nothing behind them. Kind "png": a picture, 8-bit RGB. Kind "npy": a video, an array file of
   NumPy's in C order, (frames, height, width, 3), uint8, or float32 in [0, 1]. All of one request have the same size.
 
@@ -24,6 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from otca.bounds import checked_rate
 from otca.errors import InputError
 from otca.limits import MAX_FRAMES, MAX_PIXELS, MAX_VIDEO_PIXELS
 from otca.types import Prompt
@@ -57,15 +60,16 @@ def bearer_token() -> str:
 # ---------------------------------------------------------------------------------------------------------------- packing
 
 
-def pack(pixel_BFCHW: torch.Tensor, prompts: list[Prompt]) -> bytes:
-    """The body for media as uint8 (B, F, 3, H, W) on the CPU: PNG where F is 1, npy elsewhere."""
+def pack(pixel_BFCHW: torch.Tensor, prompts: list[Prompt], fps: float | None = None) -> bytes:
+    """The body for media as uint8 (B, F, 3, H, W) on the CPU: PNG where F is 1, npy elsewhere; ``fps`` where it matters."""
     kind, encode = ("png", _to_png) if pixel_BFCHW.shape[1] == 1 else ("npy", _to_npy)
     media = [encode(pixel_FHWC) for pixel_FHWC in pixel_BFCHW.permute(0, 1, 3, 4, 2).contiguous().numpy()]
     items = [
         {"id": prompt.id, "text": prompt.text, "spec": prompt.spec, "kind": kind, "bytes": len(data)}
         for prompt, data in zip(prompts, media)
     ]
-    head = json.dumps({"wire": VERSION, "items": items}, allow_nan=False).encode()
+    rate = {} if fps is None else {"fps": fps}
+    head = json.dumps({"wire": VERSION, **rate, "items": items}, allow_nan=False).encode()
     return b"".join((len(head).to_bytes(4, "big"), head, *media))
 
 
@@ -94,7 +98,8 @@ def unpack(body: bytes | bytearray) -> tuple[torch.Tensor, list[Prompt]]:
 
     Raises TooLarge where a limit is passed and InputError for everything else that is not as written above.
     """
-    items, start = _head(body)
+    head, start = _head(body)
+    items = head["items"]
     prompts = [_prompt(place, item) for place, item in enumerate(items)]
     lengths = [_length(place, item) for place, item in enumerate(items)]
     if start + sum(lengths) != len(body):
@@ -115,8 +120,14 @@ def unpack(body: bytes | bytearray) -> tuple[torch.Tensor, list[Prompt]]:
     return media_BFCHW, prompts
 
 
-def _head(body: bytes | bytearray) -> tuple[list, int]:
-    """The items that the head lists, and where the media start."""
+def stated_rate(body: bytes | bytearray) -> float | None:
+    """Frames a second that a body states, or None. Raises InputError for what is no rate, and as `unpack` does for the head."""
+    rate = _head(body)[0].get("fps")
+    return None if rate is None else checked_rate("fps", rate)
+
+
+def _head(body: bytes | bytearray) -> tuple[dict, int]:
+    """The head, whose items are a list, and where the media start."""
     length = int.from_bytes(body[:4], "big")
     if length > MAX_HEAD:
         raise TooLarge(f"a head of {length} bytes; the limit is {MAX_HEAD}")
@@ -131,7 +142,7 @@ def _head(body: bytes | bytearray) -> tuple[list, int]:
         raise InputError(f'the head must be {{"wire": {VERSION}, "items": [at least one]}}')
     if len(items) > MAX_ITEMS:
         raise TooLarge(f"{len(items)} items; the limit is {MAX_ITEMS}")
-    return items, 4 + length
+    return head, 4 + length
 
 
 def _no_constant(name: str) -> None:

@@ -1,0 +1,153 @@
+"""``python -m otca rewards``: what it says of every reward, and what ``--fetch`` brings."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+
+import pytest
+
+from otca.__main__ import main
+from otca.commands.rewards import size
+from otca.plan import _reward_bytes
+from otca.rewards.base import REGISTRY, find_reward
+from otca.rewards.published import PublishedReward
+
+EMBEDDED = [name for name in REGISTRY if not issubclass(find_reward(name), PublishedReward)]
+OF_THE_HUB = [name for name in REGISTRY if name not in (*EMBEDDED, "ocr")]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Whoever looks up a host or connects fails the test; the hub's cache is empty."""
+
+    def refused(*arguments, **_):
+        raise AssertionError(f"the network was asked for {arguments}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
+
+
+def listed(capsys, *argv):
+    """Name → its paragraph."""
+    assert main(["rewards", *argv]) == 0
+    return {text.partition(":")[0]: text for text in capsys.readouterr().out.strip().split("\n\n")}
+
+
+def test_every_reward_is_listed_with_what_it_measures_and_takes(capsys):
+    said = listed(capsys)
+    assert list(said) == list(REGISTRY) and len(EMBEDDED) == 6
+    for name, text in said.items():
+        first, facts, source, *files = text.split("\n    ")
+        assert re.fullmatch(rf"{name}: \w.{{15,}}", first)
+        assert re.fullmatch(r"(images|videos|images and videos); range: -?\d+ to \d+; memory: .+; licence: .{3,}", facts)
+        assert re.fullmatch("source: .{15,}", source) and files
+    assert "hpsv2: human preference of a picture for its prompt (HPSv2.1)" in said["hpsv2"]
+    assert "images and videos; range: -1 to 1; memory: 3.9 GB; licence: Apache-2.0\n" in said["hpsv2"]
+    assert "images; range: 0 to 1; memory: none, as it has no network; licence: Apache-2.0\n" in said["alignment"]
+    assert "videos; range: -3 to 3; memory: 4.6 GB; licence: Apache-2.0\n" in said["videoalign_mq"]
+    assert "memory: 0.1 GB" in said["ocr"] and "licence: apple-amlr" in said["clip_dfn5b"]
+
+
+def test_every_file_is_listed_with_size_hub_revision_and_what_fetches_it(capsys):
+    said = listed(capsys)
+    for name in OF_THE_HUB:
+        card = find_reward(name).card
+        lines = [f"{f.name} ({size(f.bytes)}) of {f.repo}@{f.revision}: not here" for f in card.files]
+        assert said[name].split("\n    ")[3:] == [*lines, f"fetch with: python -m otca rewards --fetch {name}"]
+    pinned = "HPS_v2.1_compressed.pt (1.97 GB) of xswu/HPSv2@697403c78157020a1ae59d23f111aa58ced35b0a: not here"
+    assert pinned in said["hpsv2"] and "med_config.json (500 bytes) of THUDM/ImageReward@5736be03" in said["image_reward"]
+
+
+def test_rewards_without_files_name_their_revision(capsys):
+    said = listed(capsys)
+    assert all("files: none, as it comes with this repository (revision 1)" in said[name] for name in EMBEDDED)
+    assert _reward_bytes(EMBEDDED) == (0, ())  # no network, as is said
+    assert re.search(r"files: in the package \(revision rapidocr 3\.10\.\d+\)$", said["ocr"])
+
+
+def test_files_that_are_here_are_listed_by_their_paths_and_checked(capsys, tmp_path, monkeypatch):
+    """Of three files one is as published, one has no hash on record and one is missing; then one is somebody's own."""
+    card, folder = find_reward("aesthetic_v2").card, tmp_path / "aesthetic_v2"
+    folder.mkdir()
+    (folder / card.files[0].name).write_text("{}")
+    (folder / card.files[2].name).write_bytes(b"head")
+    monkeypatch.setattr("otca.rewards.published.sha256", lambda path: card.files[2].sha256)
+    config, weights, head, fetch = listed(capsys, "--reward_files", str(tmp_path))["aesthetic_v2"].split("\n    ")[3:]
+    assert config.endswith(f": {folder}/open_clip_config.json") and weights.endswith(": not here")
+    assert head.endswith(f": {folder}/sac+logos+ava1-l14-linearMSE.pth, as published") and fetch.startswith("fetch with")
+    monkeypatch.undo()
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
+    (folder / card.files[1].name).write_bytes(b"somebody's own")
+    lines = listed(capsys, "--reward_files", str(tmp_path))["aesthetic_v2"].split("\n    ")[3:]
+    own = hashlib.sha256(b"somebody's own").hexdigest()[:16]
+    assert len(lines) == 3  # nothing is left to fetch
+    assert lines[1].endswith(f": {folder}/open_clip_model.safetensors, not the published file (SHA-256 {own}…)")
+
+
+def test_files_in_the_hubs_cache_are_listed(capsys, tmp_path, monkeypatch):
+    (tmp_path / "cached").write_text("x")
+    asked = []
+
+    def cached(repo, name, revision):
+        asked.append((repo, name, revision))
+        return str(tmp_path / "cached") if name == "med_config.json" else None
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
+    weights, config, *_ = listed(capsys)["image_reward"].split("\n    ")[3:]
+    assert weights.endswith(": not here")
+    assert (
+        config == f"med_config.json (500 bytes) of THUDM/ImageReward@5736be03b2652728fb87788c9797b0570450ab72: {tmp_path}/cached"
+    )
+    assert all(re.fullmatch("[0-9a-f]{40}", revision) for _, _, revision in asked)
+
+
+def test_fetch_brings_the_files_of_the_pinned_revision_and_checks_them(capsys, tmp_path, monkeypatch):
+    card, asked = find_reward("clip_b32").card, []
+
+    def hf_hub_download(repo, name, revision):
+        asked.append((repo, name, revision))
+        (tmp_path / name).write_bytes(b"fetched")
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", hf_hub_download)
+    assert main(["rewards", "--fetch", "clip_b32"]) == 2
+    assert asked == [(file.repo, file.name, "a6f597a30f7b82c51704746581f9a4e41421e878") for file in card.files]
+    own = hashlib.sha256(b"fetched").hexdigest()[:16]
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "otca rewards: error: reward 'clip_b32': open_clip_model.safetensors of timm/vit_base_patch32_clip_224.openai is damaged "
+        f"or was replaced: {tmp_path}/open_clip_model.safetensors has 7 bytes of SHA-256 {own}…, "
+        f"published: {card.files[1].sha256[:16]}…; delete it and fetch again"
+    )
+    monkeypatch.setattr("otca.rewards.published.sha256", lambda path: card.files[1].sha256)
+    (tmp_path / "elsewhere").mkdir()
+    tmp_path = tmp_path / "elsewhere"  # a path that has not been hashed yet
+    assert main(["rewards", "--fetch", "clip_b32"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"open_clip_config.json: {tmp_path}/open_clip_config.json",
+        f"open_clip_model.safetensors: {tmp_path}/open_clip_model.safetensors (as published)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("alignment", "reward 'alignment' has no files to fetch; `python -m otca rewards` names those that have"),
+        ("ocr", "reward 'ocr' has no files to fetch"),
+        ("http://127.0.0.1:1/hpsv2", "reward 'http://127.0.0.1:1/hpsv2' has no files to fetch"),
+        ("hpsv3", "unknown reward 'hpsv3'; did you mean 'hpsv2'?"),
+    ],
+)
+def test_what_cannot_be_fetched_is_said(capsys, name, said):
+    assert main(["rewards", "--fetch", name]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(500, "500 bytes"), (7000, "7 kB"), (3_714_759, "3.71 MB"), (605_143_284, "605.14 MB"), (1_972_490_005, "1.97 GB")],
+)
+def test_sizes_are_said_in_units(count, said):
+    assert size(count) == said
