@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from eval.media import quantise
 from eval.metrics.alignment import ClipScore, JudgeAccuracy, VideoJudgeAccuracy, embedded_clip
-from eval.metrics.motion import MotionMetrics, embedded_encoder
+from eval.metrics.encoders import embedded_encoder
+from eval.metrics.motion import MotionMetrics
 from eval.metrics.quality import FRECHET_SAMPLES, diversity, frechet_distance, kernel_distance
 from otca.embedded import scenes, video_scenes
 from otca.eval_config import EvalConfig

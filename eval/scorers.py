@@ -10,9 +10,10 @@ import torch
 
 from eval.held_out import ImageHeldOut
 from eval.metrics.alignment import VideoJudgeAccuracy
+from eval.metrics.encoders import FrameEncoder
 from eval.metrics.flow import load_flow
 from eval.metrics.frame_quality import AestheticQuality, ImagingQuality
-from eval.metrics.motion import FrameEncoder, MotionMetrics
+from eval.metrics.motion import MotionMetrics
 from eval.metrics.vbench import FLICKERING, STATIC, Entry, is_static
 from eval.score_folder import Scorer
 from eval.videos import Video

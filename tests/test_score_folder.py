@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from eval.metrics.motion import embedded_encoder
+from eval.metrics.encoders import embedded_encoder
 from eval.score_folder import Scorer, image_items, score_folder, summary, video_items
 from eval.scorers import held_out_images, motion_scorer, reward_scorer
 from eval.videos import write_mp4, write_webp

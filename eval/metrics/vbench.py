@@ -190,11 +190,14 @@ def is_static(video_FCHW: torch.Tensor, flow: Flow) -> bool:
     """VBench's filter before temporal flickering: does the video show a still scene?
 
     A pair of frames moves if the mean length of its longest 2 % of flow vectors exceeds 3·min(H, W)/256 pixels, at any rate. At
-    most n = round(2F/16) pairs of neighbours may move, and first and last frame must lie within 2n times that threshold.
+    most n = round(2F/16) pairs of neighbours may move, and first and last frame must lie within 2n times that threshold. The
+    flow is that of the padded frames, padding included, where it is VBench's own, which frames below 128 pixels a side have not:
+    raises InputError for these.
     """
     check_video(video_FCHW, 2)
+    field = flow.padded if flow.vbench else flow
     threshold, allowed = 3 * min(video_FCHW.shape[2:]) / 256, round(2 * len(video_FCHW) / 16)
     first, last = video_FCHW[0], video_FCHW[-1]
-    if max(longest_flow(flow(a, b), 0.02) for a, b in ((first, last), (last, first))) > 2 * allowed * threshold:
+    if max(longest_flow(field(a, b), 0.02) for a, b in ((first, last), (last, first))) > 2 * allowed * threshold:
         return False
-    return sum(longest_flow(flow(a, b), 0.02) > threshold for a, b in pairwise(video_FCHW)) <= allowed
+    return sum(longest_flow(field(a, b), 0.02) > threshold for a, b in pairwise(video_FCHW)) <= allowed

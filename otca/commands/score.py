@@ -39,14 +39,16 @@ def parser() -> ArgumentParser:
     )
     out.add_argument("--device", type=str, default="cuda" if torch.cuda.is_available() else "cpu", help="where rewards run")
     out.add_argument("--batch", type=int, default=16, help="items of one size that are scored together")
-    out.add_argument("--raft", type=Path | None, default=None, help="raft-things weights: optical flow by RAFT, not by DIS")
-    out.add_argument("--dino", type=Path | None, default=None, help="folder of DINO ViT-B/16: adds subject_consistency")
-    out.add_argument("--clip", type=Path | None, default=None, help="folder of CLIP ViT-B/32: adds background_consistency")
+    out.add_argument("--raft", type=Path | None, default=None, help="raft-things.pth: optical flow by RAFT, not by DIS")
+    out.add_argument("--dino", type=Path | None, default=None, help="dino_vitbase16_pretrain.pth: adds subject_consistency")
+    out.add_argument(
+        "--clip", type=Path | None, default=None, help="ViT-B-32.pt, or its open_clip folder: adds background_consistency"
+    )
     out.add_argument(
         "--aesthetic",
         type=Path | None,
         default=None,
-        help="folder of CLIP ViT-L/14 and sa_0_4_vit_l_14_linear.pth: adds aesthetic_quality",
+        help="folder of ViT-L-14.pt and sa_0_4_vit_l_14_linear.pth: adds aesthetic_quality",
     )
     out.add_argument("--musiq", type=Path | None, default=None, help="musiq_spaq_ckpt-358bb6af.pth: adds imaging_quality")
     out.add_argument(
@@ -102,8 +104,8 @@ def run(argv: list[str]) -> None:
 def _scorers(given, known: bool):
     """What is asked for; ``known``: every prompt has a spec."""
     from eval import scorers
+    from eval.metrics.encoders import clip_encoder, dino_encoder, embedded_encoder
     from eval.metrics.frame_quality import AestheticQuality, ImagingQuality
-    from eval.metrics.motion import clip_encoder, dino_encoder, embedded_encoder
 
     own = OWN_REWARDS["images" if given.images else "videos"] if known else []
     names = own if given.rewards is None else [name.strip() for name in given.rewards.strip("[]").split(",") if name.strip()]
