@@ -154,7 +154,7 @@ def test_the_filter_looks_at_videos_that_serve_flickering_alone(listed, monkeypa
 
         __call__ = padded
 
-    monkeypatch.setattr("eval.scorers.load_flow", lambda raft: Still())
+    monkeypatch.setattr("eval.scorers.load_flow", lambda raft, device: Still())
     entries = read_entries(listed)
     media, prompts = [Video(torch.rand(9, 3, 64, 64), 8.0)] * 2, [entries[0].prompt, entries[1].prompt]
     columns = static_scorer(listed, entries).load()(media, prompts)
