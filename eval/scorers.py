@@ -29,6 +29,9 @@ from otca.rewards.published import PublishedReward, find_files
 from otca.rewards.remote import parsed
 from otca.types import Prompt
 
+RAFT = "raft-things.pth"
+"""Of the weights of RAFT that VBench reads, the name."""
+
 
 def reward_scorer(
     name: str, batch: int, device: str = "cpu", files: str = "", timeout: float = TrainConfig.reward_timeout
@@ -92,12 +95,14 @@ def motion_scorer(raft: Path | None = None, device: str = "cpu") -> Scorer:
             for column, values in zip(metrics.columns, zip(*(metrics.score(v.frames_FCHW, v.fps).values() for v in media)))
         }
 
-    return Scorer("motion", load, identity=str(raft and _stamp(_found(raft, "raft"))), tolerant=True)
+    return Scorer("motion", load, identity=str(raft and _stamp(_found(raft, "raft", RAFT))), tolerant=True)
 
 
 def dino_scorer(weights: Path, device: str = "cpu") -> Scorer:
     """Likeness of frames by DINO: `subject_consistency`, if the weights are VBench's."""
-    return _frame_scorer("dino", lambda: dino_encoder(weights, device), str(_stamp(_found(weights, "dino"))))
+    return _frame_scorer(
+        "dino", lambda: dino_encoder(weights, device), str(_stamp(_found(weights, "dino", "dino_vitbase16_pretrain.pth")))
+    )
 
 
 def clip_scorer(weights: Path, device: str = "cpu") -> Scorer:
@@ -140,7 +145,7 @@ def viclip_scorer(weights: Path, device: str = "cpu") -> Scorer:
 
         return score
 
-    return Scorer("viclip", load, identity=str(_stamp(_found(weights, "overall_consistency"))))
+    return Scorer("viclip", load, identity=str(_stamp(_found(weights, "overall_consistency", "ViClip-InternVid-10M-FLT.pth"))))
 
 
 def static_scorer(raft: Path, entries: Sequence[Entry], device: str = "cpu") -> Scorer:
@@ -160,13 +165,15 @@ def static_scorer(raft: Path, entries: Sequence[Entry], device: str = "cpu") -> 
 
         return score
 
-    return Scorer(STATIC, load, identity=f"{_stamp(_found(raft, 'raft'))} {sorted(texts)}", tolerant=True)
+    return Scorer(STATIC, load, identity=f"{_stamp(_found(raft, 'raft', RAFT))} {sorted(texts)}", tolerant=True)
 
 
-def _found(path: Path, metric: str) -> Path:
-    """The path of weights that are there."""
+def _found(path: Path, metric: str, file: str = "") -> Path:
+    """The path of weights that are there; ``file``: what is published, where it must be one."""
     if not path.exists():
         raise InputError(f"metric {metric!r}: {path} not found")
+    if file and not path.is_file():
+        raise InputError(f"metric {metric!r}: {path} is no file; give {file} itself")
     return path
 
 

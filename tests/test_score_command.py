@@ -114,8 +114,9 @@ def test_models_are_loaded_one_by_one_on_the_device(capsys, tmp_path, video, mon
         "--device",
         "meta",
     ]
+    (weights / "weights.pth").write_text("")
     for option in ("raft", "dino", "clip", "aesthetic", "musiq", "viclip"):
-        argv += [f"--{option}", str(weights)]
+        argv += [f"--{option}", str(weights if option in ("clip", "aesthetic") else weights / "weights.pth")]
     assert main([*argv, "--out", str(tmp_path / "scores.csv")]) == 0
     models = ["raft", "dino", "clip_frames", "aesthetic_quality", "imaging_quality", "viclip", "hpsv2", "raft"]
     assert loaded == [(what, "meta") for what in models] and not alive

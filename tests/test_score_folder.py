@@ -334,6 +334,9 @@ def test_scores_are_of_the_weights_that_were_there(tmp_path):
     for make in makers:
         with pytest.raises(InputError, match=r"weights\.pth not found"):
             make(path)
+    path.mkdir()  # as --dino took one before
+    with pytest.raises(InputError, match=r"metric 'dino': .*weights\.pth is no file; give dino_vitbase16_pretrain\.pth itself"):
+        dino_scorer(path)
 
 
 def test_a_reward_of_ones_own_is_known_by_its_file(tmp_path, monkeypatch):

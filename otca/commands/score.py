@@ -40,7 +40,12 @@ def parser() -> ArgumentParser:
     out.add_argument(
         "--reward_timeout", type=float, default=TrainConfig.reward_timeout, help="seconds a batch may take; 0 is no limit"
     )
-    out.add_argument("--device", type=str, default="cuda" if torch.cuda.is_available() else "cpu", help="where models run")
+    out.add_argument(
+        "--device",
+        type=str,
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="where models run; the embedded ones stay on the CPU",
+    )
     out.add_argument("--batch", type=int, default=16, help="items of one size that are scored together")
     out.add_argument("--motion", type=bool, default=True, help="add the metrics of motion (videos of at least 3 frames)")
     out.add_argument("--raft", type=Path | None, default=None, help="raft-things.pth: optical flow by RAFT, not by DIS")
