@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from eval.generate import generated, write_index, write_media
-from eval.held_out import HeldOut
+from eval.held_out import HeldOut, set_rate
 from otca.eval_config import EvalConfig
 from otca.files import write_atomic
 from otca.policies.base import Policy
@@ -56,7 +56,9 @@ def evaluate(policy: Policy, held_out: HeldOut, config: EvalConfig, seed: int, r
     """Generate, score and write ``media/``, ``scores.csv.gz`` and ``sets.csv`` into the folder; returns the protocol.
 
     A batch at a time, so that no more media are in memory; several processes share the work, the main one writes the rows.
+    Rewards that depend on the frame rate are told the config's.
     """
+    set_rate(rewards, config.fps)
     processes, each = process_state(), config.samples_per_prompt
     for reward in rewards:
         if hasattr(reward, "fps"):

@@ -11,11 +11,13 @@ from tqdm import tqdm
 
 from eval.media import quantise
 from eval.metrics.alignment import ClipScore, JudgeAccuracy, VideoJudgeAccuracy, embedded_clip
-from eval.metrics.motion import MotionMetrics, embedded_encoder
+from eval.metrics.encoders import embedded_encoder
+from eval.metrics.motion import MotionMetrics
 from eval.metrics.quality import FRECHET_SAMPLES, diversity, frechet_distance, kernel_distance
+from otca.config import TrainConfig
 from otca.embedded import scenes, video_scenes
 from otca.eval_config import EvalConfig
-from otca.rewards.base import build_rewards, score_all
+from otca.rewards.base import Limited, Reward, build_rewards, score_all
 from otca.types import Prompt
 
 Numbers = dict[str, tuple[float, int]]
@@ -101,8 +103,16 @@ class VideoHeldOut:
 class NamedHeldOut:
     """Held-out metrics by name, for prompts without a spec: rewards that no arm trains on, and "motion" for videos."""
 
-    def __init__(self, names: Sequence[str], fps: float, device: torch.device | str = "cpu", files: str = ""):
-        self.rewards = build_rewards([name for name in names if name != MOTION], device, files)
+    def __init__(
+        self,
+        names: Sequence[str],
+        fps: float,
+        device: torch.device | str = "cpu",
+        files: str = "",
+        timeout: float = TrainConfig.reward_timeout,
+    ):
+        self.rewards = build_rewards([name for name in names if name != MOTION], device, files, timeout)
+        set_rate(self.rewards, fps)
         self.motion, self.fps = MotionMetrics() if MOTION in names else None, fps
         self.protocol = {r.name: {"source": r.source, "revision": r.revision} for r in self.rewards}
         self.protocol |= self.motion.protocol if self.motion else {}
@@ -129,9 +139,23 @@ MEDIA: dict[str, type[HeldOut]] = {"image": ImageHeldOut, "video": VideoHeldOut}
 """Medium → held-out evaluation of its embedded task."""
 
 
-def held_out_of(medium: str, config: EvalConfig, device: torch.device | str = "cpu", files: str = "") -> HeldOut:
-    """The held-out evaluation that a config asks for; ``device`` and ``files`` as for `build_reward`."""
-    return NamedHeldOut(config.held_out, config.fps, device, files) if config.held_out else MEDIA[medium]()
+def held_out_of(
+    medium: str,
+    config: EvalConfig,
+    device: torch.device | str = "cpu",
+    files: str = "",
+    timeout: float = TrainConfig.reward_timeout,
+) -> HeldOut:
+    """The held-out evaluation that a config asks for; ``device``, ``files`` and ``timeout`` as for `build_reward`."""
+    return NamedHeldOut(config.held_out, config.fps, device, files, timeout) if config.held_out else MEDIA[medium]()
+
+
+def set_rate(rewards: Sequence[Reward], fps: float) -> None:
+    """Tell the media's frames a second to rewards that depend on them, which have an ``fps``; 0, of pictures, is not told."""
+    for reward in rewards:
+        own = reward.reward if isinstance(reward, Limited) else reward
+        if fps > 0 and hasattr(own, "fps"):
+            own.fps = float(fps)
 
 
 def _motion_columns(motion: MotionMetrics, media_BFCHW: torch.Tensor, fps: float) -> dict[str, list[float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from otca.types import Prompt
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 """What is decoded, whatever the ending says; Pillow alone would try fifty formats more, and run Ghostscript for one of them."""
+GENEVAL = re.compile(r"(\d{5})/samples")
+"""Folder where GenEval keeps the pictures of a prompt, numbered from 0 on."""
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `MAX_PIXELS` is lower, and refuses
 
@@ -27,21 +30,34 @@ def quantise(media_BFCHW: torch.Tensor) -> torch.Tensor:
     return (media_BFCHW * 255).round() / 255
 
 
-def match_prompts(names: list[str], prompts_file: Path, what: str) -> list[Prompt]:
-    """One prompt a file (or folder): a row's ``file`` names it, else its ``id`` owns ``<id>.*`` and ``<id>_<number>.*``.
+def match_prompts(names: list[str], prompts_file: Path, what: str, strict: bool = False) -> list[Prompt | None]:
+    """The prompt of each file or folder, named by its path below the folder of them all; None where there is none.
 
-    Else its text is the name, ``<text>.*`` or ``<text>-<number>.*``, as VBench has it; the first row of a text that comes twice.
-    ``what`` names the media in messages. Raises InputError for media without a prompt and rows whose file is absent.
+    A row's ``file`` is that path. Else the folders that it lies in tell the prompt, the nearest first, or the name itself: a
+    row's ``id`` owns ``<id>.*`` and ``<id>_<number>.*``, its text ``<text>.*`` and ``<text>-<number>.*``, as VBench has it (the
+    first row of a text that comes twice). In lists without ids GenEval's folders count the rows: ``00000/samples/…`` is of the
+    first. ``what`` names the media in messages. Raises InputError for rows whose file is absent, and where no name has a prompt;
+    with ``strict``, where any has none.
     """
     listed = load_prompts(str(prompts_file))
     by_file = {p.file: p for p in listed if p.file}
     by_id = {p.id: p for p in listed if not p.file}
     by_text = {p.text: p for p in reversed(listed) if not p.file}
-    prompts = [
-        by_file.get(name) or by_id.get(name) or _by_stem(Path(name).stem, by_id) or _by_text(name, by_text) for name in names
-    ]
+    counted = all(p.id == f"{number:06d}" and not p.file for number, p in enumerate(listed, start=1))
+
+    def found(name: str) -> Prompt | None:
+        *folders, last = name.split("/")
+        for folder in reversed(folders):
+            if prompt := by_id.get(folder) or _by_text(folder, by_text):
+                return prompt
+        row = GENEVAL.fullmatch("/".join(folders[-2:])) if counted else None
+        if row and int(row[1]) < len(listed):
+            return listed[int(row[1])]
+        return by_id.get(last) or _by_stem(Path(last).stem, by_id) or _by_text(last, by_text)
+
+    prompts = [by_file.get(name) or found(name) for name in names]
     orphans = [name for name, prompt in zip(names, prompts) if prompt is None]
-    if orphans:
+    if orphans and (strict or len(orphans) == len(names)):
         raise InputError(f"{len(orphans)} {what} have no prompt in {prompts_file}, the first is {orphans[0]}")
     absent = sorted(by_file.keys() - set(names))
     if absent:

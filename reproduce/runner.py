@@ -76,10 +76,10 @@ def _make(arm: Arm, folder: Path) -> None:
         trainer.run()
         policy = trainer.policy
         budget = {name: getattr(trainer.progress, name) for name in budget}
-    tier, weights = f"{arm.medium}/{arm.tier}", (processes.device, config.reward_files)
+    tier, weights = f"{arm.medium}/{arm.tier}", (processes.device, config.reward_files, config.reward_timeout)
     honest = presets.train_config(tier, "base", {}, arm.seed).rewards  # an arm may train on others
     loaded = {} if arm.method == "base" else dict(zip(config.rewards, trainer.rewards))
-    rewards = [loaded[name] if name in loaded else build_reward(name, *weights, config.reward_timeout) for name in honest]
+    rewards = [loaded[name] if name in loaded else build_reward(name, *weights) for name in honest]
     evaluation = presets.eval_config(tier)
     if arm.method != "base":
         probe(policy, trainer.method, config, trainer.rewards, evaluation, folder)

@@ -1,10 +1,11 @@
-"""Pictures, prompts and random weights that published scorers are tested on."""
+"""Pictures, prompts and random weights that published scorers and metrics are tested on."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from otca.types import Prompt
 
@@ -36,3 +37,10 @@ def saved(media_BFCHW):
 
 def prompts(texts):
     return [Prompt(id=str(i), text=text) for i, text in enumerate(texts)]
+
+
+def texture(height: int, width: int, seed: int) -> np.ndarray:
+    """Smooth random texture (3, H, W) in [0, 1]."""
+    noise = np.random.default_rng(seed).uniform(size=(3, height, width))
+    smooth = gaussian_filter(noise, (0, 1.5, 1.5))
+    return ((smooth - smooth.min()) / (smooth.max() - smooth.min())).astype(np.float32)

@@ -144,7 +144,7 @@ def test_train_sample_score(capsys, tmp_path, untrained_pipeline):
 
 
 def test_score_takes_images_of_other_systems(capsys, tmp_path):
-    """PNGs named by id, prompts in a CSV: a perfect drawing scores high, files without a prompt are named."""
+    """PNGs named by id, prompts in a CSV: a perfect drawing scores high, files without a prompt are named in one line."""
     prompts = scenes.prompts("test", 6)
     rng = np.random.default_rng(0)
     rows = []
@@ -154,11 +154,21 @@ def test_score_takes_images_of_other_systems(capsys, tmp_path):
         rows.append({"id": p.id, "prompt": p.text, "spec": json.dumps(p.spec)})
     pd.DataFrame(rows).to_csv(tmp_path / "prompts.csv", index=False)
     argv = ["score", "--images", str(tmp_path), "--prompts", str(tmp_path / "prompts.csv"), "--held_out", "false"]
+    capsys.readouterr()
     assert main(argv) == 0
+    said = capsys.readouterr()
     assert pd.read_csv(tmp_path / "scores.csv")["alignment"].min() > 0.7
-    Image.new("RGB", (64, 64)).save(tmp_path / "stray.png")
-    assert "stray.png" in refused(capsys, *argv)
-    (tmp_path / "stray.png").unlink()
+    assert "6/6" in said.err and "alignment: 100%" in said.err and "100%" not in said.out and "no prompt" not in said.out
+    for number in range(7):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"stray{number}.png")
+    assert "7 images have no prompt" in refused(capsys, *argv, "--strict", "true")
+    assert main(argv) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "stray" in line]
+    named = ", ".join(f"stray{number}.png" for number in range(5))
+    assert line == f"no prompt in {tmp_path / 'prompts.csv'}, so not scored: {named} and 2 more"
+    assert len(pd.read_csv(tmp_path / "scores.csv")) == 6
+    for number in range(7):
+        (tmp_path / f"stray{number}.png").unlink()
     (tmp_path / f"{prompts[0].id}.png").write_bytes(b"not an image")
     capsys.readouterr()
     assert main(argv) == 0 and f"not scored: image {tmp_path / prompts[0].id}.png cannot be read" in capsys.readouterr().out

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from eval.held_out import ImageHeldOut, NamedHeldOut, VideoHeldOut, held_out_of
+from eval.held_out import ImageHeldOut, NamedHeldOut, VideoHeldOut, held_out_of, set_rate
 from eval.metrics.motion import MotionMetrics
 from otca import presets
 from otca.__main__ import main as otca_main
 from otca.embedded import scenes
 from otca.errors import InputError
 from otca.eval_config import EvalConfig
-from otca.rewards.base import build_reward, refuse_trained_metrics
+from otca.rewards.base import Limited, build_reward, refuse_trained_metrics, score_all
+from otca.runs import Arm
 from otca.types import Prompt
 from reproduce import all as all_runs
-from reproduce import method, table1
-from reproduce.runner import refuse_trained_arms
+from reproduce import method, runner, table1
+from reproduce.runner import arm_config, refuse_trained_arms
+from tests.test_score_folder import Rate
 
 
 def test_the_embedded_tasks_have_their_own():
@@ -32,6 +36,40 @@ def test_named_metrics_score_as_the_rewards_do():
     assert list(found) == ["quality", "alignment"]
     assert all(found[name] == build_reward(name).score(media, prompts).tolist() for name in found)
     assert set(held_out.protocol) == set(found) and held_out.traits(media, prompts) == {} == held_out.sets({}, prompts, 1)
+
+
+def test_named_metrics_keep_to_the_time_that_is_configured():
+    for timeout in (7.0, 600.0):
+        held_out = held_out_of("image", EvalConfig(held_out=["quality", "alignment"]), timeout=timeout)
+        assert [(type(reward), reward.seconds) for reward in held_out.rewards] == [(Limited, timeout)] * 2
+    (reward,) = held_out_of("image", EvalConfig(held_out=["quality"]), timeout=0).rewards
+    assert not isinstance(reward, Limited)
+
+
+def test_a_run_gives_its_time_to_what_is_held_out(monkeypatch, tmp_path):
+    """`reproduce.runner` hands the run's own `reward_timeout` on."""
+    given = []
+
+    def note(*args):
+        given.append(args)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(runner, "held_out_of", note)
+    monkeypatch.setattr(runner, "build_policy", lambda config: None)
+    monkeypatch.setattr(runner, "arm_config", lambda arm: dataclasses.replace(arm_config(arm), reward_timeout=7.0))
+    with pytest.raises(InputError, match="far enough"):
+        runner._make(Arm("image", "quick", "base", 0), tmp_path)
+    assert given[0][0] == "image" and given[0][-1] == 7.0
+
+
+def test_rewards_that_depend_on_the_rate_are_told_the_evaluations():
+    held_out = held_out_of("video", EvalConfig(held_out=["tests.test_score_folder:Rate", "quality"], fps=12.0))
+    media, prompts = torch.zeros(2, 3, 3, 8, 8), [Prompt(str(i), "x") for i in range(2)]
+    assert score_all(held_out.rewards[:1], media, prompts).reward_BK.tolist() == [[12.0], [12.0]]
+    assert not hasattr(held_out.rewards[1], "fps")
+    reward = build_reward("tests.test_score_folder:Rate")
+    set_rate([reward], 0.0)  # of pictures
+    assert reward.fps == 3.0 == Rate.fps
 
 
 def test_motion_is_one_name_for_all_its_columns(video):

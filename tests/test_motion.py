@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 
 import numpy as np
-import open_clip
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from scipy.ndimage import gaussian_filter
-from torchvision.models.optical_flow import raft_large
-from torchvision.transforms import functional as transforms
-from transformers import ViTConfig, ViTModel
 
-from eval.metrics import flow as flows
-from eval.metrics import motion
-from eval.metrics.flow import DisFlow, RaftFlow, load_flow, warp
-from eval.metrics.motion import (
-    MotionMetrics,
-    clip_encoder,
-    consistency,
-    dino_encoder,
-    dynamic_degree,
-    embedded_encoder,
-    motion_smoothness,
-    temporal_flickering,
-    warping_error,
-)
+from eval.metrics.encoders import consistency
+from eval.metrics.flow import DisFlow, warp
+from eval.metrics.motion import MotionMetrics, dynamic_degree, motion_smoothness, temporal_flickering, warping_error
 from otca.embedded import video_scenes
 from otca.embedded.scenes import signed_distance
 from otca.errors import InputError
-from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
+from tests.samples import texture
 
 SIDE = 24  # of the moving square, pixels
-
-
-def texture(height: int, width: int, seed: int) -> np.ndarray:
-    """Smooth random texture (3, H, W) in [0, 1]."""
-    noise = np.random.default_rng(seed).uniform(size=(3, height, width))
-    smooth = gaussian_filter(noise, (0, 1.5, 1.5))
-    return ((smooth - smooth.min()) / (smooth.max() - smooth.min())).astype(np.float32)
 
 
 def square_video(left: list[int], top: int = 20, size: int = 64, side: int = SIDE) -> torch.Tensor:
@@ -104,38 +79,6 @@ def test_warp_by_nothing_changes_nothing_and_by_a_shift_shifts():
     assert (warp(image, zero) == image).all()
     shifted = warp(image, zero + np.float32([2, 0]))
     assert np.allclose(shifted[:, :-2], image[:, 2:]) and np.allclose(shifted[:, -2:], image[:, -1:])
-
-
-@pytest.fixture(scope="module")
-def raft_file(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("raft") / "raft.pth"
-    torch.save(raft_large(weights=None).state_dict(), path)
-    return path
-
-
-def test_raft_is_torchvisions_and_vbenchs_only_with_its_weights(raft_file, monkeypatch):
-    flow = load_flow(raft_file)
-    a, b = torch.from_numpy(texture(132, 140, 0)), torch.from_numpy(texture(132, 140, 1))
-    pad = torch.nn.functional.pad(torch.stack([a, b]) * 2 - 1, (2, 2, 2, 2), mode="replicate")
-    with torch.no_grad():
-        peer = flow.model(pad[:1], pad[1:], num_flow_updates=20)[-1][0, :, 2:-2, 2:-2].permute(1, 2, 0)
-    assert np.allclose(flow(a, b), peer, atol=1e-4)
-    assert flow(a[:, :32, :40], b[:, :32, :40]).shape == (32, 40, 2)
-    assert MotionMetrics(flow).columns[:3] == ("dynamic_degree_raft", "top_flow_raft", "motion_smoothness_raft")
-    monkeypatch.setattr(flows, "RAFT_THINGS_SHA256", flows.sha256(raft_file)[:8])
-    assert MotionMetrics(RaftFlow(raft_file)).columns[:3] == ("dynamic_degree", "top_flow_raft", "motion_smoothness_raft")
-
-
-def test_raft_refuses_files_that_are_not_its_weights(tmp_path):
-    with pytest.raises(InputError, match=r"absent\.pth not found"):
-        RaftFlow(tmp_path / "absent.pth")
-    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match=r"other\.pth do not fit"):
-        RaftFlow(tmp_path / "other.pth")
-    torch.save(print, tmp_path / "code.pth")  # a pickled function: refused, not run
-    with pytest.raises(InputError, match=r"code\.pth do not fit"):
-        RaftFlow(tmp_path / "code.pth")
 
 
 # -------------------------------------------------------------------------------------------------------------- metrics
@@ -238,85 +181,6 @@ def test_reversing_time_flips_the_flow_and_keeps_the_symmetric_metrics():
 def test_flicker_is_one_minus_the_mean_change():
     video = torch.tensor([0.0, 1.0, 0.5]).view(3, 1, 1, 1).expand(3, 3, 4, 4)
     assert temporal_flickering(video) == pytest.approx(1 - 0.75)
-
-
-def test_consistency_is_vbenchs_formula():
-    features = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
-    assert consistency(features[:2]) == 0
-    assert consistency(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])) == pytest.approx((2 + 1) * 0.5**0.5 / 4)
-    assert consistency(features) == 0  # cosines below 0 count as 0
-    assert consistency(features[:1].repeat(4, 1)) == pytest.approx(1)
-
-
-def test_frame_consistency_of_embedded_clips_and_order_of_columns():
-    encoder = embedded_encoder()
-    clip = video_scenes.draw_clip(video_scenes.prompts("validation", 1)[0].spec, np.random.default_rng(0))
-    video = torch.from_numpy(video_scenes.render_clip(clip))
-    values = MotionMetrics(encoders=[encoder]).score(video, 8)
-    assert list(values)[:3] == ["dynamic_degree_dis", "top_flow_dis", "motion_smoothness_dis"]
-    assert 0.8 < values["frame_consistency_embedded"] < 1
-    torn = torch.cat([video, torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))])
-    assert consistency(encoder.encode(torn)) < values["frame_consistency_embedded"]
-    assert encoder.encode(video.repeat_interleave(2, 2).repeat_interleave(2, 3)).shape == encoder.encode(video).shape
-    assert MotionMetrics(encoders=[encoder]).protocol["frame_consistency_embedded"]["backbone"].startswith("embedded")
-
-
-@pytest.mark.parametrize("make", [dino_encoder, clip_encoder])
-def test_vbenchs_names_are_refused_to_other_backbones(make, tmp_path):
-    with pytest.raises(InputError, match="config.json not found; download"):
-        make(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", "hidden_size": 32}))
-    vision = {"image_size": 64, "width": 32, "layers": 2, "patch_size": 32}
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"vision_cfg": vision}}))
-    with pytest.raises(InputError, match=r"is no (DINO|CLIP) ViT"):
-        make(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))  # states no size
-    vision = {"image_size": 224, "width": 768, "layers": 12, "patch_size": 32}
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"vision_cfg": vision}}))
-    with pytest.raises(InputError, match="quick_gelu is None, not True|hidden_size is None"):
-        make(tmp_path)
-
-
-def test_dino_features_are_those_of_transformers_behind_torchvisions_transforms(monkeypatch, tmp_path):
-    """A small ViT in the layout of facebook/dino-vitb16: class token, shorter side 224, ImageNet's statistics."""
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "patch_size": 32}
-    monkeypatch.setattr(motion, "DINO_SHAPE", {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 2, "patch_size": 32})
-    model = ViTModel(ViTConfig(**shape), add_pooling_layer=False).eval()
-    model.save_pretrained(tmp_path)
-    video = torch.randint(256, (3, 3, 96, 128), generator=torch.Generator().manual_seed(0)) / 255
-    pixels = transforms.resize(video * 255, [224], transforms.InterpolationMode.BILINEAR, antialias=False) / 255
-    normal = transforms.normalize(pixels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    with torch.inference_mode():
-        expected = model(normal, interpolate_pos_encoding=True).last_hidden_state[:, 0]
-    encoder = dino_encoder(tmp_path)
-    assert encoder.column == "subject_consistency"
-    torch.testing.assert_close(encoder.encode(video), expected, atol=1e-5, rtol=1e-5)
-    weights = load_file(tmp_path / "model.safetensors")
-    lost = [name for name in weights if "layernorm" in name][:1]
-    save_file(
-        {name: value for name, value in weights.items() if name not in lost}, tmp_path / "model.safetensors", {"format": "pt"}
-    )
-    with pytest.raises(InputError, match=r"lacks 1 weights of a ViT: \S+layernorm_after\.bias; download"):
-        dino_encoder(tmp_path)
-
-
-def test_clip_features_are_those_of_open_clip_behind_torchvisions_transforms(monkeypatch, tmp_path):
-    """A small tower in the layout of timm/vit_base_patch32_clip_224.openai: shorter side 224, the middle, CLIP's statistics."""
-    vision = {"image_size": 224, "width": 64, "layers": 2, "patch_size": 56, "head_width": 32}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    config = {"embed_dim": 16, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
-    monkeypatch.setattr(motion, "CLIP_SHAPE", {"image_size": 224, "width": 64, "layers": 2, "patch_size": 56})
-    model = open_clip.CLIP(**config).eval()
-    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
-    video = torch.randint(256, (2, 3, 120, 90), generator=torch.Generator().manual_seed(0)) / 255
-    pixels = transforms.resize(video * 255, [224], transforms.InterpolationMode.BICUBIC, antialias=False)
-    normal = transforms.normalize(transforms.center_crop(pixels, [224, 224]) / 255, CLIP_MEAN, CLIP_STD)
-    with torch.inference_mode():
-        expected = model.encode_image(normal)
-    encoder = clip_encoder(tmp_path)
-    assert encoder.column == "background_consistency"
-    torch.testing.assert_close(encoder.encode(video), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_one_frame_is_no_video():

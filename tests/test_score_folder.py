@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import weakref
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
-from eval.metrics.motion import embedded_encoder
-from eval.score_folder import Scorer, image_items, score_folder, summary, video_items
-from eval.scorers import held_out_images, motion_scorer, reward_scorer
+from eval.items import image_items, video_items
+from eval.metrics.frame_quality import ImagingQuality
+from eval.metrics.vbench import Entry
+from eval.score_folder import Scorer, score_folder, summary
+from eval.scorers import (
+    clip_scorer,
+    dino_scorer,
+    embedded_frames_scorer,
+    held_out_images,
+    motion_scorer,
+    quality_scorer,
+    reward_scorer,
+    static_scorer,
+    viclip_scorer,
+)
 from eval.videos import write_mp4, write_webp
 from otca.__main__ import main
 from otca.embedded import scenes
 from otca.errors import InputError, RewardError
+from otca.serving import make_app
+from otca.types import Prompt
+from tests.servers import Told, running
 from tests.test_videos import make_bad, save_frames
 
 
-def motion():
-    return motion_scorer(None, [embedded_encoder()])
+def scored(folder, prompts=None, scorers=None):
+    items, _ = video_items(folder, prompts)
+    scorers = scorers or [motion_scorer(), embedded_frames_scorer()]
+    return score_folder(items, scorers, folder.parent / "partial", progress=False)
 
 
-def scored(folder, prompts=None, partial=None):
-    return score_folder(video_items(folder, prompts), [motion()], partial or folder.parent / "partial", progress=False)
+def images(folder, prompts, scorers, partial="partial"):
+    items, _ = image_items(folder, prompts)
+    return score_folder(items, scorers, folder.parent / partial, progress=False)
 
 
 @pytest.fixture
@@ -96,7 +117,9 @@ def test_prompts_are_matched(tmp_path, video):
     assert rows.prompt_id.tolist() == ["a", "a", "b"] and rows.text.tolist()[2] == "named by file"
     write_webp(folder / "orphan.webp", video)
     with pytest.raises(InputError, match=r"1 videos have no prompt in .*orphan\.webp"):
-        scored(folder, prompts)
+        video_items(folder, prompts, strict=True)
+    items, orphans = video_items(folder, prompts)
+    assert orphans == ["orphan.webp"] and [item.name for item in items] == ["a_0.webp", "a_1.webp", "special.webp"]
     (folder / "orphan.webp").unlink()
     (folder / "special.webp").unlink()
     with pytest.raises(InputError, match=r"1 files are not among the videos, the first is special\.webp"):
@@ -122,44 +145,43 @@ def test_images_of_several_sizes_are_scored_by_size(drawings):
     folder, prompts = drawings
     Image.new("RGB", (40, 24), "white").save(folder / f"{next(folder.iterdir()).stem.split('_')[0]}_9.png")
     calls = []
-    rows = score_folder(image_items(folder, prompts), [counting(calls, batch=4)], folder.parent / "partial", progress=False)
+    rows = images(folder, prompts, [counting(calls, batch=4)])
     assert len(rows) == 7 and rows["count"].notna().all() and (rows.error == "").all()
     assert set(zip(rows.height, rows.width)) == {(64, 64), (24, 40)}
 
 
 def test_a_killed_scoring_goes_on_where_it_was(drawings):
     folder, prompts = drawings
-    items, partial, calls = image_items(folder, prompts), folder.parent / "partial", []
+    calls = []
     with pytest.raises(RewardError):
-        score_folder(items, [counting(calls, fails_at=4)], partial, progress=False)
+        images(folder, prompts, [counting(calls, fails_at=4)])
     assert len(calls) == 1 + 4
-    path = partial / "count.csv"
+    path = folder.parent / "partial" / "count.csv"
     path.write_text(path.read_text()[:-3])  # a kill in the middle of a line
     again = []
-    rows = score_folder(items, [counting(again)], partial, progress=False)
+    rows = images(folder, prompts, [counting(again)])
     assert len(again) == 1 + 3
-    fresh = score_folder(items, [counting([])], folder.parent / "other", progress=False)
+    fresh = images(folder, prompts, [counting([])], "other")
     pd.testing.assert_frame_equal(rows, fresh)
 
 
 def test_only_what_changed_is_scored_again(drawings):
     folder, prompts = drawings
-    partial, calls = folder.parent / "partial", []
-    score_folder(image_items(folder, prompts), [counting(calls)], partial, progress=False)
+    calls = []
+    images(folder, prompts, [counting(calls)])
     victim = sorted(folder.iterdir())[0]
     Image.new("RGB", (64, 64), "red").save(victim)
-    rows = score_folder(image_items(folder, prompts), [counting(calls)], partial, progress=False)
+    rows = images(folder, prompts, [counting(calls)])
     assert len(calls) == 2 + 7 and rows.set_index("file")["count"][victim.name] == pytest.approx(1 / 3)
-    score_folder(image_items(folder, prompts), [counting(calls)], partial, progress=False)
+    images(folder, prompts, [counting(calls)])
     assert len(calls) == 2 + 7
-    score_folder(image_items(folder, prompts), [counting(calls, identity="other weights")], partial, progress=False)
+    images(folder, prompts, [counting(calls, identity="other weights")])
     assert len(calls) == 3 + 13
 
 
 def test_rewards_and_judges_of_a_folder(drawings):
     folder, prompts = drawings
-    scorers = [reward_scorer("alignment", 4), held_out_images(4)]
-    rows = score_folder(image_items(folder, prompts), scorers, folder.parent / "partial", progress=False)
+    rows = images(folder, prompts, [reward_scorer("alignment", 4), held_out_images(4)])
     assert rows.alignment.min() > 0.7 and rows.judge_correct.tolist() == [1.0] * 6
     assert rows.columns[:4].tolist() == ["file", "prompt_id", "skill", "text"] and "clip_score" in rows
 
@@ -171,13 +193,175 @@ def test_the_summary_resamples_prompts():
     assert np.isnan(summary(rows[:2]).iloc[0]["low"])
 
 
-def test_a_motion_metric_names_what_is_too_short(tmp_path, video):
+def test_what_is_too_short_for_motion_lacks_that_alone(tmp_path, video):
+    """Its other scores stay, and its row says what is missing."""
     folder = tmp_path / "videos"
     folder.mkdir()
-    save_frames(folder / "short", video[:2])
+    save_frames(folder / "one", video[:1])
+    save_frames(folder / "two", video[:2])
     save_frames(folder / "whole", video)
-    rows = scored(folder).set_index("file")
-    assert "at least 3 are needed" in rows.error["short"] and rows.error["whole"] == ""
+    rows = scored(folder, scorers=[motion_scorer(), embedded_frames_scorer(), counting([])]).set_index("file")
+    assert rows.error["two"] == f"motion: video {folder / 'two'}: has 2 frame(s), at least 3 are needed"
+    assert (
+        rows.error["one"].count("needed") == 1 and "; embedded_frames: video" in rows.error["one"] and rows.error["whole"] == ""
+    )
+    assert rows["count"].notna().all() and rows["frames"].tolist() == [1, 2, 9]
+    assert rows.frame_consistency_embedded.notna().tolist() == [False, True, True]
+    assert rows.warping_error_dis.notna().tolist() == [False, False, True]
+
+
+def test_a_folder_that_no_scorer_can_score_is_refused(tmp_path, video):
+    (tmp_path / "videos").mkdir()
+    save_frames(tmp_path / "videos" / "two", video[:2])
+    with pytest.raises(InputError, match="none of 1 files can be scored; the first: motion: video .*two: has 2 frame"):
+        scored(tmp_path / "videos", scorers=[motion_scorer()])
+
+
+def test_what_goes_away_meanwhile_has_no_numbers(drawings):
+    folder, prompts = drawings
+    victim = sorted(folder.iterdir())[0]
+
+    def load():
+        victim.unlink()
+        return lambda media, prompts: {"removed": [1.0] * len(media)}
+
+    rows = images(folder, prompts, [counting([]), Scorer("removed", load)]).set_index("file")
+    assert f"image {victim} cannot be read" in rows.error[victim.name] and (rows.error == "").sum() == 5
+    assert rows.loc[victim.name, ["frames", "fps", "height", "width", "count", "removed"]].isna().all()
+    assert rows.drop(victim.name)[["height", "count", "removed"]].notna().all(axis=None)
+
+
+def test_two_scorers_of_one_column_are_refused(drawings):
+    folder, prompts = drawings
+    with pytest.raises(InputError, match=r"^column 'count' is filled by count and by again; leave one of them out$"):
+        images(folder, prompts, [counting([]), dataclasses.replace(counting([]), name="again")])
+
+
+def test_one_model_is_in_memory_at_a_time(drawings):
+    """Also of models that refer to themselves, which only a collection of garbage frees."""
+    alive, most = weakref.WeakSet(), []
+
+    class Model:
+        def __init__(self):
+            self.itself = self
+            alive.add(self)
+
+    def scorer(name):
+        def load():
+            model = Model()
+
+            def score(media, prompts):
+                most.append(len(alive))
+                return {name: [float(model.itself is model)] * len(media)}
+
+            return score
+
+        return Scorer(name, load, batch=2)
+
+    rows = images(*drawings, [scorer("a"), scorer("b"), scorer("c")])
+    assert most == [1] * 9 and (rows[["a", "b", "c"]] == 1).all(axis=None) and not alive
+
+
+# ---------------------------------------------------------------------------------------------------------------- rates
+
+
+def test_media_of_one_rate_are_scored_together(tmp_path, video):
+    """A reward that depends on the rate is told each video's own; one that does not is left alone."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name, fps in (("a", 8), ("b", 8), ("c", 24), ("d", 12.5)):
+        write_mp4(folder / f"{name}.mp4", video, fps)
+    save_frames(folder / "e", video)  # states no rate
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a\nb\nc\nd\ne")
+    scorers = [reward_scorer("tests.test_score_folder:Rate", 8), reward_scorer("tests.test_score_folder:Size", 8)]
+    rows = scored(folder, prompts, scorers)
+    assert rows["rate"].tolist() == [8, 8, 24, 12.5, 8] and rows["rate"].tolist() == rows["fps"].tolist()
+    assert rows["size"].tolist() == [2, 2, 1, 1, 1]
+
+
+def test_pictures_have_no_rate(drawings):
+    folder, prompts = drawings
+    rows = images(folder, prompts, [reward_scorer("tests.test_score_folder:Rate", 8)])
+    assert (rows["rate"] == Rate.fps).all()
+
+
+class Rate:
+    """The rate that it was told."""
+
+    name, range, source, licence, revision, fps = "rate", (0.0, 100.0), "test", "", "", 3.0
+
+    def score(self, media_BFCHW, prompts):
+        return torch.full((len(prompts),), self.fps)
+
+
+class Size:
+    """How many it is asked about at once."""
+
+    name, range, source, licence, revision = "size", (0.0, 100.0), "test", "", ""
+
+    def score(self, media_BFCHW, prompts):
+        assert not hasattr(self, "fps")
+        return torch.full((len(prompts),), float(len(prompts)))
+
+
+# ------------------------------------------------------------------------------------------------------------- identity
+
+
+def identity(scorer):
+    return scorer.name, scorer.identity
+
+
+def test_scores_are_of_the_weights_that_were_there(tmp_path):
+    """A file of weights that is replaced makes another scorer, wherever it stands; the same file does not."""
+    path = tmp_path / "weights.pth"
+    entries = [Entry(Prompt("a", "a cup"), ("temporal_flickering",))]
+    makers = (
+        motion_scorer,
+        dino_scorer,
+        clip_scorer,
+        viclip_scorer,
+        lambda file: static_scorer(file, entries),
+        lambda file: quality_scorer(ImagingQuality, file),
+    )
+    path.write_text("one")
+    first = [identity(make(path)) for make in makers]
+    assert len({name for name, _ in first}) == len(makers)
+    assert [identity(make(path)) for make in makers] == first
+    path.write_text("another")
+    assert all(a[0] == b[0] and a[1] != b[1] for a, b in zip(first, [identity(make(path)) for make in makers]))
+    path.unlink()
+    for make in makers:
+        with pytest.raises(InputError, match=r"weights\.pth not found"):
+            make(path)
+    path.mkdir()  # as --dino took one before
+    with pytest.raises(InputError, match=r"metric 'dino': .*weights\.pth is no file; give dino_vitbase16_pretrain\.pth itself"):
+        dino_scorer(path)
+
+
+def test_a_reward_of_ones_own_is_known_by_its_file(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    source = "class Own:\n    name, range, source, licence, revision = 'own', (0, 1), '', '', ''\n"
+    (tmp_path / "own_reward.py").write_text(source)
+    first = identity(reward_scorer("own_reward:Own", 4))
+    assert first == identity(reward_scorer("own_reward:Own", 4))
+    (tmp_path / "own_reward.py").write_text(source + "# changed\n")
+    assert first != identity(reward_scorer("own_reward:Own", 4))
+
+
+def test_a_servers_revision_is_part_of_a_scorers_identity():
+    """And the server is asked for it before anything is scored."""
+    identities = []
+    for revision in ("one", "two"):
+        reward = Told(torch.zeros(5))
+        reward.revision = revision
+        with running(make_app(reward)) as url:
+            scorer = reward_scorer(f"{url}/told", 4)
+            identities.append(scorer.identity.replace(url, ""))
+            assert f"{revision} at {url}/told" in scorer.identity
+    assert identities[0] != identities[1]
+    with pytest.raises(InputError, match=f"reward {url}/told: no answer"):
+        reward_scorer(f"{url}/told?retries=0", 4)
 
 
 def test_pictures_of_no_known_task_are_not_scored_by_readers_of_drawings(drawings, tmp_path, capsys):
@@ -187,5 +371,6 @@ def test_pictures_of_no_known_task_are_not_scored_by_readers_of_drawings(drawing
     argv = ["score", "--images", str(folder), "--prompts", str(tmp_path / "bare.csv"), "--rewards", "clip,aesthetic"]
     assert main([*argv, "--out", str(tmp_path / "scores.csv")]) == 2
     said = capsys.readouterr().err
+    assert said.count("\n") == 1
     assert "rewards aesthetic read drawings of the embedded tasks alone" in said and "(do you mean aesthetic_v2?)" in said
     assert not (tmp_path / "scores.csv").exists()

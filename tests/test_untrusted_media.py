@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from eval import videos
+from eval.items import image_items
 from eval.media import read_picture
-from eval.score_folder import image_items
 from eval.videos import read_video, write_mp4
 from otca.errors import InputError
 
@@ -82,7 +82,7 @@ def test_what_is_no_file_is_named_and_not_waited_for(tmp_path, name):
         (os.mkfifo if name == "pipe.png" else os.mkdir)(path)
     with pytest.raises(InputError, match=rf"{name} cannot be read"):
         read_picture(path)
-    (item,) = image_items(tmp_path, None)
+    (item,), _ = image_items(tmp_path)
     with pytest.raises(InputError, match=rf"{name} cannot be read"):
         item.read()
 
@@ -162,4 +162,4 @@ def test_files_whose_names_are_no_text_are_refused(tmp_path):
     with open(name, "wb") as file:
         file.write(picture("PNG"))
     with pytest.raises(InputError, match=r"the name 'a\\udcff.png' is not UTF-8"):
-        image_items(tmp_path, None)
+        image_items(tmp_path)

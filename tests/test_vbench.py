@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import open_clip
@@ -14,6 +16,7 @@ from torchvision import transforms
 
 from eval.media import match_prompts
 from eval.metrics import frame_quality
+from eval.metrics.encoders import CLIP_L14
 from eval.metrics.frame_quality import AESTHETIC_HEAD, AestheticQuality, ImagingQuality
 from eval.metrics.musiq import Musiq, MusiqSizes, cut
 from eval.metrics.vbench import (
@@ -34,6 +37,7 @@ from otca.files import sha256
 
 TINY = MusiqSizes(stem=64, width=12, hidden=24, heads=2, layers=2)
 VISION = {"image_size": 224, "width": 64, "layers": 1, "patch_size": 112}
+SMALL = dataclasses.replace(CLIP_L14, width=64, layers=1, patch_size=112, features=48)
 LIST = [
     {"prompt_en": "a still cup", "dimension": ["temporal_flickering"]},
     {"prompt_en": "a dog runs.", "dimension": ["subject_consistency", "dynamic_degree", "motion_smoothness"]},
@@ -130,13 +134,14 @@ def test_a_video_is_static_as_vbench_filters(frames, moving, jump, static):
     """At 64 pixels the threshold is 0.75; 16 frames may have two moving pairs and 2·2·0.75 = 3 between first and last."""
     video = torch.linspace(0, 1, frames).view(-1, 1, 1, 1).repeat(1, 3, 64, 64)
 
-    def flow(first, second):
+    def lengths(first, second):
         a, b = (round(float(frame[0, 0, 0]) * (frames - 1)) for frame in (first, second))
         length = jump if {a, b} == {0, frames - 1} else 0.8 * (min(a, b) < moving)
         field = np.zeros((64, 64, 2))
         field.reshape(-1, 2)[:81, 0] = length  # int(0.02 · 4096) = 81
         return field
 
+    flow = SimpleNamespace(vbench=True, padded=lengths)
     assert is_static(video, flow) == bool(static)
 
 
@@ -144,10 +149,12 @@ def test_the_filter_looks_at_videos_that_serve_flickering_alone(listed, monkeypa
     class Still:
         name, vbench = "raft", True
 
-        def __call__(self, first, second):
+        def padded(self, first, second):
             return np.zeros((64, 64, 2))
 
-    monkeypatch.setattr("eval.scorers.load_flow", lambda raft: Still())
+        __call__ = padded
+
+    monkeypatch.setattr("eval.scorers.load_flow", lambda raft, device: Still())
     entries = read_entries(listed)
     media, prompts = [Video(torch.rand(9, 3, 64, 64), 8.0)] * 2, [entries[0].prompt, entries[1].prompt]
     columns = static_scorer(listed, entries).load()(media, prompts)
@@ -288,8 +295,8 @@ def aesthetic(tmp_path, monkeypatch):
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
     torch.save(torch.nn.Linear(48, 1).state_dict(), folder / AESTHETIC_HEAD)
-    monkeypatch.setattr(frame_quality, "CLIP_VISION", VISION)
-    monkeypatch.setattr(frame_quality, "CLIP_WIDTH", 48)
+    digest = sha256(folder / "open_clip_model.safetensors")
+    monkeypatch.setattr(frame_quality, "CLIP_L14", dataclasses.replace(SMALL, hub_sha256=digest))
     monkeypatch.setattr(frame_quality, "AESTHETIC_SHA256", sha256(folder / AESTHETIC_HEAD))
     return folder
 
@@ -318,8 +325,11 @@ def test_aesthetic_quality_is_open_clips_features_through_the_head(aesthetic, he
 
 
 def test_aesthetic_quality_refuses_other_models(aesthetic, monkeypatch):
-    monkeypatch.setattr(frame_quality, "CLIP_VISION", VISION | {"layers": 24})
-    with pytest.raises(InputError, match=r"is no CLIP ViT-L/14: layers is 1, not 24"):
+    monkeypatch.setattr(frame_quality, "CLIP_L14", SMALL)
+    with pytest.raises(InputError, match=r"open_clip_model\.safetensors has SHA-256 .*VBench's has b8cca3fd.* or 9ce2e8a8"):
+        AestheticQuality(aesthetic)
+    (aesthetic / "open_clip_model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"holds neither ViT-L-14\.pt nor open_clip_model\.safetensors"):
         AestheticQuality(aesthetic)
     monkeypatch.setattr(frame_quality, "AESTHETIC_SHA256", "2cd4")
     with pytest.raises(InputError, match=r"sa_0_4_vit_l_14_linear\.pth has SHA-256 .*fetch it from github\.com/LAION-AI"):

@@ -2,12 +2,13 @@
 
 A flow is a function of two frames (3, H, W) in [0, 1] that returns (H, W, 2) float32 pixels (x, y): what lies at p in the
 first frame lies at p + flow[p] in the second. It also has a ``name`` (the suffix of metric columns), a ``protocol``, and
-``vbench``, true where it is the very backbone of VBench. Frames with a side below 128 pixels are enlarged by a whole factor
+``vbench``, true where its weights are the very ones of VBench. Frames with a side below 128 pixels are enlarged by a whole factor
 and the flow divided by it: RAFT is not defined on smaller ones, and DIS (which is defined from 12 pixels on) gains.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -18,13 +19,32 @@ from otca.errors import InputError, one_line
 from otca.files import sha256
 
 MIN_SIDE = 128
-RAFT_THINGS_SHA256 = "22a6c225"
-"""Start of the SHA-256 of torchvision's ``raft_large_C_T_V1``: the published raft-things weights, which VBench uses."""
+RAFT_THINGS_SHA256 = ("fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1", "22a6c225")
+"""Of ``raft-things.pth`` in RAFT's models.zip, which VBench reads, and of torchvision's port of it, ``raft_large_C_T_V1``, of
+whose SHA-256 torchvision publishes the start."""
 RAFT_UPDATES = 20
+
+RENAMED = (
+    (r"^module\.", ""),
+    (r"^fnet\.", "feature_encoder."),
+    (r"^cnet\.", "context_encoder."),
+    (r"_encoder\.conv1\.", "_encoder.convnormrelu.0."),
+    (r"_encoder\.norm1\.", "_encoder.convnormrelu.1."),
+    (r"_encoder\.conv2\.", "_encoder.conv."),
+    (r"(layer\d\.\d)\.conv(\d)\.", r"\1.convnormrelu\2.0."),
+    (r"(layer\d\.\d)\.norm([12])\.", r"\1.convnormrelu\2.1."),
+    (r"\.encoder\.convc(\d)\.", r".motion_encoder.convcorr\1.0."),
+    (r"\.encoder\.convf(\d)\.", r".motion_encoder.convflow\1.0."),
+    (r"\.encoder\.conv\.", ".motion_encoder.conv.0."),
+    (r"\.gru\.conv([zrq])(\d)\.", r".recurrent_block.convgru\2.conv\1."),
+    (r"^update_block\.mask\.0\.", "mask_predictor.convrelu.0."),
+    (r"^update_block\.mask\.2\.", "mask_predictor.conv."),
+)
+"""From the names of princeton-vl/RAFT to torchvision's, one after another."""
 
 
 class Flow(Protocol):
-    """What the metrics ask of a backend."""
+    """What the metrics ask of a backend; ``padded``, of one that is VBench's (`RaftFlow.padded`)."""
 
     name: str
     vbench: bool
@@ -69,7 +89,10 @@ class DisFlow:
 class RaftFlow:
     """RAFT (Teed & Deng 2020), torchvision's large model, 20 updates, weights from a local file.
 
-    Raises InputError for a file that is missing or holds other weights; nothing but tensors is ever unpickled.
+    The file has the layout of torchvision or that of princeton-vl/RAFT, whose network is the same: with the same random weights
+    the two programs gave flows of up to 35 pixels that differ by less than 5e-5 (128×128 to 256×448, float32 on a CPU). Whether
+    torchvision's port of raft-things holds the very same numbers was not checked here. Raises InputError for a file that is
+    missing or holds other weights; nothing but tensors is ever unpickled.
     """
 
     name = "raft"
@@ -78,10 +101,13 @@ class RaftFlow:
         from torchvision.models.optical_flow import raft_large
 
         if not weights.is_file():
-            raise InputError(f"RAFT weights {weights} not found; fetch torchvision's raft_large_C_T_V1-22a6c225.pth")
+            raise InputError(
+                f"RAFT weights {weights} not found; fetch raft-things.pth of princeton-vl/RAFT or torchvision's "
+                "raft_large_C_T_V1-22a6c225.pth"
+            )
         self.model = raft_large(weights=None)
         try:
-            self.model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+            self.model.load_state_dict(torchvision_names(torch.load(weights, map_location="cpu", weights_only=True)))
         except Exception as error:  # unpickling raises many kinds
             raise InputError(f"RAFT weights {weights} do not fit torchvision's raft_large ({one_line(error)})") from error
         self.model = self.model.to(device).eval()
@@ -92,21 +118,59 @@ class RaftFlow:
             "resolution": DisFlow.protocol["resolution"],
         }
 
-    @torch.inference_mode()
     def __call__(self, first_CHW: torch.Tensor, second_CHW: torch.Tensor) -> np.ndarray:
         from torch.nn import functional
 
         height, width = first_CHW.shape[1:]
         factor = _factor(height, width)
+        if factor == 1:
+            return unpadded(self.padded(first_CHW, second_CHW), height, width)
         pair = torch.stack([first_CHW, second_CHW]).to(next(self.model.parameters()))
-        if factor > 1:
-            pair = functional.interpolate(pair, scale_factor=factor, mode="bicubic").clamp(0, 1)
-        missing_y, missing_x = -height * factor % 8, -width * factor % 8
+        pair = functional.interpolate(pair, scale_factor=factor, mode="bicubic").clamp(0, 1)
+        flow_HW2 = unpadded(self._padded(pair), height * factor, width * factor)
+        return flow_HW2.reshape(height, factor, width, factor, 2).mean(axis=(1, 3)) / np.float32(factor)
+
+    def padded(self, first_CHW: torch.Tensor, second_CHW: torch.Tensor) -> np.ndarray:
+        """The flow of the frames with their edges repeated up to sides of whole eights, over all of that.
+
+        VBench reads its flows so. Raises InputError for frames with a side below 128 pixels, where RAFT is not defined.
+        """
+        if min(first_CHW.shape[1:]) < MIN_SIDE:
+            height, width = first_CHW.shape[1:]
+            raise InputError(f"frames of {width}×{height} pixels are too small for VBench's RAFT, which needs {MIN_SIDE} a side")
+        return self._padded(torch.stack([first_CHW, second_CHW]).to(next(self.model.parameters())))
+
+    @torch.inference_mode()
+    def _padded(self, pair_2CHW: torch.Tensor) -> np.ndarray:
+        from torch.nn import functional
+
+        missing_y, missing_x = (-side % 8 for side in pair_2CHW.shape[2:])
         top, left = missing_y // 2, missing_x // 2
-        pair = functional.pad(pair * 2 - 1, (left, missing_x - left, top, missing_y - top), mode="replicate")
+        pair = functional.pad(pair_2CHW * 2 - 1, (left, missing_x - left, top, missing_y - top), mode="replicate")
         flow = self.model(pair[:1], pair[1:], num_flow_updates=RAFT_UPDATES)[-1]
-        flow = flow[:, :, top : top + height * factor, left : left + width * factor]
-        return (functional.avg_pool2d(flow, factor) / factor)[0].permute(1, 2, 0).float().cpu().numpy()
+        return flow[0].permute(1, 2, 0).float().cpu().numpy()
+
+
+def torchvision_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """RAFT's weights under torchvision's names, from those of princeton-vl/RAFT; others are given back as they are.
+
+    There a block that halves the sides names its third normalisation twice, as ``norm3`` and as ``downsample.1``.
+    """
+    if not any("fnet." in name for name in weights):
+        return weights
+    out = {}
+    for name, value in weights.items():
+        if ".norm3." not in name:
+            for pattern, ours in RENAMED:
+                name = re.sub(pattern, ours, name)
+            out[name] = value
+    return out
+
+
+def unpadded(flow_HW2: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The flow of the frames themselves (height, width, 2), from `RaftFlow.padded`."""
+    top, left = (-height % 8) // 2, (-width % 8) // 2
+    return flow_HW2[top : top + height, left : left + width]
 
 
 def load_flow(raft_weights: Path | None = None, device: str | torch.device = "cpu") -> Flow:

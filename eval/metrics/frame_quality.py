@@ -11,19 +11,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from eval.metrics.motion import openai_clip
+from eval.metrics.encoders import CLIP_L14, clip_tower, clip_weights
 from eval.metrics.musiq import Musiq, MusiqSizes
+from eval.metrics.weights import check_file, fill, read_tensors
 from eval.videos import check_video
-from otca.errors import InputError
-from otca.files import sha256
-from otca.rewards.published import load_whole, read_weights
 
 AESTHETIC_HEAD = "sa_0_4_vit_l_14_linear.pth"
 AESTHETIC_SHA256 = "2cd4e60f4f24ae3bcd57b847b13c1f3ba27edc28cc1a7f9ce74ee9f421243cba"
 AESTHETIC_SOURCE = "github.com/LAION-AI/aesthetic-predictor"
-CLIP_HUB = "timm/vit_large_patch14_clip_224.openai"
-CLIP_VISION = {"image_size": 224, "width": 1024, "layers": 24, "patch_size": 14}
-CLIP_WIDTH = 768
 
 MUSIQ_SHA256 = "358bb6af275e28ea56821d44fb55c6cb83645db11f394d3ad65b2d149965ab50"
 MUSIQ_SOURCE = "musiq_spaq_ckpt-358bb6af.pth of huggingface.co/chaofengc/IQA-PyTorch-Weights"
@@ -37,9 +32,10 @@ _CHUNK = 8
 class AestheticQuality:
     """`aesthetic_quality`: LAION's first aesthetic predictor / 10, about 0.3 to 0.7.
 
-    A linear head (MIT licence) on the normalised image features of OpenAI's CLIP ViT-L/14 (MIT). ``folder`` holds the open_clip
-    folder of `CLIP_HUB` and `AESTHETIC_HEAD`. Frames: shorter side 224, bicubic without antialiasing, the middle. VBench runs
-    CLIP in half precision on a GPU, here it is single. Raises InputError for what is missing or another model.
+    A linear head (MIT licence) on the normalised image features of OpenAI's CLIP ViT-L/14 (MIT). ``folder`` holds
+    `AESTHETIC_HEAD` and a file of CLIP, OpenAI's ViT-L-14.pt or timm's open_clip_model.safetensors. Frames: shorter side 224,
+    bicubic without antialiasing, the middle. VBench runs CLIP in half precision on a GPU, here it is single. Raises InputError
+    for what is missing or another file.
     """
 
     column = "aesthetic_quality"
@@ -47,8 +43,11 @@ class AestheticQuality:
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         self.device = device
         path = folder / AESTHETIC_HEAD
-        self.head = _loaded(self.column, nn.Linear(CLIP_WIDTH, 1), path, AESTHETIC_SHA256, AESTHETIC_SOURCE)
-        self.encode = openai_clip(folder, "CLIP ViT-L/14", CLIP_VISION, CLIP_HUB, device)
+        check_file(self.column, path, [AESTHETIC_SHA256], AESTHETIC_SOURCE)
+        self.head = fill(self.column, nn.Linear(CLIP_L14.features, 1), read_tensors(self.column, path), path)
+        weights = clip_weights(self.column, folder, CLIP_L14)
+        digest = check_file(self.column, weights, CLIP_L14.sha256, CLIP_L14.source)
+        self.encode = clip_tower(self.column, weights, CLIP_L14, digest, device)
 
     @torch.inference_mode()
     def score(self, video_FCHW: torch.Tensor) -> float:
@@ -68,7 +67,8 @@ class ImagingQuality:
 
     def __init__(self, weights: Path, device: str | torch.device = "cpu"):
         self.device = device
-        self.model = _loaded(self.column, Musiq(MUSIQ_SIZES), weights, MUSIQ_SHA256, MUSIQ_SOURCE).to(device)
+        check_file(self.column, weights, [MUSIQ_SHA256], MUSIQ_SOURCE)
+        self.model = fill(self.column, Musiq(MUSIQ_SIZES), read_tensors(self.column, weights), weights).to(device)
 
     @torch.inference_mode()
     def score(self, video_FCHW: torch.Tensor) -> float:
@@ -84,19 +84,3 @@ class ImagingQuality:
                 frame_NCHW = functional.interpolate(frame_NCHW, size, mode="bilinear", antialias=False)
             total += float(self.model(frame_NCHW).sum())
         return total / len(video_FCHW) / 100
-
-
-def _loaded(metric: str, module: nn.Module, path: Path, digest: str, source: str) -> nn.Module:
-    """The module with the file's weights, in evaluation mode. Raises InputError unless the file is the one of that SHA-256."""
-    if not path.is_file():
-        raise InputError(f"metric {metric!r}: {path} not found; fetch it from {source}")
-    found = sha256(path)
-    if found != digest:
-        raise InputError(
-            f"metric {metric!r}: {path} has SHA-256 {found[:16]}…, VBench's has {digest[:16]}…; fetch it from {source}"
-        )
-    try:
-        load_whole(metric, module, read_weights(metric, path), path)
-    except InputError as error:
-        raise InputError(str(error).replace("reward", "metric", 1)) from error
-    return module.eval()

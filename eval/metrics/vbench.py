@@ -3,8 +3,9 @@
 Constants and rules are those of github.com/Vchitect/VBench at commit 45e79ec14e69a2187202c675d2dbce1a71843d53
 (``scripts/constant.py``, ``scripts/cal_final_score.py``, ``static_filter.py``). Measured in this repository, and named so only
 where the backbone is VBench's: subject and background consistency, dynamic degree, temporal flickering of static videos,
-aesthetic and imaging quality. Not measured: motion smoothness (AMT-S), overall consistency and temporal style (ViCLIP),
-appearance style, and the six that need detectors or classifiers (GRiT, Tag2Text, UMT); their means come from VBench's own run.
+aesthetic and imaging quality, overall consistency and temporal style. Not measured: motion smoothness (AMT-S), appearance style
+(CLIP and texts of its own), and the six that need detectors or classifiers (GRiT, Tag2Text, UMT); their means come from VBench's
+own run.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ DIMENSIONS = {
 }
 """VBench's dimensions: NORMALIZE_DIC, DIM_WEIGHT, QUALITY_LIST and SEMANTIC_LIST of its ``scripts/constant.py``."""
 PART_WEIGHTS = {"quality": 4, "semantic": 1}
+SAME = {"temporal_style": "overall_consistency"}
+"""Dimension → the column of another that it is computed as, over its own prompts."""
 FLICKERING, STATIC = "temporal_flickering", "static"
 STATIC_VIDEOS = 5
 """Static videos of a prompt, by file name, that count for temporal flickering."""
@@ -126,19 +129,22 @@ def dimension_means(rows: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFram
 
     ``rows``: as `eval.score_folder.score_folder` makes them. An entry's videos are those of its id, else of its text: VBench
     lists two texts twice and counts their videos twice. Temporal flickering has VBench's name, and means the first five static
-    videos of a prompt, where ``rows`` has `STATIC`; else it is ``temporal_flickering_unfiltered``. Videos count alike; VBench
-    on one GPU weighs the two consistencies by frames, which is the same where all videos are equally long.
+    videos of a prompt, where ``rows`` has `STATIC`; else it is ``temporal_flickering_unfiltered``. Videos without a value do not
+    count, the others alike; VBench on one GPU weighs the two consistencies by frames, which is the same where all videos are
+    equally long.
     """
-    rows = rows[rows["error"] == ""].sort_values("file")
+    rows = rows.sort_values("file")
     by_id, by_text = (dict(list(rows.groupby(column))) for column in ("prompt_id", "text"))
     filtered, out = STATIC in rows, {}
-    for name in (name for name in DIMENSIONS if name in rows):
+    for name, column in ((name, SAME.get(name, name)) for name in DIMENSIONS):
+        if column not in rows:
+            continue
         served = [entry.prompt for entry in entries if name in entry.serves]
         videos = [by_id.get(p.id, by_text.get(p.text, rows[:0])) for p in served]
         if name == FLICKERING and filtered:
             videos = [v[v[STATIC] == 1][:STATIC_VIDEOS] for v in videos]
-        values = [v[name].dropna() for v in videos]
-        prompts, values = sum(len(v) > 0 for v in values), pd.concat([rows[name][:0], *values])
+        values = [v[column].dropna() for v in videos]
+        prompts, values = sum(len(v) > 0 for v in values), pd.concat([rows[column][:0], *values])
         if prompts:
             label = name if name != FLICKERING or filtered else f"{FLICKERING}_unfiltered"
             out[label] = {"mean": values.mean(), "videos": len(values), "prompts": prompts, "listed": len(served)}
@@ -190,11 +196,14 @@ def is_static(video_FCHW: torch.Tensor, flow: Flow) -> bool:
     """VBench's filter before temporal flickering: does the video show a still scene?
 
     A pair of frames moves if the mean length of its longest 2 % of flow vectors exceeds 3·min(H, W)/256 pixels, at any rate. At
-    most n = round(2F/16) pairs of neighbours may move, and first and last frame must lie within 2n times that threshold.
+    most n = round(2F/16) pairs of neighbours may move, and first and last frame must lie within 2n times that threshold. The
+    flow is that of the padded frames, padding included, where it is VBench's own, which frames below 128 pixels a side have not:
+    raises InputError for these.
     """
     check_video(video_FCHW, 2)
+    field = flow.padded if flow.vbench else flow
     threshold, allowed = 3 * min(video_FCHW.shape[2:]) / 256, round(2 * len(video_FCHW) / 16)
     first, last = video_FCHW[0], video_FCHW[-1]
-    if max(longest_flow(flow(a, b), 0.02) for a, b in ((first, last), (last, first))) > 2 * allowed * threshold:
+    if max(longest_flow(field(a, b), 0.02) for a, b in ((first, last), (last, first))) > 2 * allowed * threshold:
         return False
-    return sum(longest_flow(flow(a, b), 0.02) > threshold for a, b in pairwise(video_FCHW)) <= allowed
+    return sum(longest_flow(field(a, b), 0.02) > threshold for a, b in pairwise(video_FCHW)) <= allowed

@@ -15,8 +15,10 @@ from otca.errors import InputError, printable
 
 OWN_REWARDS = {"images": TrainConfig().rewards, "videos": presets.VIDEO["rewards"]}
 """What is measured unless told: the embedded tasks' rewards, where every prompt has a spec."""
-FOR_VIDEOS = ("raft", "dino", "clip", "aesthetic", "musiq", "vbench_means")
+FOR_VIDEOS = ("raft", "dino", "clip", "aesthetic", "musiq", "viclip", "vbench_means")
 """Options that images have no use for."""
+NAMED = 5
+"""Files without a prompt that are named before it is said how many more there are."""
 
 
 def parser() -> ArgumentParser:
@@ -24,11 +26,12 @@ def parser() -> ArgumentParser:
     out = make_parser(
         "score", "Score images or videos of any system: one row an item, means with intervals printed; call again to resume."
     )
-    out.add_argument("--images", type=Path | None, default=None, help="folder of images")
+    out.add_argument("--images", type=Path | None, default=None, help="folder of images, in nested folders too")
     out.add_argument(
         "--videos", type=Path | None, default=None, help="folder of videos: mp4, gif, webp, or a sub-folder of frames for each"
     )
     out.add_argument("--prompts", type=Path, required=True, help="JSONL or CSV: prompt, id or file, spec where a scorer needs it")
+    out.add_argument("--strict", type=bool, default=False, help="refuse files without a prompt, which else are named at the end")
     out.add_argument(
         "--rewards", type=str | None, default=None, help="names, with commas between them (default: the embedded task's own)"
     )
@@ -37,18 +40,27 @@ def parser() -> ArgumentParser:
     out.add_argument(
         "--reward_timeout", type=float, default=TrainConfig.reward_timeout, help="seconds a batch may take; 0 is no limit"
     )
-    out.add_argument("--device", type=str, default="cuda" if torch.cuda.is_available() else "cpu", help="where rewards run")
+    out.add_argument(
+        "--device",
+        type=str,
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="where models run; the embedded ones stay on the CPU",
+    )
     out.add_argument("--batch", type=int, default=16, help="items of one size that are scored together")
-    out.add_argument("--raft", type=Path | None, default=None, help="raft-things weights: optical flow by RAFT, not by DIS")
-    out.add_argument("--dino", type=Path | None, default=None, help="folder of DINO ViT-B/16: adds subject_consistency")
-    out.add_argument("--clip", type=Path | None, default=None, help="folder of CLIP ViT-B/32: adds background_consistency")
+    out.add_argument("--motion", type=bool, default=True, help="add the metrics of motion (videos of at least 3 frames)")
+    out.add_argument("--raft", type=Path | None, default=None, help="raft-things.pth: optical flow by RAFT, not by DIS")
+    out.add_argument("--dino", type=Path | None, default=None, help="dino_vitbase16_pretrain.pth: adds subject_consistency")
+    out.add_argument(
+        "--clip", type=Path | None, default=None, help="ViT-B-32.pt, or an open_clip folder: adds background_consistency"
+    )
     out.add_argument(
         "--aesthetic",
         type=Path | None,
         default=None,
-        help="folder of CLIP ViT-L/14 and sa_0_4_vit_l_14_linear.pth: adds aesthetic_quality",
+        help="folder of ViT-L-14.pt and sa_0_4_vit_l_14_linear.pth: adds aesthetic_quality",
     )
     out.add_argument("--musiq", type=Path | None, default=None, help="musiq_spaq_ckpt-358bb6af.pth: adds imaging_quality")
+    out.add_argument("--viclip", type=Path | None, default=None, help="ViClip-InternVid-10M-FLT.pth: adds overall_consistency")
     out.add_argument(
         "--vbench_means",
         type=Path | None,
@@ -72,20 +84,18 @@ def run(argv: list[str]) -> None:
     import shutil
 
     from eval.evaluate import write_rows
+    from eval.items import image_items, video_items
     from eval.metrics import vbench
-    from eval.score_folder import image_items, score_folder, summary, video_items
-    from eval.scorers import static_scorer
+    from eval.score_folder import score_folder, summary
     from otca.files import writable_folder
 
     folder = given.images or given.videos
-    items = image_items(folder, given.prompts) if given.images else video_items(folder, given.prompts)
+    items, orphans = (image_items if given.images else video_items)(folder, given.prompts, given.strict)
     entries = vbench.read_entries(given.prompts) if given.videos else None
     means = vbench.read_means(given.vbench_means) if given.vbench_means else {}
     if means and entries is None:
         raise InputError(f"--vbench_means needs videos of VBench's prompts, and --prompts {given.prompts} is not its list")
-    scorers = _scorers(given, known=all(item.prompt.spec for item in items))
-    if entries and given.raft:
-        scorers.append(static_scorer(given.raft, entries))
+    scorers = _scorers(given, entries, known=all(item.prompt.spec for item in items))
     out = given.out or folder / "scores.csv"
     partial = writable_folder(out.parent) / f".{out.name}.partial"
     rows = score_folder(items, scorers, partial)
@@ -96,32 +106,48 @@ def run(argv: list[str]) -> None:
         print(vbench.report(rows, entries, means))
     for line in rows.loc[rows["error"] != "", "error"]:
         print(f"not scored: {printable(line)}")
+    if orphans:
+        named = ", ".join(orphans[:NAMED]) + f" and {len(orphans) - NAMED} more" * (len(orphans) > NAMED)
+        print(f"no prompt in {given.prompts}, so not scored: {printable(named)}")
     print(f"wrote {len(rows)} rows: {out}")
 
 
-def _scorers(given, known: bool):
-    """What is asked for; ``known``: every prompt has a spec."""
+def _scorers(given, entries, known: bool):
+    """What is asked for; ``entries``: of VBench's list, if it is that; ``known``: every prompt has a spec. Loads no model."""
     from eval import scorers
-    from eval.metrics.frame_quality import AestheticQuality, ImagingQuality
-    from eval.metrics.motion import clip_encoder, dino_encoder, embedded_encoder
 
     own = OWN_REWARDS["images" if given.images else "videos"] if known else []
     names = own if given.rewards is None else [name.strip() for name in given.rewards.strip("[]").split(",") if name.strip()]
     if not known:
         _refuse_readers_of_drawings(names, given.prompts)
-    out = []
-    if given.videos:
-        encoders = [make(path) for make, path in ((dino_encoder, given.dino), (clip_encoder, given.clip)) if path]
-        out.append(scorers.motion_scorer(given.raft, encoders or [embedded_encoder()]))
-        models = ((AestheticQuality, given.aesthetic), (ImagingQuality, given.musiq))
-        out += [scorers.quality_scorer(make, path, given.device) for make, path in models if path]
+    scorers.refuse_twice(names)
+    out = _video_scorers(given, entries) if given.videos else []
     weights = (given.device, given.reward_files, given.reward_timeout)
     out += [scorers.reward_scorer(name, given.batch, *weights) for name in names]
     if given.held_out and known:
         out.append(scorers.held_out_images(given.batch) if given.images else scorers.held_out_videos())
+    if entries and given.raft:
+        out.append(scorers.static_scorer(given.raft, entries, given.device))
     if not out:
         raise InputError(f"nothing to score by: the prompts of {given.prompts} have no spec; name rewards with --rewards")
     return out
+
+
+def _video_scorers(given, entries):
+    """Metrics of videos alone."""
+    from eval import scorers
+    from eval.metrics.frame_quality import AestheticQuality, ImagingQuality
+
+    if given.raft and not given.motion and not entries:
+        raise InputError("--raft is for metrics of motion, which --motion false leaves out; leave out one of the two")
+    out = [scorers.motion_scorer(given.raft, given.device)] if given.motion else []
+    out += [scorers.dino_scorer(given.dino, given.device)] if given.dino else []
+    out += [scorers.clip_scorer(given.clip, given.device)] if given.clip else []
+    if given.motion and not (given.dino or given.clip):
+        out.append(scorers.embedded_frames_scorer())
+    models = ((AestheticQuality, given.aesthetic), (ImagingQuality, given.musiq))
+    out += [scorers.quality_scorer(make, path, given.device) for make, path in models if path]
+    return out + ([scorers.viclip_scorer(given.viclip, given.device)] if given.viclip else [])
 
 
 def _refuse_readers_of_drawings(names: list[str], prompts: Path) -> None:

@@ -1,0 +1,305 @@
+"""Frame encoders behind VBench's consistencies: features worked out by other means, names that only its own files give."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import warnings
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+from torchvision.transforms import functional as transforms
+
+from eval.metrics import encoders
+from eval.metrics.encoders import (
+    CLIP_B32,
+    CLIP_L14,
+    clip_encoder,
+    clip_weights,
+    consistency,
+    dino_encoder,
+    dino_places,
+    embedded_encoder,
+)
+from eval.metrics.motion import MotionMetrics
+from otca.embedded import video_scenes
+from otca.errors import InputError
+from otca.files import sha256
+from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
+
+DINO = {"patch_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 3}
+SMALL = dataclasses.replace(CLIP_B32, width=128, layers=2, patch_size=56, features=16)
+VISION = {"image_size": 224, "width": 128, "layers": 2, "patch_size": 56}
+TEXT = {"context_length": 77, "vocab_size": 64, "width": 64, "heads": 1, "layers": 1}
+
+
+def levels(frames: int, height: int, width: int) -> torch.Tensor:
+    """A video on the 256 levels of a file."""
+    return torch.randint(256, (frames, 3, height, width), generator=torch.Generator().manual_seed(0)) / 255
+
+
+def test_consistency_is_vbenchs_formula():
+    features = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
+    assert consistency(features[:2]) == 0
+    assert consistency(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])) == pytest.approx((2 + 1) * 0.5**0.5 / 4)
+    assert consistency(features) == 0  # cosines below 0 count as 0
+    assert consistency(features[:1].repeat(4, 1)) == pytest.approx(1)
+
+
+def test_frame_consistency_of_embedded_clips_and_order_of_columns():
+    encoder = embedded_encoder()
+    clip = video_scenes.draw_clip(video_scenes.prompts("validation", 1)[0].spec, np.random.default_rng(0))
+    video = torch.from_numpy(video_scenes.render_clip(clip))
+    values = MotionMetrics(encoders=[encoder]).score(video, 8)
+    assert list(values)[:3] == ["dynamic_degree_dis", "top_flow_dis", "motion_smoothness_dis"]
+    assert 0.8 < values["frame_consistency_embedded"] < 1
+    torn = torch.cat([video, torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))])
+    assert consistency(encoder.encode(torn)) < values["frame_consistency_embedded"]
+    assert encoder.encode(video.repeat_interleave(2, 2).repeat_interleave(2, 3)).shape == encoder.encode(video).shape
+    assert MotionMetrics(encoders=[encoder]).protocol["frame_consistency_embedded"]["backbone"].startswith("embedded")
+
+
+# ----------------------------------------------------------------------------------------------------------------- DINO
+
+
+def dino_weights(patch: int, width: int, depth: int) -> dict[str, torch.Tensor]:
+    """Random tensors under every name of dino_vitbase16_pretrain.pth."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape, scale):
+        return scale * torch.randn(shape, generator=generator)
+
+    out = {"cls_token": noise(1, 1, width, scale=0.02), "pos_embed": noise(1, (224 // patch) ** 2 + 1, width, scale=0.02)}
+    out["patch_embed.proj.weight"], out["patch_embed.proj.bias"] = (
+        noise(width, 3, patch, patch, scale=0.0005),
+        noise(width, scale=0.01),
+    )
+    for block in range(depth):
+        for name, rows, columns in (
+            ("attn.qkv", 3 * width, width),
+            ("attn.proj", width, width),
+            ("mlp.fc1", 4 * width, width),
+            ("mlp.fc2", width, 4 * width),
+        ):
+            out[f"blocks.{block}.{name}.weight"] = noise(rows, columns, scale=1.5 / math.sqrt(columns))
+            out[f"blocks.{block}.{name}.bias"] = noise(rows, scale=0.1)
+        for name in ("norm1", "norm2"):
+            out[f"blocks.{block}.{name}.weight"], out[f"blocks.{block}.{name}.bias"] = (
+                1 + noise(width, scale=0.2),
+                noise(width, scale=0.2),
+            )
+    out["norm.weight"], out["norm.bias"] = 1 + noise(width, scale=0.2), noise(width, scale=0.2)
+    return out
+
+
+def cubic(distance: float) -> float:
+    """Keys' kernel at −0.75."""
+    x, a = abs(distance), -0.75
+    if x <= 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
+
+
+def bicubic_weights(old: int, new: int, factor: float) -> torch.Tensor:
+    """(new, old): sample i lies at (i + ½)/factor − ½ of the old grid, whose edge goes on for ever."""
+    out = torch.zeros(new, old, dtype=torch.float64)
+    for i in range(new):
+        place = (i + 0.5) / factor - 0.5
+        for j in range(math.floor(place) - 1, math.floor(place) + 3):
+            out[i, min(max(j, 0), old - 1)] += cubic(place - j)
+    return out
+
+
+def dino_features(weights: dict[str, torch.Tensor], video_FCHW: torch.Tensor, patch: int, heads: int) -> torch.Tensor:
+    """Class tokens (F, D) of frames at their final size, in float64 from the file's own names."""
+    w = {name: value.double() for name, value in weights.items()}
+
+    def norm(name, x):
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def linear(name, x):
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    rows, columns = (side // patch for side in video_FCHW.shape[2:])
+    cut = video_FCHW.double()[:, :, : rows * patch, : columns * patch]
+    cut = cut.unflatten(2, (rows, patch)).unflatten(4, (columns, patch)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(2)
+    x = cut @ w["patch_embed.proj.weight"].flatten(1).T + w["patch_embed.proj.bias"]
+    grid = 224 // patch
+    places = w["pos_embed"][0, 1:].unflatten(0, (grid, grid))
+    if video_FCHW.shape[2] != video_FCHW.shape[3]:
+        down, across = (bicubic_weights(grid, n, (n + 0.1) / grid) for n in (rows, columns))
+        places = torch.einsum("ia,jb,abd->ijd", down, across, places)
+    x = torch.cat([w["cls_token"].expand(len(x), 1, -1) + w["pos_embed"][:, :1], x + places.flatten(0, 1)], dim=1)
+    for block in range(sum(name.endswith("attn.qkv.weight") for name in w)):
+        name = f"blocks.{block}"
+        query, key, value = (
+            linear(f"{name}.attn.qkv", norm(f"{name}.norm1", x)).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        )
+        weight = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1)
+        x = x + linear(f"{name}.attn.proj", (weight @ value).transpose(1, 2).flatten(2))
+        hidden = linear(f"{name}.mlp.fc1", norm(f"{name}.norm2", x))
+        x = x + linear(f"{name}.mlp.fc2", hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2)
+    return norm("norm", x)[:, 0]
+
+
+@pytest.fixture
+def dino_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(encoders, "DINO_SIZES", DINO)
+    path = tmp_path / "dino.pth"
+    torch.save(dino_weights(DINO["patch_size"], DINO["embed_dim"], DINO["depth"]), path)
+    return path
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 128), (120, 120), (230, 224), (224, 500)])
+def test_dino_features_are_those_of_its_authors_network(dino_file, height, width):
+    """Shorter side 224, ImageNet's statistics, places resized by (n + 0.1)/7 instead of to n, epsilon 1e-6."""
+    video = levels(3, height, width)
+    pixels = transforms.resize(video * 255, [224], transforms.InterpolationMode.BILINEAR, antialias=False) / 255
+    normal = transforms.normalize(pixels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    expected = dino_features(torch.load(dino_file, weights_only=True), normal, DINO["patch_size"], DINO["num_heads"])
+    encoder = dino_encoder(dino_file)
+    torch.testing.assert_close(encoder.encode(video).double(), expected, atol=2e-4, rtol=1e-4)
+    assert F.normalize(expected, dim=1).diff(dim=0).norm(dim=1).min() > 0.01  # frames differ by more than that
+
+
+def test_places_are_sampled_where_the_authors_sample_them():
+    """Of 14 columns, number j of 24 is read at (j + ½)·14/24.1 − ½ and not at (j + ½)·14/24 − ½."""
+    wave = torch.arange(14.0).mul(0.9).sin()
+    table = torch.cat([torch.full((1, 1, 1), -7.0), wave.expand(14, 14).flatten()[None, :, None]], dim=1)
+    places = dino_places(table, 224, 398, 16)
+    assert places.shape == (1, 1 + 14 * 24, 1) and places[0, 0, 0] == -7
+    row = places[0, 1:, 0].unflatten(0, (14, 24))[7].double()
+    torch.testing.assert_close(row, bicubic_weights(14, 24, 24.1 / 14) @ wave.double(), atol=1e-5, rtol=0)
+    assert (row - bicubic_weights(14, 24, 24 / 14) @ wave.double()).abs().max() > 0.02
+    square = torch.randn(1, 197, 4)
+    assert dino_places(square, 224, 224, 16) is square
+    assert not torch.equal(dino_places(square, 224, 238, 16), square)  # as many patches, and yet resized by 14.1/14
+
+
+def test_vbenchs_name_needs_dinos_own_file(dino_file, monkeypatch):
+    assert dino_encoder(dino_file).column == "frame_consistency_dino"
+    monkeypatch.setattr(encoders, "DINO_SHA256", sha256(dino_file))
+    encoder = dino_encoder(dino_file)
+    assert encoder.column == "subject_consistency" and sha256(dino_file)[:16] in encoder.protocol["backbone"]
+
+
+def test_dino_lives_on_the_device(dino_file):
+    with pytest.raises(NotImplementedError, match="meta tensor"):  # which holds no numbers to give back
+        dino_encoder(dino_file, "meta").encode(levels(1, 64, 64))
+
+
+def test_other_files_are_no_dino(dino_file, tmp_path):
+    with pytest.raises(
+        InputError, match=r"metric 'subject_consistency': .*absent\.pth not found; fetch it from dl\.fbaipublicfiles"
+    ):
+        dino_encoder(tmp_path / "absent.pth")
+    weights = torch.load(dino_file, weights_only=True)
+    weights["head.weight"] = weights.pop("norm.bias")
+    torch.save(weights, dino_file)
+    with pytest.raises(
+        InputError, match=r"'frame_consistency_dino': .*does not fit: it lacks norm\.bias; has too much head\.weight"
+    ):
+        dino_encoder(dino_file)
+    dino_file.write_text("text")
+    with pytest.raises(InputError, match=r"metric 'frame_consistency_dino': .*dino\.pth cannot be read"):
+        dino_encoder(dino_file)
+
+
+# ----------------------------------------------------------------------------------------------------------------- CLIP
+
+
+@pytest.fixture
+def clip_model(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(encoders, "CLIP_B32", SMALL)
+    return open_clip.CLIP(embed_dim=16, vision_cfg=VISION, text_cfg=TEXT, quick_gelu=True).eval()
+
+
+def clip_folder(folder, model, **changes):
+    """A folder in the layout of timm/vit_base_patch32_clip_224.openai."""
+    folder.mkdir(exist_ok=True)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    save_file({"unread": torch.zeros(1)}, folder / "model.safetensors")  # timm's own, which comes first by name
+    config = {"embed_dim": 16, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT} | changes
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    return folder
+
+
+def expected_features(model, video):
+    pixels = transforms.resize(video * 255, [224], transforms.InterpolationMode.BICUBIC, antialias=False)
+    normal = transforms.normalize(transforms.center_crop(pixels, [224, 224]) / 255, CLIP_MEAN, CLIP_STD)
+    with torch.inference_mode():
+        return model.encode_image(normal)
+
+
+def test_clip_features_are_those_of_open_clip_behind_torchvisions_transforms(clip_model, tmp_path, monkeypatch):
+    """Shorter side 224, the middle, CLIP's statistics; timm's copy of OpenAI's weights gives VBench's name, others another."""
+    folder, video = clip_folder(tmp_path / "clip", clip_model), levels(2, 120, 90)
+    encoder = clip_encoder(folder)
+    assert encoder.column == "frame_consistency_clip"
+    torch.testing.assert_close(encoder.encode(video), expected_features(clip_model, video), atol=1e-5, rtol=1e-5)
+    digest = sha256(folder / "open_clip_model.safetensors")
+    monkeypatch.setattr(encoders, "CLIP_B32", dataclasses.replace(SMALL, hub_sha256=digest))
+    (folder / "open_clip_config.json").unlink()  # the file tells the network
+    for path in (folder, folder / "open_clip_model.safetensors"):
+        encoder = clip_encoder(path)
+        assert encoder.column == "background_consistency" and digest[:16] in encoder.protocol["backbone"]
+
+
+def test_clip_lives_on_the_device(clip_model, tmp_path):
+    encoder = clip_encoder(clip_folder(tmp_path / "clip", clip_model), "meta")
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        encoder.encode(levels(1, 64, 64))
+
+
+def test_openais_archive_is_read_by_its_hash_alone(clip_model, tmp_path, monkeypatch):
+    """TorchScript in half precision, as published: what it holds is code too, so no other archive is opened."""
+    path = tmp_path / "ViT-B-32.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        half = torch.jit.trace(clip_model, (torch.rand(1, 3, 224, 224), torch.zeros(1, 77, dtype=torch.long)), check_trace=False)
+        half.half().save(path)
+    with pytest.raises(InputError, match=r"ViT-B-32\.pt is no file of OpenAI's, and open_clip_config\.json .* is missing; fetch"):
+        clip_encoder(path)
+    monkeypatch.setattr(encoders, "CLIP_B32", dataclasses.replace(SMALL, archive_sha256=sha256(path)))
+    video = levels(2, 90, 160)
+    for given in (path, tmp_path):
+        encoder = clip_encoder(given)
+        assert encoder.column == "background_consistency"
+        expected = expected_features(clip_model.half().float(), video)
+        torch.testing.assert_close(encoder.encode(video), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_other_networks_are_no_clip(clip_model, tmp_path):
+    with pytest.raises(
+        InputError, match=r"metric 'background_consistency': .*empty holds neither ViT-B-32\.pt nor open_clip_model"
+    ):
+        (tmp_path / "empty").mkdir()
+        clip_encoder(tmp_path / "empty")
+    with pytest.raises(InputError, match=r"absent\.pt not found; fetch it from openaipublic\.azureedge\.net"):
+        clip_encoder(tmp_path / "absent.pt")
+    for changes, said in (
+        ({"quick_gelu": False}, "quick_gelu is False, not True"),
+        ({"vision_cfg": VISION | {"layers": 12}}, "layers is 12, not 2"),
+        ({"vision_cfg": None}, "image_size is None, not 224"),
+    ):
+        with pytest.raises(InputError, match=f"'frame_consistency_clip': .*is of no CLIP ViT-B/32: {said}"):
+            clip_encoder(clip_folder(tmp_path / "clip", clip_model, **changes))
+
+
+def test_the_published_files_are_named():
+    for clip, hub, archive in ((CLIP_B32, "patch32", "ViT-B-32.pt"), (CLIP_L14, "patch14", "ViT-L-14.pt")):
+        assert hub in clip.hub and clip.archive == archive and f"{clip.archive_sha256}/{archive}" in clip.source
+        assert all(len(digest) == 64 for digest in clip.sha256)
+    assert CLIP_B32.sha256[0].startswith("40d36571") and CLIP_L14.sha256[0].startswith("b8cca3fd")
+    assert encoders.DINO_SHA256.startswith("bf34ad0f") and encoders.DINO_SIZES["depth"] == 12
+
+
+def test_a_file_stands_for_itself(tmp_path):
+    assert clip_weights("x", tmp_path / "any.pt", CLIP_B32) == tmp_path / "any.pt"

@@ -1,0 +1,247 @@
+"""RAFT in both published layouts: the numbers of its authors' program, round trips, and what bears VBench's name."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models.optical_flow import raft_large
+
+from eval.metrics import flow as flows
+from eval.metrics.flow import RaftFlow, load_flow, torchvision_names, unpadded
+from eval.metrics.motion import MotionMetrics, dynamic_degree
+from eval.metrics.vbench import is_static
+from otca.errors import InputError
+from tests.samples import texture
+
+BLOCKS = [("layer1", 64, 64), ("layer2", 64, 96), ("layer3", 96, 128)]
+UPDATE = {
+    "encoder.convc1": (256, 324, 1, 1),
+    "encoder.convc2": (192, 256, 3, 3),
+    "encoder.convf1": (128, 2, 7, 7),
+    "encoder.convf2": (64, 128, 3, 3),
+    "encoder.conv": (126, 256, 3, 3),
+    **{f"gru.conv{gate}{n}": (128, 384, *size) for n, size in ((1, (1, 5)), (2, (5, 1))) for gate in "zrq"},
+    "flow_head.conv1": (256, 128, 3, 3),
+    "flow_head.conv2": (2, 256, 3, 3),
+    "mask.0": (256, 128, 3, 3),
+    "mask.2": (576, 256, 1, 1),
+}
+
+
+def published_layout() -> dict[str, tuple[int, ...]]:
+    """Name → shape of every tensor of raft-things.pth: a feature encoder without, a context encoder with batch normalisation."""
+    out: dict[str, tuple[int, ...]] = {}
+
+    def convolution(name, *shape):
+        out[f"{name}.weight"], out[f"{name}.bias"] = shape, shape[:1]
+
+    def norm(name, width):
+        out.update({f"{name}.{part}": (width,) for part in ("weight", "bias", "running_mean", "running_var")})
+        out[f"{name}.num_batches_tracked"] = ()
+
+    for net in ("fnet", "cnet"):
+        convolution(f"{net}.conv1", 64, 3, 7, 7)
+        convolution(f"{net}.conv2", 256, 128, 1, 1)
+        norms = [("norm1", 64)]
+        for layer, before, after in BLOCKS:
+            for block in (0, 1):
+                name = f"{layer}.{block}"
+                convolution(f"{net}.{name}.conv1", after, after if block else before, 3, 3)
+                convolution(f"{net}.{name}.conv2", after, after, 3, 3)
+                norms += [(f"{name}.norm1", after), (f"{name}.norm2", after)]
+            if before != after:
+                convolution(f"{net}.{layer}.0.downsample.0", after, before, 1, 1)
+                norms += [(f"{layer}.0.norm3", after), (f"{layer}.0.downsample.1", after)]
+        for name, width in norms if net == "cnet" else ():
+            norm(f"{net}.{name}", width)
+    for name, shape in UPDATE.items():
+        convolution(f"update_block.{name}", *shape)
+    return {f"module.{name}": shape for name, shape in out.items()}
+
+
+def drawn() -> dict[str, torch.Tensor]:
+    """Such a file with weights from generators that never change, so that a peer's numbers for them can be written down."""
+    weights = {}
+    for i, (name, shape) in enumerate(sorted(published_layout().items())):
+        noise, last = np.random.RandomState(i).normal(0, 1, shape), name.rpartition(".")[2]
+        if last == "num_batches_tracked":
+            weights[name] = torch.tensor(1)
+            continue
+        scaled = {"running_var": 1 + 0.5 * np.tanh(noise), "running_mean": 0.1 * noise, "bias": 0.1 * noise}.get(last)
+        if scaled is None:
+            scaled = noise / math.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 1 + 0.1 * noise
+        weights[name] = torch.from_numpy(np.asarray(scaled)).float()
+    for name in [name for name in weights if ".norm3." in name]:  # one module under two names
+        weights[name] = weights[name.replace("norm3", "downsample.1")]
+    return weights
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    path = tmp_path_factory.mktemp("raft") / "raft-things.pth"
+    torch.save(drawn(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ported(tmp_path_factory):
+    """Random weights in torchvision's layout."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("raft") / "raft_large.pth"
+    torch.save(raft_large(weights=None).state_dict(), path)
+    return path
+
+
+def pair(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A texture that moves by two pixels to the right."""
+    wide = torch.from_numpy(texture(height, width + 2, 0))
+    return wide[..., 2:], wide[..., :-2]
+
+
+def as_vbench(flow: RaftFlow) -> RaftFlow:
+    """As if its weights were those of raft-things."""
+    flow.vbench = True
+    return flow
+
+
+def longest(field_HW2: np.ndarray, share: float) -> float:
+    lengths = np.sort(np.sqrt((field_HW2.astype(np.float64) ** 2).sum(-1)).ravel())[::-1]
+    return lengths[: int(share * lengths.size)].mean()
+
+
+# -------------------------------------------------------------------------------------------------------------- layouts
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "padded", "corner", "middle", "top"),
+    [
+        (132, 140, (136, 144, 2), (-4.19799, 7.14495), (-45.82401, -59.17905), 97.61913),
+        (130, 173, (136, 176, 2), (-2.50538, 6.20267), (-57.34625, -42.80879), 105.76333),
+    ],
+)
+def test_raft_gives_the_numbers_of_its_authors_program(published, height, width, padded, corner, middle, top):
+    """princeton-vl/RAFT with the same file and frames, padded by its InputPadder, 20 updates; top: its longest 5 % of all."""
+    flow = RaftFlow(published)
+    field = flow.padded(*pair(height, width))
+    assert field.shape == padded
+    assert field[3, 5] == pytest.approx(corner, abs=1e-2) and field[70, 90] == pytest.approx(middle, abs=1e-2)
+    assert longest(field, 0.05) == pytest.approx(top, abs=1e-2)
+    up, left = (padded[0] - height) // 2, (padded[1] - width) // 2
+    inside = flow(*pair(height, width))
+    assert np.allclose(inside, field[up : up + height, left : left + width], atol=1e-4)
+
+
+def test_the_published_layout_is_renamed_to_torchvisions_and_back(published):
+    """Every tensor arrives once, under torchvision's name, as it was."""
+    weights = drawn()
+    assert len(weights) == 179
+    own = RaftFlow(published).model.state_dict()
+    kept = {name: value for name, value in weights.items() if ".norm3." not in name}
+    assert len(kept) == len(own) == 169
+    renamed = torchvision_names(weights)
+    assert set(renamed) == set(own) and all(torch.equal(renamed[name], own[name]) for name in own)
+    assert sorted(map(id, renamed.values())) == sorted(map(id, kept.values()))
+    assert torch.equal(
+        own["context_encoder.layer2.0.convnormrelu1.1.running_var"], weights["module.cnet.layer2.0.norm1.running_var"]
+    )
+    assert torch.equal(own["context_encoder.layer3.0.downsample.1.bias"], weights["module.cnet.layer3.0.downsample.1.bias"])
+    assert torch.equal(own["mask_predictor.conv.bias"], weights["module.update_block.mask.2.bias"])
+    assert torch.equal(own["update_block.recurrent_block.convgru2.convq.bias"], weights["module.update_block.gru.convq2.bias"])
+
+
+def test_torchvisions_layout_is_taken_as_it_is(ported):
+    flow = load_flow(ported)
+    a, b = torch.from_numpy(texture(132, 140, 0)), torch.from_numpy(texture(132, 140, 1))
+    pad = torch.nn.functional.pad(torch.stack([a, b]) * 2 - 1, (2, 2, 2, 2), mode="replicate")
+    with torch.no_grad():
+        peer = flow.model(pad[:1], pad[1:], num_flow_updates=20)[-1][0, :, 2:-2, 2:-2].permute(1, 2, 0)
+    assert np.allclose(flow(a, b), peer, atol=1e-4)
+    assert flow(a[:, :32, :40], b[:, :32, :40]).shape == (32, 40, 2)
+
+
+def test_raft_lives_on_the_device(ported):
+    assert next(load_flow(ported, "meta").model.parameters()).device.type == "meta"
+
+
+def test_raft_refuses_files_that_are_not_its_weights(tmp_path):
+    with pytest.raises(InputError, match=r"absent\.pth not found; fetch raft-things\.pth"):
+        RaftFlow(tmp_path / "absent.pth")
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"other\.pth do not fit"):
+        RaftFlow(tmp_path / "other.pth")
+    torch.save(print, tmp_path / "code.pth")  # a pickled function: refused, not run
+    with pytest.raises(InputError, match=r"code\.pth do not fit"):
+        RaftFlow(tmp_path / "code.pth")
+    lost = {name: value for name, value in drawn().items() if name != "module.fnet.conv2.bias"}
+    torch.save(lost, tmp_path / "lost.pth")
+    with pytest.raises(InputError, match=r"lost\.pth do not fit torchvision's raft_large .*feature_encoder\.conv\.bias"):
+        RaftFlow(tmp_path / "lost.pth")
+
+
+# ------------------------------------------------------------------------------------------------------- VBench's name
+
+
+@pytest.mark.parametrize("layout", ["published", "ported"])
+def test_vbenchs_name_needs_its_weights(layout, request, monkeypatch):
+    path = request.getfixturevalue(layout)
+    assert MotionMetrics(RaftFlow(path)).columns[:2] == ("dynamic_degree_raft", "top_flow_raft")
+    monkeypatch.setattr(flows, "RAFT_THINGS_SHA256", (flows.sha256(path),))
+    assert MotionMetrics(RaftFlow(path)).columns[:3] == ("dynamic_degree", "dynamic_degree_raft", "top_flow_raft")
+
+
+def test_the_hashes_are_those_of_the_published_files():
+    whole, start = flows.RAFT_THINGS_SHA256
+    assert len(whole) == 64 and "raft_large_C_T_V1-22a6c225.pth".partition("-")[2].startswith(start) and len(start) == 8
+
+
+class Padded:
+    """A flow of VBench's whose lengths are told: in the padding, and inside."""
+
+    name, vbench, protocol = "raft", True, {"resolution": "as given"}
+
+    def __init__(self, padding: float, inside: float):
+        self.lengths = padding, inside
+
+    def padded(self, first, second):
+        height, width = first.shape[1:]
+        field = np.zeros((height + -height % 8, width + -width % 8, 2), np.float32)
+        field[..., 0] = self.lengths[0]
+        unpadded(field, height, width)[..., 0] = self.lengths[1]
+        return field
+
+    def __call__(self, first, second):
+        height, width = first.shape[1:]
+        return np.full((height, width, 2), (self.lengths[1], 0), np.float32)
+
+
+def test_vbench_counts_the_padding_and_never_takes_it_off():
+    """At 129 pixels the threshold is 6·129/256 = 3.02; the 7 rows and columns of padding are 10 % of 136×136."""
+    video = torch.zeros(9, 3, 129, 129)
+    degree = dynamic_degree(video, 8, Padded(padding=5, inside=1))
+    assert (degree.moves, degree.vbench, degree.top_flow) == (0, 1, 1)
+    degree = dynamic_degree(video, 8, Padded(padding=0, inside=4))
+    assert (degree.moves, degree.vbench, degree.top_flow) == (1, 1, 4)
+    assert is_static(video, Padded(0, 0)) and not is_static(video, Padded(padding=9, inside=0))  # 2·1·1.51 = 3.02 between ends
+
+
+@pytest.mark.parametrize(("frames", "fps", "moves", "vbench"), [(2, 8, 0, 1), (3, 16, 0, 1), (3, 8, 0, 0), (9, 8, 0, 0)])
+def test_vbench_calls_a_video_of_two_kept_frames_moving(frames, fps, moves, vbench):
+    """round(4·2/16) = 0 pairs are asked for."""
+    degree = dynamic_degree(torch.zeros(frames, 3, 128, 128), fps, Padded(0, 0))
+    assert (degree.moves, degree.vbench) == (moves, vbench)
+
+
+def test_frames_too_small_for_vbench_have_no_value_of_its_name(published):
+    small = torch.rand(3, 3, 64, 128, generator=torch.Generator().manual_seed(0))
+    degree = dynamic_degree(small, 8, Padded(9, 9))
+    assert degree.moves == 1 and math.isnan(degree.vbench)
+    flow = as_vbench(RaftFlow(published))
+    with pytest.raises(InputError, match=r"frames of 128×64 pixels are too small for VBench's RAFT, which needs 128 a side"):
+        flow.padded(*small[:2])
+    with pytest.raises(InputError, match="too small for VBench's RAFT"):
+        is_static(small, flow)
+    values = MotionMetrics(Padded(0, 0)).score(small, 8)
+    assert math.isnan(values["dynamic_degree"]) and values["dynamic_degree_raft"] == 0
