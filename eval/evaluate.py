@@ -60,9 +60,6 @@ def evaluate(policy: Policy, held_out: HeldOut, config: EvalConfig, seed: int, r
     """
     set_rate(rewards, config.fps)
     processes, each = process_state(), config.samples_per_prompt
-    for reward in rewards:
-        if hasattr(reward, "fps"):
-            reward.fps = config.fps
     numbers, cells, traits = [], [], []
     for part in generated(policy, config, seed, processes.process_index, processes.num_processes):
         write_media(folder / "media", part, config)
