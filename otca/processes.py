@@ -7,7 +7,7 @@ import os
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, parse_flag_from_env
+from accelerate.utils import DistributedType, is_deepspeed_available, parse_flag_from_env
 
 from otca.errors import InputError
 from otca.sharding import shard_precision
@@ -18,6 +18,7 @@ COUNTED = ("dead_groups", "groups_with_constant_reward")
 
 def process_state() -> PartialState:
     """accelerate's knowledge of the processes, whether or not a trainer was made before."""
+    refuse_missing_deepspeed()
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
@@ -53,13 +54,21 @@ def refuse_split_launch(accelerator: Accelerator) -> None:
         )
 
 
-def refuse_deepspeed() -> None:
-    """Raise InputError where the launcher asks for DeepSpeed; to be called before accelerate looks for its package."""
-    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-        raise InputError("the launcher asks for DeepSpeed, which this trainer does not drive; shard by FSDP2 (otca/launch)")
+def asks_for_deepspeed() -> bool:
+    """Whether the launcher asks for DeepSpeed."""
+    return parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
 
 
-def shards_asked() -> bool:
+def refuse_missing_deepspeed() -> None:
+    """Raise InputError where the launcher asks for DeepSpeed and it is not installed; to be called before accelerate looks."""
+    if asks_for_deepspeed() and not is_deepspeed_available():
+        raise InputError(
+            "the launcher asks for DeepSpeed, which is not installed: pip install -r requirements.txt, or launch with FSDP2 "
+            "(otca/launch/eight_gpus_fsdp2.yaml)"
+        )
+
+
+def asks_for_fsdp() -> bool:
     """Whether the launcher asks for weights in shards."""
     return parse_flag_from_env("ACCELERATE_USE_FSDP")
 
@@ -68,13 +77,18 @@ def refuse_dropped_plugin(accelerator: Accelerator) -> None:
     """Raise InputError where the launcher asks for sharding and accelerate, without a word, does something else, or shards as
     the first version of FSDP does, whose flat weights this trainer cannot read."""
     kind, shipped = accelerator.distributed_type, "otca/launch/eight_gpus_fsdp2.yaml"
-    if shards_asked() and kind != DistributedType.FSDP:
+    if asks_for_fsdp() and kind != DistributedType.FSDP:
         raise InputError(
             f"ACCELERATE_USE_FSDP asks for FSDP, but accelerate runs {kind.value}: every process would hold the whole model; "
             f"launch on GPUs with {shipped}, or take FSDP out of your config"
         )
     if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise InputError(f"the launcher asks for version 1 of FSDP; set fsdp_version: 2 in its fsdp_config, as {shipped} does")
+    if asks_for_deepspeed() and not (kind == DistributedType.DEEPSPEED and torch.distributed.is_initialized()):
+        raise InputError(
+            f"ACCELERATE_USE_DEEPSPEED asks for DeepSpeed, but accelerate runs {kind.value} without its processes; launch on "
+            "GPUs by accelerate launch with otca/launch/eight_gpus_deepspeed.yaml, or take DeepSpeed out of your config"
+        )
 
 
 def keep_inputs_whole(accelerator: Accelerator, dtype: torch.dtype) -> None:

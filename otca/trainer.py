@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list
 
-from otca import checkpoint, schedules
+from otca import checkpoint, schedules, zero
 from otca.budget import evaluations_per_step
 from otca.config import TrainConfig
 from otca.ending import Terminated, put_off_while
@@ -25,13 +25,14 @@ from otca.policies.base import build_policy
 from otca.policies.pipeline import INFERENCE
 from otca.process import process_values
 from otca.processes import (
+    asks_for_deepspeed,
+    asks_for_fsdp,
     gathered,
     keep_inputs_whole,
     over_processes,
-    refuse_deepspeed,
     refuse_dropped_plugin,
+    refuse_missing_deepspeed,
     refuse_split_launch,
-    shards_asked,
     total,
 )
 from otca.prompts import load_prompts, prompt_order
@@ -59,21 +60,22 @@ class Trainer:
         require_trackers(config.trackers)
         if config.policy.precision == "fp16" and not torch.cuda.is_available():
             raise InputError("policy.precision is fp16, which needs a GPU; use bf16 or no")
-        refuse_deepspeed()
-        self.accelerator = Accelerator(
-            mixed_precision=config.policy.precision, log_with=config.trackers or None, project_dir=self.folder
-        )
+        refuse_missing_deepspeed()
+        precision = "no" if asks_for_deepspeed() else config.policy.precision  # by it accelerate has DeepSpeed cast weights
+        self.accelerator = Accelerator(mixed_precision=precision, log_with=config.trackers or None, project_dir=self.folder)
         refuse_split_launch(self.accelerator)
         refuse_dropped_plugin(self.accelerator)
         keep_inputs_whole(self.accelerator, INFERENCE[config.policy.precision])
         self.share = config.samples_per_update(self.accelerator.num_processes)
         self.micro_batch = config.rows_per_pass(self.accelerator.num_processes)
+        if asks_for_deepspeed():
+            zero.configure(self.accelerator, config, self.micro_batch)
         self.prompts = load_prompts(config.prompts)
         where = (self.accelerator.device, config.reward_files)
         self.rewards = build_rewards(config.rewards, *where, config.reward_timeout, config.reward_fps)
         refuse_prompts(self.rewards, self.prompts, config.prompts)
         # networks that are to lie in shards are cut block by block: no GPU ever holds one whole
-        networks_on = torch.device("cpu") if shards_asked() else None
+        networks_on = torch.device("cpu") if asks_for_fsdp() else None
         self.policy = make_policy(config.policy, self.accelerator.device, networks_on=networks_on)
         if method.forward_loss and config.step_selection.kind != "ode":
             raise InputError(f"step_selection.kind is {config.step_selection.kind}; {method.name} samples by ode")
@@ -95,7 +97,10 @@ class Trainer:
         self.seconds: dict[str, float] = {}
 
     def _prepare(self) -> None:
-        """Hand network and optimizer to accelerate, which may wrap the network (DDP) or cut it into shards (FSDP2)."""
+        """Hand network and optimizer to accelerate, which may wrap the network (DDP, DeepSpeed) or cut it into shards (FSDP2)."""
+        if asks_for_deepspeed():
+            self.optimizer = zero.prepare(self.accelerator, self.policy, self.optimizer)
+            return
         if self.policy.experts > 1:  # a backward pass reaches one of them
             self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.policy.network, self.optimizer = self.accelerator.prepare(self.policy.network, self.optimizer)
@@ -139,6 +144,8 @@ class Trainer:
         except (RewardError, TrainingError, KeyboardInterrupt, Terminated) as stop:
             self._save_on_the_way_out(stop)
             raise
+        if self.updater.zero is not None:
+            self.policy.network = self.updater.zero.release()
         for tracker in self.accelerator.trackers:
             tracker.finish()
 

@@ -19,10 +19,12 @@ from otca.files import write_atomic
 from otca.memory import memory_named
 from otca.methods import Method
 from otca.policies.base import Policy, swapped
+from otca.processes import gathered
 from otca.rollout import condition_of, noised_at, transition_at, velocity_at
 from otca.schedules import StepPlan
 from otca.sharding import is_sharded, whole
 from otca.types import Credit, Rollout
+from otca.zero import Zero
 
 REFUSED = "not_finite.safetensors"
 """File of a run's folder with the batch whose gradient was not finite: latents, log-probabilities, advantages, prompts."""
@@ -36,7 +38,7 @@ class Updater:
         config: TrainConfig,
         method: Method,
         policy: Policy,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Zero,
         accelerator: Accelerator,
         sigma_S: torch.Tensor,
         share: int,
@@ -48,7 +50,8 @@ class Updater:
         self.config, self.method, self.policy, self.sigma_S = config, method, policy, sigma_S
         self.optimizer, self.accelerator, self.share, self.micro_batch = optimizer, accelerator, share, micro_batch
         self.parameters = policy.trainable_parameters()
-        self.sharded = is_sharded(self.parameters)
+        self.zero = optimizer if isinstance(optimizer, Zero) else None
+        self.sharded = is_sharded(self.parameters) or self.zero is not None
         self.reference = self._copied() if config.loss.kl_beta else []
         self.average = self._copied() if config.optimizer.ema_decay else []
         self.lagged = self._copied() if method.forward_loss else []
@@ -74,14 +77,10 @@ class Updater:
         before, skipped = self._copied(), 0
         for first in range(0, len(sampled.prompts), self.share):
             self._accumulate_share(sampled, credit, plan, first, totals)
-            norm = float(whole(self.accelerator.clip_grad_norm_(self.parameters, config.optimizer.gradient_clip)))
+            with memory_named("in the optimizer's step", "the number of trained weights (policy.tuning lora)"):
+                norm = self._step()
             totals["gradient_norm"] += norm
             finite = math.isfinite(norm)
-            if finite or self.accelerator.scaler is not None:  # the scaler of fp16 skips by itself, and then scales less
-                self.moved = True
-                with memory_named("in the optimizer's step", "the number of trained weights (policy.tuning lora)"):
-                    self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
             skipped += not finite
             self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
             if config.patience and self.skipped_in_a_row >= config.patience:
@@ -96,12 +95,25 @@ class Updater:
         squared = sum(float(whole((p.detach() - b).square().sum())) for p, b in zip(self.parameters, before))
         return out | {"update_norm": squared**0.5, "skipped_updates": skipped}
 
+    def _step(self) -> float:
+        """Clip the gradient and move the weights by it, unless it is not finite; returns its norm."""
+        if self.zero is not None:
+            self.moved = True
+            return self.zero.step()
+        norm = float(whole(self.accelerator.clip_grad_norm_(self.parameters, self.config.optimizer.gradient_clip)))
+        if math.isfinite(norm) or self.accelerator.scaler is not None:  # the scaler of fp16 skips by itself, and then scales less
+            self.moved = True
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
     def _accumulate_share(self, sampled: Rollout, credit: Credit, plan: StepPlan, first: int, totals: dict) -> None:
         """Gradients of one optimizer step, that of the samples from ``first`` on.
 
         They accumulate over (transition, micro-batch) pairs, so memory does not grow with T. Micro-batches are
         those of the rollout: before the first step of an iteration every ratio is exactly 1 in fp32. Only where steps are
-        sampled (``credit.sampled_steps``) are they made anew, of the samples that train the step.
+        sampled (``credit.sampled_steps``) are they made anew, of the samples that train the step. In shards weights are
+        gathered, gradients reduced by all processes together: one with fewer pairs adds passes that weigh nothing.
         """
         share, micro_batch = self.share, self.micro_batch
         steps, own = torch.nonzero(plan.trained_T).flatten().tolist(), range(first, first + share)
@@ -113,11 +125,16 @@ class Updater:
             pairs = pairs or [
                 (steps[0], slice(first, first + micro_batch))
             ]  # weights of 0: every process takes part in each update
+        passes = [(t, rows, credit, totals) for t, rows in pairs]
+        if self.config.credit.sampled_steps and self.sharded:
+            missing = int(gathered(self.accelerator, {"pairs": len(pairs)}).max()) - len(pairs)
+            nothing = dataclasses.replace(credit, step_weight_TB=torch.zeros_like(credit.step_weight_TB))
+            passes += [(*pairs[0], nothing, dict(totals))] * missing
         backward = self._backward_forward_process if self.method.forward_loss else self._backward
-        for index, (t, rows) in enumerate(pairs):
-            with self._exchange(last=index + 1 == len(pairs)), memory_named(f"in the backward pass of step {t}", self._smaller()):
+        for index, (t, rows, given, sums) in enumerate(passes, 1):
+            with self._exchange(last=index == len(passes)), memory_named(f"in the backward pass of step {t}", self._smaller()):
                 condition = condition_of(self.policy, sampled.prompts, rows)
-                backward(sampled, credit, plan, t, rows, condition, full, totals, first == 0)
+                backward(sampled, given, plan, t, rows, condition, full, sums, first == 0)
 
     def _smaller(self) -> str:
         """Settings that a backward pass needs less memory with."""
@@ -145,6 +162,8 @@ class Updater:
 
     def _exchange(self, last: bool):
         """Context of a backward pass: processes exchange gradients in the last one alone; shards, to save memory, in each."""
+        if self.zero is not None:
+            self.zero.exchange(last)
         return nullcontext() if last or self.sharded else self.accelerator.no_sync(self.policy.network)
 
     def _backward(self, sampled, credit, plan, t, rows, condition, pairs, totals, first_update) -> None:
@@ -204,5 +223,5 @@ class Updater:
             loss_B = loss_B + self.config.loss.kl_beta * kl_B
             totals["kl"] += float(kl_B.detach().mean()) * (len(kl_B) / self.micro_batch) / pairs
         loss = (weight_B.to(loss_B) * loss_B).mean() * (len(loss_B) / self.micro_batch) / pairs
-        self.accelerator.backward(loss)
+        (self.zero or self.accelerator).backward(loss)
         totals["loss"] += float(loss.detach())

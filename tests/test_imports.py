@@ -10,7 +10,7 @@ LEVELS = [
     {"errors", "types", "bounds", "config", "credit_config", "eval_config", "limits", "untrusted"},
     {"schedules", "samplers", "credit", "losses", "files", "sharding", "architectures", "cli", "preview", "ending", "memory"},
     {"policies", "rewards", "embedded", "checkpoint", "tracking", "prompts", "methods", "runs", "processes"},
-    {"rollout", "published_prompts", "shapes", "serving", "export"},
+    {"rollout", "published_prompts", "shapes", "serving", "export", "zero"},
     {"process", "validation"},
     {"budget"},
     {"updater"},

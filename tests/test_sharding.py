@@ -54,6 +54,7 @@ def train_whole(folder: Path, settings: dict) -> Trainer:
 
 CASES = {
     "flux": ("untrained_pipeline", {}),
+    "flux, sampled steps": ("untrained_pipeline", {"method": "process_credit", "credit.sampled_steps": 2, "iterations": 3}),
     "wan-experts-lora": ("untrained_experts", {"policy.tuning": "lora", "policy.frames": 5}),
 }
 
@@ -61,7 +62,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_shards_train_as_whole_weights_and_one_process_goes_on(request, tmp_path, case):
     name, changes = CASES[case]
-    settings = toy_settings("otca", request.getfixturevalue(name), **(SETTINGS | changes))
+    settings = toy_settings("otca", request.getfixturevalue(name)) | SETTINGS | changes
     out = train_sharded(tmp_path / "sharded", settings)
     trained = len(build_policy(TrainConfig.from_dotted(settings).policy).trainable_parameters())
     assert f"{trained} of {trained} sharded" in out
@@ -78,7 +79,7 @@ def test_shards_train_as_whole_weights_and_one_process_goes_on(request, tmp_path
     rows = [pd.read_csv(tmp_path / run / "train.csv") for run in ("whole", "sharded")]
     np.testing.assert_allclose(*rows, rtol=1e-4, atol=1e-5)
 
-    longer = settings | {"iterations": 3}
+    longer = settings | {"iterations": settings["iterations"] + 1}
     last = [train_whole(tmp_path / run, longer) for run in ("whole", "sharded")]
     for one, two in zip(*(trainer.parameters for trainer in last), strict=True):
         assert float((one - two).detach().abs().max()) <= 1e-5
