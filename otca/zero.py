@@ -70,9 +70,9 @@ def prepare(accelerator: Accelerator, policy: Policy, optimizer: torch.optim.Opt
             "launch with FSDP2 (otca/launch/eight_gpus_fsdp2.yaml)"
         )
     parameters = policy.trainable_parameters()
-    zero = accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
-    if zero.get("reduce_bucket_size", "auto") == "auto":
-        zero["reduce_bucket_size"] = min(BUCKET, sum(p.numel() for p in parameters))
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin.given["zero_optimization"].get("reduce_bucket_size", "auto") == "auto":
+        plugin.deepspeed_config["zero_optimization"]["reduce_bucket_size"] = min(BUCKET, sum(p.numel() for p in parameters))
     policy.network, _ = accelerator.prepare(policy.network, optimizer)
     return Zero(policy.network, parameters, keep=accelerator.is_main_process)
 
