@@ -9,7 +9,7 @@ from otca.bounds import at_least, positive, sound
 from otca.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """How a model is judged: ODE sampling on held-out prompts, raw weights of the last iteration."""
 

@@ -79,6 +79,7 @@ def planned(recipe: Recipe) -> dict[str, object]:
         "encoding_peak_gib": made.encoding_peak / 2**30,
         "sampling_peak_gib": made.sampling_peak / 2**30,
         "update_peak_gib": made.update_peak / 2**30,
+        "host_gib": made.host / 2**30,
         "fits": made.fits(gigabytes),
         "iterations": made.iterations,
         "network_evaluations": made.evaluations,
@@ -93,16 +94,21 @@ def render() -> str:
     """The table from the published rows; the README's block is replaced by it."""
     rows = pd.read_csv(ROWS, keep_default_na=False)
     lines = [
-        "| Recipe | GiB a GPU: encoding / sampling / update | Fits | Iterations | Network evaluations | GPU hours |",
-        "| --- | ---: | --- | ---: | ---: | ---: |",
+        "| Recipe | GiB a GPU: encoding / sampling / update | Fits | Host GiB a process | Iterations | Network evaluations "
+        "| GPU hours |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
     for row in rows.itertuples():
         fits = f"{'yes' if row.fits else 'no'} ({row.gpu_gb} GB)"
         memory = f"{row.encoding_peak_gib:.1f} / {row.sampling_peak_gib:.1f} / {row.update_peak_gib:.1f}"
         lines.append(
-            f"| {row.recipe} | {memory} | {fits} | {row.iterations:,} | {row.network_evaluations:,} | {row.gpu_hours:,.0f} |"
+            f"| {row.recipe} | {memory} | {fits} | {row.host_gib:.0f} | {row.iterations:,} | {row.network_evaluations:,} "
+            f"| {row.gpu_hours:,.0f} |"
         )
-    said = f"Planned, not measured: {UTILISATION:.0%} of {_peaks(rows)} bf16 TFLOP/s; hours without rewards and text encoders."
+    said = (
+        f"Planned, not measured: {UTILISATION:.0%} of {_peaks(rows)} bf16 TFLOP/s; hours without rewards and text encoders. "
+        "Host: each process reads all weights before they are moved or cut."
+    )
     lines += ["", said]
     before = list(dict.fromkeys(line for recipe in RECIPES for line in recipe.preparation))
     lines += ["", "```bash", "# once, with network: prompts and rewards (gated models: accept their licence on the hub, log in)"]

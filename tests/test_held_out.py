@@ -55,7 +55,7 @@ def test_a_run_gives_its_time_to_what_is_held_out(monkeypatch, tmp_path):
         raise InputError("far enough")
 
     monkeypatch.setattr(runner, "held_out_of", note)
-    monkeypatch.setattr(runner, "build_policy", lambda config: None)
+    monkeypatch.setattr(runner, "build_policy", lambda config, device: None)
     monkeypatch.setattr(runner, "arm_config", lambda arm: dataclasses.replace(arm_config(arm), reward_timeout=7.0))
     with pytest.raises(InputError, match="far enough"):
         runner._make(Arm("image", "quick", "base", 0), tmp_path)

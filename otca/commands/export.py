@@ -131,7 +131,8 @@ def _sampled(checkpoint: Path, settings: TrainConfig, count: int, folder: Path) 
     from otca.policies.base import build_policy
     from otca.processes import process_state
 
-    config = EvalConfig(_validation_of(settings), max(count, 1), 1, shift=settings.sampler.shift, batch=1)
+    source, shift = _validation_of(settings), settings.sampler.shift
+    config = EvalConfig(source=source, prompts=max(count, 1), samples_per_prompt=1, shift=shift, batch=1)
     shift, protocol, texts, seed = config.shift, {}, [], 0
     if count:
         policy = build_policy(settings.policy, process_state().device)
