@@ -109,10 +109,20 @@ def _fill(policy: Policy) -> None:
 # ---------------------------------------------------------------------------------------------------------------- passes
 
 
+class _FakeTensors(FakeTensorMode):
+    """PyTorch's fake tensors, without its pretence that there is a GPU.
+
+    Where there is none the mode would pretend one for as long as the process lives: the next backward pass then starts a thread
+    for it, after which no forked process can make a backward pass. Nothing here is on a GPU.
+    """
+
+    avoid_device_init = False
+
+
 def measure_passes(policy: Policy, config: TrainConfig, rows: int) -> Passes:
     """Run sampling, update and decoding of a micro-batch of an `empty_policy`, which is used up by it."""
     levels = tuple(sigmas_S(config.sampler.steps, config.sampler.shift or policy.shift)[1:3].tolist())
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with _FakeTensors(allow_non_fake_inputs=True):
         _fill(policy)
         peaks = {}
         for gradient in (False, True):

@@ -17,6 +17,7 @@ from otca.plan import plan
 from otca.policies.base import build_policy
 from otca.shapes import empty_policy
 from otca.trainer import Trainer
+from tests.killed import finish
 from tests.toys import toy_settings
 
 SIZES = {"prompts_per_iteration": 4, "group_size": 4, "micro_batch": 4}
@@ -78,6 +79,20 @@ def test_planned_flops_are_those_of_real_passes():
     found = plan(config, method).flops
     assert one > 1e7 and found["sampling"] == 16 * 6 * one and found["update"] == 16 * 5 * both
     assert found["decoding"] == 16 * decode.get_total_flops()
+
+
+def test_forked_processes_can_train_after_a_plan():
+    """Workers of a table are forked; PyTorch's pretended GPU would have left a thread of autograd in their parent."""
+
+    def gradient() -> int:
+        x = torch.ones(2, requires_grad=True)
+        (x * x).sum().backward()
+        return 0 if x.grad.tolist() == [2, 2] else 1
+
+    config, method = config_of("otca", {})
+    plan(config, method)
+    assert gradient() == 0
+    finish(gradient)
 
 
 def test_shards_divide_what_can_be_divided():
