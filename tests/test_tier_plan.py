@@ -41,7 +41,7 @@ def test_the_committed_plan_is_of_the_runs_that_are_made():
     rows = pd.read_csv("results/plans/cpu.csv")
     runs = Counter((arm.medium, arm.name) for arm in arms("cpu"))
     assert {(row.medium, row.method): row.seeds for row in rows.itertuples()} == runs
-    assert rows["core_hours"].sum() <= 16
+    assert rows["core_hours"].sum() <= 17  # about 8 hours on two cores: two rows of ten seeds were added after the plan
     for row in rows[rows["iterations"].notna()].itertuples():
         arm = named_arm(row.medium, "cpu", row.method, 0)
         assert tier_plan.planned(arm, row.seeds, (0.0, 0.0, 0.0), 1)["network_evaluations"] == row.network_evaluations
