@@ -37,7 +37,7 @@ def test_the_untrained_model_costs_its_judging():
 
 
 def test_the_committed_plan_is_of_the_runs_that_are_made():
-    """And takes at most eight hours of two cores."""
+    """And takes about eight hours of two cores."""
     rows = pd.read_csv("results/plans/cpu.csv")
     runs = Counter((arm.medium, arm.name) for arm in arms("cpu"))
     assert {(row.medium, row.method): row.seeds for row in rows.itertuples()} == runs
