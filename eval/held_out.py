@@ -17,7 +17,7 @@ from eval.metrics.quality import FRECHET_SAMPLES, diversity, frechet_distance, k
 from otca.config import TrainConfig
 from otca.embedded import scenes, video_scenes
 from otca.eval_config import EvalConfig
-from otca.rewards.base import Limited, Reward, build_rewards, score_all
+from otca.rewards.base import Reward, build_rewards, score_all
 from otca.types import Prompt
 
 Numbers = dict[str, tuple[float, int]]
@@ -153,9 +153,8 @@ def held_out_of(
 def set_rate(rewards: Sequence[Reward], fps: float) -> None:
     """Tell the media's frames a second to rewards that depend on them, which have an ``fps``; 0, of pictures, is not told."""
     for reward in rewards:
-        own = reward.reward if isinstance(reward, Limited) else reward
-        if fps > 0 and hasattr(own, "fps"):
-            own.fps = float(fps)
+        if fps > 0 and hasattr(reward, "fps"):
+            reward.fps = float(fps)
 
 
 def _motion_columns(motion: MotionMetrics, media_BFCHW: torch.Tensor, fps: float) -> dict[str, list[float]]:

@@ -131,8 +131,8 @@ def _sampled(checkpoint: Path, settings: TrainConfig, count: int, folder: Path) 
     from otca.policies.base import build_policy
     from otca.processes import process_state
 
-    source, shift = _validation_of(settings), settings.sampler.shift
-    config = EvalConfig(source=source, prompts=max(count, 1), samples_per_prompt=1, shift=shift, batch=1)
+    each = {"samples_per_prompt": 1, "shift": settings.sampler.shift, "batch": 1}
+    config = EvalConfig(source=_validation_of(settings), prompts=max(count, 1), **each)
     shift, protocol, texts, seed = config.shift, {}, [], 0
     if count:
         policy = build_policy(settings.policy, process_state().device)
