@@ -35,10 +35,14 @@ TABLE_COLUMNS = (
     *("medium", "method", "metric", "held_out", "n_seeds", "iqm", "mean", "ci_low", "ci_high", "baseline", "budget", "diff"),
     *("diff_low", "diff_high", "p_paired", "prob_improvement", "network_evaluations", "reward_calls"),
 )
+SIGNIFICANT = 0.05
+"""Of p after Holm's adjustment; intervals have 95 %."""
+
 CAPTION = (
     "Mean over seeds; in brackets the 95 % percentile bootstrap interval of the interquartile mean. ↑ higher is better, ↓ lower "
     "is. Bold: best, and the paired 95 % interval of its difference from the runner-up excludes 0. Worst trained objective and "
     "hypervolume (product, reference point 0) are of the means. Holm's adjustment counts the rivals, not the untrained model. "
+    "Shows: what the interval of the difference says; *unadjusted*: p is 0.05 or more after the adjustment. "
     "What is scored is decoded once: decodes in training are reward calls over the number of rewards."
 )
 
@@ -267,8 +271,9 @@ def differences(part: pd.DataFrame, metric: str) -> Grid:
         p = "< 0.001" if row["p_paired"] < 0.001 else number(row["p_paired"], 3)
         spread = interval(row["diff_low"], row["diff_high"], decimals).strip() or "–"
         improved = number(row["prob_improvement"], 2)
-        rows.append((method, number(row["diff"], decimals), spread, p, str(pairs), improved, detectable))
-    heads = ("Method", "Difference", "95 % interval", "p (Holm)", "Pairs", "P(improvement)", "Smallest detectable")
+        shows = _shows(row, metric)
+        rows.append((method, number(row["diff"], decimals), spread, p, str(pairs), improved, detectable, shows))
+    heads = ("Method", "Difference", "95 % interval", "p (Holm)", "Pairs", "P(improvement)", "Smallest detectable", "Shows")
     return {head: [(row[i], False) for row in rows] for i, head in enumerate(heads)}
 
 
@@ -277,14 +282,22 @@ def verdict(table: pd.DataFrame, metric: str, method: str) -> str:
 
     table: rows of `build_table`, of one medium and budget; ``method`` is not their baseline.
     """
-    of_metric, style = table[table["metric"] == metric].set_index("method"), METRICS[metric]
+    of_metric = table[table["metric"] == metric].set_index("method")
     row = of_metric.loc[method]
-    seeds = min(row["n_seeds"], of_metric["n_seeds"][row["baseline"]])
-    sign = -1 if style.higher_is_better is False else 1
+    baseline, seeds = row["baseline"], min(row["n_seeds"], of_metric["n_seeds"][row["baseline"]])
+    side, _, unadjusted = _shows(row, metric).partition(", ")
+    said = {
+        "not distinguishable": f"not distinguishable from {baseline} with {seeds} seeds",
+        "different": f"different from {baseline} ({seeds} seeds)",
+    }.get(side, f"{side} than {baseline} ({seeds} seeds)")
+    adjusted = f", though not after Holm's adjustment (p = {number(row['p_paired'], 3)})" if unadjusted else ""
+    return f"{METRICS[metric].label}: {method} is {said}{adjusted}."
+
+
+def _shows(row: pd.Series, metric: str) -> str:
+    """What a row of `build_table` shows of its difference: a side where the interval excludes 0, and whether p holds as well."""
     if not (row["diff_low"] > 0 or row["diff_high"] < 0):
-        shown = f"not distinguishable from {row['baseline']} with {seeds} seeds"
-    elif style.higher_is_better is None:
-        shown = f"different from {row['baseline']} ({seeds} seeds)"
-    else:
-        shown = f"{'better' if sign * row['diff'] > 0 else 'worse'} than {row['baseline']} ({seeds} seeds)"
-    return f"{style.label}: {method} is {shown}."
+        return "not distinguishable"
+    higher_is_better = METRICS[metric].higher_is_better
+    side = "different" if higher_is_better is None else "better" if (row["diff"] > 0) == higher_is_better else "worse"
+    return side if row["p_paired"] < SIGNIFICANT else f"{side}, unadjusted"

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from eval.held_out import MOTION
 from eval.stats import paired_difference
-from eval.tables import EQUAL_CALLS, METRICS, TABLE_COLUMNS, build_table, clear_winners, collect, write_table
+from eval.tables import (
+    EQUAL_CALLS,
+    METRICS,
+    TABLE_COLUMNS,
+    build_table,
+    clear_winners,
+    collect,
+    differences,
+    verdict,
+    write_table,
+)
 from otca import presets
 from otca.config import TrainConfig
 from otca.errors import InputError
@@ -182,9 +192,28 @@ def test_markdown_holds_means_differences_and_summary(tmp_path):
     heads = next(line for line in lines if line.startswith("| Method"))
     assert "Alignment ↑ (trained)" in heads and "Kernel distance ↓" in heads and "Counting" not in heads
     # otca − static is .5 in both seeds: no spread, so neither interval nor p; base − static is 0, .5: t = 1 on 1 degree, p = .5
-    assert "| otca | 0.500 | – | – | 2 | 1.00 | – |" in lines
+    assert "| otca | 0.500 | – | – | 2 | 1.00 | – | not distinguishable |" in lines
     assert any(line.startswith("| base | 0.250 | [−2.927, 3.427] | 0.500 | 2 | 0.75 | ") for line in lines)
     assert "| otca | 0.500 [0.000, 1.000] | 1.000 [1.000, 1.000] |" in lines  # by skill
+
+
+def test_a_side_is_named_where_the_interval_excludes_zero_and_whether_it_outlives_the_adjustment():
+    """Differences from .5: about .11 (t = 19, p = .003); .10, .20, .15 (t = 5.2, p = .035); 0, .1, −.1; about −.2."""
+    values = {"static_multi_reward": [0.5] * 3, "uniform_grpo": [0.6, 0.61, 0.62], "otca_tcd": [0.6, 0.7, 0.65]}
+    values |= {"otca_moca": [0.5, 0.6, 0.4], "otca": [0.3, 0.301, 0.302]}
+    table = build_table(make_rows(values))
+    grid = differences(table, "accuracy")
+    shown = {method: cell for (method, _), (cell, _) in zip(grid["Method"], grid["Shows"])}
+    wanted = {"uniform_grpo": "better", "otca_tcd": "better, unadjusted", "otca_moca": "not distinguishable", "otca": "worse"}
+    assert shown == wanted
+    assert verdict(table, "accuracy", "otca") == "Accuracy: otca is worse than static_multi_reward (3 seeds)."
+    said = verdict(table, "accuracy", "otca_tcd")
+    start = "Accuracy: otca_tcd is better than static_multi_reward (3 seeds), though not after Holm's adjustment (p = 0.0"
+    assert said.startswith(start) and float(said[-6:-2]) >= 0.05
+    fewer = build_table(make_rows({name: values[name] for name in ("static_multi_reward", "otca_tcd")}))
+    assert differences(fewer, "accuracy")["Shows"] == [("better", False)]
+    distances = build_table(make_rows(values, "kernel_distance"))
+    assert differences(distances, "kernel_distance")["Shows"][0] == ("worse", False)  # more of it is worse
 
 
 def test_only_clear_winners_are_bold(tmp_path):
