@@ -112,8 +112,8 @@ def _wait(started: Sequence[submitit.Job], seconds: float) -> None:
 def progress(arms: Sequence[Arm], root: Path) -> pd.DataFrame:
     """One row a medium and method: runs done, running, left; seconds still to compute.
 
-    An arm costs what the finished arms of its medium and method did on average; a method without one, what the network
-    evaluations of its medium's finished arms did.
+    An arm costs what the finished arms of its medium and method did on average; a method without one, what all of its medium's
+    did.
     """
     rows = []
     for arm in dict.fromkeys(arms):
