@@ -16,12 +16,10 @@ test-all: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 render: $(INSTALLED)
-	for table in 1 2 3 4; do $(BIN)/python -m reproduce.table$$table --tier quick --render || exit 1; done
-	for table in 1 2 3 4; do $(BIN)/python -m reproduce.table$$table --tier cpu --render || exit 1; done
+	for tier in quick cpu; do $(BIN)/python -m reproduce.all --tier $$tier --render || exit 1; done
 	for medium in image video; do $(BIN)/python -m reproduce.embedded_report --medium $$medium --render || exit 1; done
 	for medium in image video; do $(BIN)/python -m reproduce.credit_fidelity --medium $$medium --render || exit 1; done
 	$(BIN)/python -m reproduce.ablations --family targets --tier study --render
-	for family in temporal tcd objective stress sampling rivals rivals-equal budget; do $(BIN)/python -m reproduce.ablations --family $$family --render || exit 1; done
 	$(BIN)/python -m reproduce.gradient_signal --render
 	$(BIN)/python -m reproduce.first_ratio --render
 	$(BIN)/python -m reproduce.recipes --render

@@ -3,6 +3,7 @@
     python -m reproduce.all --tier cpu                    local processes, one a core; start it again to go on
     python -m reproduce.all --tier cpu --slurm PARTITION  the same runs as jobs of Slurm
     python -m reproduce.all --tier cpu --progress         done / running / left, and the time left
+    python -m reproduce.all --tier cpu --render           rebuild every published table of the tier from published rows
 
 Each table's own script makes the same runs; this one makes them all first, in one grid.
 """
@@ -17,7 +18,11 @@ from otca.ending import run_command
 from otca.errors import TrainingError
 from otca.runs import Arm
 from reproduce import ablations, credit_fidelity, table1, table2, table3, table4
+from reproduce.costs import total_cost_line
+from reproduce.readme import update_readme
 from reproduce.table import Table
+
+MEDIA = ("image", "video")
 
 TABLES: tuple[Table, ...] = (
     *(script.TABLE for script in (table1, table2, table3, table4)),
@@ -40,12 +45,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=0, help="jobs side by side (default: one a core)")
     parser.add_argument("--slurm", default="", metavar="PARTITION", help="run the jobs in this partition of Slurm")
     parser.add_argument("--progress", action="store_true", help="print how far the runs are, and stop")
+    parser.add_argument("--render", action="store_true", help="only rebuild the published tables from published rows")
     parser.add_argument("--allow-trained-metric", action="store_true", help="let an arm train on a held-out metric")
     args = parser.parse_args(argv)
     return run_command("all", lambda: _make(args))
 
 
+def render(tier: str) -> None:
+    """Published rows → every published table and figure of a tier, and what its runs took in the README."""
+    for table in TABLES:
+        print(f"written: {table.render(tier)}", flush=True)
+    update_readme(f"cost-all-{tier}", total_cost_line([Path("results") / medium / tier / "cost.csv" for medium in MEDIA]))
+
+
 def _make(args: argparse.Namespace) -> None:
+    if args.render:
+        render(args.tier)
+        return
     from reproduce.grid import progress_text, run_grid
     from reproduce.runner import default_jobs, refuse_trained_arms
 
@@ -60,7 +76,7 @@ def _make(args: argparse.Namespace) -> None:
         raise TrainingError(f"{len(failed)} runs failed, the first: {failed[0]}; mend that and start the same command again")
     for table in TABLES:
         print(f"written: {table.write(root, args.tier)}")
-    for medium in ("image", "video"):
+    for medium in MEDIA:
         credit_fidelity.make(medium, jobs)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -64,6 +64,16 @@ def cost_line(path: Path, methods: Collection[str]) -> str:
     return (
         f"Measured: {len(rows)} runs, {train:.1f} minutes of training and {evaluate:.1f} of evaluation on one core each: "
         f"about {(train + evaluate) / 2:.0f} minutes on two ({machines}).{_ratios(rows)}"
+    )
+
+
+def total_cost_line(paths: Sequence[Path]) -> str:
+    """What all published runs of a tier took, in one sentence; ``paths``: the cost.csv of each medium."""
+    rows = pd.concat([pd.read_csv(path) for path in paths])
+    hours = rows[["train_seconds", "evaluate_seconds"]].sum() / 3600
+    return (
+        f"Measured: {len(rows)} runs, {hours['train_seconds']:.1f} hours of training and {hours['evaluate_seconds']:.1f} of "
+        f"evaluation on one core each: about {hours.sum() / 2:.1f} hours on two ({'; '.join(sorted(set(rows['hardware'])))})."
     )
 
 

@@ -13,6 +13,7 @@ from otca import presets
 from otca.files import held
 from otca.runs import Arm
 from reproduce.all import TABLES, arms
+from reproduce.costs import COLUMNS, total_cost_line
 from reproduce.grid import Job, progress, progress_text
 from reproduce.runner import arm_config
 from reproduce.table import BEYOND
@@ -105,3 +106,13 @@ def test_a_grid_is_made_by_jobs_side_by_side(tmp_path, untrained_pipeline):
     assert made == set(TABLE.methods)
     jobs = {path.name.partition("_")[0] for path in (tmp_path / "runs/grid").glob("*_log.out")}
     assert len(jobs) == 2
+
+
+def test_the_cost_of_a_tier_is_the_sum_of_its_runs(tmp_path):
+    """One hour and a half of training on one medium, half an hour each of training and evaluation on the other: 2.5 core hours."""
+    for medium, train, evaluate, machine in (("image", 5400, 0, "B"), ("video", 1800, 1800, "A")):
+        (tmp_path / medium).mkdir()
+        (tmp_path / medium / "cost.csv").write_text(f"{','.join(COLUMNS)}\nbase,0,{train},{evaluate},{machine}\n")
+    assert total_cost_line([tmp_path / medium / "cost.csv" for medium in ("image", "video")]) == (
+        "Measured: 2 runs, 2.0 hours of training and 0.5 of evaluation on one core each: about 1.2 hours on two (A; B)."
+    )
