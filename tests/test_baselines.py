@@ -12,8 +12,10 @@ import torch
 from baselines import coca, dance_grpo, diffusion_nft, find_method, grpo_guard, tempflow_grpo
 from otca.config import TrainConfig
 from otca.errors import InputError
-from otca.losses import Noised, Transition, clipped_surrogate, surrogate
+from otca.losses import Noised, Transition, clipped_surrogate, surrogate, velocity_distance
 from otca.methods import assign_credit
+from otca.policies.base import build_policy
+from otca.rollout import noised_at
 from otca.trainer import Trainer
 from otca.types import Rollout, Scores
 from tests.toys import toy_settings
@@ -147,13 +149,24 @@ def test_coca_windows_share_alike():
     assert float(shares[0]) == pytest.approx(rise[0] / rise[1] / 2, rel=1e-4)
 
 
-def test_coca_standardises_each_step():
-    """Two samples of one group: at every step where their shaped rewards differ, the advantage is ∓1."""
-    reward_BK = torch.tensor([[0.0], [1.0]])
-    rollout, scores = record(reward_BK, velocity_TB=torch.randn(4, 2, 6, generator=torch.Generator().manual_seed(3)), groups=1)
-    advantage_TB = credit_of("coca", rollout, scores).advantage_TB
-    torch.testing.assert_close(advantage_TB.abs()[:3], torch.ones(3, 2), rtol=1e-2, atol=0)
-    torch.testing.assert_close(advantage_TB[:, 0], -advantage_TB[:, 1])
+def test_coca_by_hand():
+    """Three samples of one group, clean predictions the latents themselves. Similarities to the end and what is to come of them:
+
+    (−1, 0, 0, 1, 1): shares ½, 0, ½, 0, from each step on 1, ½, ½, 0; (0, ¼, 1, 1, 1): 1, ¾, 0, 0; (0, 0, 0, 0, 1): 1, 1, 1, 1.
+    Rewards 0, 1, 5: z = (−2, −1, 3) / √(14/3), the last held at 1 by the clip.
+    """
+    cosine_SB = torch.tensor([[-1.0, 0.0, 0.0], [0.0, 0.25, 0.0], [0.0, 1.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    latents_SB = torch.stack([cosine_SB, (1 - cosine_SB**2).sqrt()], dim=2)
+    rollout, scores = record(torch.tensor([[0.0], [1.0], [5.0]]), latents_SB, torch.zeros(4, 3, 2), groups=1)
+    credit = credit_of("coca", rollout, scores, **{"loss.advantage_clip": 1.0, "credit.advantage_epsilon": 1e-9})
+    z = [-2 / math.sqrt(14 / 3), -1 / math.sqrt(14 / 3), 1.0]
+    for t, shares in enumerate([(1, 1, 1), (0.5, 0.75, 1), (0.5, 0, 1)]):
+        shaped = [a * b for a, b in zip(z, shares)]
+        mean = sum(shaped) / 3
+        spread = math.sqrt(sum((value - mean) ** 2 for value in shaped) / 3)
+        expected = torch.tensor([(value - mean) / spread for value in shaped])
+        torch.testing.assert_close(credit.credit_TBK[t, :, 0], expected)
+    assert torch.equal(credit.advantage_BK, torch.ones(3, 1))
 
 
 @pytest.mark.parametrize("name, stochastic, trained", [("mix_grpo", 4, 4), ("flow_grpo_fast", 2, 2), ("dance_grpo", 5, 3)])
@@ -221,6 +234,26 @@ def test_diffusion_nft_lags_more_and_more():
     assert [diffusion_nft.lag(n) for n in (1, 100, 500, 9999)] == [0.001, 0.1, 0.5, 0.5]
 
 
+def test_the_forward_process_mixes_clean_latents_with_each_seeds_noise(untrained_pipeline):
+    """At σ = ¼: three quarters of the latents and a quarter of noise that depends on the seed and the level alone."""
+    policy = build_policy(TrainConfig.from_dotted({"policy.path": untrained_pipeline}).policy)
+    sigma_S = torch.tensor([1.0, 0.25, 0.0])
+    clean = policy.noise([torch.Generator().manual_seed(i) for i in (5, 6)])
+    at_end = noised_at(policy, clean, [1, 2], 2, sigma_S)
+    assert torch.equal(at_end, clean)
+    noise = noised_at(policy, torch.zeros_like(clean), [1, 2], 1, sigma_S) / 0.25
+    torch.testing.assert_close(noised_at(policy, clean, [1, 2], 1, sigma_S), 0.75 * clean + 0.25 * noise)
+    assert float(noise.std()) == pytest.approx(1, abs=0.2) and not torch.equal(noise[0], noise[1])
+    torch.testing.assert_close(noised_at(policy, torch.zeros_like(clean), [2, 1], 1, sigma_S), 0.25 * noise.flip(0))
+    assert not torch.equal(noised_at(policy, torch.zeros_like(clean), [1, 2], 0, sigma_S), noise)
+
+
+def test_velocities_are_as_far_apart_as_their_mean_square():
+    """Differences (1, −2) and (0, 4): 2.5 and 8."""
+    velocity, reference = torch.tensor([[1.0, 0.0], [3.0, 5.0]]), torch.tensor([[0.0, 2.0], [3.0, 1.0]])
+    torch.testing.assert_close(velocity_distance(velocity, reference), torch.tensor([2.5, 8.0]))
+
+
 def nft_settings(pipeline, **changes):
     return TrainConfig.from_dotted(
         find_method("diffusion_nft").settings
@@ -248,7 +281,11 @@ def test_diffusion_nft_trains_counts_and_resumes(untrained_pipeline, tmp_path):
     assert rows.notna().all(axis=None) and (rows["update_norm"] > 0).all() and (rows["clip_fraction"] == 0).all()
     assert rows["network_evaluations"].iloc[0] == 6 * (4 + 4 * 5)
     assert rows["kl"].iloc[0] == 0 and rows["kl"].iloc[2] > 0
-    Trainer(nft_settings(untrained_pipeline, iterations=1), method, tmp_path / "parts").run()
+    once = Trainer(nft_settings(untrained_pipeline, iterations=1), method, tmp_path / "parts")
+    start = [p.detach().clone() for p in once.parameters]
+    once.run()
+    for lagged, before, after in zip(once.updater.lagged, start, once.parameters):  # it follows all but a thousandth of the way
+        torch.testing.assert_close(lagged, 0.001 * before + 0.999 * after.detach())
     resumed = Trainer(nft_settings(untrained_pipeline), method, tmp_path / "parts")
     resumed.run()
     for a, b in ((whole.parameters, resumed.parameters), (whole.updater.lagged, resumed.updater.lagged)):

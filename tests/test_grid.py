@@ -109,7 +109,7 @@ def test_a_grid_is_made_by_jobs_side_by_side(tmp_path, untrained_pipeline):
 
 
 def test_the_cost_of_a_tier_is_the_sum_of_its_runs(tmp_path):
-    """One hour and a half of training on one medium, half an hour each of training and evaluation on the other: 2.5 core hours."""
+    """1.5 hours of training on one medium, half an hour each of training and evaluation on the other: 2.5 core hours."""
     for medium, train, evaluate, machine in (("image", 5400, 0, "B"), ("video", 1800, 1800, "A")):
         (tmp_path / medium).mkdir()
         (tmp_path / medium / "cost.csv").write_text(f"{','.join(COLUMNS)}\nbase,0,{train},{evaluate},{machine}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pandas as pd
 import pytest
@@ -12,15 +13,17 @@ from otca import credit, process
 from otca.config import PolicyConfig, SamplerConfig, TrainConfig
 from otca.credit_config import CreditConfig
 from otca.errors import InputError
-from otca.methods import METHODS
+from otca.methods import METHODS, assign_credit
 from otca.policies.base import build_policy
 from otca.process import completion_path, continuation_rewards_NBK, process_values, regressed_values_SBK, scored_states
 from otca.rollout import continued_from, make_batch, rollout
 from otca.schedules import StepPlan, sigmas_S
 from otca.trainer import Trainer
 from otca.types import Prompt, Rollout
+from tests.test_baselines import record
 from tests.toys import toy_settings
 
+ROOT = math.sqrt(2)
 STEPS = 5
 SAMPLER = SamplerConfig(steps=STEPS)
 
@@ -185,6 +188,28 @@ def test_the_rms_may_be_each_step_s_own():
     whole, single = (credit.process_advantage_TBK(value_SBK, group_B, 0.3, trained_T, scale=s) for s in ("run", "step"))
     torch.testing.assert_close(single.square().mean(1).sqrt(), torch.ones(4, 2), rtol=1e-3, atol=0)
     torch.testing.assert_close(torch.nn.functional.normalize(single, dim=1), torch.nn.functional.normalize(whole, dim=1))
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("process_credit", [[1.0, ROOT / 2], [0.0, -ROOT / 2]]),  # weights ½ each
+        ("process_moca", [[0.5, 0.75 * ROOT], [0.0, -0.75 * ROOT]]),  # final z-scores √2 and √1.5: ¼ and ¾
+        ("moca_step", [[0.5, 0.75 * ROOT], [0.0, -0.25 * ROOT]]),  # (2, √2): ¼ and ¾; (0, −√2): ¾ and ¼
+    ],
+)
+def test_objective_weights_of_process_advantages_by_hand(name, expected):
+    """Three samples of a group; the first's values rise by (2, 1), then (0, −1), the others' stay: its advantages are those, less
+    a third, over their RMS ⅔ and √2/3: (2, √2), (0, −√2). MOCA gives the smaller of one sign half of all, and ρ/K = ¼ to each."""
+    first_SK = torch.tensor([[0.0, 0.0], [2.0, 1.0], [2.0, 0.0], [2.0, 0.0]])
+    rollout, scores = record(torch.tensor([[3.0, 2.0], [0.0, 1.0], [0.0, 0.0]]), std=(0.3, 0.2, 0.0), groups=1)
+    values_SBK = torch.stack([first_SK, torch.zeros(4, 2), torch.zeros(4, 2)], dim=1)
+    scores = dataclasses.replace(scores, process_reward_SBK=values_SBK)
+    settings = {"method": name, "rewards": ["x", "y"], "credit.rho": 0.5}
+    settings |= {"credit.process_shrinkage": False, "credit.process_decay": 0.0}
+    credited = assign_credit(METHODS[name], rollout, scores, TrainConfig.from_dotted(settings))
+    product_TBK = credited.credit_TBK * credited.advantage_BK
+    torch.testing.assert_close(product_TBK[:2, 0], torch.tensor(expected), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["process_credit", "process_moca", "moca_step"])
