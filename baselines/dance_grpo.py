@@ -1,7 +1,8 @@
 """DanceGRPO (Xue et al. 2025, arXiv 2505.07818): one clipped loss a reward, added up; shared initial noise, 60 % of steps.
 
-Differs from its source in drawing the trained steps once an iteration instead of once a sample, and in weighting the
-rewards by the run's weights.
+Differs from its source in drawing the trained steps once an iteration instead of once a sample, in weighting the rewards by
+the run's weights, in the population's standard deviation instead of the sample's, and in clipping the weighted advantages to
+± `loss.advantage_clip` instead of the unweighted ones.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """GRPO-Guard (Wang et al. 2025, arXiv 2510.22319): ratios re-centred and re-scaled step by step, losses divided by Δ.
 
-Differs from its source in nothing but the rewards' mixing (static weights of z-scores). The mean log-ratio is biased
+Differs from its source in the rewards' mixing (static weights of z-scores), in a last transition that is noiseless and
+untrained, and in the learning rate, which is the tier's (there 1e-4). The mean log-ratio is biased
 downward by b = mean (μ − μ_old)² / (2 std²), and its spread shrinks with std = s·√Δ, so a clip range means another thing
 at every step; the guard takes both out, and the division by Δ evens out the gradients.
 """

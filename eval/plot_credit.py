@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from eval.plots import STYLE, method_styles, write_figure
 
 
-def credit_profiles(profiles: Mapping[str, np.ndarray], sigma_T: np.ndarray, names: Sequence[str], path_stem: Path) -> None:
+def credit_profiles(
+    profiles: Mapping[str, np.ndarray], sigma_T: np.ndarray, names: Sequence[str], path_stem: Path, caption: str = ""
+) -> None:
     """One panel an objective: size of credit over the noise level; writes ``<path_stem>.png`` and ``.svg``.
 
     profiles: "truth" and methods → (R, T, K) root mean squares scaled to 1 over the steps, row 0 the estimate, the others
@@ -33,5 +35,5 @@ def credit_profiles(profiles: Mapping[str, np.ndarray], sigma_T: np.ndarray, nam
             axis.set(title=name, xlabel="noise level σ of the step's state")
         axes[0].set_ylim(bottom=0)
         axes[0].set_ylabel("size of credit (RMS over steps = 1)")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(7, len(profiles)))
-        write_figure(figure, path_stem)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(8, len(profiles)))
+        write_figure(figure, path_stem, caption)

@@ -32,6 +32,9 @@ SPENT = {
 }
 """What a curve may run over: its label and unit. ``seconds`` is no column of train.csv: the caller adds it."""
 
+MOST_BANDS = 6
+"""Methods up to which bands from the lowest to the highest of 2 or 3 seeds are drawn; more of them would hide the means."""
+
 MOST_DRAWN = 60
 """Iterations that a figure shows one by one: of more, curves show every n-th and credit maps the mean of n."""
 
@@ -115,7 +118,7 @@ def learning_curves(
     `SPENT`). Raises as `curve_of` does.
     """
     styles, (label, unit) = method_styles(frames), SPENT[spent]
-    columns = min(len(names), 3)
+    columns, banded = min(len(names), 3), _banded(frames)
     rows = -(-len(names) // columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 2.6 * rows + 0.9), layout="constrained")
@@ -135,7 +138,8 @@ def learning_curves(
                     markersize=4,
                     markevery=(i * every // len(frames), every),
                 )
-                axis.fill_between(x, curve.low[drawn], curve.high[drawn], color=color, alpha=0.12, linewidth=0)
+                if banded:
+                    axis.fill_between(x, curve.low[drawn], curve.high[drawn], color=color, alpha=0.12, linewidth=0)
             axis.set(title=f"{_label(name)} ↑", xlabel=label)
             axis.xaxis.get_major_locator().set_params(integer=True, nbins=5)
         for axis in axes[len(names) :]:
@@ -143,6 +147,11 @@ def learning_curves(
         axes[0].set_ylabel("mean reward of\nthe training samples")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         write_figure(figure, path_stem, _curves_caption(frames, spent))
+
+
+def _banded(frames: Mapping[str, Sequence[pd.DataFrame]]) -> bool:
+    """Whether seeds have bands: where they are bootstrapped, and where few methods make few of them."""
+    return len(frames) <= MOST_BANDS or max(len(of_seed) for of_seed in frames.values()) > 3
 
 
 def _label(name: str) -> str:
@@ -153,7 +162,7 @@ def _curves_caption(frames: Mapping[str, Sequence[pd.DataFrame]], spent: str) ->
     counts = sorted({len(of_seed) for of_seed in frames.values()})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     bands = {1: "", 2: "; band: lowest to highest seed", 3: "; band: lowest to highest seed"}
-    band = bands.get(counts[-1], "; band: 95 % bootstrap interval over seeds")
+    band = bands.get(counts[-1], "; band: 95 % bootstrap interval over seeds") if _banded(frames) else ""
     said = f"Mean over seeds (n = {seeds}){band}; centred moving average over {SMOOTHING} iterations."
     if spent == "network_evaluations":
         return f"{said} A forward pass of a sample at one step counts 1, its backward pass 2 more."

@@ -33,7 +33,8 @@ COLORS = {
 """Okabe and Ito's colour-blind-safe palette, fixed by method in every figure."""
 
 FALLBACK_COLORS = ("#332288", "#882255", "#999933", "#44AA99", "#AA4499", "#661100")
-"""Paul Tol's muted palette for the other methods (in alphabetical order), drawn dashed, then dotted."""
+"""Paul Tol's muted palette for the other methods (in alphabetical order), drawn dashed, then dotted; a named method's variants
+have its colour."""
 
 FALLBACK_LINES = ("--", ":", "-.")
 
@@ -77,10 +78,15 @@ GRID_DPI = 128
 
 
 def method_styles(methods: Collection[str]) -> dict[str, tuple[str, str, str]]:
-    """(colour, line, marker) of each method; distinct within a figure for up to 18 methods beside the named ones."""
+    """(colour, line, marker) of each method; distinct within a figure for up to 18 methods beside the named ones and 7 variants
+    (``otca@3steps``) of each of these."""
     others = sorted(set(methods) - set(COLORS))
     styles = {method: (color, "-", MARKERS[method]) for method, color in COLORS.items()}
-    for i, method in enumerate(others):
+    for named, color in COLORS.items():
+        for i, variant in enumerate(name for name in others if name.startswith(f"{named}@")):
+            line, marker = FALLBACK_LINES[i % len(FALLBACK_LINES)], FALLBACK_MARKERS[i % len(FALLBACK_MARKERS)]
+            styles[variant] = (color, line, marker)
+    for i, method in enumerate(name for name in others if name not in styles):
         line, color = divmod(i, len(FALLBACK_COLORS))
         marker = FALLBACK_MARKERS[i % len(FALLBACK_MARKERS)]
         styles[method] = (FALLBACK_COLORS[color], FALLBACK_LINES[line % len(FALLBACK_LINES)], marker)
@@ -104,6 +110,7 @@ def dot_plot(table: pd.DataFrame, metrics: Sequence[str], path_stem: Path) -> No
             axis.hlines(range(len(methods)), rows["ci_low"], rows["ci_high"], color=COLORS["static_multi_reward"], linewidth=1.4)
             axis.plot(rows["mean"], range(len(methods)), "o", color=COLORS["static_multi_reward"], markersize=4)
             axis.set(title=metric)
+            axis.xaxis.get_major_locator().set_params(nbins=4)
         axes[0].set_yticks(range(len(methods)), methods)
         axes[0].invert_yaxis()
         write_figure(figure, path_stem, f"mean and interval over seeds; band: {baseline}")

@@ -54,7 +54,8 @@ FAMILIES = {
         uniform_grpo@rms gdpo@rms otca_moca@rho0-rms otca_moca@rho0.1-rms otca_moca@rho0.25-rms otca_moca@rms
         moca_step@rms process_credit@rms""",
         "uniform_grpo sums raw rewards; static_multi_reward sums z-scores; otca_moca has ρ = 0.5; @rho1 is static weighting.",
-        "rms: the advantage rescaled to the root mean square of static_multi_reward's, so that arms differ in direction only.",
+        "rms: the advantage rescaled to the root mean square of static_multi_reward's, so that arms differ in direction only; "
+        "static_multi_reward and @rho1 have it already.",
     ),
     "tcd": _family(
         "tcd",
@@ -73,7 +74,8 @@ FAMILIES = {
         "one corrupted reward",
         " ".join([*(m for m in STRESSED if m not in BASIS), *(f"{m}@{kind}" for kind in CORRUPTIONS for m in STRESSED)]),
         "noise: aesthetic replaced by noise; flipped: alignment turned round for a third of the images; scaled: aesthetic times "
-        "100; constant: quality divided by 1000. Evaluation uses the honest rewards.",
+        "100; constant: quality divided by 1000. Evaluation uses the honest rewards. Noise and flips are drawn for every image "
+        "that is scored, so for process credit for every completion of a state.",
     ),
     "rivals": _family(
         "rivals",

@@ -1,7 +1,7 @@
 """Rewards of the stress tests: one objective of the embedded image task that lies, shouts, or hardly speaks.
 
 Each keeps the name of the reward it corrupts, so that logs and tables have the same columns; evaluation scores with the
-honest ones. What is random depends on the image alone.
+honest ones. What is random depends on the image alone, so the completions of a sample's states are drawn for one by one.
 """
 
 from __future__ import annotations

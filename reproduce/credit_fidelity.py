@@ -2,8 +2,11 @@
 
     python -m reproduce.credit_fidelity --medium image            train, sample and measure what is missing, write results
     python -m reproduce.credit_fidelity --medium image --render   rebuild tables and figures from the published cells alone
+    python -m reproduce.credit_fidelity --medium image --truth published   credit anew, without the hours that the truth takes
 
-Every method reads the same recorded trajectories, so they differ in credit alone; settings that change the sampling do not act.
+Every method reads the same recorded trajectories, so they differ in credit alone; settings that change the sampling do not act,
+but steps that a method does not train get no credit (windows stand as in the first iteration). Left out: GRPO-Guard and
+DiffusionNFT, whose credit is static weighting's; what they change is the loss.
 """
 
 from __future__ import annotations
@@ -37,49 +40,83 @@ from otca.config import TrainConfig
 from otca.ending import run_command
 from otca.errors import InputError
 from otca.files import write_atomic
+from otca.methods import Method
+from otca.schedules import plan_steps
 from otca.types import Rollout, Scores
 from reproduce.readme import update_readme
-from reproduce.truth import STAGES, STUDIES, Study, Valuation, load_draws, load_trajectories, load_values
+from reproduce.truth import SEED, STAGES, STUDIES, Study, Valuation, load_draws, load_trajectories, load_values
 from reproduce.variants import credit_config
 
 FOLDER = Path("results/credit_fidelity")
 RESAMPLES = 2000
+SAME = 1e-5
+"""How far the final rewards of trajectories may be from the published ones, which have six digits, to count as the same."""
 
 READINGS = (
     *("uniform_grpo", "static_multi_reward", "otca_tcd", "otca_tcd@x0_hat", "otca_tcd@epsilon.01", "otca_tcd@epsilon.1"),
-    *("otca_tcd@permuted", "otca_tcd@averaged", "tempflow_grpo", "coca", "gdpo", "otca_moca", "otca_moca@rho0", "otca"),
+    *("otca_tcd@permuted", "otca_tcd@averaged", "flow_grpo", "dance_grpo", "mix_grpo", "flow_grpo_fast", "tempflow_grpo"),
+    *("coca", "gdpo", "otca_moca@rho0", "otca_moca@rho0.1", "otca_moca@rho0.25", "otca_moca", "otca", "otca@x0_hat"),
     *("dense_grpo", "process_credit@clean-raw", "process_credit@clean-decay0", "process_credit@clean"),
     *("process_credit@completion2", "process_credit", "process_credit@whole", "process_credit@raw"),
     *("process_credit@clean-preview", "process_credit@preview", "process_credit@regressed"),
-    *("process_credit@decay0", "process_credit@decay.6", "process_credit@decay1", "moca_step"),
+    *("process_credit@decay0", "process_credit@decay.6", "process_credit@decay1"),
+    *("process_credit@early3", "process_credit@even3", "process_moca", "moca_step"),
 )
 """What is compared; weights that differ by a factor alone (TCD's ``sum``) agree alike."""
 
-DRAWN = ("static_multi_reward", "otca_tcd", "tempflow_grpo", "coca", "dense_grpo", "process_credit")
+DRAWN = ("static_multi_reward", "otca_tcd", "otca_tcd@x0_hat", "otca", "tempflow_grpo", "process_credit", "moca_step")
 """The readings whose profiles are drawn."""
+DRAWN_CAPTION = (
+    "Root mean square of the credit of a step over all samples, as a multiple of its mean square over the steps. Band: 95 % of "
+    "the truth over resampled prompts, its own error taken off. coca and dense_grpo, which standardise every step, run as "
+    "static_multi_reward does."
+)
 
-COMPARED, RIVALS, ASKED = "process_credit", ("uniform_grpo", "otca_tcd"), 2.0
+COMPARED, RIVALS, ASKED = "process_credit", ("uniform_grpo", "static_multi_reward", "otca_tcd"), 2.0
 """Whose correlation with the truth is to be so many times that of each rival."""
 
 
 def credit_TBK(
     reading: str, config: TrainConfig, sampled: Rollout, final: Scores, values: dict[Valuation, torch.Tensor]
 ) -> np.ndarray:
-    """Signed credit · advantage of a reading at the trained steps, one column an objective (fused ones repeat)."""
-    config = credit_config(reading, config)
+    """Signed credit · advantage of a reading at all steps but the last, one column an objective (fused ones repeat)."""
+    config, method = credit_config(reading, config), find_method(reading.partition("@")[0])
     scores = dataclasses.replace(final, process_reward_SBK=values[Valuation.of(config.credit)])
-    factors = find_method(reading.partition("@")[0]).assign(sampled, scores, config)
-    product_TBK = (factors[0] * factors[1])[sampled.trained_T].numpy()
+    factors = method.assign(sampled, scores, config)
+    product_TBK = torch.where(chosen_T(method, config).view(-1, 1, 1), factors[0] * factors[1], 0.0)[sampled.trained_T].numpy()
     return np.broadcast_to(product_TBK, (*product_TBK.shape[:2], len(config.rewards)))
 
 
-def measure(study: Study) -> None:
-    """Write the study's cells and stages to results: truth, its error and every credit, one row a (step, sample, objective)."""
+def chosen_T(method: Method, config: TrainConfig) -> torch.Tensor:
+    """Which steps a method trains, at the first iteration of a run: bool (T,)."""
+    own = {key.removeprefix("step_selection."): value for key, value in method.settings.items() if "step_selection." in key}
+    chosen = dataclasses.replace(config.step_selection, **own)
+    rng = np.random.default_rng(SEED)
+    return plan_steps(chosen.kind, config.sampler.steps, 0, rng, chosen.fraction, chosen.count, chosen.stride).trained_T
+
+
+def published_truth(study: Study, stage: str, final_BK: np.ndarray) -> Truth:
+    """The truth of published cells about trajectories made anew. Raises InputError unless they end in the published rewards."""
+    truth = read_truth(FOLDER / study.medium, stage)[1]
+    off = np.abs(truth.final_BK - final_BK).max() if truth.final_BK.shape == final_BK.shape else np.inf
+    if off > SAME:
+        raise InputError(
+            f"the {study.medium} trajectories of stage {stage!r} end otherwise here than the published ones, by up to {off:.2g} "
+            f"in a reward; leave out --truth published, and the truth about these is measured"
+        )
+    return truth
+
+
+def measure(study: Study, published: bool = False) -> None:
+    """Write the study's cells and stages to results: truth, its error and every credit, one row a (step, sample, objective).
+
+    ``published``: the truth is that of the cells that are there, else it is of the continuations.
+    """
     config = study.sampling
     for stage in STAGES:
         (sampled, final), values = load_trajectories(study, stage), load_values(study, stage)
         final_BK = final.reward_BK.numpy()
-        truth = truth_of(load_draws(study, stage).numpy(), final_BK)
+        truth = published_truth(study, stage, final_BK) if published else truth_of(load_draws(study, stage).numpy(), final_BK)
         shape = truth.increment_TBK.shape
         step, sample, objective = (axis.ravel() for axis in np.indices(shape))
         columns = {
@@ -110,9 +147,9 @@ def render(medium: str) -> Path:
         for k, name in enumerate(names):
             stages.append(
                 {"medium": medium, "stage": stage, "objective": name, "trajectories": len(group_B), "groups": counts_RP.shape[1]}
-                | {"reward_sd": truth.final_BK[:, k].std(), "reliability": reliability[0, k]}
-                | {"reliability_se": reliability[1:, k].std(), "luck": luck[0, k], "luck_se": luck[1:, k].std()}
-                | {"worthless_cells": worthless[:, :, k].mean()}
+                | {"continuations": STUDIES[medium].draws, "reward_sd": truth.final_BK[:, k].std()}
+                | {"reliability": reliability[0, k], "reliability_se": reliability[1:, k].std()}
+                | {"luck": luck[0, k], "luck_se": luck[1:, k].std(), "worthless_cells": worthless[:, :, k].mean()}
             )
         pooled = {}
         for reading, credit in credits.items():
@@ -130,7 +167,7 @@ def render(medium: str) -> Path:
         sigma_T = cells.groupby("step")["sigma"].first().to_numpy()
         profiles = {"truth": profile_RTK(truth.increment_TBK, group_B, counts_RP, truth.error_TBK)}
         profiles |= {reading: profile_RTK(credits[reading], group_B, counts_RP) for reading in DRAWN}
-        credit_profiles(profiles, sigma_T, names, FOLDER / medium / f"{stage}-profiles")
+        credit_profiles(profiles, sigma_T, names, FOLDER / medium / f"{stage}-profiles", DRAWN_CAPTION)
     columns = ["medium", "stage", "method", "objective", "axis", "correlation", "ci_low", "ci_high", "reliability"]
     fidelity, stages = pd.DataFrame(fidelity, columns=columns), pd.DataFrame(stages)
     write_rows(stages, FOLDER / medium / "stages.csv")
@@ -145,19 +182,30 @@ def render(medium: str) -> Path:
     return FOLDER / medium
 
 
-def read_cells(folder: Path, stage: str) -> tuple[pd.DataFrame, Truth, dict[str, np.ndarray], np.ndarray, list[str]]:
-    """Published cells as arrays: the rows, the truth, each reading's credit, the groups, and the objectives' names."""
+def read_truth(folder: Path, stage: str) -> tuple[pd.DataFrame, Truth]:
+    """Published cells, one row a (step, sample, objective), and the truth as arrays."""
     path = folder / f"{stage}-cells.csv.gz"
     if not path.is_file():
         raise InputError(f"{path} not found; make it with python -m reproduce.credit_fidelity --medium {folder.name}")
     cells, samples = pd.read_csv(path), pd.read_csv(folder / f"{stage}-samples.csv.gz")
-    names = list(dict.fromkeys(cells["objective"]))
-    shape = (cells["step"].nunique(), cells["sample"].nunique(), len(names))
-    arrays = {column: cells[column].to_numpy().reshape(shape) for column in ("truth", "error", *READINGS)}
+    shape = (cells["step"].nunique(), cells["sample"].nunique(), cells["objective"].nunique())
+    of_cells = [cells[column].to_numpy().reshape(shape) for column in ("truth", "error")]
     of_samples = [samples[column].to_numpy().reshape(shape[1:]) for column in ("start", "start_error", "final")]
-    truth = Truth(arrays.pop("truth"), arrays.pop("error"), *of_samples)
+    return cells, Truth(*of_cells, *of_samples)
+
+
+def read_cells(folder: Path, stage: str) -> tuple[pd.DataFrame, Truth, dict[str, np.ndarray], np.ndarray, list[str]]:
+    """Published cells as arrays: the rows, the truth, each reading's credit, the groups, and the objectives' names."""
+    cells, truth = read_truth(folder, stage)
+    missing = [reading for reading in READINGS if reading not in cells]
+    if missing:
+        raise InputError(
+            f"{folder}/{stage}-cells.csv.gz has no {', '.join(missing)}; add it with python -m reproduce.credit_fidelity "
+            f"--medium {folder.name} --truth published"
+        )
+    credits = {reading: cells[reading].to_numpy().reshape(truth.increment_TBK.shape) for reading in READINGS}
     group_B = cells[cells["step"] == 0].groupby("sample")["group"].first().to_numpy()
-    return cells, truth, arrays, group_B, names
+    return cells, truth, credits, group_B, list(dict.fromkeys(cells["objective"]))
 
 
 def report(fidelity: pd.DataFrame, stages: pd.DataFrame) -> str:
@@ -193,8 +241,8 @@ def summary(fidelity: pd.DataFrame, stages: pd.DataFrame) -> str:
     worthless, luck = (stages.groupby("objective")[column].mean() for column in ("worthless_cells", "luck"))
     dashes = " – |" * len(names)
     lines = [
-        f"{first.trajectories} trajectories at each of {len(STAGES)} stages of training; reliability of the truth {low:.2f} to "
-        f"{high:.2f}. Means over the stages.",
+        f"{first.trajectories} trajectories of {first.groups} prompts at each of {len(STAGES)} stages of training, every state "
+        f"continued {first.continuations} times; reliability of the truth {low:.2f} to {high:.2f}. Means over the stages.",
         "",
         f"| Method | {' | '.join(names)} | {' | '.join(f'{name}: on worthless cells' for name in names)} |",
         "| --- |" + " ---: |" * (2 * len(names)),
@@ -234,20 +282,26 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--medium", choices=tuple(STUDIES), default="image", help="which task (default: image)")
     parser.add_argument("--render", action="store_true", help="only rebuild tables and figures from published cells")
+    parser.add_argument(
+        "--truth",
+        choices=("measured", "published"),
+        default="measured",
+        help="published: make the trajectories again, refuse others than the published ones, and take the truth from their cells",
+    )
     parser.add_argument("--jobs", type=int, default=0, help="tasks side by side (default: one a core; one with a GPU)")
     args = parser.parse_args(argv)
-    return run_command("credit_fidelity", lambda: make(args.medium, args.jobs, args.render))
+    return run_command("credit_fidelity", lambda: make(args.medium, args.jobs, args.render, args.truth == "published"))
 
 
-def make(medium: str, jobs: int, render_alone: bool = False) -> None:
-    """Measure what is missing, unless only a render is asked for; then tables and figures."""
+def make(medium: str, jobs: int, render_alone: bool = False, published: bool = False) -> None:
+    """Measure what is missing (the truth too, unless the ``published`` one is to do), or nothing; then tables and figures."""
     if not render_alone:
         from reproduce.runner import default_jobs, run_tasks
         from reproduce.truth import tasks
 
-        for independent in tasks(STUDIES[medium]):
+        for independent in tasks(STUDIES[medium], continued=not published):
             run_tasks(independent, jobs or default_jobs())
-        measure(STUDIES[medium])
+        measure(STUDIES[medium], published)
     folder = render(medium)
     print((folder / "fidelity.md").read_text())
     print(f"written: {folder}")

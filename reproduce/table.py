@@ -28,7 +28,7 @@ COMPARISON = ("base", "uniform_grpo", "static_multi_reward", "otca_tcd", "otca_m
 
 BEYOND = ("process_credit", "process_credit@equal", "process_credit@early3-equal40")
 """Rows that the paper lacks, of the `cpu` tier alone: at equal iterations; at equal evaluations; and, with three states scored
-instead of all, at 40 % of the evaluations, which on videos is about equal seconds."""
+instead of all, at 40 % of the evaluations."""
 
 HEADLINE = ("base", "uniform_grpo", "static_multi_reward", "otca", *BEYOND)
 """Arms with all seeds of their tier."""

@@ -37,25 +37,40 @@ BLOCK = 16
 
 @dataclass(frozen=True)
 class Valuation:
-    """How a credit values a state: the reward of an ODE completion of ``length`` steps (0 = to the end), or by regression."""
+    """How a credit values a state: the reward of an ODE completion of ``length`` steps (0 = to the end), or by regression.
+
+    Of all states, or of ``states`` of them with the others in between, spread as `CreditConfig.process_spread` says.
+    """
 
     length: int
     decoder: str = "vae"
     by: str = "reward"
+    states: int = 0
+    spread: str = "even"
 
     @classmethod
     def of(cls, settings: CreditConfig) -> Valuation:
         """What a config's credit asks for."""
-        return REGRESSED if settings.process_value == "regression" else cls(settings.process_completion, settings.process_decoder)
+        if settings.process_value == "regression":
+            return REGRESSED
+        subset = (settings.process_states, settings.process_spread) if settings.process_states else ()
+        return cls(settings.process_completion, settings.process_decoder, "reward", *subset)
 
     @property
     def file(self) -> str:
         """Name of the file of its values."""
-        return "values_regression.safetensors" if self == REGRESSED else f"values_{self.decoder}_{self.length}.safetensors"
+        if self == REGRESSED:
+            return "values_regression.safetensors"
+        return f"values_{self.decoder}_{self.length}{f'_{self.spread}{self.states}' if self.states else ''}.safetensors"
 
 
 REGRESSED = Valuation(1, by="regression")
-VALUATIONS = (*(Valuation(length) for length in (1, 2, 3, 0)), Valuation(1, "linear"), Valuation(3, "linear"), REGRESSED)
+VALUATIONS = (
+    *(Valuation(length) for length in (1, 2, 3, 0)),
+    *(Valuation(length, "linear") for length in (1, 3)),
+    *(Valuation(3, states=3, spread=spread) for spread in ("early", "even")),
+    REGRESSED,
+)
 """What is kept beside the truth, for the credits that read it."""
 
 
@@ -172,6 +187,7 @@ def value(study: Study, stage: str, valuation: Valuation) -> None:
     ends = sampled.latents_SB[-1].split(config.micro_batch)
     sampled = dataclasses.replace(sampled, media_BFCHW=torch.cat([policy.decode(latents) for latents in ends]))
     changes = {"process_completion": valuation.length, "process_decoder": valuation.decoder, "process_value": valuation.by}
+    changes |= {"process_states": valuation.states, "process_spread": valuation.spread}
     config = dataclasses.replace(config, credit=dataclasses.replace(config.credit, **changes, process_continuations=0))
     _save({"value_SBK": process_values(policy, sampled, final.reward_BK, rewards, config)[0]}, path)
 
@@ -213,8 +229,8 @@ def load_draws(study: Study, stage: str) -> torch.Tensor:
     return torch.stack([torch.cat(blocks) for blocks in parts])
 
 
-def tasks(study: Study) -> list[list[functools.partial]]:
-    """What is to be done, in rounds; the tasks of a round are independent of each other."""
+def tasks(study: Study, continued: bool = True) -> list[list[functools.partial]]:
+    """What is to be done, in rounds; the tasks of a round are independent of each other. The last one continues every state."""
     return [
         [functools.partial(train, study)],
         [functools.partial(sample, study, stage) for stage in STAGES],
@@ -224,6 +240,7 @@ def tasks(study: Study) -> list[list[functools.partial]]:
             for block in study.blocks
             for stage in STAGES
             for state in study.states
+            if continued
         ],
     ]
 

@@ -30,7 +30,7 @@ SAMPLED = ("static_multi_reward", "otca")
 
 VARIANTS: dict[str, dict[str, object]] = {
     # TCD: what it measures, and what its weights know
-    "otca_tcd@x0_hat": {"credit.tcd_latent": "x0_hat"},
+    **{f"{method}@x0_hat": {"credit.tcd_latent": "x0_hat"} for method in ("otca_tcd", "otca")},
     "otca_tcd@epsilon.01": {"credit.tcd_epsilon": 1e-2},
     "otca_tcd@epsilon.1": {"credit.tcd_epsilon": 0.1},
     "otca_tcd@sum": {"credit.tcd_normalise": "sum"},
@@ -49,6 +49,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "process_credit@clean-preview": {"credit.process_completion": 1, "credit.process_decoder": "linear"},
     "process_credit@preview": {"credit.process_decoder": "linear"},
     "process_credit@early3": {"credit.process_states": 3, "credit.process_spread": "early"},
+    "process_credit@even3": {"credit.process_states": 3},
     "process_credit@regressed": {"credit.process_value": "regression"},
     "process_credit@truth4": {"credit.process_continuations": 4, "credit.process_decay": 0.0},
     "process_credit@step": {"credit.process_scale": "step"},

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from baselines import find_method
 from eval.fidelity import (
     AXES,
     Truth,
@@ -20,6 +25,7 @@ from eval.fidelity import (
     worthless_TBK,
 )
 from otca import presets
+from otca.config import SamplerConfig, TrainConfig
 from reproduce import credit_fidelity, truth
 
 T, GROUPS, G, K, N = 6, 40, 8, 2, 16
@@ -117,7 +123,7 @@ def no_truth() -> Truth:
 
 @pytest.fixture
 def tiny_study(tmp_path, monkeypatch, untrained_pipeline):
-    """A study of 2 × 2 trajectories of 4 steps of an untrained model, in a folder of its own."""
+    """A study of 2 × 2 trajectories of 6 steps of an untrained model, in a folder of its own."""
     settings = {
         "iterations": 2,
         "prompts_per_iteration": 2,
@@ -128,7 +134,7 @@ def tiny_study(tmp_path, monkeypatch, untrained_pipeline):
         "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
     }
     monkeypatch.setitem(presets.TRAIN, "image/quick", settings)
-    monkeypatch.setitem(truth.STUDIES, "image", truth.Study("image", 2, 2, 4, 3))
+    monkeypatch.setitem(truth.STUDIES, "image", truth.Study("image", 2, 2, 6, 3))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text("<!-- fidelity-image -->\nSTALE\n<!-- /fidelity-image -->\n")
     return tmp_path
@@ -142,7 +148,7 @@ def test_the_study_end_to_end(tiny_study, monkeypatch):
     assert list(rows) == ["medium", "stage", "method", "objective", "axis", "correlation", "ci_low", "ci_high", "reliability"]
     assert set(rows["method"]) == set(credit_fidelity.READINGS) and set(rows["objective"]) == {"red", "blue"}
     compared = rows[rows["axis"].str.startswith("over_")]
-    assert len(rows) - len(compared) == 3 * len(credit_fidelity.READINGS) * 2 * 4 and len(compared) == 3 * 2 * 2
+    assert len(rows) - len(compared) == 3 * len(credit_fidelity.READINGS) * 2 * 4 and len(compared) == 3 * 3 * 2
     pooled = rows[rows["axis"] == "pooled"].set_index(["stage", "objective", "method"])["correlation"]
     for row in compared.itertuples():
         own, rival = (pooled[row.stage, row.objective, name] for name in (row.method, row.axis.removeprefix("over_")))
@@ -157,6 +163,43 @@ def test_the_study_end_to_end(tiny_study, monkeypatch):
     monkeypatch.setattr(truth, "rollout", None)  # would fail if called
     assert credit_fidelity.main(["--medium", "image", "--jobs", "1"]) == 0
     assert before == {f: f.read_bytes() for f in before}
+
+
+def test_new_readings_take_the_published_truth_about_the_same_trajectories(tiny_study, monkeypatch, capsys):
+    """Without a continuation the cells come out the same; of trajectories that end otherwise the truth is refused."""
+    assert credit_fidelity.main(["--medium", "image", "--jobs", "1"]) == 0
+    cells = tiny_study / "results/credit_fidelity/image/half-cells.csv.gz"
+    published, readings = pd.read_csv(cells), credit_fidelity.READINGS
+    shutil.rmtree(tiny_study / "runs")
+    published.drop(columns="otca").to_csv(cells, index=False)
+    capsys.readouterr()
+    assert credit_fidelity.main(["--medium", "image", "--render"]) == 2
+    assert "half-cells.csv.gz has no otca; add it with" in capsys.readouterr().err
+    monkeypatch.setattr(truth, "continuation_rewards_NBK", None)  # would fail if called
+    assert credit_fidelity.main(["--medium", "image", "--jobs", "1", "--truth", "published"]) == 0
+    again = pd.read_csv(cells)
+    assert list(again) == list(published) and set(readings) < set(again)
+    for column in ("truth", "error", *readings):
+        np.testing.assert_allclose(again[column], published[column], rtol=1e-4, atol=1e-6)
+    samples = cells.with_name("half-samples.csv.gz")
+    ends = pd.read_csv(samples)
+    ends.assign(final=ends["final"] + 2e-5).to_csv(samples, index=False)
+    capsys.readouterr()
+    assert credit_fidelity.main(["--medium", "image", "--jobs", "1", "--truth", "published"]) == 2
+    assert "trajectories of stage 'half' end otherwise here than the published ones, by up to 2e-05" in capsys.readouterr().err
+
+
+def test_steps_that_a_method_does_not_train_get_no_credit():
+    """Of ten steps, the last never: the first two, a window of four, int(.6·9) = 5 drawn, and all nine."""
+    config = dataclasses.replace(TrainConfig(), sampler=SamplerConfig(steps=10))
+    chosen = {
+        name: credit_fidelity.chosen_T(find_method(name), config)
+        for name in ("flow_grpo_fast", "mix_grpo", "dance_grpo", "otca")
+    }
+    assert chosen["flow_grpo_fast"].nonzero().flatten().tolist() == [0, 1]
+    assert chosen["mix_grpo"].nonzero().flatten().tolist() == [0, 1, 2, 3]
+    assert int(chosen["dance_grpo"].sum()) == 5 and not chosen["dance_grpo"][-1]
+    assert torch.equal(chosen["otca"], torch.arange(10) < 9)
 
 
 def test_missing_cells_are_named(tiny_study, capsys):

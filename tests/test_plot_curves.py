@@ -52,6 +52,16 @@ def test_learning_curves_draw_each_method_in_its_colour(tmp_path):
     assert svg.count('id="axes_') == 2 and "dc:date" not in svg and "Matplotlib v" not in svg
 
 
+def test_bands_of_few_seeds_are_drawn_for_few_methods(tmp_path):
+    """Two seeds of 6 methods have bands, of 7 have none, and the caption says so; four seeds always have."""
+    for methods, seeds, band in ((6, 2, "lowest to highest"), (7, 2, ""), (7, 4, "95 % bootstrap")):
+        frames = {f"m{i}": [frame(i + seed / 10) for seed in range(seeds)] for i in range(methods)}
+        learning_curves(frames, ["alignment"], tmp_path / "curves")
+        svg = (tmp_path / "curves.svg").read_text()
+        assert svg.count("FillBetweenPolyCollection") == (methods if band else 0)
+        assert ("band" in svg) == bool(band) and band in svg
+
+
 def test_learning_curves_are_the_same_bytes_twice(tmp_path):
     for name in ("a", "b"):
         learning_curves({"otca": [frame(), frame(0.2)], "mine": [frame()]}, ["alignment"], tmp_path / name)

@@ -47,6 +47,11 @@ def test_colours_are_fixed_for_our_methods_and_distinct_for_the_others():
     assert len(set(styles.values())) == len(others) + 1
     assert len(set(MARKERS.values()) | set(FALLBACK_MARKERS)) == len(MARKERS) + len(FALLBACK_MARKERS)
     assert method_styles(others[::-1]) == method_styles(others)
+    variants = [f"{name}@{i}" for name in COLORS for i in range(len(FALLBACK_MARKERS))]
+    own = method_styles([*COLORS, *variants, *others])
+    assert len(set(own.values())) == len(own)
+    assert all(own[variant][0] == COLORS[variant.partition("@")[0]] for variant in variants)
+    assert {name: own[name] for name in others} == method_styles(others)
 
 
 def make_images(rows, columns, size=64):
