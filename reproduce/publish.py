@@ -1,7 +1,8 @@
 """Copy finished runs into results/: `python -m reproduce.publish [--tier quick] [--medium image]`, then `--render` a table.
 
-Rows and manifests are copied whole; of the media only the few that the sample grids show. `--restore` copies the other way: what
-is published counts as made, so that a command over a whole tier makes only what is missing.
+Rows and manifests are copied whole; of the media only the few that sample grids show, and none of the variants that only the wide
+tables of the ablations have. `--restore` copies the other way: what is published counts as made, so that a command over a whole
+tier makes only what is missing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from otca.files import sha256, write_atomic
 from otca.runs import RECORDED, damages, is_finished
 from reproduce.costs import COLUMNS, COST, publish_costs
 from reproduce.figures import GRID_SEED, grid_files
+from reproduce.table import BEYOND
 
 
 def publish_run(run: Path, target: Path) -> None:
@@ -33,7 +35,7 @@ def publish_run(run: Path, target: Path) -> None:
     for name in (*RECORDED, "manifest.json"):
         if (run / name).is_file():
             shutil.copyfile(run / name, target / name)
-    if run.name == f"seed{GRID_SEED}":
+    if run.name == f"seed{GRID_SEED}" and ("@" not in run.parent.name or run.parent.name in BEYOND):
         shown = grid_files(run)
         (target / "media").mkdir(exist_ok=True)
         for row in shown:

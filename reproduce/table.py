@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from eval.columns import METRICS
+from eval.markup import markdown, markdown_table
 from eval.plots import dot_plot
 from eval.sources import run_hashes, write_sources
-from eval.tables import EQUAL_CALLS, EQUAL_EVALUATIONS, build_table, clear_winners, collect, write_table
+from eval.tables import EQUAL_CALLS, EQUAL_EVALUATIONS, build_table, clear_winners, collect, differences, write_table
 from otca.ending import run_command
 from otca.errors import InputError
+from otca.files import write_atomic
 from otca.presets import FEWER_SEEDS, SEEDS
 from otca.processes import is_main, launched, process_state
 from otca.runs import Arm
@@ -48,6 +51,7 @@ class Table:
     ``budget`` says what its arms have in common. A table over several ``media`` has a section for each. One whose pictures are
     those of other tables goes without ``figures``; one of too many methods for learning curves has those of the methods in
     ``curves``. ``beyond`` are rows that the paper lacks, of the `cpu` tier alone; a ``wide`` table has fewer seeds there.
+    ``versus`` are methods from which the others' differences are told as well, at that tier, in ``pairs/``.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Table:
     curves: tuple[str, ...] = ()
     beyond: tuple[str, ...] = ()
     wide: bool = False
+    versus: tuple[str, ...] = ()
 
     def rows(self, tier: str) -> tuple[str, ...]:
         """Methods and variants of the table at a tier."""
@@ -92,7 +97,10 @@ class Table:
             if self.metrics:
                 rows = rows[rows["metric"].isin(self.metrics)]
             tables.append(build_table(rows, budget_label=self.budget, medium=medium))
-            winners |= clear_winners(rows, self.budget, medium)
+            at_budget = rows[~rows["method"].isin(off_budget(tables[-1]).index)]
+            winners |= clear_winners(at_budget, self.budget, medium)
+            if tier == "cpu" and self.versus:
+                self._write_pairs(rows, medium, tier, rows_root)
             suffix = f"-{medium}" if len(self.media) > 1 else ""
             if len(methods) > MOST_CURVES:
                 dot_plot(tables[-1], self.metrics, folder / f"dots{suffix}")
@@ -109,10 +117,22 @@ class Table:
         write_sources(folder, rows_root, runs)
         return folder
 
+    def _write_pairs(self, rows: pd.DataFrame, medium: str, tier: str, rows_root: Path) -> None:
+        """``pairs/<table>-<tier>.md``: differences in the primary metric from each method of ``versus``, as those in table.md."""
+        label, text = METRICS[self.primary].label, [f"# {markdown(self.title)} ({tier} tier): pairs"]
+        for name in self.versus:
+            against = build_table(rows[rows["metric"] == self.primary], name, self.budget, medium)
+            text += [f"## {label}: difference from {markdown(name)}", markdown_table(differences(against, self.primary))]
+        text += ["Budgets, seeds and what the columns mean: beside the table."]
+        write_atomic(rows_root / "pairs" / f"{self.name.replace('/', '-')}-{tier}.md", "\n\n".join(text) + "\n")
+
     def render(self, tier: str) -> Path:
         """Published rows → published table, figures and README block."""
         folder = self.write(Path("results"), tier)
         update_readme(f"{self.name}-{tier}", (folder / "table.md").read_text())
+        pairs = Path("results/pairs") / f"{self.name.replace('/', '-')}-{tier}.md"
+        if pairs.is_file():
+            update_readme(f"pairs-{self.name}-{tier}", pairs.read_text())
         for medium in self.media:
             spent = cost_line(Path("results") / medium / tier / "cost.csv", self.rows(tier))
             update_readme(f"cost-{self.name}-{medium}-{tier}", spent)
@@ -180,14 +200,19 @@ def _first_held_out(table: pd.DataFrame, name: str) -> str:
     return held_out.iloc[0]
 
 
+def off_budget(part: pd.DataFrame) -> pd.DataFrame:
+    """Trained methods of a section of a table that are not at its budget: what each spent for each 1 of the baseline."""
+    alike = COSTS[:1] if part["budget"].iloc[0] == EQUAL_EVALUATIONS else COSTS
+    spent = part.groupby("method", sort=False)[list(alike)].first()
+    ratios = spent[(spent > 0).any(axis=1)] / spent.loc[part["baseline"].iloc[0]]
+    return ratios[(ratios - 1).abs().max(axis=1) > TOLERANCE]
+
+
 def _budget_notes(table: pd.DataFrame) -> list[str]:
     """Arms that are not at the budget that their table says, and by how much: one line a medium, none where all are."""
     out = []
-    for (medium, budget, baseline), part in table.groupby(["medium", "budget", "baseline"], sort=False):
-        alike = COSTS[:1] if budget == EQUAL_EVALUATIONS else COSTS
-        spent = part.groupby("method", sort=False)[list(alike)].first()
-        ratios = spent[(spent > 0).any(axis=1)] / spent.loc[baseline]
-        ratios = ratios[(ratios - 1).abs().max(axis=1) > TOLERANCE].rename(columns=lambda name: name.replace("_", " "))
+    for (medium, _, baseline), part in table.groupby(["medium", "budget", "baseline"], sort=False):
+        ratios = off_budget(part).rename(columns=lambda name: name.replace("_", " "))
         said = [f"{method} ({', '.join(f'{of[name]:.2f} × {name}' for name in ratios)})" for method, of in ratios.iterrows()]
         if said:
             where = f" ({medium})" if table["medium"].nunique() > 1 else ""

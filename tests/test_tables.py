@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -26,7 +27,9 @@ from eval.tables import (
 from otca import presets
 from otca.config import TrainConfig
 from otca.errors import InputError
+from reproduce import table as script
 
+RESULTS = Path(__file__).parent.parent / "results"
 METHODS = ["base", "static_multi_reward", "uniform_grpo", "otca"]
 
 
@@ -272,3 +275,31 @@ def test_a_metric_without_a_better_side_has_no_arrow_and_no_winner(tmp_path):
     write_table(table, tmp_path, "Motion", [], primary="top_flow_dis")
     md = (tmp_path / "table.md").read_text()
     assert "Top-5 % flow (DIS), px a frame |" in md and "## Top-5 % flow (DIS), px a frame: difference from" in md
+
+
+def test_rows_off_the_budget_are_told_and_never_bold(tmp_path, monkeypatch):
+    """Twice the evaluations: the best accuracy is not bold, that of the rest is; at 1 % more it counts as at the budget."""
+    values = {"static_multi_reward": [0.40, 0.50, 0.60], "otca": [0.61, 0.70, 0.81], "process_credit": [0.80, 0.90, 1.00]}
+    rows = make_rows(values)
+    for factor, best in ((2.0, "**0.707 [0.610, 0.810]**"), (1.01, "**0.900 [0.800, 1.000]**")):
+        costly = rows.assign(network_evaluations=[1000 * (factor if m == "process_credit" else 1.0) for m in rows["method"]])
+        monkeypatch.setattr(script, "collect", lambda *args, made=costly: made)
+        made = script.Table("made", "Made", ("image",), tuple(values), "accuracy", (), figures=False, versus=("otca",))
+        monkeypatch.setattr(script, "write_sources", lambda *args: None)
+        text = (made.write(tmp_path, "cpu") / "table.md").read_text()
+        assert best in text and text.count("**") == 2
+        assert ("process\\_credit (2.00 × network evaluations" in text) == (factor == 2.0)
+    pairs = (tmp_path / "pairs" / "made-cpu.md").read_text()
+    assert "## Accuracy: difference from otca" in pairs and "| static\\_multi\\_reward | −0.207 |" in pairs
+
+
+def test_published_pairs_are_those_of_their_rows():
+    """The differences of process credit at equal evaluations from OTCA, read from the pair's other side."""
+    for name, medium in (("table1", "image"), ("table2", "video")):
+        text = (RESULTS / "pairs" / f"{name}-cpu.md").read_text()
+        rows = collect(RESULTS, medium, "cpu", ["otca", "process_credit@equal"])
+        accuracy = rows[rows["metric"] == "accuracy"].pivot(index="seed", columns="method", values="value")
+        difference = paired_difference(accuracy["process_credit@equal"].to_numpy(), accuracy["otca"].to_numpy())
+        against_otca = text.partition("difference from otca")[2].partition("\n## ")[0]
+        sign = f"{difference.diff:.3f}, {difference.low:.3f}, {difference.high:.3f}".replace("-", "−").split(", ")
+        assert f"| process\\_credit@equal | {sign[0]} | [{sign[1]}, {sign[2]}] |" in against_otca
