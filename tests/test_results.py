@@ -10,12 +10,17 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import baselines
 import reproduce.method
 import reproduce.runner
 from baselines import find_method
+from reproduce.again import largest_difference
+from reproduce.figures import GRID_SEED
+from reproduce.table import BEYOND
 
 RESULTS = Path(__file__).parent.parent / "results"
 PAGE = (RESULTS / "README.md").read_text()
@@ -105,3 +110,25 @@ def test_arms_that_cannot_be_made(monkeypatch, capsys, argv, said):
     assert reproduce.method.main(argv) == 2
     error = capsys.readouterr().err
     assert error.startswith("method: error: ") and said in error and error.count("\n") == 1
+
+
+def test_rows_made_again_are_compared_number_by_number():
+    """A difference of ¼ in one number; another text, column, length or blank is infinitely far."""
+    rows = pd.DataFrame({"skill": ["a", "b"], "value": [1.0, np.nan]})
+    assert largest_difference(rows, rows.copy()) == 0
+    assert largest_difference(rows, rows.assign(value=[1.25, np.nan])) == 0.25
+    for other in (rows.assign(skill=["a", "c"]), rows.assign(value=[1.0, 2.0]), rows[:1], rows.rename(columns={"value": "x"})):
+        assert largest_difference(rows, other) == float("inf")
+
+
+def test_published_runs_come_out_again():
+    """On the kind of processor that they were published from, with the same libraries, bit for bit."""
+    again = pd.read_csv(RESULTS / "reliability" / "again.csv")
+    alike = again[again["hardware"] == again["published_on"]]
+    assert len(alike) and alike["same"].all() and (alike["largest_difference"] == 0).all()
+
+
+def test_samples_are_published_of_the_methods_that_grids_show():
+    for media in RESULTS.glob("*/*/*/seed*/media"):
+        method = media.parents[1].name
+        assert media.parent.name == f"seed{GRID_SEED}" and ("@" not in method or method in BEYOND), media
