@@ -43,6 +43,7 @@ from otca.files import write_atomic
 from otca.methods import Method
 from otca.schedules import plan_steps
 from otca.types import Rollout, Scores
+from reproduce.fidelity_text import COMPARED, RIVALS, report, summary
 from reproduce.readme import update_readme
 from reproduce.truth import SEED, STAGES, STUDIES, Study, Valuation, load_draws, load_trajectories, load_values
 from reproduce.variants import credit_config
@@ -67,13 +68,10 @@ READINGS = (
 DRAWN = ("static_multi_reward", "otca_tcd", "otca_tcd@x0_hat", "otca", "tempflow_grpo", "process_credit", "moca_step")
 """The readings whose profiles are drawn."""
 DRAWN_CAPTION = (
-    "Root mean square of the credit of a step over all samples, as a multiple of its mean square over the steps. Band: 95 % of "
+    "Root mean square of the credit of a step over all samples, over that of all steps. Band: 95 % of "
     "the truth over resampled prompts, its own error taken off. coca and dense_grpo, which standardise every step, run as "
     "static_multi_reward does."
 )
-
-COMPARED, RIVALS, ASKED = "process_credit", ("uniform_grpo", "static_multi_reward", "otca_tcd"), 2.0
-"""Whose correlation with the truth is to be so many times that of each rival."""
 
 
 def credit_TBK(
@@ -206,73 +204,6 @@ def read_cells(folder: Path, stage: str) -> tuple[pd.DataFrame, Truth, dict[str,
     credits = {reading: cells[reading].to_numpy().reshape(truth.increment_TBK.shape) for reading in READINGS}
     group_B = cells[cells["step"] == 0].groupby("sample")["group"].first().to_numpy()
     return cells, truth, credits, group_B, list(dict.fromkeys(cells["objective"]))
-
-
-def report(fidelity: pd.DataFrame, stages: pd.DataFrame) -> str:
-    """Tables of a medium: how good the truth is, then correlations on each axis, averaged over the stages' estimates."""
-    lines = ["# Credit fidelity", "", "| Stage | Objective | Reliability (SE) | Luck of the initial noise | Worthless cells |"]
-    lines.append("| --- | --- | ---: | ---: | ---: |")
-    for row in stages.itertuples():
-        quality = f"{row.reliability:.2f} ({row.reliability_se:.2f}) | {row.luck:.2f} | {row.worthless_cells:.2f}"
-        lines.append(f"| {row.stage} | {row.objective} | {quality} |")
-    names = list(dict.fromkeys(stages["objective"]))
-    for axis in (*AXES, "worthless_share"):
-        title = "Share of credit on worthless cells" if axis == "worthless_share" else f"Correlation with the truth: {axis}"
-        heads = [f"{stage}, {name}" for stage in STAGES for name in names]
-        lines += ["", f"## {title}", "", f"| Method | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
-        part = fidelity[fidelity["axis"] == axis].set_index(["method", "stage", "objective"])
-        for reading in READINGS:
-            values = [part.loc[(reading, stage, name)] for stage in STAGES for name in names]
-            lines.append(f"| {reading} | {' | '.join(_cell(value) for value in values)} |".replace("_", "\\_"))
-    title = f"Correlation of {COMPARED} over that of another: pooled".replace("_", "\\_")
-    lines += ["", f"## {title}", "", f"| Over | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
-    for rival in RIVALS:
-        part = fidelity[fidelity["axis"] == f"over_{rival}"].set_index(["stage", "objective"])
-        values = " | ".join(_cell(part.loc[(stage, name)]) for stage in STAGES for name in names)
-        lines.append(f"| {rival} | {values} |".replace("_", "\\_"))
-    return "\n".join(lines) + "\n"
-
-
-def summary(fidelity: pd.DataFrame, stages: pd.DataFrame) -> str:
-    """The README's block: what the truth is made of, then pooled correlation and waste of each reading, means of the stages."""
-    names = list(dict.fromkeys(stages["objective"]))
-    first = stages.iloc[0]
-    low, high = stages["reliability"].min(), stages["reliability"].max()
-    worthless, luck = (stages.groupby("objective")[column].mean() for column in ("worthless_cells", "luck"))
-    dashes = " – |" * len(names)
-    lines = [
-        f"{first.trajectories} trajectories of {first.groups} prompts at each of {len(STAGES)} stages of training, every state "
-        f"continued {first.continuations} times; reliability of the truth {low:.2f} to {high:.2f}. Means over the stages.",
-        "",
-        f"| Method | {' | '.join(names)} | {' | '.join(f'{name}: on worthless cells' for name in names)} |",
-        "| --- |" + " ---: |" * (2 * len(names)),
-        f"| (share of cells that are worthless) |{dashes} {' | '.join(f'{worthless[n]:.2f}' for n in names)} |",
-        f"| (share of the reward that the initial noise decides) | {' | '.join(f'{luck[n]:.2f}' for n in names)} |{dashes}",
-    ]
-    mean = fidelity.groupby(["method", "axis", "objective"])["correlation"].mean()
-    for reading in READINGS:
-        values = [mean[reading, axis, name] for axis in ("pooled", "worthless_share") for name in names]
-        cells = " | ".join(f"{value:.2f}".replace("-", "−") for value in values)
-        lines.append(f"| {reading} | {cells} |".replace("_", "\\_"))
-    lines += ["", *(_compared(fidelity[fidelity["axis"] == f"over_{rival}"], rival) for rival in RIVALS)]
-    return "\n".join(lines) + "\n"
-
-
-def _compared(ratio: pd.DataFrame, rival: str) -> str:
-    """How many times a rival's correlation `COMPARED` reaches, over stages and objectives, against what is `ASKED`."""
-    low, high, n = ratio["correlation"].min(), ratio["correlation"].max(), len(ratio)
-    reached, shown = (ratio["correlation"] >= ASKED).sum(), (ratio["ci_low"] >= ASKED).sum()
-    said = (
-        f"- {COMPARED} over {rival}: {low:.2f} to {high:.2f} times its correlation; at least the {ASKED:g} asked for in "
-        f"{reached} of {n} stages and objectives, the whole interval above {ASKED:g} in {shown}."
-    )
-    return said.replace("_", "\\_")
-
-
-def _cell(value: pd.Series) -> str:
-    if not np.isfinite(value["correlation"]):
-        return "–"
-    return f"{value['correlation']:.2f} [{value['ci_low']:.2f}, {value['ci_high']:.2f}]".replace("-", "−")
 
 
 def main(argv: list[str] | None = None) -> int:
