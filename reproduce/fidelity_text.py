@@ -83,7 +83,7 @@ def _within(of_reading: pd.DataFrame, reading: str) -> str:
     low, high, n = of_reading["correlation"].min(), of_reading["correlation"].max(), len(of_reading)
     above, below = (of_reading["ci_low"] > 0).sum(), (of_reading["ci_high"] < 0).sum()
     said = (
-        f"- {reading} over the steps of a trajectory: correlation {low:.2f} to {high:.2f}; its interval lies above 0 in {above} of "
+        f"- {reading} over the steps of a trajectory: correlation {low:.2f} to {high:.2f}; interval above 0 in {above} of "
         f"{n} stages and objectives, below in {below}."
     )
     return said.replace("_", "\\_").replace("-0", "−0")
