@@ -16,7 +16,9 @@ test-all: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 render: $(INSTALLED)
-	for tier in quick cpu; do $(BIN)/python -m reproduce.all --tier $$tier --render || exit 1; done
+	$(BIN)/python -m reproduce.all --tier quick --render
+	for table in 1 2 3 4; do $(BIN)/python -m reproduce.table$$table --tier cpu --render || exit 1; done
+	for family in temporal rivals-equal; do $(BIN)/python -m reproduce.ablations --family $$family --tier cpu --render || exit 1; done
 	for medium in image video; do $(BIN)/python -m reproduce.embedded_report --medium $$medium --render || exit 1; done
 	for medium in image video; do $(BIN)/python -m reproduce.credit_fidelity --medium $$medium --render || exit 1; done
 	$(BIN)/python -m reproduce.ablations --family targets --tier study --render

@@ -113,8 +113,8 @@ FAMILIES = {
         "trained steps a sample",
         """uniform_grpo flow_grpo_fast otca otca@3steps otca@1steps otca_tcd otca_tcd@3steps otca_tcd@1steps
         process_credit process_credit@3steps process_credit@1steps""",
-        "@3steps, @1steps: so many of 5 trained steps of each sample, drawn by the size of their credit and weighted to be "
-        "unbiased; equal iterations, fewer network evaluations.",
+        "@3steps, @1steps: so many of the 5 trained steps of each sample (about a half, about a quarter), drawn by the size of "
+        "their credit and weighted to be unbiased; equal iterations, fewer network evaluations.",
         curves="uniform_grpo flow_grpo_fast otca otca@3steps otca@1steps "
         "process_credit process_credit@3steps process_credit@1steps",
     ),
