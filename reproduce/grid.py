@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -19,9 +20,10 @@ from pathlib import Path
 import pandas as pd
 import submitit
 import torch
+from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
 from otca.ending import LAST_CALL, run_command
-from otca.errors import InUse, RewardError, TrainingError
+from otca.errors import InputError, InUse, RewardError, TrainingError, one_line
 from otca.files import is_held
 from otca.runs import Arm, is_finished
 from reproduce.costs import COST
@@ -30,12 +32,19 @@ from reproduce.runner import arm_config, run_arm
 LOGS = Path("runs/grid")
 """Where jobs keep their logs."""
 WATCH_SECONDS = 20.0
-SLURM_HOURS = 24
+HOURS = 24
+"""Time of a job."""
 
 
 @dataclass
 class Job:
-    """What one job does; submitit calls it, and hands it to Slurm again when its time is over or the machine is taken back."""
+    """What one job does; submitit calls it.
+
+    Slurm sends SIGUSR2 90 s before a job's time is over, and at a preemption that gives notice (GraceTime, send_user_signal). On
+    it submitit puts the job into the queue again, three times at most for its time. SIGTERM it lets pass: that comes before
+    SIGUSR2. A job killed without notice is queued again by Slurm itself where PreemptMode is REQUEUE; where that is CANCEL it is
+    lost, and submitit waits for it: stop the command and start it again.
+    """
 
     arms: tuple[Arm, ...]
     root: Path
@@ -43,11 +52,14 @@ class Job:
     def __call__(self) -> list[str]:
         """Make arms until all are finished or in other hands; returns a line for each that failed.
 
-        SIGTERM ends it with the iteration's end kept, as it ends any command.
+        SIGTERM ends a local job with the iteration's end kept, as it ends any command; one that was ended leaves no result.
         """
         torch.set_num_threads(1)
         failed: list[str] = []
-        run_command("job", lambda: self._work(failed))
+        if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # signals are submitit's there
+            self._work(failed)
+        elif code := run_command("job", lambda: self._work(failed)):
+            sys.exit(code)
         return failed
 
     def _work(self, failed: list[str]) -> None:
@@ -63,24 +75,23 @@ class Job:
                 failed.append(f"{arm.medium} {arm}: {' '.join(str(error).split())}")
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """The same again: what is finished is passed over, what was in work goes on from its checkpoint."""
+        """The same again: what is finished is passed over, what was in work goes on from its newest checkpoint."""
         return submitit.helpers.DelayedSubmission(self)
 
 
-def run_grid(arms: Sequence[Arm], root: Path, jobs: int, slurm: str = "") -> list[str]:
+def run_grid(arms: Sequence[Arm], root: Path, jobs: int, slurm: str = "", gpus: int = 0) -> None:
     """Make every missing arm in ``jobs`` jobs, on this machine or in a ``slurm`` partition; a table of progress meanwhile.
 
-    Returns a line for each arm that failed. Ctrl-C ends local jobs, which keep their iteration's end; those of Slurm go on.
+    A job of Slurm asks for ``gpus`` GPUs; local jobs share this machine's first one, if it has any. Ctrl-C ends local jobs, which
+    keep their iteration's end; those of Slurm go on. Raises InputError where Slurm is missing or refuses a job, and TrainingError
+    unless all arms are finished in the end.
     """
     if all(is_finished(root / arm.path) for arm in arms):
-        return []
-    executor = submitit.AutoExecutor(folder=LOGS, cluster="slurm" if slurm else "local")
-    gpus = min(1, torch.cuda.device_count())
-    executor.update_parameters(name="otca", timeout_min=60 * SLURM_HOURS, cpus_per_task=1, gpus_per_node=gpus)
-    if slurm:
-        executor.update_parameters(slurm_partition=slurm)
-    started = [executor.submit(Job(tuple(arms), root.resolve())) for _ in range(jobs)]
+        return
+    executor, started = _executor(slurm, gpus), []
     try:
+        for _ in range(jobs):
+            started.append(_submit(executor, Job(tuple(arms), root.resolve())))
         while not all(job.done() for job in started):
             print(f"{progress_text(arms, root, jobs)}\n", flush=True)
             _wait(started, WATCH_SECONDS)
@@ -89,10 +100,62 @@ def run_grid(arms: Sequence[Arm], root: Path, jobs: int, slurm: str = "") -> lis
             _end(started)
         raise
     print(progress_text(arms, root, jobs), flush=True)
-    failed = sorted({line for job in started for line in job.result()})
+    failed = sorted({line for job in started for line in _failures(job)})
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
-    return failed
+    _refuse_unfinished(arms, root, failed)
+
+
+def _executor(slurm: str, gpus: int) -> submitit.AutoExecutor:
+    """What starts jobs of one core each: submitit's for this machine, or for a partition of Slurm."""
+    missing = [name for name in ("srun", "sbatch") if slurm and shutil.which(name) is None]
+    if missing:
+        raise InputError(
+            f"--slurm {slurm}: {' and '.join(missing)} not found on PATH; run this on a login node of the cluster, or leave out "
+            "--slurm for local processes"
+        )
+    executor = submitit.AutoExecutor(folder=LOGS, cluster="slurm" if slurm else "local")
+    gpus = gpus if slurm else min(1, torch.cuda.device_count())
+    executor.update_parameters(name="otca", timeout_min=60 * HOURS, cpus_per_task=1, gpus_per_node=gpus or None)
+    if slurm:
+        executor.update_parameters(slurm_partition=slurm, slurm_additional_parameters={"requeue": True})
+    return executor
+
+
+def _submit(executor: submitit.AutoExecutor, job: Job) -> submitit.Job:
+    try:
+        return executor.submit(job)
+    except (FailedJobError, FailedSubmissionError) as error:  # what sbatch said
+        raise InputError(f"Slurm refused a job: {one_line(error)}; see to --slurm and --gpus (jobs before it go on)") from error
+
+
+def _failures(job: submitit.Job) -> list[str]:
+    """The lines of a job that is over; of one that was killed, or ended by an error of its own, its log is named instead."""
+    try:
+        if job.paths.result_pickle.exists():  # else submitit waits for it
+            return job.result()
+    except UncompletedJobError:
+        pass
+    print(f"job {job.job_id} ended without a result; its log: {job.paths.stderr}", file=sys.stderr)
+    return []
+
+
+def _refuse_unfinished(arms: Sequence[Arm], root: Path, failed: Sequence[str]) -> None:
+    """Raise TrainingError for arms that failed, that other processes have in work, or that were left unfinished."""
+    if failed:
+        raise TrainingError(f"{len(failed)} runs failed, the first: {failed[0]}; mend that and start the same command again")
+    unfinished = [arm for arm in arms if not is_finished(root / arm.path)]
+    in_work = [arm for arm in unfinished if is_held(root / arm.path)]
+    if not unfinished:
+        return
+    first = f"the first: {unfinished[0].medium} {unfinished[0]}"
+    if in_work == unfinished:
+        raise TrainingError(
+            f"{len(in_work)} of {len(arms)} runs are still in work in other processes ({first}); start the same command again "
+            "when those have ended"
+        )
+    others = f", {len(in_work)} of them in work in other processes" if in_work else ""
+    raise TrainingError(f"{len(unfinished)} of {len(arms)} runs are unfinished{others} ({first}); the same command goes on")
 
 
 def _end(started: Sequence[submitit.Job]) -> None:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
+import pickle
+import re
+import signal
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import submitit
 import torch
 
 from otca import presets
+from otca.errors import TrainingError
 from otca.files import held
 from otca.runs import Arm
 from reproduce.all import TABLES, arms
 from reproduce.costs import COLUMNS, total_cost_line
-from reproduce.grid import Job, progress, progress_text
+from reproduce.grid import Job, _failures, _refuse_unfinished, progress, progress_text
 from reproduce.runner import arm_config
 from reproduce.table import BEYOND
-from tests.processes import ran
-from tests.test_distributed import ROOT
+from tests.grids import finished, grid_of, worker_of
 from tests.test_survival_tables import TABLE, tiny_tier
 
 
@@ -77,35 +82,74 @@ def test_a_job_passes_over_what_is_in_other_hands_and_names_what_fails(tiny, tmp
     assert not (tmp_path / tiny[0].path / "manifest.json").exists()
 
 
-GRID = """
-import sys
-sys.path.insert(0, {root!r})
-from pathlib import Path
-import pytest
-from reproduce import grid
-from tests.test_survival_tables import TABLE, tiny_tier
-patched = pytest.MonkeyPatch()
-tiny_tier(patched, {pipeline!r})
-grid.WATCH_SECONDS = 1.0
-class Job(grid.Job):
-    def __call__(self):
-        tiny_tier(patched, {pipeline!r})  # a job is another process, to which the tier is new
-        return super().__call__()
-grid.Job = Job
-print(grid.run_grid(TABLE.arms("tiny"), Path("runs"), 2))
-"""
-
-
 def test_a_grid_is_made_by_jobs_side_by_side(tmp_path, untrained_pipeline):
-    script = tmp_path / "grid.py"
-    script.write_text(GRID.format(root=str(ROOT), pipeline=untrained_pipeline))
     for _ in range(2):  # the second start finds nothing to do
-        done = ran([sys.executable, script], cwd=tmp_path, PYTHONPATH=str(ROOT))
-        assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
-    made = {path.parent.parent.name for path in tmp_path.glob("runs/image/tiny/*/seed0/manifest.json")}
-    assert made == set(TABLE.methods)
+        done = grid_of(tmp_path, untrained_pipeline, 3, 2)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert finished(tmp_path) == set(TABLE.methods)
     jobs = {path.name.partition("_")[0] for path in (tmp_path / "runs/grid").glob("*_log.out")}
     assert len(jobs) == 2
+
+
+def test_a_grid_with_runs_missing_says_so(tiny, tmp_path, untrained_pipeline):
+    """Exit code 2 and one line where the only job was killed, and where another process has a run; the same command goes on."""
+    with ThreadPoolExecutor() as pool:
+        ended = pool.submit(grid_of, tmp_path, untrained_pipeline, 2, 1)
+        os.kill(worker_of(tmp_path), signal.SIGKILL)
+        killed = ended.result()
+    left = 2 - len(finished(tmp_path))
+    lost, said = killed.stderr.splitlines()
+    assert killed.returncode == 2 and re.fullmatch(r"job \d+ ended without a result; its log: .*/runs/grid/\d+_0_log.err", lost)
+    assert re.fullmatch(
+        rf"grid: error: {left} of 2 runs are unfinished \(the first: image .* seed 0\); the same command goes on", said
+    )
+    with held(tmp_path / "runs" / tiny[1].path):
+        done = grid_of(tmp_path, untrained_pipeline, 2, 1)
+    assert done.returncode == 2 and finished(tmp_path) == {"base"}
+    assert done.stderr.splitlines() == [
+        "grid: error: 1 of 2 runs are still in work in other processes (the first: image static_multi_reward seed 0); start the "
+        "same command again when those have ended"
+    ]
+
+
+def test_a_job_that_is_told_to_end_leaves_no_result(tmp_path, monkeypatch):
+    """It would be a success of submitit's else. A job of Slurm leaves the signal to submitit."""
+    monkeypatch.setattr(Job, "_work", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    passed = []
+    before = signal.signal(signal.SIGTERM, lambda *_: passed.append("SIGTERM"))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            Job((), tmp_path)()
+        assert ended.value.code == 143 and not passed
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+        assert Job((), tmp_path)() == [] and passed == ["SIGTERM"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    "outcome, lines, said",
+    [
+        (("success", ["image otca seed 0: x"]), ["image otca seed 0: x"], ""),
+        (("error", "Traceback …"), [], "job 7 ended without a result; its log: {log}\n"),
+        (None, [], "job 7 ended without a result; its log: {log}\n"),
+    ],
+)
+def test_what_a_job_leaves(outcome, lines, said, tmp_path, capsys):
+    """Lines of arms that failed; of a job that broke, or was killed, the log's name and no traceback."""
+    job = submitit.LocalJob(tmp_path, "7")
+    if outcome is not None:
+        job.paths.result_pickle.write_bytes(pickle.dumps(outcome))
+    assert _failures(job) == lines
+    assert capsys.readouterr().err == said.format(log=tmp_path / "7_0_log.err")
+
+
+def test_what_failed_and_what_others_have_is_told_apart(tiny, tmp_path):
+    with held(tmp_path / tiny[0].path):
+        with pytest.raises(TrainingError, match="3 of 3 runs are unfinished, 1 of them in work in other processes"):
+            _refuse_unfinished(tiny, tmp_path, [])
+        with pytest.raises(TrainingError, match="1 runs failed, the first: x; mend that"):
+            _refuse_unfinished(tiny, tmp_path, ["x"])
 
 
 def test_the_cost_of_a_tier_is_the_sum_of_its_runs(tmp_path):
