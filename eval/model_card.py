@@ -273,5 +273,8 @@ def _citation() -> str:
 def _reference(entry: Mapping[str, object]) -> str:
     people: Sequence[Mapping[str, str]] = entry.get("authors", ())
     names = ", ".join(p.get("name") or f"{p.get('given-names', '')} {p.get('family-names', '')}".strip() for p in people)
-    rest = [str(entry[key]) for key in ("year", "notes", "url", "repository-code") if entry.get(key)]
-    return markdown(". ".join([*([names] if names else []), str(entry["title"]), *rest]) + ".")
+    version = [f"Version {entry['version']}"] if entry.get("version") else []
+    dates = [str(entry[key]) for key in ("year", "date-released") if entry.get(key)]
+    where = [identifier["value"] for identifier in entry.get("identifiers", ())]
+    where += [entry[key] for key in ("url", "repository-code") if entry.get(key)]
+    return markdown(". ".join([*([names] if names else []), str(entry["title"]), *version, *dates, *where]) + ".")
