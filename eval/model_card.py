@@ -1,4 +1,5 @@
-"""Model card of an exported checkpoint: what it is, what it was trained with, its table row, how to load it, its limits.
+"""Model card of an exported checkpoint: what it is, what it was trained with, its metrics and its method's row of the published
+table, how to load it, its limits.
 
 Prompts, names and paths come from outside: in the text they are escaped, in the code they are Python literals.
 """
@@ -15,6 +16,7 @@ import yaml
 
 from eval.columns import METRICS
 from eval.markup import Grid, markdown, markdown_table
+from eval.published_row import RESULTS, published_row, row_as_markdown
 from otca.config import TrainConfig
 from otca.export import Layout
 from otca.policies.tuning import LORA_FILE
@@ -60,15 +62,20 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Exported:
-    """What a card tells of: the run's config.yaml, the checkpoint's state.json, what was written, and its metrics if known."""
+    """What a card tells of: the run's config.yaml, the checkpoint's state.json, what was written.
+
+    ``manifest`` (manifest.json) and ``values`` (its metrics) are of a run whose evaluation is this checkpoint's, else None;
+    ``changed``: settings were changed on the way; ``results``: folder of published tables, which need not be there.
+    """
 
     settings: TrainConfig
     progress: Mapping[str, object]
     layout: Layout
     sampling: Sampling
+    manifest: Mapping[str, object] | None
     values: Mapping[str, float] | None
     changed: bool
-    """Whether settings were changed on the way."""
+    results: Path = RESULTS
 
     @property
     def base(self) -> str:
@@ -109,6 +116,7 @@ def model_card(exported: Exported) -> str:
         *(["Settings were changed on the way: see `overridden.jsonl`."] if exported.changed else []),
         "## Results",
         *_results(exported),
+        *_published(exported),
         "## Use",
         f"With diffusers {diffusers.__version__}{beside}:",
         f"```python\n{loading_code(exported)}```",
@@ -174,9 +182,9 @@ def _training(exported: Exported) -> Grid:
 
 
 def _results(exported: Exported) -> list[str]:
-    """The run's row of its table, metric by metric, or why there is none."""
+    """The run's own metrics, one by one, or why there are none."""
     if exported.values is None:
-        return ["This checkpoint was not evaluated on test prompts."]
+        return ["This checkpoint was not evaluated on test prompts, so it is in no published table."]
     trained = {str(name) for name in exported.settings.rewards}
     rows = []
     for metric in sorted(exported.values, key=lambda m: list(METRICS).index(m) if m in METRICS else len(METRICS)):
@@ -191,6 +199,20 @@ def _results(exported: Exported) -> list[str]:
         markdown_table({head: [(row[i], False) for row in rows] for i, head in enumerate(heads)}),
         "Means over the samples of the test prompts. What is not held out was, or may have been, trained on.",
     ]
+
+
+def _published(exported: Exported) -> list[str]:
+    """The row of the published table that has the method at the run's tier, or that there is none."""
+    if exported.manifest is None:
+        return []
+    medium, tier, method = (str(exported.manifest[key]) for key in ("medium", "tier", "method"))
+    row = published_row(exported.results, medium, tier, method)
+    title, arm = "## Published table", f"the method *{markdown(method)}* at the tier *{markdown(tier)}* ({markdown(medium)})"
+    if row is not None:
+        return [title, *row_as_markdown(row, str(exported.manifest["hash"]))]
+    if not exported.results.is_dir():
+        return [title, f"No published tables were at hand at the export; they may or may not have {arm}."]
+    return [title, f"No published table has {arm}."]
 
 
 def _samples(exported: Exported) -> list[str]:
@@ -273,5 +295,8 @@ def _citation() -> str:
 def _reference(entry: Mapping[str, object]) -> str:
     people: Sequence[Mapping[str, str]] = entry.get("authors", ())
     names = ", ".join(p.get("name") or f"{p.get('given-names', '')} {p.get('family-names', '')}".strip() for p in people)
-    rest = [str(entry[key]) for key in ("year", "notes", "url", "repository-code") if entry.get(key)]
-    return markdown(". ".join([*([names] if names else []), str(entry["title"]), *rest]) + ".")
+    version = [f"Version {entry['version']}"] if entry.get("version") else []
+    dates = [str(entry[key]) for key in ("year", "date-released") if entry.get(key)]
+    where = [identifier["value"] for identifier in entry.get("identifiers", ())]
+    where += [entry[key] for key in ("url", "repository-code") if entry.get(key)]
+    return markdown(". ".join([*([names] if names else []), str(entry["title"]), *version, *dates, *where]) + ".")

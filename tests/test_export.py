@@ -22,6 +22,7 @@ from otca.config import PolicyConfig, TrainConfig, ValidationConfig
 from otca.files import HASHES, verify_hashes
 from otca.policies.base import build_policy
 from otca.runs import Arm, begin_run, finish_run
+from tests.test_published_row import DIFFERENCE, ROW, publish_table
 
 CALL = dict(prompt="a red circle", height=64, width=64, num_inference_steps=3, output_type="pt")
 
@@ -166,11 +167,8 @@ def test_a_lora_on_top_of_other_weights_is_merged_with_them(untrained_pipeline, 
     pictures = DiffusionPipeline.from_pretrained(tmp_path / "out")(**arguments).images
     torch.testing.assert_close(pictures, policy.pipeline(**arguments).images, rtol=0, atol=1e-4)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert (
-        "(merged into the network)" in card
-        and "| Started from | start |" in card
-        and "lora" not in front(tmp_path / "out")["tags"]
-    )
+    assert "(merged into the network)" in card and "| Started from | start |" in card
+    assert "lora" not in front(tmp_path / "out")["tags"]
     run_card(tmp_path / "out", monkeypatch)
     assert_same_picture(np.asarray(Image.open("sample.png")).astype(int), first_cell(tmp_path / "out"))
 
@@ -195,7 +193,7 @@ def evaluated(untrained_pipeline, tmp_path) -> Path:
     return run
 
 
-def test_the_card_has_the_row_of_the_table(evaluated, tmp_path, capsys):
+def test_the_card_has_the_runs_own_metrics(evaluated, tmp_path, capsys):
     export(capsys, evaluated, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     for line in (
@@ -212,10 +210,30 @@ def test_the_card_has_the_row_of_the_table(evaluated, tmp_path, capsys):
     assert (first_cell(tmp_path / "out") == [0, 50, 90]).all()  # the run's own media
 
 
+def test_the_card_has_its_methods_row_of_the_published_table(evaluated, tmp_path, capsys):
+    """Of the tables in --results, by default this repository's, which know no tier of that name."""
+
+    def card(name: str, *options) -> str:
+        export(capsys, evaluated, tmp_path / name, *options)
+        return (tmp_path / name / "README.md").read_text()
+
+    publish_table(tmp_path / "results", tier="mine")
+    sources = tmp_path / "results" / "table1" / "mine" / "sources.json"
+    own = json.loads((evaluated / "manifest.json").read_text())["hash"]
+    for digest, said in (("otca0", "is not one"), (own, "is one")):
+        sources.write_text(sources.read_text().replace('"otca0"', f'"{digest}"'))
+        text = card(digest, "--results", tmp_path / "results")
+        assert "| Accuracy | 0.750 | higher | yes |" in text and f"\n{ROW}\n" in text and f"\n{DIFFERENCE}\n" in text
+        assert f"has this run's method, over 3 seeds; the baseline is below it. This run {said} of them." in text
+    assert "No published table has the method *otca* at the tier *mine* (image)." in card("default")
+    assert "No published tables were at hand at the export" in card("none", "--results", tmp_path / "nowhere")
+
+
 def test_scores_and_media_are_of_the_last_checkpoint_alone(evaluated, tmp_path, capsys):
     export(capsys, evaluated, tmp_path / "out", "--checkpoint", "1", "--samples", 1)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "This checkpoint was not evaluated" in card and "| Iterations | 1 of 2 |" in card and "Accuracy" not in card
+    assert "This checkpoint was not evaluated on test prompts, so it is in no published table." in card
+    assert "| Iterations | 1 of 2 |" in card and "Accuracy" not in card and "Published table" not in card
     assert not (first_cell(tmp_path / "out") == [0, 50, 90]).all()
 
 

@@ -16,12 +16,14 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import eval.stats
 from eval.stats import CONFIDENCE, bootstrap_interval, iqm, paired_difference
 
-RECORDED = json.loads((Path(__file__).parent / "fixtures" / "rliable.json").read_text())
+ROOT = Path(__file__).parent.parent
+RECORDED = json.loads((ROOT / "tests" / "fixtures" / "rliable.json").read_text())
 ARMS = [(place, name) for place, arms in RECORDED["arms"].items() for name in arms]
 
 
@@ -83,5 +85,23 @@ def test_performance_profile_is_rliables(pair):
     assert share_X == pytest.approx(arm["profile_skills"], abs=1e-15)
 
 
-def test_ten_runs_are_among_what_is_compared():
-    assert {len(arm["runs"]) for arms in RECORDED["arms"].values() for arm in arms.values()} == {2, 3, 10}
+@pytest.mark.parametrize("place, table", [("image/cpu", "table1"), ("video/cpu", "table2")])
+def test_published_tables_of_ten_seeds_have_rliables_values(place, table):
+    """To the six digits of table.csv; the ends of intervals within their Monte-Carlo error, here a tenth of the width."""
+    published = pd.read_csv(ROOT / "results" / table / "cpu" / "table.csv")
+    accuracy = published[published["metric"] == "accuracy"].set_index("method")
+    arms = RECORDED["arms"][place]
+    assert sorted(arms) == ["base", "otca", "process_credit", "static_multi_reward", "uniform_grpo"]
+    for name, arm in arms.items():
+        row = accuracy.loc[name]
+        assert len(arm["runs"]) == row["n_seeds"] == 10
+        assert row["iqm"] == pytest.approx(arm["iqm_runs"], rel=1e-5)
+        assert row["mean"] == pytest.approx(np.mean(arm["runs"]), rel=1e-5)
+        slack = 0.1 * (row["ci_high"] - row["ci_low"])
+        assert [row["ci_low"], row["ci_high"]] == pytest.approx(arm["interval_runs"], abs=slack)
+
+
+def test_two_three_and_ten_runs_are_among_what_is_compared():
+    sizes = {place: {len(arm["runs"]) for arm in arms.values()} for place, arms in RECORDED["arms"].items()}
+    cpu = {"image/cpu": {10}, "video/cpu": {10}}
+    assert sizes == {"image/quick": {2}, "video/quick": {2}, "image/study": {3}, "made up": {10}} | cpu

@@ -31,6 +31,7 @@ def parser() -> ArgumentParser:
     out.add_argument("folder", type=Path, metavar="DIR", help="folder to write; must be new or empty")
     out.add_argument("--checkpoint", type=str, default="last", help="which of the run's: last, best (in validation) or a number")
     out.add_argument("--samples", type=int, default=6, help="prompts in the sample grid, where the run has no media; 0: no grid")
+    out.add_argument("--results", type=Path, default=None, help="folder of published tables (default: the repository's own)")
     return out
 
 
@@ -53,7 +54,7 @@ def run(argv: list[str]) -> None:
     aside = target.with_name(f".{target.name}{PARTIAL}")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        _write(source, checkpoint, given.samples, writable_folder(aside))
+        _write(source, checkpoint, given.samples, given.results, writable_folder(aside))
         write_hashes(aside)
         flush_tree(aside)
         os.replace(aside, target)
@@ -62,9 +63,10 @@ def run(argv: list[str]) -> None:
     print(f"exported {checkpoint} to {folder}; look through README.md and config.yaml before you publish it")
 
 
-def _write(source: Path, checkpoint: Path, samples: int, folder: Path) -> None:
+def _write(source: Path, checkpoint: Path, samples: int, results: Path | None, folder: Path) -> None:
     """Everything but the hashes."""
     from eval.model_card import REPOSITORY, Exported, licence, model_card
+    from eval.published_row import RESULTS
     from eval.tables import run_values
     from otca.export import export_weights
     from otca.runs import OVERRIDDEN, config_of
@@ -80,7 +82,8 @@ def _write(source: Path, checkpoint: Path, samples: int, folder: Path) -> None:
     for name in ("config.yaml", OVERRIDDEN):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-    exported = Exported(settings, progress, layout, sampling, values, (folder / OVERRIDDEN).is_file())
+    changed = (folder / OVERRIDDEN).is_file()
+    exported = Exported(settings, progress, layout, sampling, manifest, values, changed, results or RESULTS)
     (folder / "README.md").write_text(model_card(exported), encoding="utf-8")
     own = (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
     (folder / "LICENSE").write_text(own if exported.embedded else licence(exported) + "\n", encoding="utf-8")
