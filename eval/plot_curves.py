@@ -189,8 +189,9 @@ def credit_maps(shares: Mapping[str, np.ndarray], names: Sequence[str], path_ste
                 image = axis.imshow(binned_ITK[:, :, k].T, extent=(-0.5, end, steps, 0.5), **look)
                 axis.yaxis.get_major_locator().set_params(integer=True, nbins=4, min_n_ticks=1)
                 axis.tick_params(labelleft=k == 0)
+            beside = {"xy": (0, 0.5), "xycoords": (row[0].set_ylabel("step"), "axes fraction")}
             broken = method.replace("_", "_\n").replace("@", "\n@")
-            row[0].set_ylabel(broken, rotation=0, ha="right", va="center")
+            row[0].annotate(broken, **beside, xytext=(-6, 0), textcoords="offset points", ha="right", va="center")
         for k, name in enumerate(names):
             axes[0, k].set_title(_label(name))
             axes[-1, k].set(xlabel="iteration", xlim=(-0.5, last))
@@ -198,8 +199,9 @@ def credit_maps(shares: Mapping[str, np.ndarray], names: Sequence[str], path_ste
         bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
         bar.set_label("size of credit (1 = an equal share)")
         caption = (
-            "Downward: denoising steps, the first from pure noise; blank: never trained. Colour: mean |credit × advantage| over "
-            "samples and seeds, as a multiple of what each trained step and objective would have if all had the same. Left out: "
-            "methods that sum the rewards before they give credit."
+            "Downward: denoising steps, the first from pure noise. Blank across a map: a step that was never trained; blank at "
+            "its right: the runs had ended. Colour: mean |credit × advantage| over samples and seeds, as a multiple of what each "
+            "trained step and objective would have if all had the same. Left out: methods that sum the rewards before they give "
+            "credit."
         )
         write_figure(figure, path_stem, caption)

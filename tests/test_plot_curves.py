@@ -135,6 +135,7 @@ def test_credit_maps_show_every_method_and_objective(tmp_path):
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
     drawn = (tmp_path / "a.svg").read_text()
     assert all(f"<!-- {text} -->" in drawn for text in ("otca", "x", "y_1", "iteration")) and "@a" in drawn
+    assert drawn.count("<!-- step -->") == len(shares) and "never trained" in drawn and "the runs had ended" in drawn
 
 
 # --------------------------------------------------------------------------------------------------- from a run's files
