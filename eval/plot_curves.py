@@ -6,7 +6,7 @@ Numbers first (`curve_of`, `credit_shares`), drawings after.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,14 +110,20 @@ def _binned(share_ITK: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def learning_curves(
-    frames: Mapping[str, Sequence[pd.DataFrame]], names: Sequence[str], path_stem: Path, spent: str = "iteration"
+    frames: Mapping[str, Sequence[pd.DataFrame]],
+    names: Sequence[str],
+    path_stem: Path,
+    spent: str = "iteration",
+    among: Collection[str] = (),
+    note: str = "",
 ) -> None:
     """Draw one panel an objective: each method's reward over what was spent; writes ``<path_stem>.png`` and ``.svg``.
 
     frames: method → the train.csv of each of its seeds, with ``iteration`` and ``reward_<name>`` columns, and ``spent`` (a key of
-    `SPENT`). Raises as `curve_of` does.
+    `SPENT`). Methods look as they do ``among`` others, of which a figure beside this one may have more; ``note`` ends the
+    caption. Raises as `curve_of` does.
     """
-    styles, (label, unit) = method_styles(frames), SPENT[spent]
+    styles, (label, unit) = method_styles({*frames, *among}), SPENT[spent]
     columns, banded = min(len(names), 3), _banded(frames)
     rows = -(-len(names) // columns)
     with matplotlib.rc_context(STYLE):
@@ -146,7 +152,7 @@ def learning_curves(
             axis.set_visible(False)
         axes[0].set_ylabel("mean reward of\nthe training samples")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        write_figure(figure, path_stem, _curves_caption(frames, spent))
+        write_figure(figure, path_stem, f"{_curves_caption(frames, spent)} {note}".rstrip())
 
 
 def _banded(frames: Mapping[str, Sequence[pd.DataFrame]]) -> bool:
@@ -167,7 +173,7 @@ def _curves_caption(frames: Mapping[str, Sequence[pd.DataFrame]], spent: str) ->
     if spent == "network_evaluations":
         return f"{said} A forward pass of a sample at one step counts 1, its backward pass 2 more."
     if spent == "seconds":
-        return f"{said} Each run's measured time is spread evenly over its iterations; it depends on the machine."
+        return f"{said} Each run's measured time is spread evenly over its iterations."
     return said
 
 
