@@ -72,7 +72,9 @@ def document(data, name):
 
 # ---------------------------------------------------------------------------------------------------------------- the bytes
 def test_the_same_results_give_the_same_bytes_wherever_they_lie(published, page, tmp_path):
-    assert main(["--results", str(published)]) == 0
+    listing = (published / "sha256.json").read_text()
+    assert {"table1/cpu/table.csv", "table2/quick/sources.json"} <= {*json.loads(listing)} and "seed" not in listing
+    assert main(["--results", str(published)]) == 0 and (published / "sha256.json").read_text() == listing
     assert (published / "index.html").read_text(encoding="utf-8") == page
     shutil.copytree(published, tmp_path / "elsewhere" / "results", ignore=shutil.ignore_patterns("index.html"))
     assert main(["--results", str(tmp_path / "elsewhere" / "results")]) == 0
