@@ -6,7 +6,7 @@ Numbers first (`curve_of`, `credit_shares`), drawings after.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,14 +110,20 @@ def _binned(share_ITK: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def learning_curves(
-    frames: Mapping[str, Sequence[pd.DataFrame]], names: Sequence[str], path_stem: Path, spent: str = "iteration"
+    frames: Mapping[str, Sequence[pd.DataFrame]],
+    names: Sequence[str],
+    path_stem: Path,
+    spent: str = "iteration",
+    among: Collection[str] = (),
+    note: str = "",
 ) -> None:
     """Draw one panel an objective: each method's reward over what was spent; writes ``<path_stem>.png`` and ``.svg``.
 
     frames: method → the train.csv of each of its seeds, with ``iteration`` and ``reward_<name>`` columns, and ``spent`` (a key of
-    `SPENT`). Raises as `curve_of` does.
+    `SPENT`). Methods look as they do ``among`` others, of which a figure beside this one may have more; ``note`` ends the
+    caption. Raises as `curve_of` does.
     """
-    styles, (label, unit) = method_styles(frames), SPENT[spent]
+    styles, (label, unit) = method_styles({*frames, *among}), SPENT[spent]
     columns, banded = min(len(names), 3), _banded(frames)
     rows = -(-len(names) // columns)
     with matplotlib.rc_context(STYLE):
@@ -146,7 +152,7 @@ def learning_curves(
             axis.set_visible(False)
         axes[0].set_ylabel("mean reward of\nthe training samples")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        write_figure(figure, path_stem, _curves_caption(frames, spent))
+        write_figure(figure, path_stem, f"{_curves_caption(frames, spent)} {note}".rstrip())
 
 
 def _banded(frames: Mapping[str, Sequence[pd.DataFrame]]) -> bool:
@@ -167,7 +173,7 @@ def _curves_caption(frames: Mapping[str, Sequence[pd.DataFrame]], spent: str) ->
     if spent == "network_evaluations":
         return f"{said} A forward pass of a sample at one step counts 1, its backward pass 2 more."
     if spent == "seconds":
-        return f"{said} Each run's measured time is spread evenly over its iterations; it depends on the machine."
+        return f"{said} Each run's measured time is spread evenly over its iterations."
     return said
 
 
@@ -189,8 +195,9 @@ def credit_maps(shares: Mapping[str, np.ndarray], names: Sequence[str], path_ste
                 image = axis.imshow(binned_ITK[:, :, k].T, extent=(-0.5, end, steps, 0.5), **look)
                 axis.yaxis.get_major_locator().set_params(integer=True, nbins=4, min_n_ticks=1)
                 axis.tick_params(labelleft=k == 0)
+            beside = {"xy": (0, 0.5), "xycoords": (row[0].set_ylabel("step"), "axes fraction")}
             broken = method.replace("_", "_\n").replace("@", "\n@")
-            row[0].set_ylabel(broken, rotation=0, ha="right", va="center")
+            row[0].annotate(broken, **beside, xytext=(-6, 0), textcoords="offset points", ha="right", va="center")
         for k, name in enumerate(names):
             axes[0, k].set_title(_label(name))
             axes[-1, k].set(xlabel="iteration", xlim=(-0.5, last))
@@ -198,8 +205,9 @@ def credit_maps(shares: Mapping[str, np.ndarray], names: Sequence[str], path_ste
         bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
         bar.set_label("size of credit (1 = an equal share)")
         caption = (
-            "Downward: denoising steps, the first from pure noise; blank: never trained. Colour: mean |credit × advantage| over "
-            "samples and seeds, as a multiple of what each trained step and objective would have if all had the same. Left out: "
-            "methods that sum the rewards before they give credit."
+            "Downward: denoising steps, the first from pure noise. Blank across a map: a step that was never trained; blank at "
+            "its right: the runs had ended. Colour: mean |credit × advantage| over samples and seeds, as a multiple of what each "
+            "trained step and objective would have if all had the same. Left out: methods that sum the rewards before they give "
+            "credit."
         )
         write_figure(figure, path_stem, caption)

@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from eval.tables import heading
 from eval.videos import write_mp4, write_webp
 from otca.files import write_atomic
 
@@ -53,6 +54,9 @@ FALLBACK_MARKERS = ("<", ">", "p", "*", "h", "d", "8")
 
 PAGE = 8.0
 """Inches of a figure's width: at the 800 pixels of a README, 9 points are 12.5 pixels."""
+
+MOST_ABREAST = 3
+"""Panels of a row: three and the methods' names fill `PAGE`."""
 
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -100,20 +104,36 @@ def dot_plot(table: pd.DataFrame, metrics: Sequence[str], path_stem: Path) -> No
     """
     metrics = [metric for metric in metrics if (table["metric"] == metric).any()]
     methods, baseline = list(table["method"].unique()), table["baseline"].iloc[0]
+    columns = min(len(metrics), MOST_ABREAST)
+    lines = -(-len(metrics) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.6 * len(metrics) + 2.0, 0.24 * len(methods) + 1.0), layout="constrained")
-        axes = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
+        figure = Figure(figsize=(PAGE, (0.2 * len(methods) + 0.6) * lines + 0.5), layout="constrained")
+        axes = figure.subplots(lines, columns, squeeze=False, sharey=True).flatten()
         for axis, metric in zip(axes, metrics):
             rows = table[table["metric"] == metric].set_index("method").loc[methods]
             axis.axvspan(rows["ci_low"][baseline], rows["ci_high"][baseline], color=COLORS["base"], alpha=0.18, linewidth=0)
             axis.axvline(rows["mean"][baseline], color=COLORS["base"], linewidth=1.0)
             axis.hlines(range(len(methods)), rows["ci_low"], rows["ci_high"], color=COLORS["static_multi_reward"], linewidth=1.4)
             axis.plot(rows["mean"], range(len(methods)), "o", color=COLORS["static_multi_reward"], markersize=4)
-            axis.set(title=metric)
-            axis.xaxis.get_major_locator().set_params(nbins=4)
+            axis.set_title(heading(metric), fontsize=STYLE["font.size"])
+            axis.xaxis.get_major_locator().set_params(nbins=3, steps=[1, 2, 5, 10])  # labels of six characters stay apart
+        for axis in axes[len(metrics) :]:
+            axis.set_visible(False)
         axes[0].set_yticks(range(len(methods)), methods)
-        axes[0].invert_yaxis()
-        write_figure(figure, path_stem, f"mean and interval over seeds; band: {baseline}")
+        axes[0].set_ylim(len(methods) - 0.4, -0.6)
+        caption = f"Dot: mean over seeds; line: {interval_words(table['n_seeds'])}. Grey line and band: those of {baseline}."
+        write_figure(figure, path_stem, caption)
+
+
+def interval_words(counts: Collection[int]) -> str:
+    """What `eval.stats.bootstrap_interval` is for so many seeds: of 2 or 3 no resample lies beyond the lowest and the highest."""
+    few = sorted(set(counts) & {2, 3})
+    said = [f"lowest to highest of {' or '.join(map(str, few))} seeds"] if few else []
+    if max(counts) > 3:
+        said.append(f"95 % bootstrap interval of the interquartile mean{' of more' if few else ''}")
+    if min(counts) < 2:
+        said.append("none with one seed")
+    return ", ".join(said)
 
 
 def sample_grid(

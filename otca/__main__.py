@@ -16,7 +16,7 @@ COMMANDS = {
     "export": "write a folder for the hub from a run: weights as diffusers reads them, model card, samples",
     "score": "score a folder of images or videos, made by any system, against a prompts file",
     "rewards": "list every reward, what it takes and whether its files are here; fetch them (needs the network)",
-    "verify": "re-hash runs and checkpoints, make tables again from their rows, such as those of results/",
+    "verify": "re-hash runs, checkpoints and published files, make tables again from their rows, such as those of results/",
     "doctor": "check this environment, with the way out of what is wrong",
     "prompts": "fetch a published prompt list (needs the network) and check it",
     "serve-reward": "serve a reward over HTTP, for trainings that name it by its address",

@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -84,9 +84,10 @@ def changed_files(folder: Path, listed: Mapping[str, str]) -> list[str]:
     return out
 
 
-def write_hashes(folder: Path) -> None:
-    """List every file below the folder with its SHA-256 in `sha256.json`, written last."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / HASHES)
+def write_hashes(folder: Path, files: Iterable[Path] | None = None) -> None:
+    """List every file below the folder, or these of them, with its SHA-256 in `sha256.json`, written last."""
+    if files is None:
+        files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / HASHES)
     listing = {p.relative_to(folder).as_posix(): sha256(p) for p in files}
     write_atomic(folder / HASHES, json.dumps(listing, indent=1) + "\n")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -46,13 +47,29 @@ def publish_costs(runs: list[Path], path: Path) -> None:
     write_rows(pd.DataFrame(rows, columns=COLUMNS), path)
 
 
-def train_seconds(runs: Path) -> dict[tuple[str, str], float]:
+@dataclass(frozen=True)
+class Timed:
+    """Seconds that a run's training took, and what it ran on (as `hardware` says)."""
+
+    seconds: float
+    hardware: str
+
+
+def train_seconds(runs: Path) -> dict[tuple[str, str], Timed]:
     """(method, seed folder) → seconds of training, of the runs of a medium and tier: published, or measured beside each run."""
     if (runs / "cost.csv").is_file():
         rows = pd.read_csv(runs / "cost.csv")
-        return {(m, f"seed{seed}"): s for m, seed, s in zip(rows["method"], rows["seed"], rows["train_seconds"])}
+        columns = (rows[name] for name in ("method", "seed", "train_seconds", "hardware"))
+        return {(method, f"seed{seed}"): Timed(seconds, machine) for method, seed, seconds, machine in zip(*columns)}
     found = {path.parent: json.loads(path.read_text()) for path in runs.glob(f"*/seed*/{COST}")}
-    return {(run.parent.name, run.name): cost["train_seconds"] for run, cost in found.items()}
+    return {(run.parent.name, run.name): Timed(cost["train_seconds"], cost["hardware"]) for run, cost in found.items()}
+
+
+def widest_hardware(made_on: Iterable[tuple[str, str]]) -> str:
+    """Of each run's (method, hardware), the hardware that most methods have runs on; then that of most runs; then by name."""
+    runs = sorted(made_on)
+    kinds = {machine: [method for method, own in runs if own == machine] for machine in sorted({own for _, own in runs})}
+    return max(kinds, key=lambda machine: (len(set(kinds[machine])), len(kinds[machine])))
 
 
 def cost_line(path: Path, methods: Collection[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,13 @@ import pandas as pd
 from PIL import Image
 
 from eval.columns import METRICS
-from eval.plot_curves import SPENT, credit_maps, credit_shares, learning_curves
+from eval.plot_curves import credit_maps, credit_shares, learning_curves
 from eval.plot_outcomes import rewards_against, skill_profiles, trade_offs
 from eval.plots import clip_grid, contact_sheet, sample_grid
 from eval.tables import UNTRAINED
 from eval.videos import read_video
 from otca.embedded import scenes, video_scenes
-from reproduce.costs import train_seconds
+from reproduce.costs import Timed, train_seconds, widest_hardware
 
 GRID_SEED = 0
 """The run whose samples are shown: the first seed, chosen before any was made."""
@@ -49,15 +49,17 @@ def draw_figures(rows_root: Path, medium: str, tier: str, methods: Sequence[str]
 def draw_training(runs: Path, methods: Sequence[str], folder: Path) -> None:
     """Curves over iterations, network evaluations and seconds, and the maps of credit, as far as the rows have them."""
     found = {method: sorted((runs / method).glob("seed*")) for method in methods}
-    seconds = train_seconds(runs)
-    frames = {
-        m: [_with_seconds(pd.read_csv(run / "train.csv"), seconds.get((m, run.name))) for run in of] for m, of in found.items()
-    }
+    frames = {method: [pd.read_csv(run / "train.csv") for run in of] for method, of in found.items()}
     first = next(iter(frames.values()))[0]
     names = [c.removeprefix("reward_") for c in first.columns if c.startswith("reward_") and c != "reward_calls"]
-    for spent, suffix in zip(SPENT, ("", "-evaluations", "-seconds")):
+    for spent, suffix in (("iteration", ""), ("network_evaluations", "-evaluations")):
         if all(spent in frame for of_seed in frames.values() for frame in of_seed):
             learning_curves(frames, names, folder / f"curves{suffix}", spent)
+    times = train_seconds(runs)
+    timed = {method: [times.get((method, run.name)) for run in of] for method, of in found.items()}
+    if all(None not in of_seed for of_seed in timed.values()):
+        alike, note = on_one_hardware(frames, timed)
+        learning_curves(alike, names, folder / "curves-seconds", "seconds", frames, note)
     shares = {method: credit_shares(of_seed, names) for method, of_seed in frames.items()}
     shares = {method: share for method, share in shares.items() if share is not None}
     if shares:
@@ -83,9 +85,25 @@ def draw_outcomes(rows: pd.DataFrame, runs: Path, metric: str, folder: Path, suf
         skill_profiles(rows, metric, folder / f"profiles{suffix}")
 
 
-def _with_seconds(rows: pd.DataFrame, seconds: float | None) -> pd.DataFrame:
-    """Rows of train.csv with the run's seconds spread evenly over them, if they are known."""
-    return rows if seconds is None else rows.assign(seconds=np.linspace(0, seconds, len(rows) + 1)[1:])
+def on_one_hardware(
+    frames: Mapping[str, Sequence[pd.DataFrame]], timed: Mapping[str, Sequence[Timed]]
+) -> tuple[dict[str, list[pd.DataFrame]], str]:
+    """Rows of train.csv with a column of ``seconds``, of the runs on the hardware that covers most methods, and a note on that.
+
+    Seconds of two kinds of processor are not comparable: methods with no run on that one are left out, and the note names what
+    is. A run's seconds are spread evenly over its iterations.
+    """
+    chosen = widest_hardware((method, run.hardware) for method, of_seed in timed.items() for run in of_seed)
+    alike: dict[str, list[pd.DataFrame]] = {}
+    left_out = []
+    for method, of_seed in timed.items():
+        kept = [(rows, run.seconds) for rows, run in zip(frames[method], of_seed) if run.hardware == chosen]
+        if kept:
+            alike[method] = [rows.assign(seconds=np.linspace(0, total, len(rows) + 1)[1:]) for rows, total in kept]
+        if len(kept) < len(of_seed):
+            left_out.append(f"{method} ({len(of_seed) - len(kept)} of {len(of_seed)} runs)" if kept else method)
+    note = f"Runs on {chosen}."
+    return alike, f"{note} Left out, having run on another: {'; '.join(left_out)}." if left_out else note
 
 
 def _draw_samples(runs: Path, medium: str, methods: Sequence[str], folder: Path) -> None:

@@ -2,6 +2,9 @@
 
 Made from the published files alone, byte for byte the same from the same files: tables with the rows of every cell, samples of
 the same prompts and noise side by side, credit curves beneath them.
+
+This is the last step of `make render`, and ends it with results/sha256.json: the hash of every published data file outside of
+runs, which `python -m otca verify results/` compares. With --out the page alone is written.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ import sys
 from pathlib import Path
 
 from eval.page.document import build_page
+from eval.published import write_listing
 from otca.ending import run_command
-from otca.files import write_atomic
+from otca.files import HASHES, write_atomic
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
         page = build_page(args.results, out)
         write_atomic(out, page)
         print(f"written: {out} ({len(page.encode()) / 1e6:.1f} MB)")
+        if args.out is None:
+            write_listing(args.results)
+            print(f"written: {args.results / HASHES}")
 
     return run_command("page", command)
 

@@ -15,7 +15,7 @@ import pytest
 from eval.columns import METRICS
 from eval.markup import markdown, markdown_table
 from eval.page.document import json_block
-from eval.page.galleries import MOST_METHODS
+from eval.page.galleries import MOST_METHODS, galleries
 from eval.page.markdown import Cells, Heading, Items, Paragraph, plain, read_markdown
 from eval.page.tables import IN_FULL, ROWS
 from eval.plots import COLORS
@@ -72,7 +72,9 @@ def document(data, name):
 
 # ---------------------------------------------------------------------------------------------------------------- the bytes
 def test_the_same_results_give_the_same_bytes_wherever_they_lie(published, page, tmp_path):
-    assert main(["--results", str(published)]) == 0
+    listing = (published / "sha256.json").read_text()
+    assert {"table1/cpu/table.csv", "table2/quick/sources.json"} <= {*json.loads(listing)} and "seed" not in listing
+    assert main(["--results", str(published)]) == 0 and (published / "sha256.json").read_text() == listing
     assert (published / "index.html").read_text(encoding="utf-8") == page
     shutil.copytree(published, tmp_path / "elsewhere" / "results", ignore=shutil.ignore_patterns("index.html"))
     assert main(["--results", str(tmp_path / "elsewhere" / "results")]) == 0
@@ -188,6 +190,22 @@ def test_samples_are_the_published_files(data):
             file = (folder / "media" / row["file"]).with_suffix(".mp4" if gallery["medium"] == "video" else ".png")
             assert base64.b64decode(sample["src"].partition(",")[2]) == file.read_bytes()
             assert sample["right"] == bool(right[row["id"]])
+
+
+def test_a_full_gallery_keeps_the_rows_of_the_tables(tmp_path):
+    """Two places too few: a rival comes before the variants by name, and what a table has before both, in its order."""
+    variants = [f"a@{i:02}" for i in range(MOST_METHODS - 2)]
+    for method in (*variants, "rival", "z@equal", "z"):
+        media = tmp_path / f"image/cpu/{method}/seed0/media"
+        media.mkdir(parents=True)
+        (media / "0.png").write_bytes(b"picture")
+        (media / "prompts.jsonl").write_text('{"id": "p", "prompt": "a ring", "spec": null, "file": "0.png"}\n')
+        pd.DataFrame({"prompt_id": ["p"], "sample": [0]}).to_csv(media.parent / "scores.csv.gz", index=False)
+    for name, rows in (("table2/cpu", "z@equal"), ("table1/cpu", "z"), ("table1/quick", "a@21"), ("ablations/x/cpu", "a@21")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "table.csv").write_text(f"medium,method\nimage,{rows}\n")
+    [gallery] = galleries(tmp_path)
+    assert gallery["methods"] == ["z", "z@equal", "rival", *variants[:-1]] and gallery["left_out"] == variants[-1:]
 
 
 # -------------------------------------------------------------------------------------------------------------- the security

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,9 @@ import pandas as pd
 import pytest
 
 from eval.plot_curves import MOST_DRAWN, SMOOTHING, credit_maps, credit_shares, curve_of, learning_curves
-from eval.plots import COLORS
-from reproduce.costs import train_seconds
-from reproduce.figures import draw_training
+from eval.plots import COLORS, method_styles
+from reproduce.costs import Timed, train_seconds, widest_hardware
+from reproduce.figures import draw_training, on_one_hardware
 from tests.test_plots import has, pixels
 
 PUBLISHED = Path(__file__).parent.parent / "results"
@@ -135,6 +136,7 @@ def test_credit_maps_show_every_method_and_objective(tmp_path):
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
     drawn = (tmp_path / "a.svg").read_text()
     assert all(f"<!-- {text} -->" in drawn for text in ("otca", "x", "y_1", "iteration")) and "@a" in drawn
+    assert drawn.count("<!-- step -->") == len(shares) and "never trained" in drawn and "the runs had ended" in drawn
 
 
 # --------------------------------------------------------------------------------------------------- from a run's files
@@ -161,7 +163,48 @@ def test_seconds_are_the_published_ones_or_those_beside_the_run(tmp_path):
     folder = tmp_path / "otca@x/seed3"
     folder.mkdir(parents=True)
     assert train_seconds(tmp_path) == {}
-    (folder / "cost.json").write_text('{"train_seconds": 7.5, "evaluate_seconds": 1}')
-    assert train_seconds(tmp_path) == {("otca@x", "seed3"): 7.5}
+    (folder / "cost.json").write_text('{"train_seconds": 7.5, "evaluate_seconds": 1, "hardware": "own"}')
+    assert train_seconds(tmp_path) == {("otca@x", "seed3"): Timed(7.5, "own")}
     (tmp_path / "cost.csv").write_text("method,seed,train_seconds,evaluate_seconds,hardware\notca@x,3,8.5,1,machine\n")
-    assert train_seconds(tmp_path) == {("otca@x", "seed3"): 8.5}
+    assert train_seconds(tmp_path) == {("otca@x", "seed3"): Timed(8.5, "machine")}
+
+
+@pytest.mark.parametrize(
+    "made_on, widest",
+    [
+        ("a:old b:old c:new c:new c:new", "old"),  # two methods against one
+        ("a:old b:old a:new b:new b:new", "new"),  # two against two, of three runs
+        ("a:old a:new", "new"),  # by name
+    ],
+)
+def test_the_widest_hardware_has_most_methods_then_most_runs(made_on, widest):
+    assert widest_hardware(tuple(run.split(":")) for run in made_on.split()) == widest
+
+
+def test_seconds_are_compared_on_one_kind_of_hardware():
+    """Methods a and b ran on the old machine, one seed of b and that of c on another; 4 seconds of 2 iterations are 2 each."""
+    frames = {"a": [frame(length=2)] * 2, "b": [frame(1.0, 2), frame(2.0, 2)], "c": [frame(length=2)]}
+    timed = {"a": [Timed(4.0, "old")] * 2, "b": [Timed(9.0, "new"), Timed(6.0, "old")], "c": [Timed(8.0, "new")]}
+    alike, note = on_one_hardware(frames, timed)
+    seconds = {method: [rows["seconds"].tolist() for rows in of_seed] for method, of_seed in alike.items()}
+    assert seconds == {"a": [[2, 4], [2, 4]], "b": [[3, 6]]}
+    assert alike["b"][0]["reward_quality"].tolist() == [2.0, 2.0]
+    assert note == "Runs on old. Left out, having run on another: b (1 of 2 runs); c."
+    assert on_one_hardware({"a": frames["a"]}, {"a": timed["a"]})[1] == "Runs on old."
+
+
+def test_the_figure_over_seconds_names_its_hardware_and_keeps_the_methods_looks(tmp_path):
+    """Of otca@x and otca@y the first ran elsewhere: the second is dotted all the same, as it is beside the first."""
+    costs = "method,seed,train_seconds,evaluate_seconds,hardware\notca@x,0,9,1,new\notca@y,0,8,1,old\notca,0,8,1,old\n"
+    for method in ("otca", "otca@x", "otca@y"):
+        (tmp_path / f"runs/{method}/seed0").mkdir(parents=True)
+        frame().assign(network_evaluations=range(12)).to_csv(tmp_path / f"runs/{method}/seed0/train.csv", index=False)
+    (tmp_path / "runs/cost.csv").write_text(costs)
+    draw_training(tmp_path / "runs", ["otca", "otca@x", "otca@y"], tmp_path)
+    whole, seconds = ((tmp_path / f"curves{suffix}.svg").read_text() for suffix in ("", "-seconds"))
+    assert "<!-- otca@x -->" in whole and "<!-- otca@x -->" not in seconds and "<!-- otca@y -->" in seconds
+    said = " ".join(" ".join(re.findall("<!-- (.*?) -->", seconds, re.S)).split())
+    assert "Runs on old. Left out, having run on another: otca@x." in said
+    dashes = [set(re.findall(r"stroke-dasharray: ([^;]+)", drawn)) for drawn in (whole, seconds)]
+    assert len(dashes[0]) == 2 and len(dashes[1]) == 1 and dashes[1] < dashes[0]
+    assert method_styles(["otca", "otca@x", "otca@y"])["otca@y"] != method_styles(["otca", "otca@y"])["otca@y"]

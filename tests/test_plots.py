@@ -15,13 +15,16 @@ from eval.plots import (
     FALLBACK_COLORS,
     FALLBACK_MARKERS,
     MARKERS,
+    PAGE,
     clip_grid,
     contact_sheet,
     dot_plot,
+    interval_words,
     method_styles,
     sample_grid,
     save_figure,
 )
+from eval.stats import bootstrap_interval
 from eval.tables import build_table
 from eval.videos import read_video
 
@@ -127,18 +130,47 @@ def test_clip_grid_plays_every_frame(tmp_path):
     assert len(read_video(tmp_path / "clips.mp4").frames_FCHW) == 4
 
 
-def test_dots_of_a_table(tmp_path):
-    """Two metrics, three methods, the same bytes twice; a metric that the table lacks is left out."""
+def dots(tmp_path, name, seeds, metrics):
+    """A dot plot of `ARMS`, one dot a method; returns its SVG."""
     rows = pd.DataFrame(
-        [(m, s, k, 0.1 * s + i, 0, 0, "") for i, m in enumerate(ARMS) for s in range(3) for k in ("accuracy", "clip_score")],
+        [(m, s, k, 0.1 * s + i, 0, 0, "") for i, m in enumerate(ARMS) for s in range(seeds[i]) for k in metrics],
         columns=["method", "seed", "metric", "value", "network_evaluations", "reward_calls", "hash"],
     )
-    for name in ("a", "b"):
-        dot_plot(build_table(rows), ["accuracy", "clip_score", "diversity"], tmp_path / name)
-    for suffix in ("png", "svg"):
-        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
-    drawn = (tmp_path / "a.svg").read_text()
-    assert all(f"<!-- {text} -->" in drawn for text in (*ARMS, "accuracy", "clip_score")) and "diversity" not in drawn
+    dot_plot(build_table(rows), [*metrics, "diversity"], tmp_path / name)
+    return (tmp_path / f"{name}.svg").read_text()
+
+
+def test_dots_of_a_table(tmp_path):
+    """Two metrics, three methods, the same bytes twice; a metric that the table lacks is left out."""
+    drawn = [dots(tmp_path, name, (3, 3, 3), ("alignment", "kernel_distance")) for name in ("a", "b")]
+    assert drawn[0] == drawn[1] and (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert all(f"<!-- {text} -->" in drawn[0] for text in (*ARMS, "Alignment ↑ (trained)", "Kernel distance ↓"))
+    assert "Diversity" not in drawn[0] and "lowest to highest of 3 seeds. Grey line and band: those of static_" in drawn[0]
+
+
+def test_dots_are_as_wide_as_the_page_in_rows_of_three(tmp_path):
+    """Four panels make two rows, with the methods' names at the left of each."""
+    drawn = dots(tmp_path, "four", (2, 3, 3), ("alignment", "quality", "accuracy", "clip_score"))
+    assert Image.open(tmp_path / "four.png").width == 150 * PAGE
+    assert [drawn.count(f"<!-- {method} -->") for method in ARMS] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "counts, said",
+    [
+        ([2], "lowest to highest of 2 seeds"),
+        ([3, 2, 3], "lowest to highest of 2 or 3 seeds"),
+        ([10, 5], "95 % bootstrap interval of the interquartile mean"),
+        ([10, 3], "lowest to highest of 3 seeds, 95 % bootstrap interval of the interquartile mean of more"),
+        ([2, 1], "lowest to highest of 2 seeds, none with one seed"),
+    ],
+)
+def test_an_interval_is_named_for_what_it_is(counts, said):
+    """Of 3 values all resamples are the lowest in 1 of 27, more than the 2.5 % cut off; of 5 far fewer are."""
+    assert interval_words(counts) == said
+    for count in set(counts):
+        whole = bootstrap_interval(range(count)) == (0, count - 1)
+        assert whole == (1 < count < 4)
 
 
 def test_credit_profiles_show_the_truth_and_each_method(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 import otca.commands.doctor as doctor
 import otca.files
+from eval.published import write_listing
 from otca.__main__ import main
 
 PUBLISHED = Path(__file__).parent.parent / "results/image/quick/otca/seed0"
@@ -34,6 +35,7 @@ def test_every_published_run_and_table_is_whole(capsys):
     code, said = verified(capsys, results)
     assert code == 0 and count >= 24 and tables >= 5
     assert f"looked at {count} runs, 0 checkpoints and {tables} tables" in said
+    assert ("published files" in said) == (results / otca.files.HASHES).is_file()
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "train.csv", "scores.csv.gz", "sets.csv"])
@@ -170,6 +172,64 @@ def test_a_list_of_sources_that_is_none_or_leads_elsewhere_is_refused(capsys, ta
     path.write_text(content if isinstance(content, str) else json.dumps(whole | content))
     code, told = verified(capsys, table.parents[1])
     assert code == 2 and str(path) in told and said in told
+
+
+@pytest.fixture
+def listed(table):
+    """Results of one table and its runs, with data of other kinds, and what lists it all."""
+    results = table.parents[1]
+    for name in ("tuning/a.csv", "credit_fidelity/b-cells.csv.gz", "speed/c.json", "fuzz/table.md", "x/d.jsonl", "x/e.tex"):
+        (results / name).parent.mkdir(exist_ok=True)
+        (results / name).write_text("abc")
+    for name in ("README.md", "index.html", "page.png", "x/f.svg", "image/quick/otca/seed0/probe.csv", "image/quick/cost.csv"):
+        (results / name).write_text("abc")
+    write_listing(results)
+    return results
+
+
+def test_what_is_listed_are_data_outside_of_runs(listed):
+    """The hash of abc is FIPS 180's example; pictures, pages, the description, rows of runs and the listing are left out."""
+    found = json.loads((listed / "sha256.json").read_text())
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    table = {f"table1/quick/{name}" for name in ("sources.json", "table.csv", "table.md", "table.tex")}
+    assert {name for name, digest in found.items() if digest == abc} == {*found} - table
+    assert {*found} - table == {
+        *("credit_fidelity/b-cells.csv.gz", "fuzz/table.md", "image/quick/cost.csv", "speed/c.json", "tuning/a.csv"),
+        *("x/d.jsonl", "x/e.tex"),
+    }
+    assert [*found] == sorted(found)
+
+
+def test_published_files_that_changed_went_or_came_are_named(capsys, listed):
+    code, said = verified(capsys, listed)
+    assert code == 0 and "runs, 0 checkpoints and 1 tables, 11 published files" in said
+    (listed / "tuning/a.csv").write_text("abd")
+    (listed / "speed/c.json").unlink()
+    (listed / "precision").mkdir()
+    (listed / "precision/g.csv").write_text("abc")
+    code, said = verified(capsys, listed)
+    assert code == 2 and "3 damages" in said
+    assert f"{listed / 'tuning/a.csv'} was changed: expected SHA-256 ba7816bf8f01cfea…" in said
+    assert f"{listed / 'speed/c.json'} is missing\n" in said
+    assert f"{listed / 'precision/g.csv'} is not listed in {listed / 'sha256.json'}\n" in said
+
+
+def test_a_changed_table_that_two_lists_have_is_one_damage(capsys, listed):
+    path = listed / "table1/quick/table.md"
+    path.write_text(path.read_text() + "\n")
+    code, said = verified(capsys, listed)
+    assert code == 2 and said.count(f"{path} was changed") == 1 and "1 damages" in said
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [("{", "sha256.json"), ("[]", "holds a list and no object"), ('{"../../a.csv": "0"}', "../../a.csv is missing")],
+)
+def test_a_listing_that_is_none_or_leads_elsewhere_is_told(capsys, listed, content, said):
+    (listed.parent.parent / "a.csv").write_text("abc")
+    (listed / "sha256.json").write_text(content)
+    code, told = verified(capsys, listed)
+    assert code == 2 and said in told and "Traceback" not in told
 
 
 def test_checkpoints_are_looked_at(capsys, tmp_path):

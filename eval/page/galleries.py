@@ -17,7 +17,7 @@ from eval.plots import COLORS
 from otca.errors import InputError
 
 MOST_METHODS = 24
-"""Methods of a gallery: those without a variant first."""
+"""Methods of a gallery: those of the tables first."""
 
 MOST_PROMPTS = 8
 
@@ -51,12 +51,13 @@ def galleries(results: Path) -> list[dict]:
 
 
 def _runs(place: Path) -> dict[str, Path]:
-    """Method → its first run with samples: the methods of the tables in their order, then the others, then the variants."""
+    """Method → its first run with samples: the methods of Tables 1 to 4 in their order, then the others, then the variants."""
     found: dict[str, Path] = {}
     for listing in sorted(place.glob("*/seed*/media/prompts.jsonl")):
         found.setdefault(listing.parents[2].name, listing.parents[1])
-    known = list(COLORS)
-    rank = {name: ("@" in name, known.index(name) if name in known else len(known), name) for name in found}
+    tables = sorted(place.parents[1].glob(f"table*/{place.name}/table.csv"))
+    known = [*dict.fromkeys([name for path in tables for name in pd.read_csv(path)["method"]] + [*COLORS])]
+    rank = {name: (known.index(name) if name in known else len(known), "@" in name, name) for name in found}
     return {name: found[name] for name in sorted(found, key=rank.__getitem__)}
 
 

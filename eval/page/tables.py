@@ -18,6 +18,7 @@ from eval.page.markdown import Block, Cells, Heading, Items, Paragraph, read_mar
 from eval.sources import RUN, SOURCES, read_sources
 from eval.tables import differences, heading, verdict
 from otca.errors import InputError
+from otca.files import HASHES
 
 GROUPS = ("table1", "table2", "table3", "table4", "credit_fidelity", "ablations", "gradient_signal", "embedded", "fuzz")
 """Order of the folders on the page; others follow by name."""
@@ -65,10 +66,13 @@ def documents(results: Path) -> list[dict]:
 
 
 def other_files(results: Path, shown: Iterable[dict]) -> list[str]:
-    """Published CSV and JSON files outside of runs that no document shows or links, by name: paths below ``results``."""
+    """Published CSV and JSON files outside of runs that no document shows or links, by name: paths below ``results``.
+
+    The listing of their hashes, written after the page, is not among them.
+    """
     linked = {name for document in shown for name in document["files"]}
     found = (path.relative_to(results).as_posix() for ext in ("csv", "csv.gz", "json") for path in results.rglob(f"*.{ext}"))
-    return sorted(name for name in found if name not in linked and not RUN.match(name))
+    return sorted(name for name in found if name not in linked and name != HASHES and not RUN.match(name))
 
 
 def _order(name: str) -> tuple:
