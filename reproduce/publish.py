@@ -1,7 +1,7 @@
 """Copy finished runs into results/: `python -m reproduce.publish [--tier quick] [--medium image]`, then `--render` a table.
 
-Rows and manifests are copied whole; of the media only the few that sample grids show, and none of the variants that only the wide
-tables of the ablations have. `--restore` copies the other way: what is published counts as made, so that a command over a whole
+Rows and manifests are copied whole; of the media only the few that sample grids show, and none of the variants that only tables
+without grids have. `--restore` copies the other way: what is published counts as made, so that a command over a whole
 tier makes only what is missing.
 """
 
@@ -20,9 +20,16 @@ from otca.ending import run_command
 from otca.errors import InputError
 from otca.files import sha256, write_atomic
 from otca.runs import RECORDED, damages, is_finished
+from reproduce.all import TABLES
 from reproduce.costs import COLUMNS, COST, publish_costs
 from reproduce.figures import GRID_SEED, grid_files
-from reproduce.table import BEYOND
+from reproduce.table import MOST_CURVES
+
+
+def has_samples(method: str) -> bool:
+    """Whether samples of a method are published: of all but the variants that no table with a grid of samples has."""
+    tables = [table for table in TABLES if table.figures and len(table.rows("cpu")) <= MOST_CURVES]
+    return "@" not in method or any(method in table.rows("cpu") for table in tables)
 
 
 def publish_run(run: Path, target: Path) -> None:
@@ -35,7 +42,7 @@ def publish_run(run: Path, target: Path) -> None:
     for name in (*RECORDED, "manifest.json"):
         if (run / name).is_file():
             shutil.copyfile(run / name, target / name)
-    if run.name == f"seed{GRID_SEED}" and ("@" not in run.parent.name or run.parent.name in BEYOND):
+    if run.name == f"seed{GRID_SEED}" and has_samples(run.parent.name):
         shown = grid_files(run)
         (target / "media").mkdir(exist_ok=True)
         for row in shown:
