@@ -7,8 +7,8 @@
     python -m reproduce.all --tier cpu --render       rebuild every published table of the tier from published rows
 
 Each table's own script makes the same runs; this one makes them all first, in one grid. Where all are finished it writes the
-tables, in this process, with Slurm too. Credit fidelity is measured in processes on this machine; with --slurm it is left out,
-and the commands that measure it are printed.
+tables, in this process, with Slurm too. Credit fidelity, one study for all tiers, is measured with the tier cpu, in processes on
+this machine; with --slurm it is left out, and the commands that measure it are printed.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _make(args: argparse.Namespace) -> None:
     run_grid(wanted, root, jobs, args.slurm, args.gpus)
     for table in TABLES:
         print(f"written: {table.write(root, args.tier)}")
-    for medium in MEDIA:
+    for medium in MEDIA if args.tier == "cpu" else ():
         if args.slurm:
             print(f"not measured with --slurm: credit fidelity; start python -m reproduce.credit_fidelity --medium {medium}")
         else:

@@ -94,7 +94,7 @@ def test_what_is_left_to_the_machine_that_submits(monkeypatch, capsys):
     monkeypatch.setattr(grid, "run_grid", lambda *options: print(*options[2:]))
     monkeypatch.setattr(Table, "write", lambda *_: "table")
     monkeypatch.setattr(credit_fidelity, "make", lambda medium, jobs: print(f"measured: {medium}"))
-    assert all_runs.main(["--tier", "quick", "--slurm", "short", "--jobs", "40", "--gpus", "1"]) == 0
+    assert all_runs.main(["--tier", "cpu", "--slurm", "short", "--jobs", "40", "--gpus", "1"]) == 0
     first, *tables, image, video = capsys.readouterr().out.splitlines()
     assert first == "40 short 1" and tables == ["written: table"] * len(all_runs.TABLES)
     assert [image, video] == [
@@ -102,6 +102,8 @@ def test_what_is_left_to_the_machine_that_submits(monkeypatch, capsys):
         for medium in ("image", "video")
     ]
     assert all_runs.main(["--tier", "quick", "--jobs", "1"]) == 0
+    assert "fidelity" not in capsys.readouterr().out
+    assert all_runs.main(["--tier", "cpu", "--jobs", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == ["measured: image", "measured: video"]
     assert all_runs.main(["--tier", "quick", "--gpus", "1"]) == 2
     assert "--gpus 1 goes with --slurm" in capsys.readouterr().err
