@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from otca.errors import InputError
@@ -19,5 +20,5 @@ def update_readme(name: str, text: str, readme: Path = Path("README.md")) -> Non
     head, rest = page.split(start, 1)
     _, tail = rest.split(end, 1)
     body = text.partition("\n")[2] if text.startswith("# ") else text
-    body = body.strip().replace("\n## ", "\n#### ")
+    body = re.sub("^## ", "#### ", body.strip(), flags=re.MULTILINE)
     write_atomic(readme, f"{head}{start}\n{body}\n{end}{tail}")
