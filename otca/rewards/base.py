@@ -143,34 +143,6 @@ def refuse_prompts(rewards: Sequence[Reward], prompts: Sequence[Prompt], source:
             reward.check_prompt(prompt)
 
 
-def measured(name: str) -> set[str]:
-    """Names of what a reward measures, however it is named: its own, and those of the rewards that it adds up.
-
-    What is no reward of the registry, no class and no address (a metric of the evaluation's own) stands for itself.
-    """
-    if is_remote(name):
-        from otca.rewards.remote import parsed
-
-        _, own, _ = parsed(name)
-        return measured(own) if own in REGISTRY else {own}
-    if name not in REGISTRY and ":" not in name:
-        return {name}
-    found = find_reward(name)
-    own = found.card.name if issubclass(found, PublishedReward) else found.name if hasattr(found, "name") else name
-    return {own, *getattr(found, "adds_up", ())}
-
-
-def refuse_trained_metrics(who: object, rewards: Sequence[str], place: str, held_out: Sequence[str]) -> None:
-    """Raise InputError where ``who`` would train on what the evaluation of ``place`` holds out, under whatever name."""
-    kept = set().union(*map(measured, held_out))
-    both = [name for name in rewards if measured(name) & kept]
-    if both:
-        raise InputError(
-            f"{who} trains on {', '.join(both)}, which the evaluation of {place} holds out; change one of them, or say "
-            "--allow-trained-metric"
-        )
-
-
 def is_remote(name: str) -> bool:
     """Whether a reward's name is the address of a server (`otca.rewards.remote`)."""
     return name.startswith(("http://", "https://"))
