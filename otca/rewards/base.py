@@ -46,7 +46,8 @@ class Reward(Protocol):
 
     One whose scores depend on the frame rate has a float ``fps``: the frames a second that it takes media to have, which may be
     set before ``score``. One that computes elsewhere also has ``submit(media_BFCHW, prompts)``, which begins to score and returns
-    at once: futures of the scores of consecutive samples, which together are those of ``score``.
+    at once: futures of the scores of consecutive samples, which together are those of ``score``. One that cannot judge every
+    prompt has a static ``check_prompt(prompt)``, which raises InputError for the others.
     """
 
     name: str
@@ -129,7 +130,10 @@ def build_rewards(
 
 
 def refuse_prompts(rewards: Sequence[Reward], prompts: Sequence[Prompt], source: str) -> None:
-    """Raise InputError for prompts that a reward cannot judge: without a spec that a verifier can read, without quoted text."""
+    """Raise InputError for prompts that a reward cannot judge: without a spec that a verifier can read, without quoted text.
+
+    It names the first, and says how many there are. ``rewards`` may be classes: what is checked needs no model.
+    """
     needy = [reward for reward in rewards if hasattr(reward, "check_prompt")]
     readers = [reward for reward in needy if hasattr(reward, "reads_drawings")]
     if readers and prompts[0].spec is None:
@@ -139,8 +143,15 @@ def refuse_prompts(rewards: Sequence[Reward], prompts: Sequence[Prompt], source:
             "or rewards that read any text (`python -m otca rewards`)"
         )
     for reward in needy:
+        errors = []
         for prompt in prompts:
-            reward.check_prompt(prompt)
+            try:
+                reward.check_prompt(prompt)
+            except InputError as error:
+                errors.append(error)
+        if errors:
+            others = f" (the first of {len(errors)} such prompts of {source})" if len(errors) > 1 else ""
+            raise InputError(f"{errors[0]}{others}") from errors[0]
 
 
 def is_remote(name: str) -> bool:
