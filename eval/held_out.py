@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from eval.columns import METRICS
 from eval.media import quantise
 from eval.metrics.alignment import ClipScore, JudgeAccuracy, VideoJudgeAccuracy, embedded_clip
-from eval.metrics.encoders import embedded_encoder
+from eval.metrics.encoders import EMBEDDED, embedded_encoder
 from eval.metrics.motion import MotionMetrics
 from eval.metrics.quality import FRECHET_SAMPLES, diversity, frechet_distance, kernel_distance
+from otca import presets
 from otca.config import TrainConfig
 from otca.embedded import scenes, video_scenes
 from otca.eval_config import EvalConfig
@@ -22,6 +24,12 @@ from otca.types import Prompt
 
 Numbers = dict[str, tuple[float, int]]
 """Metric → its value over a set, and the number of items behind it."""
+
+MOTION = "motion"
+"""Name of the motion metrics among held-out metrics."""
+
+_VERDICTS = ("judge_correct", *(name for name in METRICS if name.partition("/")[0] == "accuracy"))
+_OF_SETS = ("kernel_distance", "frechet_distance", "diversity")
 
 
 class HeldOut(Protocol):
@@ -41,6 +49,9 @@ class HeldOut(Protocol):
 
 class ImageHeldOut:
     """Exact verdict of the learned judge, CLIP score; kernel and Fréchet distance to renders of the same specs, diversity."""
+
+    metrics: ClassVar[tuple[str, ...]] = (*_VERDICTS, "clip_score", *_OF_SETS)
+    """Names of all that it measures, in files and tables."""
 
     def __init__(self):
         self.clip = embedded_clip()
@@ -64,6 +75,12 @@ class ImageHeldOut:
 
 class VideoHeldOut:
     """Exact verdict of the learned video judge, motion metrics; direction and speed accuracy, kernel distance, diversity."""
+
+    metrics: ClassVar[tuple[str, ...]] = (
+        *(*_VERDICTS, "direction_accuracy", "speed_accuracy", MOTION, EMBEDDED, *_OF_SETS),
+        "clip_score",  # of the model whose features the distances compare
+    )
+    """Names of all that it measures, in files and tables, or that measure with the same models."""
 
     def __init__(self):
         self.clip = embedded_clip()
@@ -132,10 +149,7 @@ class NamedHeldOut:
         return {}
 
 
-MOTION = "motion"
-"""Name of the motion metrics among held-out metrics."""
-
-MEDIA: dict[str, type[HeldOut]] = {"image": ImageHeldOut, "video": VideoHeldOut}
+MEDIA: dict[str, type[ImageHeldOut | VideoHeldOut]] = {"image": ImageHeldOut, "video": VideoHeldOut}
 """Medium → held-out evaluation of its embedded task."""
 
 
@@ -148,6 +162,18 @@ def held_out_of(
 ) -> HeldOut:
     """The held-out evaluation that a config asks for; ``device``, ``files`` and ``timeout`` as for `build_reward`."""
     return NamedHeldOut(config.held_out, config.fps, device, files, timeout) if config.held_out else MEDIA[medium]()
+
+
+def held_out_names(place: str) -> list[str]:
+    """What the evaluation of ``medium/tier`` holds out, by the names that files and tables have for it; no run may train on it.
+
+    Metrics that the tier names, else those of the medium's embedded task; of motion every column. A preset that has no
+    evaluation, as the recipes at scale, holds nothing out: what its runs are judged by is not known.
+    """
+    if place not in presets.EVAL:
+        return []
+    names = presets.eval_config(place).held_out or MEDIA[place.partition("/")[0]].metrics
+    return [*names, *(MotionMetrics().columns if MOTION in names else ())]
 
 
 def set_rate(rewards: Sequence[Reward], fps: float) -> None:

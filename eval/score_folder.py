@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from eval.items import Item
 from eval.videos import Video
-from otca.errors import InputError
+from otca.errors import InputError, RewardError
 from otca.types import Prompt
 
 FACTS = ("frames", "fps", "height", "width")
@@ -130,18 +130,33 @@ def _complete(
     score = scorer.load()
     with tqdm(total=len(items), initial=len(found), desc=scorer.name, unit="item", disable=not progress) as bar:
         for chunk, media in _chunks(left, scorer.batch, unreadable, bar):
-            try:
-                columns = score(media, [item.prompt for item in chunk])
-            except InputError as error:
-                if not scorer.tolerant:
-                    raise
-                failed.update((item.key, _naming(item.path, error)) for item in chunk)
-                continue
-            new = {scorer.key(item): dict(zip(columns, values)) for item, values in zip(chunk, zip(*columns.values()))}
-            _append(path, new)
+            new = _scored(scorer, score, chunk, media, failed)
+            if new:
+                _append(path, new)
             found |= new
-            bar.update(len(chunk))
+            bar.update(len(new))
     return found
+
+
+def _scored(
+    scorer: Scorer, score: Score, chunk: Sequence[Item], media: Sequence[Video], failed: dict[str, str]
+) -> dict[str, dict[str, float]]:
+    """Key → columns of what can be scored. Of several items that a tolerant scorer refuses, each is tried alone."""
+    try:
+        columns = score(media, [item.prompt for item in chunk])
+    except InputError as error:
+        if not scorer.tolerant:
+            raise
+        if len(chunk) == 1:
+            failed[chunk[0].key] = _naming(chunk[0], error)
+            return {}
+        alone = [_scored(scorer, score, [item], [medium], failed) for item, medium in zip(chunk, media)]
+        return {key: row for rows in alone for key, row in rows.items()}
+    except RewardError as error:
+        others = f" and {len(chunk) - 1} after it" * (len(chunk) > 1)
+        error.add_note(f"it was scoring {chunk[0].path}{others}")
+        raise
+    return {scorer.key(item): dict(zip(columns, values)) for item, values in zip(chunk, zip(*columns.values()))}
 
 
 def _chunks(items: Sequence[Item], batch: int, unreadable: dict[str, str], bar) -> Iterator[tuple[list[Item], list[Video]]]:
@@ -152,7 +167,7 @@ def _chunks(items: Sequence[Item], batch: int, unreadable: dict[str, str], bar) 
         try:
             video = item.read()
         except InputError as error:
-            unreadable[item.key] = _naming(item.path, error)
+            unreadable[item.key] = _naming(item, error)
             bar.set_postfix(unreadable=len(unreadable), refresh=False)
             continue
         if media and (len(media) == batch or _kind(video) != _kind(media[0])):
@@ -175,9 +190,9 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _naming(path: Path, error: InputError) -> str:
-    text = str(error)
-    return text if str(path) in text else f"video {path}: {text.removeprefix('video ')}"
+def _naming(item: Item, error: InputError) -> str:
+    text, kind = str(error), "image" if item.still else "video"
+    return text if str(item.path) in text else f"{kind} {item.path}: {text.removeprefix(f'{kind} ')}"
 
 
 def _read_partial(path: Path) -> dict[str, dict[str, float]]:

@@ -5,6 +5,7 @@ Making a scorer looks its files up and asks a server what it serves; it loads no
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -23,8 +24,8 @@ from eval.metrics.viclip import ViClip
 from eval.score_folder import Score, Scorer
 from eval.videos import Video
 from otca.config import TrainConfig
-from otca.errors import InputError
-from otca.rewards.base import REGISTRY, Reward, build_reward, find_reward, is_remote, score_all
+from otca.errors import InputError, RewardError
+from otca.rewards.base import REGISTRY, Reward, build_reward, find_reward, is_remote, refuse_prompts, score_all
 from otca.rewards.published import PublishedReward, find_files
 from otca.rewards.remote import parsed
 from otca.types import Prompt
@@ -38,19 +39,20 @@ def reward_scorer(
 ) -> Scorer:
     """A reward of the registry, of the user's own, or of a server, which is asked for its revision.
 
+    An item that it refuses by an InputError (a video of one frame, say) lacks its score, with an error.
     Raises InputError for an unknown one, one whose files are missing, and a server that does not answer.
     """
     reward_class = find_reward(name)
     file_name = re.sub(r"[^\w.-]+", ".", name)  # of module:class, of an address
     if is_remote(name):
         reward = build_reward(name, device, files, timeout)  # a client, no model
-        return Scorer(file_name, lambda: _by_reward(reward), batch, f"{name} {reward.revision}")
+        return Scorer(file_name, lambda: _by_reward(reward), batch, f"{name} {reward.revision}", tolerant=True)
     identity = name
     if issubclass(reward_class, PublishedReward):
         identity += f" {[_stamp(path) for path in find_files(reward_class.card, files).values()]}"
     elif name not in REGISTRY and (source := getattr(sys.modules.get(reward_class.__module__), "__file__", None)):
         identity += f" {_stamp(Path(source))}"
-    return Scorer(file_name, lambda: _by_reward(build_reward(name, device, files, timeout)), batch, identity)
+    return Scorer(file_name, lambda: _by_reward(build_reward(name, device, files, timeout)), batch, identity, tolerant=True)
 
 
 def refuse_twice(names: Sequence[str]) -> None:
@@ -68,6 +70,17 @@ def refuse_twice(names: Sequence[str]) -> None:
         if column in columns:
             raise InputError(f"rewards {columns[column]} and {name} both fill the column {column!r}; leave one of them out")
         columns[column] = name
+
+
+def refuse_unfit(names: Sequence[str], judge: type | None, prompts: Sequence[Prompt], source: str | Path) -> None:
+    """`refuse_prompts` of the rewards of these names, and of an embedded judge if there is one, before any is loaded.
+
+    A check that is a method of the loaded reward is left out.
+    """
+    found = [find_reward(name) for name in names] + ([judge] if judge else [])
+    known = [one for one in found if isinstance(inspect.getattr_static(one, "check_prompt", None), staticmethod | classmethod)]
+    different = {id(prompt): prompt for prompt in prompts}  # that of several samples is one
+    refuse_prompts(known, list(different.values()), str(source))
 
 
 def held_out_images(batch: int) -> Scorer:
@@ -186,7 +199,13 @@ def _stamp(path: Path) -> list[tuple[str, int, int]]:
 def _by_reward(reward: Reward) -> Score:
     def score(media: Sequence[Video], prompts: Sequence[Prompt | None]) -> dict[str, list[float]]:
         set_rate([reward], media[0].fps)
-        scores = score_all([reward], _stacked(media), _given(prompts, f"reward {reward.name!r}"))
+        given = _given(prompts, f"reward {reward.name!r}")
+        try:
+            scores = score_all([reward], _stacked(media), given)
+        except RewardError as error:
+            if isinstance(error.__cause__, InputError):  # about these media, not about the reward
+                raise error.__cause__ from None
+            raise
         return {reward.name: scores.reward_BK[:, 0].tolist()}
 
     return score

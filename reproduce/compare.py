@@ -17,12 +17,14 @@ import numpy as np
 import pandas as pd
 
 from eval.columns import METRICS
+from eval.held_out import held_out_names
 from eval.markup import Grid, interval, markdown, markdown_table, number
 from eval.stats import bootstrap_interval
 from eval.tables import BASELINE, ROW_COLUMNS, build_table, differences, heading, run_items, run_rows, verdict
 from otca.config import TrainConfig
 from otca.ending import run_command
 from otca.errors import InputError
+from otca.rewards.measured import measured
 from otca.runs import Arm, config_of, damages, differing, is_finished
 
 PRIMARY = "accuracy"
@@ -50,13 +52,17 @@ class Runs:
         return first["medium"], first["tier"]
 
     def trained_on(self, seed: int) -> set[str]:
-        """Names of the training rewards, as the config gives them and as they call themselves; none for an untrained model."""
+        """What the training rewards measure, by the config and by what they call themselves; nothing for an untrained model.
+
+        Classes that the config names are not imported: a run may be another's.
+        """
         if not any(self.manifests[seed]["budget"].values()):
             return set()
         named = {name.partition("?")[0].rpartition("/")[2] for name in self.settings[seed].rewards}
         path = self.folders[seed] / "train.csv"
         columns = pd.read_csv(path, nrows=0).columns if path.is_file() else []
-        return named | {c.removeprefix("reward_") for c in columns if c.startswith("reward_") and c != "reward_calls"}
+        named |= {c.removeprefix("reward_") for c in columns if c.startswith("reward_") and c != "reward_calls"}
+        return set().union(*({name} if ":" in name else measured(name) for name in named))
 
 
 # ------------------------------------------------------------------------------------------------------------ which runs
@@ -151,11 +157,12 @@ def _refuse_other_judging(runs: Runs, baseline: Runs, seed: int) -> None:
 
 
 def _held_out(runs: Runs, seed: int) -> set[str]:
-    """Names of the held-out metrics of a run, also as its files call them."""
+    """Names of the held-out metrics of a run: of those in its files, and of what its tier holds out."""
     _, items = run_items(runs.folders[seed])
     sets = pd.read_csv(runs.folders[seed] / "sets.csv")["metric"]
     names = {name for name in (*items, *sets) if name in METRICS and METRICS[name].held_out}
-    return names | ({"judge_correct"} if "accuracy" in names else set())
+    names |= {"judge_correct"} if "accuracy" in names else set()
+    return names.union(*map(measured, held_out_names("/".join(runs.place))))
 
 
 # ------------------------------------------------------------------------------------------------------- what it comes to

@@ -20,14 +20,15 @@ from tqdm import tqdm
 
 from baselines import find_method
 from eval.evaluate import evaluate
-from eval.held_out import held_out_of
+from eval.held_out import held_out_names, held_out_of
 from otca import presets
 from otca.config import TrainConfig
 from otca.errors import TrainingError
 from otca.files import held
 from otca.policies.base import build_policy
 from otca.processes import launched, process_state
-from otca.rewards.base import build_reward, refuse_trained_metrics
+from otca.rewards.base import build_reward
+from otca.rewards.measured import refuse_trained_metrics
 from otca.runs import Arm, begin_run, finish_run, is_finished
 from otca.trainer import Trainer
 from reproduce.costs import write_cost
@@ -44,7 +45,7 @@ def refuse_trained_arms(arms: Sequence[Arm]) -> None:
     """Raise InputError where an arm would train on what its evaluation holds out."""
     for arm in arms:
         place = f"{arm.medium}/{arm.tier}"
-        refuse_trained_metrics(arm, arm_config(arm).rewards, place, presets.eval_config(place).held_out)
+        refuse_trained_metrics(arm, arm_config(arm).rewards, place, held_out_names(place))
 
 
 def run_arm(arm: Arm, root: Path) -> None:

@@ -142,6 +142,8 @@ def test_unequal_cost_is_refused_unless_asked_for(results, tmp_path, capsys):
         ({"config": {"prompts": "embedded:image/test"}}, "trained on different prompts (embedded:image/train → "),
         ({"text": "y"}, "judged on different prompts (scores.csv.gz)"),
         ({"config": {"rewards": ["alignment", "clip_score"]}, "clip_score": 0.5}, "was trained on clip_score, which the"),
+        ({"config": {"rewards": ["http://h:1/videoalign"]}, "videoalign_ta": 0.5}, "was trained on videoalign_ta, which the"),
+        ({"config": {"rewards": ["my.module:Frechet_Distance"]}}, "was trained on frechet_distance, which the"),  # of its tier
         ({"config": {"rewards": ["my.module:Clip_Score"]}, "clip_score": 0.5}, "was trained on clip_score, which the"),
         ({"config": {"rewards": ["http://h:1/clip_score?batch=8"]}, "clip_score": 0.5}, "was trained on clip_score, which the"),
     ],

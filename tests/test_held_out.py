@@ -1,24 +1,31 @@
-"""Held-out metrics that a tier names: they score as rewards do, and no arm may train on them."""
+"""Held-out metrics, of the embedded tasks or named by a tier: these score as rewards do, and no arm may train on any."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
-from eval.held_out import ImageHeldOut, NamedHeldOut, VideoHeldOut, held_out_of, set_rate
+from eval.columns import METRICS
+from eval.held_out import ImageHeldOut, NamedHeldOut, VideoHeldOut, held_out_names, held_out_of, set_rate
+from eval.metrics.alignment import JudgeAccuracy
 from eval.metrics.motion import MotionMetrics
+from eval.tables import ROW_COLUMNS, run_rows
 from otca import presets
 from otca.__main__ import main as otca_main
 from otca.embedded import scenes
+from otca.embedded.rewards import Quality
 from otca.errors import InputError
 from otca.eval_config import EvalConfig
-from otca.rewards.base import Limited, build_reward, refuse_trained_metrics, score_all
+from otca.rewards.base import Limited, build_reward, score_all
+from otca.rewards.clip import ClipScoreB32
+from otca.rewards.measured import measured, refuse_trained_metrics
 from otca.runs import Arm
 from otca.types import Prompt
+from reproduce import ablations, method, runner, table1
 from reproduce import all as all_runs
-from reproduce import method, runner, table1
 from reproduce.runner import arm_config, refuse_trained_arms
 from tests.test_score_folder import Rate
 
@@ -124,3 +131,86 @@ def test_every_command_that_trains_refuses_what_is_held_out(monkeypatch, capsys,
     assert "quality, which the evaluation of image/quick holds out" in capsys.readouterr().err
     if command is not all_runs.main:
         assert command([*argv, "--allow-trained-metric"]) == 0
+
+
+# ---------------------------------------------------------------------------------------------------- the embedded tasks'
+
+
+class Disguised(JudgeAccuracy):
+    """The judge by another name."""
+
+    name = "charm"
+
+
+class OwnClip(ClipScoreB32):
+    """A published reward, which derives from another one, by another name."""
+
+
+class Smooth:
+    """A reward that is called as a metric of motion."""
+
+    name = "warping_error_dis"
+
+
+@pytest.mark.parametrize(
+    "preset, reward",
+    [
+        ("image/quick", "eval.metrics.alignment:JudgeAccuracy"),
+        ("image/study", "eval.metrics.alignment:ClipScore"),
+        ("image/cpu", "tests.test_held_out:Disguised"),
+        ("image/quick", "http://127.0.0.1:9/clip_score"),
+        ("video/quick", "eval.metrics.alignment:VideoJudgeAccuracy"),
+        ("video/cpu", "eval.metrics.alignment:ClipScore"),  # its model's features make the distances
+        ("video/cpu", "tests.test_held_out:Smooth"),
+        ("video/paper", "tests.test_held_out:Smooth"),  # by the name "motion"
+    ],
+)
+def test_no_run_trains_on_what_its_medium_holds_out(capsys, preset, reward):
+    """Where the tier names nothing it is the judge, the CLIP model and the metrics of motion and of sets."""
+    own = presets.preset(preset).get("rewards", ["alignment", "quality", "aesthetic"])
+    argv = ["train", "--preset", preset, "--rewards", f"[{','.join([*own, reward])}]", "--dry_run", "true"]
+    assert otca_main(argv) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"preset {preset} trains on {reward}, which the evaluation of {preset} holds out; change one of them, or say" in said
+    assert otca_main([*argv, "--allow-trained-metric"]) == 0
+
+
+@pytest.mark.parametrize("preset", [name for name in presets.TRAIN if name not in presets.EVAL])
+def test_recipes_without_an_evaluation_hold_nothing_out(capsys, preset):
+    assert held_out_names(preset) == []
+    assert otca_main(["train", "--preset", preset, "--rewards", "[pickscore,clip]", "--dry_run", "true"]) == 0
+
+
+@pytest.mark.parametrize("place", [name for name, settings in presets.EVAL.items() if "held_out" not in settings])
+def test_what_published_runs_hold_out_has_a_name_here(place):
+    """Every column that tables call held out, and none of the trained ones."""
+    medium, tier = place.split("/")
+    run = Path(__file__).parent.parent / "results" / place / "otca" / "seed0"
+    columns = {row[ROW_COLUMNS.index("metric")] for row in run_rows(run, Arm(medium, tier, "otca", 0))}
+    names = set(held_out_names(place))
+    assert "accuracy" in columns and {name for name in columns if METRICS[name].held_out} <= names
+    assert not {name for name in columns if not METRICS[name].held_out} & names
+
+
+def test_every_published_arm_may_be_trained():
+    """Those of corrupted rewards too, which derive from the trained ones."""
+    wanted = [*all_runs.arms("quick"), *all_runs.arms("cpu"), *ablations.FAMILIES["targets"].arms("study")]
+    assert any("NoiseAesthetic" in str(arm.settings) for arm in wanted)
+    refuse_trained_arms([arm for arm in wanted if arm.seed == 0])
+
+
+def test_a_derived_class_measures_what_its_base_does():
+    """Up to the first class that the registry has: CLIP's smaller tower is not the larger one from which its code derives."""
+    assert measured("tests.test_held_out:Disguised") == {"charm", "judge_correct"}
+    assert measured("reproduce.corrupted:FlippedAlignment") == {"alignment"}
+    assert measured("clip_b32") == measured("tests.test_held_out:OwnClip") == {"clip_b32"}
+    assert measured("tests.test_held_out:Nameless") == {"tests.test_held_out:Nameless"}
+    assert issubclass(OwnClip, ClipScoreB32) and measured("otca.embedded.rewards:Quality") == {Quality.name}
+
+
+class Nameless:
+    """Says only once it is made how it is called."""
+
+    def __init__(self):
+        self.name = "late"

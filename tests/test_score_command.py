@@ -15,7 +15,8 @@ from eval import scorers
 from eval.metrics.encoders import FrameEncoder
 from eval.videos import write_webp
 from otca.__main__ import main
-from otca.embedded import scenes
+from otca.embedded import scenes, video_scenes
+from otca.errors import InputError
 from tests.test_cli import refused
 
 
@@ -120,3 +121,120 @@ def test_models_are_loaded_one_by_one_on_the_device(capsys, tmp_path, video, mon
     assert main([*argv, "--out", str(tmp_path / "scores.csv")]) == 0
     models = ["raft", "dino", "clip_frames", "aesthetic_quality", "imaging_quality", "viclip", "hpsv2", "raft"]
     assert loaded == [(what, "meta") for what in models] and not alive
+
+
+@pytest.mark.parametrize("medium", ["--images", "--videos"])
+def test_a_device_that_is_none_is_refused_first(capsys, tmp_path, medium):
+    """Before the folder is looked into, which is not even there."""
+    argv = ["score", medium, str(tmp_path / "none"), "--prompts", str(tmp_path / "none.csv"), "--device", "nonsense"]
+    said = refused(capsys, *argv)
+    assert "device 'nonsense' cannot be used (" in said and said.endswith("; use cpu, cuda or cuda:0")
+
+
+# -------------------------------------------------------------------------------------------------------------- prompts
+
+
+def pictures(folder, rows):
+    """A white picture a row, and the list of their prompts; how to score them by --rewards."""
+    for row in rows:
+        Image.new("RGB", (64, 64), "white").save(folder / f"{row['id']}.png")
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return ["score", "--images", str(folder), "--prompts", str(folder / "prompts.jsonl"), "--rewards"]
+
+
+def test_prompts_that_a_reward_cannot_judge_are_refused_first(capsys, tmp_path):
+    """The first is named and all are counted, before a model is loaded or a file written."""
+    texts = {"a": 'a sign, "Go"', "b": "a sign", "c": 'a sign, "No"', "d": "a dog"}
+    argv = pictures(tmp_path, [{"id": name, "prompt": text} for name, text in texts.items()])
+    said = refused(capsys, *argv, "tests.test_score_command:Untouched,ocr")
+    assert "prompt 'b' has no text in quotation marks; ocr needs a text, as in: a sign that says \"STOP\"" in said
+    assert said.endswith(f"(the first of 2 such prompts of {tmp_path / 'prompts.jsonl'})")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png", "c.png", "d.png", "prompts.jsonl"}
+
+
+def test_a_prompt_of_several_samples_counts_once(capsys, tmp_path):
+    argv = pictures(tmp_path, [{"id": "a", "prompt": "a sign"}])
+    for i in range(2):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"a_{i}.png")
+    (tmp_path / "a.png").unlink()
+    assert refused(capsys, *argv, "ocr").endswith('as in: a sign that says "STOP"')
+
+
+@pytest.mark.parametrize("medium", ["--images", "--videos"])
+def test_specs_that_the_held_out_judge_cannot_read_are_refused_first(capsys, tmp_path, video, medium):
+    """Those of the other medium's grammar; without the judge, a reward that reads no spec scores them."""
+    prompt = (video_scenes if medium == "--images" else scenes).prompts("test", 1)[0]
+    argv = pictures(tmp_path, [{"id": "a", "prompt": prompt.text, "spec": prompt.spec}])
+    argv[1] = medium
+    if medium == "--videos":
+        write_webp(tmp_path / "a.webp", video)
+    argv += ["tests.test_score_command:Untouched"]
+    assert "prompt 'a' has the spec" in refused(capsys, *argv)
+    with pytest.raises(AssertionError, match="asked"):
+        main([*argv, "--held_out", "false"])
+
+
+class Untouched:
+    """Must not be asked."""
+
+    name, range, source, licence, revision = "untouched", (0, 1), "test", "", ""
+
+    def __init__(self):
+        raise AssertionError("asked")
+
+
+# ------------------------------------------------------------------------------------------------- media that are refused
+
+
+class Choosy:
+    """Takes videos of two frames or more, and no prompt about dogs; fails at cats."""
+
+    name, range, source, licence, revision = "choosy", (0, 1), "test", "", ""
+
+    def score(self, media, prompts):
+        if media.shape[1] < 2:
+            raise InputError("choosy takes videos of at least 2 frames, not 1")
+        if any("dog" in prompt.text for prompt in prompts):
+            raise InputError("choosy takes no dogs")
+        if any("cat" in prompt.text for prompt in prompts):
+            raise ValueError("a cat")
+        return torch.full((len(prompts),), 0.5)
+
+
+def clips(folder, video, texts):
+    """A video a prompt, of one frame for the id "short"; how to score them."""
+    for name in texts:
+        write_webp(folder / f"{name}.webp", video[:1] if name == "short" else video)
+    (folder / "prompts.csv").write_text("id,prompt\n" + "".join(f"{name},{text}\n" for name, text in texts.items()))
+    argv = ["score", "--videos", str(folder), "--prompts", str(folder / "prompts.csv"), "--motion", "false"]
+    return [*argv, "--rewards", "tests.test_score_folder:Rate,tests.test_score_command:Choosy"]
+
+
+@pytest.mark.parametrize("timeout", ["600", "0"])
+def test_media_that_a_reward_refuses_lack_its_score_alone(capsys, tmp_path, video, timeout):
+    """Each by itself, though they are scored together; all others are scored, and the end says what is not, and why."""
+    texts = {"a": "a cup", "b": "a dog", "c": "a cup", "short": "a cup"}
+    argv = clips(tmp_path, video, texts)
+    assert main([*argv, "--reward_timeout", timeout]) == 0
+    out = capsys.readouterr().out
+    rows = pd.read_csv(tmp_path / "scores.csv").set_index("prompt_id")
+    assert rows["rate"].notna().all() and rows["choosy"].notna().to_dict() == {"a": True, "b": False, "c": True, "short": False}
+    said = f"not scored: tests.test_score_command.Choosy: video {tmp_path}"
+    assert out.count("not scored:") == 2 and f"{said}/b.webp: choosy takes no dogs" in out
+    assert f"{said}/short.webp: choosy takes videos of at least 2 frames, not 1" in out
+    assert next(line for line in out.splitlines() if "choosy" in line).split()[-2:] == ["2", "2"]
+
+
+def test_pictures_that_a_reward_refuses_are_called_so(capsys, tmp_path):
+    argv = pictures(tmp_path, [{"id": "a", "prompt": "a cup"}])
+    assert main([*argv, "tests.test_score_folder:Size,tests.test_score_command:Choosy"]) == 0
+    out = capsys.readouterr().out
+    assert f"not scored: tests.test_score_command.Choosy: image {tmp_path}/a.png: choosy takes videos of at least 2" in out
+    assert pd.read_csv(tmp_path / "scores.csv")["size"].tolist() == [1.0]
+
+
+def test_a_failing_reward_names_the_media(capsys, tmp_path, video):
+    assert main(clips(tmp_path, video, {"a": "a cup", "b": "a cat"})) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]  # after the bars
+    assert "reward 'choosy' failed: ValueError('a cat') on 2 prompts" in said
+    assert said.endswith(f"; it was scoring {tmp_path / 'a.webp'} and 1 after it")

@@ -19,6 +19,7 @@ class JudgeAccuracy:
         "backbone": "embedded judge (convolutional detector)",
         "decode": "fixed confidence threshold",
     }
+    check_prompt = staticmethod(scenes.check_spec)
 
     def __init__(self):
         from otca.embedded.judge import HeldOutJudge
@@ -40,6 +41,7 @@ class VideoJudgeAccuracy:
         "backbone": "embedded video judge (detector of each frame, tracks, motion reader)",
         "decode": "fixed thresholds",
     }
+    check_prompt = staticmethod(video_scenes.check_spec)
 
     def __init__(self):
         from otca.embedded.video_judge import VideoJudge

@@ -23,6 +23,8 @@ from otca.errors import InputError
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
 from otca.untrusted import read_object
 
+EMBEDDED = "frame_consistency_embedded"
+"""Column of the shipped open_clip model."""
 SIDE = 224
 """Shorter side of what an encoder sees, pixels."""
 _CHUNK = 32
@@ -112,7 +114,7 @@ def embedded_encoder(clip=None) -> FrameEncoder:
             video_FCHW = functional.interpolate(video_FCHW, (side, side), mode="bilinear", antialias=True)
         return clip.image_features(video_FCHW.unsqueeze(1))
 
-    return FrameEncoder("frame_consistency_embedded", encode, {"backbone": f"embedded open_clip model, {side}×{side}"})
+    return FrameEncoder(EMBEDDED, encode, {"backbone": f"embedded open_clip model, {side}×{side}"})
 
 
 # ----------------------------------------------------------------------------------------------------------------- DINO

@@ -12,6 +12,7 @@ from otca.bounds import at_least
 from otca.cli import make_parser, parse
 from otca.config import TrainConfig
 from otca.errors import InputError, printable
+from otca.types import Prompt
 
 OWN_REWARDS = {"images": TrainConfig().rewards, "videos": presets.VIDEO["rewards"]}
 """What is measured unless told: the embedded tasks' rewards, where every prompt has a spec."""
@@ -73,11 +74,14 @@ def parser() -> ArgumentParser:
 
 def run(argv: list[str]) -> None:
     """Score, write the rows, print means with intervals."""
+    from otca.processes import usable_device
+
     given = parse(parser(), argv)
     if (given.images is None) == (given.videos is None):
         raise InputError("give either --images FOLDER or --videos FOLDER")
     at_least("batch", given.batch, 1)
     at_least("reward_timeout", given.reward_timeout, 0)
+    given.device = str(usable_device(given.device))
     unused = [name for name in FOR_VIDEOS if given.images and given[name]]
     if unused:
         raise InputError(f"--{unused[0]} is for videos; leave it out, or give --videos FOLDER")
@@ -95,7 +99,7 @@ def run(argv: list[str]) -> None:
     means = vbench.read_means(given.vbench_means) if given.vbench_means else {}
     if means and entries is None:
         raise InputError(f"--vbench_means needs videos of VBench's prompts, and --prompts {given.prompts} is not its list")
-    scorers = _scorers(given, entries, known=all(item.prompt.spec for item in items))
+    scorers = _scorers(given, entries, [item.prompt for item in items])
     out = given.out or folder / "scores.csv"
     partial = writable_folder(out.parent) / f".{out.name}.partial"
     rows = score_folder(items, scorers, partial)
@@ -112,15 +116,19 @@ def run(argv: list[str]) -> None:
     print(f"wrote {len(rows)} rows: {out}")
 
 
-def _scorers(given, entries, known: bool):
-    """What is asked for; ``entries``: of VBench's list, if it is that; ``known``: every prompt has a spec. Loads no model."""
+def _scorers(given, entries, prompts: list[Prompt]):
+    """What is asked for; ``entries``: of VBench's list, if it is that; ``prompts``: of each item. Loads no model."""
     from eval import scorers
+    from eval.metrics.alignment import JudgeAccuracy, VideoJudgeAccuracy
 
+    known = all(prompt.spec for prompt in prompts)
     own = OWN_REWARDS["images" if given.images else "videos"] if known else []
     names = own if given.rewards is None else [name.strip() for name in given.rewards.strip("[]").split(",") if name.strip()]
     if not known:
         _refuse_readers_of_drawings(names, given.prompts)
     scorers.refuse_twice(names)
+    judge = JudgeAccuracy if given.images else VideoJudgeAccuracy
+    scorers.refuse_unfit(names, judge if given.held_out and known else None, prompts, given.prompts)
     out = _video_scorers(given, entries) if given.videos else []
     weights = (given.device, given.reward_files, given.reward_timeout)
     out += [scorers.reward_scorer(name, given.batch, *weights) for name in names]

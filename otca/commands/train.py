@@ -65,10 +65,10 @@ def run(argv: list[str]) -> None:
     """Train, or print the resolved settings."""
     given, config, method = resolve(parser(), argv)
     if not given.allow_trained_metric:
-        from otca.rewards.base import refuse_trained_metrics
+        from eval.held_out import held_out_names
+        from otca.rewards.measured import refuse_trained_metrics
 
-        held_out = presets.EVAL.get(given.preset, {}).get("held_out", [])
-        refuse_trained_metrics(f"preset {given.preset}", config.rewards, given.preset, held_out)
+        refuse_trained_metrics(f"preset {given.preset}", config.rewards, given.preset, held_out_names(given.preset))
     if given.dry_run:
         print(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), end="")
         return

@@ -46,7 +46,8 @@ class Reward(Protocol):
 
     One whose scores depend on the frame rate has a float ``fps``: the frames a second that it takes media to have, which may be
     set before ``score``. One that computes elsewhere also has ``submit(media_BFCHW, prompts)``, which begins to score and returns
-    at once: futures of the scores of consecutive samples, which together are those of ``score``.
+    at once: futures of the scores of consecutive samples, which together are those of ``score``. One that cannot judge every
+    prompt has a static ``check_prompt(prompt)``, which raises InputError for the others.
     """
 
     name: str
@@ -129,7 +130,10 @@ def build_rewards(
 
 
 def refuse_prompts(rewards: Sequence[Reward], prompts: Sequence[Prompt], source: str) -> None:
-    """Raise InputError for prompts that a reward cannot judge: without a spec that a verifier can read, without quoted text."""
+    """Raise InputError for prompts that a reward cannot judge: without a spec that a verifier can read, without quoted text.
+
+    It names the first, and says how many there are. ``rewards`` may be classes: what is checked needs no model.
+    """
     needy = [reward for reward in rewards if hasattr(reward, "check_prompt")]
     readers = [reward for reward in needy if hasattr(reward, "reads_drawings")]
     if readers and prompts[0].spec is None:
@@ -139,36 +143,15 @@ def refuse_prompts(rewards: Sequence[Reward], prompts: Sequence[Prompt], source:
             "or rewards that read any text (`python -m otca rewards`)"
         )
     for reward in needy:
+        errors = []
         for prompt in prompts:
-            reward.check_prompt(prompt)
-
-
-def measured(name: str) -> set[str]:
-    """Names of what a reward measures, however it is named: its own, and those of the rewards that it adds up.
-
-    What is no reward of the registry, no class and no address (a metric of the evaluation's own) stands for itself.
-    """
-    if is_remote(name):
-        from otca.rewards.remote import parsed
-
-        _, own, _ = parsed(name)
-        return measured(own) if own in REGISTRY else {own}
-    if name not in REGISTRY and ":" not in name:
-        return {name}
-    found = find_reward(name)
-    own = found.card.name if issubclass(found, PublishedReward) else found.name if hasattr(found, "name") else name
-    return {own, *getattr(found, "adds_up", ())}
-
-
-def refuse_trained_metrics(who: object, rewards: Sequence[str], place: str, held_out: Sequence[str]) -> None:
-    """Raise InputError where ``who`` would train on what the evaluation of ``place`` holds out, under whatever name."""
-    kept = set().union(*map(measured, held_out))
-    both = [name for name in rewards if measured(name) & kept]
-    if both:
-        raise InputError(
-            f"{who} trains on {', '.join(both)}, which the evaluation of {place} holds out; change one of them, or say "
-            "--allow-trained-metric"
-        )
+            try:
+                reward.check_prompt(prompt)
+            except InputError as error:
+                errors.append(error)
+        if errors:
+            others = f" (the first of {len(errors)} such prompts of {source})" if len(errors) > 1 else ""
+            raise InputError(f"{errors[0]}{others}") from errors[0]
 
 
 def is_remote(name: str) -> bool:

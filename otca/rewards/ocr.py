@@ -57,7 +57,8 @@ class Ocr(PublishedReward):
         scores = [[agreement(self.read(frame), text) for frame in frames] for frames, text in zip(pixel_BFHWC, wanted)]
         return torch.tensor(scores).mean(1)
 
-    def check_prompt(self, prompt: Prompt) -> None:
+    @staticmethod
+    def check_prompt(prompt: Prompt) -> None:
         """Raise InputError for a prompt without quoted text."""
         wanted_text(prompt)
 
