@@ -31,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from otca.errors import InputError, RewardError
-from otca.limits import MAX_VIDEO_PIXELS
+from otca.limits import MAX_VIDEO_PIXELS, TooLarge
 from otca.rewards import wire
 from otca.rewards.base import Reward, score_all
 from otca.types import Prompt
@@ -210,7 +210,7 @@ async def _body(request: Request, limit: int, hold: Callable[[], Awaitable[None]
 
     ``hold`` waits until a large body may go on to arrive, for which it has all the time.
     """
-    large = wire.TooLarge(f"the body is larger than {limit} bytes; send fewer samples at a time, or raise --max_body_mb")
+    large = TooLarge(f"the body is larger than {limit} bytes; send fewer samples at a time, or raise --max_body_mb")
     if int(request.headers.get("content-length", 0)) > limit:
         raise large
     body, now = bytearray(), asyncio.get_running_loop().time
@@ -280,16 +280,18 @@ def _scores(reward: Reward, media_BFCHW: torch.Tensor, prompts: list[Prompt], ba
 def _refused(error: Exception) -> Response:
     """One line for the client; what the reward itself did wrong is also logged, with its traceback.
 
-    The connection ends with it: what is left of a body that is not wanted need not be taken.
+    What a reward refuses with an InputError is the client's to change, like what `wire.unpack` refuses. The connection ends
+    with it: what is left of a body that is not wanted need not be taken.
     """
     status, said, headers = 408, "the request did not arrive in time", {"Connection": "close"}
+    reason = error.__cause__ if isinstance(error, RewardError) else error
     if isinstance(error, HTTPException):
         status, said, headers = error.status_code, error.detail, headers | dict(error.headers or {})
+    elif isinstance(reason, InputError):
+        status, said = 413 if isinstance(reason, TooLarge) else 422, str(error)
     elif isinstance(error, RewardError):
         logging.getLogger(__name__).error("%s", error, exc_info=error)
         status, said = 500, str(error)
-    elif isinstance(error, InputError):
-        status, said = 413 if isinstance(error, wire.TooLarge) else 422, str(error)
     return _json({"error": " ".join(said.split())[:600]}, status, headers)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pandas as pd
 import pytest
 import torch
@@ -371,6 +374,47 @@ def test_a_server_that_dies_stops_the_run_which_resumes(untrained_pipeline, tmp_
     assert [path.name for path in checkpoints(tmp_path / "parts")] == ["iteration_000002"]
     assert len((tmp_path / "parts" / "train.csv").read_text().splitlines()) == 3
     with running(make_app(build_reward("quality")), port=int(url.split(":")[2].split("/")[0])):
+        again = train(settings, tmp_path / "parts")
+    assert torch.equal(weights(whole), weights(again))
+    assert (tmp_path / "whole" / "train.csv").read_bytes() == (tmp_path / "parts" / "train.csv").read_bytes()
+
+
+class Mortal(Brightness):
+    """Brightness, until a call in which the whole process is killed, its answer not begun."""
+
+    name, calls = "mortal", 0
+
+    def score(self, media_BFCHW, prompts):
+        Mortal.calls += 1
+        if str(Mortal.calls) == os.environ.get("DIES_IN_CALL"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().score(media_BFCHW, prompts)
+
+
+def test_a_server_that_dies_while_it_scores_stops_the_run_which_resumes(untrained_pipeline, tmp_path, monkeypatch):
+    """In the second iteration, after 8 requests of a whole run and 4 of the first: the request is lost, and tried again."""
+    post, lost = httpx.Client.post, []
+
+    def logged(client, url, **options):
+        try:
+            return post(client, url, **options)
+        except httpx.TransportError as error:
+            lost.append(type(error))
+            raise
+
+    monkeypatch.setattr(httpx.Client, "post", logged)
+    with command("tests.test_remote:Mortal", "--port", "0", DIES_IN_CALL="14") as (process, url):
+        settings = config(untrained_pipeline, rewards=[f"{url}?retries=1&in_flight=1"], save_every=100)
+        whole = train(settings, tmp_path / "whole")
+        assert not lost and process.poll() is None
+        with pytest.raises(RewardError, match=r"reward 'mortal' failed: .*after 2 tries.* prompts: train-") as caught:
+            train(settings, tmp_path / "parts")
+        assert process.wait(10) == -signal.SIGKILL
+    assert lost[0] in (httpx.RemoteProtocolError, httpx.ReadError), "it was not answering when it died"
+    assert lost[1] is httpx.ConnectError and "ConnectError" in str(caught.value)
+    assert [path.name for path in checkpoints(tmp_path / "parts")] == ["iteration_000001"]
+    assert len((tmp_path / "parts" / "train.csv").read_text().splitlines()) == 2
+    with running(make_app(Mortal()), port=int(url.split(":")[2].split("/")[0])):
         again = train(settings, tmp_path / "parts")
     assert torch.equal(weights(whole), weights(again))
     assert (tmp_path / "whole" / "train.csv").read_bytes() == (tmp_path / "parts" / "train.csv").read_bytes()

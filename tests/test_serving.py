@@ -18,6 +18,7 @@ from otca.__main__ import main
 from otca.errors import InputError, RewardError
 from otca.rewards import wire
 from otca.rewards.base import build_reward, score_all
+from otca.rewards.pixels import Preprocess
 from otca.rewards.published import Card, HubFile, PublishedReward
 from otca.serving import bound, described, make_app
 from reproduce.stress_server import stress
@@ -232,6 +233,56 @@ def test_failures_of_the_reward_itself_are_told_and_not_retried(answer, said):
         assert said in str(caught.value) and told.calls == 1
         told.answer = torch.ones(1)
         assert build_reward(f"{address}/told").score(*blank(1)).tolist() == [1]
+
+
+class Looked(Told):
+    """A reward that looks at pictures as published ones do: their mean once ``fit`` into 224 × 224."""
+
+    def __init__(self, fit):
+        super().__init__(None)
+        self.preprocess = Preprocess(fit=fit, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+    def score(self, media_BFCHW, prompts):
+        self.calls += 1
+        return self.preprocess(media_BFCHW.flatten(0, 1)).mean(dim=(1, 2, 3))
+
+
+def png_body(height, width):
+    """A request for the score of a white picture: a few kB however large it is."""
+    pixel_BFCHW = torch.full((1, 1, 3, height, width), 255, dtype=torch.uint8)
+    return wire.pack(pixel_BFCHW, blank(1)[1])
+
+
+@pytest.mark.parametrize(
+    ("fit", "size", "status", "said"),
+    [
+        ("shortest", (1, 300), 200, None),
+        ("shortest", (4, 4000), 200, None),
+        ("shortest", (60_000, 1), 200, None),
+        ("shortest", (1, 1_000_000), 200, None),
+        ("squash", (1, 60_000), 200, None),
+        ("squash", (1, 70_000), 413, "a picture of 70000×1 has 70000 pixels in a row that 224 are made of; the limit is 65536"),
+        ("longest", (3, 4000), 422, "a picture of 4000×3 is too thin for 224×224: its shorter side would be 0; crop it"),
+    ],
+)
+def test_thin_pictures_are_scored_or_refused_and_exhaust_nothing(fit, size, status, said, caplog):
+    """Resized whole, the 402 bytes of the second would take 9 GB.
+
+    Who sent what cannot be resized is told so: it is no fault of the reward's, and is not logged as one.
+    """
+    looked, body = Looked(fit), png_body(*size)
+    assert len(body) < 20_000
+    with running(make_app(looked)) as address:
+        answer = httpx.post(f"{address}/score", content=body, headers={"Content-Type": wire.CONTENT_TYPE}, trust_env=False)
+        assert (answer.status_code, looked.calls) == (status, 1) and not caplog.records
+        if said is None:
+            assert answer.json()["scores"] == pytest.approx([1.0])
+        else:
+            assert said in answer.json()["error"]
+            with pytest.raises(RewardError, match=f"reward 'told' failed: .*answered {status} .*{said}"):
+                score_all([build_reward(f"{address}/told")], torch.ones(1, 1, 3, *size), blank(1)[1])
+            assert looked.calls == 2  # it was not asked again
+        assert httpx.get(f"{address}/health", trust_env=False).status_code == 200
 
 
 def test_who_hung_up_is_not_scored():

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from otca.errors import InputError
-from otca.rewards.pixels import to_pixels
+from otca.rewards.pixels import resize, to_pixels
 from otca.rewards.published import Card, PublishedReward
 from otca.types import Prompt
 
 QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
 LONGEST_SIDE = 128
 """Pixels to which a picture is shrunk before text is looked for; text is then read at full size."""
+RATIO = 7
+"""Up to which one side may be so many times the other: from 7.5 on, the shorter of 128 is rounded to 0 by the search for text."""
+LONGEST_SIDE_OF_STRIPS = 1024
+"""As `LONGEST_SIDE`, of pictures beyond `RATIO`: their text is no higher than their shorter side."""
+LONGEST_READ = 2000
+"""Pixels of the longer side at which text is read at most, by rapidocr's default."""
+LONGEST_RATIO = 100
+"""Beyond which a picture is refused: its text would be read from less than 20 rows of pixels."""
 
 
 class Ocr(PublishedReward):
     """1 − edit distance / length of the wanted text, at least 0; 1 where the wanted text is part of what is read.
 
-    Letter case and spaces do not count. A video's score is the mean over its frames. Reads on the CPU, in as many threads
-    as torch has. Licence of code and models: Apache-2.0.
+    Letter case and spaces do not count. A video's score is the mean over its frames. A picture whose sides differ by more than
+    `RATIO` is read on a ground of its border's colour. Reads on the CPU, in as many threads as torch has. Licence of code and
+    models: Apache-2.0.
     """
 
     card = Card(
@@ -38,21 +50,24 @@ class Ocr(PublishedReward):
     )
 
     def __init__(self, files: Mapping[str, Path], device: torch.device):
-        from rapidocr import RapidOCR
+        self.reader = make_reader(LONGEST_SIDE)
 
-        self.reader = RapidOCR(
-            params={
-                "Global.use_cls": False,
-                "Global.log_level": "critical",
-                "Det.limit_side_len": LONGEST_SIDE,
-                "Det.limit_type": "max",
-                "EngineConfig.onnxruntime.intra_op_num_threads": torch.get_num_threads(),
-            }
-        )
+    @cached_property
+    def reader_of_strips(self):
+        """Reads pictures beyond `RATIO`; made for the first of them."""
+        return make_reader(LONGEST_SIDE_OF_STRIPS)
 
     def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        """Scores in [0, 1], float32 (B,). Raises InputError for a prompt without quoted text."""
+        """Scores in [0, 1], float32 (B,).
+
+        Raises InputError for a prompt without quoted text, and for pictures beyond `LONGEST_RATIO`.
+        """
         wanted = [wanted_text(prompt) for prompt in prompts]
+        height, width = media_BFCHW.shape[3:]
+        if max(height, width) > LONGEST_RATIO * min(height, width):
+            raise InputError(
+                f"a picture of {width}×{height} is too thin to be read: one side may be {LONGEST_RATIO} times the other; crop it"
+            )
         pixel_BFHWC = to_pixels(media_BFCHW).permute(0, 1, 3, 4, 2).cpu().numpy()
         scores = [[agreement(self.read(frame), text) for frame in frames] for frames, text in zip(pixel_BFHWC, wanted)]
         return torch.tensor(scores).mean(1)
@@ -62,9 +77,47 @@ class Ocr(PublishedReward):
         """Raise InputError for a prompt without quoted text."""
         wanted_text(prompt)
 
-    def read(self, pixel_HWC) -> str:
+    def read(self, pixel_HWC: np.ndarray) -> str:
         """All text of a picture (uint8, RGB), in reading order."""
-        return "".join(self.reader(pixel_HWC[:, :, ::-1].copy()).txts or ())
+        reader = self.reader
+        if max(pixel_HWC.shape[:2]) > RATIO * min(pixel_HWC.shape[:2]):
+            reader, pixel_HWC = self.reader_of_strips, grounded(pixel_HWC)
+        return "".join(reader(pixel_HWC[:, :, ::-1].copy()).txts or ())
+
+
+def make_reader(longest_side: int):
+    """rapidocr with the models of its wheel; text is looked for at a size of at most ``longest_side`` pixels a side."""
+    from rapidocr import RapidOCR
+
+    return RapidOCR(
+        params={
+            "Global.use_cls": False,
+            "Global.log_level": "critical",
+            "Global.max_side_len": LONGEST_READ,
+            "Det.limit_side_len": longest_side,
+            "Det.limit_type": "max",
+            "EngineConfig.onnxruntime.intra_op_num_threads": torch.get_num_threads(),
+        }
+    )
+
+
+def grounded(pixel_HWC: np.ndarray) -> np.ndarray:
+    """A strip amid a ground of its border's median colour, uint8 (H, W, 3): one side is at most `RATIO` times the other.
+
+    It is first shrunk to the size at which it would be read, so that the ground cannot become large.
+    """
+    height, width = pixel_HWC.shape[:2]
+    shrink = LONGEST_READ / max(height, width)
+    if shrink < 1:
+        height, width = (max(1, round(side * shrink)) for side in (height, width))
+        pixel_1CHW = torch.from_numpy(pixel_HWC.copy()).permute(2, 0, 1)[None]
+        pixel_HWC = resize(pixel_1CHW, height, width)[0].permute(1, 2, 0).numpy()
+    border = pixel_HWC[[0, -1]].reshape(-1, 3) if width > height else pixel_HWC[:, [0, -1]].reshape(-1, 3)
+    tall, wide = max(height, math.ceil(width / RATIO)), max(width, math.ceil(height / RATIO))
+    out_HWC = np.tile(np.median(border, axis=0).astype(np.uint8), (tall, wide, 1))
+    above, left = (tall - height) // 2, (wide - width) // 2
+    out_HWC[above : above + height, left : left + width] = pixel_HWC
+    return out_HWC
 
 
 def wanted_text(prompt: Prompt) -> str:

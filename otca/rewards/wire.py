@@ -28,7 +28,7 @@ from PIL import Image
 
 from otca.bounds import checked_rate
 from otca.errors import InputError
-from otca.limits import MAX_FRAMES, MAX_PIXELS, MAX_VIDEO_PIXELS
+from otca.limits import MAX_FRAMES, MAX_PIXELS, MAX_VIDEO_PIXELS, TooLarge
 from otca.types import Prompt
 
 VERSION = 1
@@ -43,10 +43,6 @@ MAX_HEAD = 16_000_000
 
 Opened = tuple[tuple[int, int, int], Callable[[], np.ndarray]]
 """Frames, height and width of media, and what decodes them to (F, H, W, 3), uint8 or float32."""
-
-
-class TooLarge(InputError):
-    """More than the limits allow."""
 
 
 def bearer_token() -> str:
