@@ -57,8 +57,8 @@ FAMILIES = {
         """uniform_grpo gdpo otca_moca@rho0 otca_moca@rho0.1 otca_moca@rho0.25 otca_moca otca_moca@rho1 moca_step process_credit
         uniform_grpo@rms gdpo@rms otca_moca@rho0-rms otca_moca@rho0.1-rms otca_moca@rho0.25-rms otca_moca@rms
         moca_step@rms process_credit@rms""",
-        "uniform_grpo sums raw rewards; static_multi_reward sums z-scores; otca_moca has ρ = 0.5; @rho1 is static weighting up to "
-        "rounding.",
+        "uniform_grpo sums raw rewards; static_multi_reward sums z-scores; otca_moca has ρ = 0.5; @rho1 is static weighting up "
+        "to rounding.",
         "rms: the advantage rescaled to the root mean square of static_multi_reward's, so that arms differ in direction only; "
         "static_multi_reward and @rho1 have it already.",
     ),
