@@ -141,7 +141,7 @@ def quality_scorer(make: type[AestheticQuality] | type[ImagingQuality], weights:
 
     def load() -> Score:
         metric = make(weights, device)
-        return lambda media, prompts: {make.column: [metric.score(v.frames_FCHW) for v in media]}
+        return lambda media, prompts: {metric.column: [metric.score(v.frames_FCHW) for v in media]}
 
     return Scorer(make.column, load, identity=str(_stamp(_found(weights, make.column))))
 

@@ -52,6 +52,7 @@ class Plan:
     iterations: int
     checkpoint: int
     unknown_rewards: tuple[str, ...]
+    rewards_on_cpu: int = 0
 
     @property
     def peak(self) -> int:
@@ -129,6 +130,7 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
         iterations=config.iterations,
         checkpoint=trained_bytes * (3 + bool(config.optimizer.ema_decay) + bool(method.forward_loss)),
         unknown_rewards=unknown,
+        rewards_on_cpu=_reward_bytes(config.rewards, on_cpu=True)[0],
     )
 
 
@@ -150,6 +152,7 @@ def describe(made: Plan, gpu: str, utilisation: float, processes: int) -> str:
         "peak while sampling": made.sampling_peak,
         "peak while updating": made.update_peak,
     }
+    on_cpu = made.rewards_on_cpu > made.memory["rewards"]
     fits = "fits" if made.fits(gigabytes) else "does not fit"
     lines = [
         f"parameters: {made.trained:,} trained; " + ", ".join(f"{n} {c:,}" for n, c in made.parameters.items()),
@@ -159,6 +162,11 @@ def describe(made: Plan, gpu: str, utilisation: float, processes: int) -> str:
         f"  {fits} {gpu} ({gigabytes} GB), with 5 % left for the CUDA context and fragmentation",
         f"  while loading, of the host's memory: {made.host / size:.2f} a process, {processes * made.host / size:.2f} in all",
         *(f"  not in it: the networks of {name}, which cannot be built here" for name in made.unknown_rewards),
+        *(
+            [f"  rewards on a CPU take {made.rewards_on_cpu / size:.2f}, and while they load their largest file more"]
+            if on_cpu
+            else []
+        ),
         "",
         f"{made.iterations:,} iterations, {made.evaluations:,} network evaluations, {made.reward_calls:,} reward calls",
         f"FLOPs an iteration: {each:.3g} (" + ", ".join(f"{n} {f / each:.0%}" for n, f in made.flops.items()) + ")",
@@ -185,8 +193,8 @@ def _largest_block(policy: Policy) -> int:
     return sum(sizes[-2:]) * _size(policy.dtype)
 
 
-def _reward_bytes(names: list[str]) -> tuple[int, tuple[str, ...]]:
-    """Bytes of the rewards' networks, and the rewards that cannot be built here, which are not in it."""
+def _reward_bytes(names: list[str], on_cpu: bool = False) -> tuple[int, tuple[str, ...]]:
+    """Bytes of the rewards' networks, on a GPU unless told, and the rewards that cannot be built here, which are not in it."""
     total, unknown, seen = 0, [], set()
     for name in names:
         if is_remote(name):  # its network is in the memory of another process
@@ -197,9 +205,10 @@ def _reward_bytes(names: list[str]) -> tuple[int, tuple[str, ...]]:
             unknown.append(name)
             continue
         if issubclass(reward_class, PublishedReward):
-            if reward_class.card.place not in seen:
-                total += round(reward_class.card.memory * 1e9)
-            seen.add(reward_class.card.place)
+            card = reward_class.card
+            if card.place not in seen:
+                total += round(((on_cpu and card.memory_cpu) or card.memory) * 1e9)
+            seen.add(card.place)
             continue
         for value in vars(reward_class()).values():
             if isinstance(value, nn.Module) and id(value) not in seen:

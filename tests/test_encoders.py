@@ -239,7 +239,7 @@ def expected_features(model, video):
 
 
 def test_clip_features_are_those_of_open_clip_behind_torchvisions_transforms(clip_model, tmp_path, monkeypatch):
-    """Shorter side 224, the middle, CLIP's statistics; timm's copy of OpenAI's weights gives VBench's name, others another."""
+    """Shorter side 224, the middle, CLIP's statistics; timm's copy of OpenAI's weights has not VBench's name."""
     folder, video = clip_folder(tmp_path / "clip", clip_model), levels(2, 120, 90)
     encoder = clip_encoder(folder)
     assert encoder.column == "frame_consistency_clip"
@@ -249,7 +249,7 @@ def test_clip_features_are_those_of_open_clip_behind_torchvisions_transforms(cli
     (folder / "open_clip_config.json").unlink()  # the file tells the network
     for path in (folder, folder / "open_clip_model.safetensors"):
         encoder = clip_encoder(path)
-        assert encoder.column == "background_consistency" and digest[:16] in encoder.protocol["backbone"]
+        assert encoder.column == "frame_consistency_clip" and digest[:16] in encoder.protocol["backbone"]
 
 
 def test_clip_lives_on_the_device(clip_model, tmp_path):

@@ -14,7 +14,7 @@ from torchvision import transforms
 
 from otca.errors import InputError
 from otca.rewards.base import build_reward, find_reward
-from otca.rewards.image_reward import ImageReward, build_network
+from otca.rewards.image_reward import UNUSED, ImageReward, build_network, file_name, own_name
 from otca.types import Prompt
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "cube", "on", "blue", "ball", "##s", ",", "two"]
@@ -243,6 +243,12 @@ def test_the_published_network_fills_the_published_file():
     assert 200 < (1_786_880_927 - 4 * values) / (len(own) + 5) < 400
 
 
+def test_names_go_from_the_file_to_the_network_and_back(reward):
+    kept = {key for key in WEIGHTS if key not in UNUSED}
+    own = reward.network.state_dict()
+    assert set(map(own_name, kept)) == set(own) and set(map(file_name, own)) == kept
+
+
 def test_it_is_registered_under_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
     assert find_reward("image_reward") is ImageReward
@@ -264,7 +270,7 @@ def test_projections_and_position_numbers_are_optional(reward, tmp_path):
         ({"mlp.layers.7.bias": None}, r"does not fit: it lacks mlp\.layers\.7\.bias$"),
         (
             {"blip.visual_encoder.blocks.1.attn.qkv.bias": None},
-            r"lacks blip\.visual_encoder\.\S*\.layers\.1\.self_attn\.qkv\.bias$",
+            r"does not fit: it lacks blip\.visual_encoder\.blocks\.1\.attn\.qkv\.bias$",
         ),
         ({"blip.text_encoder.encoder.layer.0.crossattention.self.key.weight": None}, r"lacks \S*layer\.0\.crossattention"),
         ({"blip.itm_head.weight": torch.zeros(2, 16)}, r"does not fit: it has too much blip\.itm_head\.weight$"),

@@ -154,6 +154,10 @@ def test_the_command_prints_every_part_and_refuses_what_cannot_be(capsys):
         "while loading, of the host's memory: ",
     ):
         assert expected in out
+    assert "rewards on a CPU" not in out
+    assert main(["plan", "--preset=video/quick", "--rewards=[videoalign_vq,videoalign_ta]"]) == 0
+    out = capsys.readouterr().out
+    assert "  rewards on a CPU take 8.48, and while they load their largest file more" in out and "4.28" in out  # GiB
     for arguments, message in (
         (["--gpu=abacus"], "gpu is 'abacus'; choose from h200"),
         (["--utilisation=2"], "utilisation is 2.0; it must lie in (0, 1]"),

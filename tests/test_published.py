@@ -24,6 +24,7 @@ from otca.rewards.published import Card, HubFile, PublishedReward, digest, fetch
 CARDS = [found.card for found in map(find_reward, REGISTRY) if issubclass(found, PublishedReward)]
 CONTENT = b"weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+CONFIG_SHA256 = hashlib.sha256(b"{}").hexdigest()
 CARD = Card(
     "mine",
     "taste",
@@ -101,10 +102,25 @@ def test_the_published_head_fills_its_file():
     assert 0 < AestheticV2.card.files[-1].bytes - 4 * sum(value.numel() for value in own.values()) < 10_000
 
 
-def test_the_published_file_is_taken_without_a_word(tmp_path, caplog):
-    reward = build_reward(f"{__name__}:Mine", files=folder(tmp_path), timeout=0)
-    assert reward.content == {"w.pt": CONTENT, "c": b"{}"} and reward.revision == "a/b@d0"
+def test_the_published_file_and_the_hubs_cache_are_taken_without_a_word(tmp_path, caplog, monkeypatch):
+    here = folder(tmp_path) / "mine"
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, name, revision: str(here / name))
+    reward = build_reward(f"{__name__}:Mine", timeout=0)
+    assert reward.content == {"w.pt": CONTENT, "c": b"{}"}
+    assert reward.revision == f"a/b@d0, w.pt as published, c of SHA-256 {CONFIG_SHA256[:16]} (no hash on record)"
     assert not caplog.records
+
+
+def test_a_changed_small_file_without_a_hash_on_record_is_warned_of_and_told_by_the_revision(tmp_path, caplog):
+    root = folder(tmp_path)
+    (root / "mine" / "c").write_bytes(b"changed")
+    with caplog.at_level(logging.WARNING):
+        reward = build_reward(f"{__name__}:Mine", files=root, timeout=0)
+    own = hashlib.sha256(b"changed").hexdigest()
+    assert reward.revision == f"a/b@d0, w.pt as published, c of SHA-256 {own[:16]} (no hash on record)"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"reward 'mine': no hash on record tells whether c in {root}/mine is as published; scores are those of these files"
+    ]
 
 
 def test_another_file_is_taken_with_a_warning_and_a_revision_that_say_so(tmp_path, caplog):
@@ -112,8 +128,9 @@ def test_another_file_is_taken_with_a_warning_and_a_revision_that_say_so(tmp_pat
     with caplog.at_level(logging.WARNING):
         reward = build_reward(f"{__name__}:Mine", files=root, timeout=0)
     assert reward.content["w.pt"] == b"fine-tuned"
-    assert reward.revision == f"a/b@d0, but w.pt of SHA-256 {own[:16]}"
-    assert [record.getMessage() for record in caplog.records] == [
+    told = f"but w.pt of SHA-256 {own[:16]}, c of SHA-256 {CONFIG_SHA256[:16]} (no hash on record)"
+    assert reward.revision == f"a/b@d0, {told}"
+    assert [record.getMessage() for record in caplog.records if "no hash" not in record.getMessage()] == [
         f"reward 'mine': {root}/mine/w.pt is not the published file (SHA-256 {own[:16]}…, published: {SHA256[:16]}…); "
         "scores are those of this file"
     ]

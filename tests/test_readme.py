@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 import baselines
 from otca.config import TrainConfig
+from otca.rewards.base import build_reward
+from otca.serving import make_app
 from otca.trainer import Trainer
+from otca.types import Prompt
+from tests.servers import running
 from tests.toys import toy_settings
 
 README = Path(__file__).parent.parent / "README.md"
 
 
+def example(name: str) -> str:
+    """The code between two marks of the README."""
+    block = README.read_text().split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
+    return re.fullmatch(r"\s*```python\n(.*)```\s*", block, re.DOTALL)[1]
+
+
 @pytest.fixture
 def worst_first(tmp_path, monkeypatch):
     """The README's example saved in a folder that `baselines` also looks in."""
-    block = README.read_text().split("<!-- add-a-method -->")[1].split("<!-- /add-a-method -->")[0]
-    (tmp_path / "worst_first.py").write_text(re.fullmatch(r"\s*```python\n(.*)```\s*", block, re.DOTALL)[1])
+    (tmp_path / "worst_first.py").write_text(example("add-a-method"))
     monkeypatch.setattr(baselines, "__path__", [*baselines.__path__, str(tmp_path)])
     yield baselines.find_method("worst_first")
     sys.modules.pop("baselines.worst_first", None)
@@ -36,6 +47,40 @@ def test_the_example_of_a_method_trains(worst_first, untrained_pipeline, tmp_pat
     weights = [row[f"weight_step_{t}"] for t in range(4)]
     assert weights[0] > weights[1] > weights[2] > weights[3] == 0 and sum(weights) == pytest.approx(3, rel=1e-4)
     assert row["weight_red"] + row["weight_blue"] == pytest.approx(1, rel=1e-4)
+
+
+def test_the_example_of_a_judge_scores_behind_a_server(tmp_path, monkeypatch):
+    """Grey has no colour; red and blue halves have, by the paper's formula: opponents (1, ½) and (0, −1)."""
+    (tmp_path / "colourfulness.py").write_text(example("add-a-judge"))
+    monkeypatch.syspath_prepend(tmp_path)
+    media = torch.full((2, 1, 3, 8, 8), 0.5)
+    media[1], media[1, 0, 0, :, :4], media[1, 0, 2, :, 4:] = 0, 1, 1
+    with running(make_app(build_reward("colourfulness:Colourfulness"))) as address:
+        reward = build_reward(f"{address}/colourfulness")
+        scores = reward.score(media, [Prompt("0", "grey"), Prompt("1", "red and blue")])
+        assert (reward.licence, reward.range) == ("Apache-2.0", (0.0, 1.0)) and "Hasler" in reward.source
+    expected = (0.5**2 + 0.75**2) ** 0.5 + 0.3 * (0.5**2 + 0.25**2) ** 0.5
+    assert scores.tolist() == pytest.approx([0, expected], abs=1e-2)
+    sys.modules.pop("colourfulness", None)
+
+
+def test_a_judges_environment_needs_no_more_than_is_said(tmp_path):
+    """What a server imports, and what else is installed here is not to be had."""
+    (tmp_path / "colourfulness.py").write_text(example("add-a-judge"))
+    said = README.read_text().split("There `serve-reward` needs")[1].split("(tested at")[0]
+    needed = {"".join(re.findall("^[a-z_]+", name)) for name in re.findall("`(.+?)`", said.lower())}
+    required = (README.parent / "requirements.txt").read_text().lower()
+    absent = {re.split(r"[=\[]", line)[0] for line in required.splitlines() if line and line[0] not in "# "} - needed
+    absent = {"cv2", "open_clip", *absent} - {"safetensors", "tqdm"}  # which accelerate and its hub bring
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({sorted(absent)!r})); sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import otca.commands.serve_reward, otca.processes, otca.serving\n"
+        "from otca.rewards.base import build_reward\n"
+        "otca.serving.make_app(build_reward('colourfulness:Colourfulness')); print('served')"
+    )
+    assert {"torch", "uvicorn"} <= needed and {"diffusers", "transformers"} <= absent
+    done = subprocess.run([sys.executable, "-c", code], cwd=README.parent, capture_output=True, text=True)
+    assert done.stdout == "served\n", done.stderr
 
 
 def test_flags_of_the_deviation_ledger_are_settings():

@@ -45,10 +45,14 @@ def test_every_reward_is_listed_with_what_it_measures_and_takes(capsys):
         assert re.fullmatch(r"(images|videos|images and videos); range: -?\d+ to \d+; memory: .+; licence: .{3,}", facts)
         assert re.fullmatch("source: .{15,}", source) and files
     assert "hpsv2: human preference of a picture for its prompt (HPSv2.1)" in said["hpsv2"]
-    assert "images and videos; range: -1 to 1; memory: 3.9 GB; licence: Apache-2.0\n" in said["hpsv2"]
+    assert (
+        "images and videos; range: -1 to 1; memory: 3.9 GB, and 1.97 GB more while loading; licence: Apache-2.0\n"
+        in said["hpsv2"]
+    )
     assert "images; range: 0 to 1; memory: none, as it has no network; licence: Apache-2.0\n" in said["alignment"]
-    assert "videos; range: -3 to 3; memory: 4.6 GB; licence: Apache-2.0\n" in said["videoalign_mq"]
-    assert "memory: 0.1 GB" in said["ocr"] and "licence: apple-amlr" in said["clip_dfn5b"]
+    room = "4.6 GB on a GPU, 9.1 GB on a CPU, and 5.03 GB more while loading"
+    assert f"videos; range: -3 to 3; memory: {room}; licence: Apache-2.0\n" in said["videoalign_mq"]
+    assert "memory: 0.1 GB; licence" in said["ocr"] and "licence: apple-amlr" in said["clip_dfn5b"]
 
 
 def test_every_file_is_listed_with_size_hub_revision_and_what_fetches_it(capsys):
@@ -76,7 +80,7 @@ def test_files_that_are_here_are_listed_by_their_paths_and_checked(capsys, tmp_p
     (folder / card.files[2].name).write_bytes(b"head")
     monkeypatch.setattr("otca.rewards.published.sha256", lambda path: card.files[2].sha256)
     config, weights, head, fetch = listed(capsys, "--reward_files", str(tmp_path))["aesthetic_v2"].split("\n    ")[3:]
-    assert config.endswith(f": {folder}/open_clip_config.json") and weights.endswith(": not here")
+    assert config.endswith(f": {folder}/open_clip_config.json, no hash on record") and weights.endswith(": not here")
     assert head.endswith(f": {folder}/sac+logos+ava1-l14-linearMSE.pth, as published") and fetch.startswith("fetch with")
     monkeypatch.undo()
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
@@ -99,7 +103,8 @@ def test_files_in_the_hubs_cache_are_listed(capsys, tmp_path, monkeypatch):
     weights, config, *_ = listed(capsys)["image_reward"].split("\n    ")[3:]
     assert weights.endswith(": not here")
     assert (
-        config == f"med_config.json (500 bytes) of THUDM/ImageReward@5736be03b2652728fb87788c9797b0570450ab72: {tmp_path}/cached"
+        config == f"med_config.json (500 bytes) of THUDM/ImageReward@5736be03b2652728fb87788c9797b0570450ab72: "
+        f"{tmp_path}/cached, no hash on record"
     )
     assert all(re.fullmatch("[0-9a-f]{40}", revision) for _, _, revision in asked)
 
@@ -126,7 +131,7 @@ def test_fetch_brings_the_files_of_the_pinned_revision_and_checks_them(capsys, t
     tmp_path = tmp_path / "elsewhere"  # a path that has not been hashed yet
     assert main(["rewards", "--fetch", "clip_b32"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"open_clip_config.json: {tmp_path}/open_clip_config.json",
+        f"open_clip_config.json: {tmp_path}/open_clip_config.json (no hash on record)",
         f"open_clip_model.safetensors: {tmp_path}/open_clip_model.safetensors (as published)",
     ]
 

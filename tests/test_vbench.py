@@ -295,8 +295,8 @@ def aesthetic(tmp_path, monkeypatch):
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
     torch.save(torch.nn.Linear(48, 1).state_dict(), folder / AESTHETIC_HEAD)
-    digest = sha256(folder / "open_clip_model.safetensors")
-    monkeypatch.setattr(frame_quality, "CLIP_L14", dataclasses.replace(SMALL, hub_sha256=digest))
+    small = dataclasses.replace(SMALL, hub_sha256=sha256(folder / "open_clip_model.safetensors"))
+    monkeypatch.setattr(frame_quality, "CLIP_L14", small)
     monkeypatch.setattr(frame_quality, "AESTHETIC_SHA256", sha256(folder / AESTHETIC_HEAD))
     return folder
 
@@ -319,6 +319,7 @@ def test_aesthetic_quality_is_open_clips_features_through_the_head(aesthetic, he
         features = model.encode_image(chain(video * 255), normalize=True)
     single = (features @ head["weight"].T + head["bias"])[:, 0] / 10
     metric = AestheticQuality(aesthetic)
+    assert metric.column == "aesthetic_quality_timm"  # open_clip's file, not OpenAI's, which VBench reads
     assert metric.score(video) == pytest.approx(float(single.mean()), abs=1e-6)
     assert metric.score(video[:1]) == pytest.approx(float(single[0]), abs=1e-6)
     assert abs(float(single[0] - single[1])) > 1e-5
@@ -342,7 +343,10 @@ def test_aesthetic_quality_refuses_other_models(aesthetic, monkeypatch):
 # -------------------------------------------------------------------------------------------------------------- command
 
 
-def test_the_command_prints_dimensions_and_scores(listed, musiq_file, aesthetic, tmp_path, capsys):
+def test_the_command_prints_dimensions_and_scores(listed, musiq_file, aesthetic, tmp_path, capsys, monkeypatch):
+    as_openais = dataclasses.replace(frame_quality.CLIP_L14, archive_sha256=frame_quality.CLIP_L14.hub_sha256)
+    monkeypatch.setattr(frame_quality, "CLIP_L14", as_openais)
+    monkeypatch.setattr("eval.metrics.encoders.read_archive", frame_quality.read_tensors)
     folder = tmp_path / "videos"
     folder.mkdir()
     for name in ("a dog runs.-0", "a bay, oil painting-0"):

@@ -25,7 +25,7 @@ from otca.rewards.base import build_reward, build_rewards, find_reward
 from otca.rewards.pixels import to_pixels
 from otca.rewards.published import located
 from otca.rewards.video_align import FILES, FPS, LEAST_PIXELS, SIDE, WEIGHTS, frame_indices, frame_size
-from otca.rewards.video_align_network import load_network
+from otca.rewards.video_align_network import Network, load_network
 from otca.rewards.video_align_prompt import INSTRUCTION, REWARD_TOKENS
 from otca.serving import make_app
 from otca.types import Prompt
@@ -314,6 +314,18 @@ def test_four_names_share_a_network_and_a_pass(rewards):
     again = rewards["videoalign"].score(videos, TEXTS[::-1])
     assert len(calls) == 2 and not torch.allclose(again, column["videoalign"])
     assert _reward_bytes(list(NAMES))[0] == _reward_bytes(["videoalign"])[0] == 4_600_000_000
+    assert _reward_bytes(list(NAMES), on_cpu=True)[0] == 9_100_000_000
+
+
+def test_the_published_network_takes_the_memory_that_is_said():
+    """2,282,422,272 numbers, those of a LoRA of rank 64 among them: bfloat16 on a GPU, float32 on a CPU."""
+    text = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12}
+    text |= {"num_key_value_heads": 2, "vocab_size": 151660}
+    vision = {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "patch_size": 14}
+    with torch.device("meta"):
+        network = Network(Qwen2VLConfig(text_config=text, vision_config=vision), 64, 128)
+    count, card = sum(p.numel() for p in network.parameters()), find_reward("videoalign").card
+    assert (round(count * 2e-9, 1), round(count * 4e-9, 1)) == (card.memory, card.memory_cpu) == (4.6, 9.1)
 
 
 def test_the_network_goes_with_its_last_reward(folder):
@@ -454,11 +466,11 @@ HEAD = "base_model.model.rm_head.weight"
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (changed_weights(lambda w: w.pop(LORA)), "lacks model.language_model.layers.1.mlp.up_proj.lora_A.default.weight$"),
+        (changed_weights(lambda w: w.pop(LORA)), f"does not fit: it lacks {LORA}$"),
         (changed_weights(lambda w: w.update(stray=torch.zeros(1))), "has too much stray$"),
         (
             changed_weights(lambda w: w.update({HEAD: torch.zeros(3, 32)})),
-            r"another shape of rm_head.weight \(3, 32\) for \(1, 32\)$",
+            r"another shape of base_model.model.rm_head.weight \(3, 32\) for \(1, 32\)$",
         ),
         (lambda own: (own / WEIGHTS).write_bytes(b"no weights"), "model.pth cannot be read"),
         (lambda own: (own / WEIGHTS).unlink(), "checkpoint-11352/model.pth of KlingTeam/VideoReward is neither in"),

@@ -1,8 +1,8 @@
 """Features of frames, whose `consistency` is VBench's subject and background consistency, or a metric of another name.
 
-A column has VBench's name only where the SHA-256 of the weights is that of the very file that VBench reads (or, for CLIP, of
-timm's copy of it): `subject_consistency` with DINO ViT-B/16, `background_consistency` with CLIP ViT-B/32. Other weights of the
-same networks fill `frame_consistency_dino` and `frame_consistency_clip`.
+A column has VBench's name only where the SHA-256 of the weights is that of the very file that VBench reads:
+`subject_consistency` with DINO ViT-B/16, `background_consistency` with CLIP ViT-B/32. Other weights of the same networks fill
+`frame_consistency_dino` and `frame_consistency_clip`; timm's copy of CLIP is among them, as it was not compared with OpenAI's.
 """
 
 from __future__ import annotations
@@ -123,9 +123,9 @@ def embedded_encoder(clip=None) -> FrameEncoder:
 def dino_encoder(weights: Path, device: str | torch.device = "cpu") -> FrameEncoder:
     """`subject_consistency`: class token of DINO ViT-B/16 (Caron et al. 2021), frames with their shorter side at 224 pixels.
 
-    ``weights``: facebookresearch/dino's own file, or others under its names, which are timm's too. The network is timm's; the
-    embeddings of places are resized as in facebookresearch/dino (`dino_places`). Raises InputError for what is missing or does
-    not fit.
+    ``weights``: facebookresearch/dino's own file (SHA-256 bf34ad0f…9cb64c85e), or others under its names, which are timm's too.
+    Licence of facebookresearch/dino: Apache-2.0; for the weights none is stated apart. The network is timm's; the embeddings of
+    places are resized as in facebookresearch/dino (`dino_places`). Raises InputError for what is missing or does not fit.
     """
     from timm.models.vision_transformer import VisionTransformer
 
@@ -170,15 +170,18 @@ def dino_places(embedding_1LD: torch.Tensor, height: int, width: int, patch: int
 def clip_encoder(path: Path, device: str | torch.device = "cpu") -> FrameEncoder:
     """`background_consistency`: OpenAI's CLIP ViT-B/32, frames with their shorter side at 224 pixels, the middle.
 
-    ``path``: OpenAI's ViT-B-32.pt, or a folder of open_clip; other weights than OpenAI's need the folder, whose configuration
-    must be that of the same network. Raises InputError for what is missing or does not fit.
+    ``path``: OpenAI's ViT-B-32.pt (SHA-256 40d36571…8ba950af; licence of openai/CLIP: MIT), or a folder of open_clip, which fills
+    `frame_consistency_clip`. Weights that are neither OpenAI's nor timm's copy (hub: timm/vit_base_patch32_clip_224.openai at
+    a6f597a3, Apache-2.0) need the folder, whose configuration must be that of the same network. Raises InputError for what is
+    missing or does not fit.
     """
     metric = "background_consistency"
     weights = clip_weights(metric, path, CLIP_B32)
     digest = digest_of(metric, weights, CLIP_B32.source)
-    if digest not in CLIP_B32.sha256:
+    if digest != CLIP_B32.archive_sha256:
         metric = "frame_consistency_clip"
-        _check_config(metric, weights, CLIP_B32)
+        if digest != CLIP_B32.hub_sha256:
+            _check_config(metric, weights, CLIP_B32)
     encode = clip_tower(metric, weights, CLIP_B32, digest, device)
     protocol = {"backbone": f"CLIP ViT-B/32, weights SHA-256 {digest[:16]}", "resolution": f"{SIDE}, centre crop"}
     return FrameEncoder(metric, encode, protocol)
@@ -208,8 +211,9 @@ def clip_tower(
         SIDE, clip.patch_size, clip.width, clip.layers, clip.width // 64, 4.0, output_dim=clip.features, act_layer=QuickGELU
     )
     tensors = (read_archive if digest == clip.archive_sha256 else read_tensors)(metric, weights)
-    tower = {name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")}
-    model = fill(metric, model, tower, weights).to(device)
+    tower = {name: value for name, value in tensors.items() if name.startswith("visual.")}
+    model = fill(metric, model, tower, weights, lambda name: name.removeprefix("visual."), lambda name: f"visual.{name}")
+    model = model.to(device)
 
     def encode(video_FCHW: torch.Tensor) -> torch.Tensor:
         return _in_chunks(model, _normalize(_resize(video_FCHW, "bicubic", crop=True), CLIP_MEAN, CLIP_STD), device)

@@ -8,6 +8,7 @@ and the flow divided by it: RAFT is not defined on smaller ones, and DIS (which 
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -15,32 +16,31 @@ from typing import ClassVar, Protocol
 import numpy as np
 import torch
 
-from otca.errors import InputError, one_line
-from otca.files import sha256
+from eval.metrics.weights import digest_of, fill, read_tensors
+from otca.errors import InputError
 
 MIN_SIDE = 128
-RAFT_THINGS_SHA256 = ("fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1", "22a6c225")
-"""Of ``raft-things.pth`` in RAFT's models.zip, which VBench reads, and of torchvision's port of it, ``raft_large_C_T_V1``, of
-whose SHA-256 torchvision publishes the start."""
+RAFT_THINGS_SHA256 = "fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1"
+"""Of ``raft-things.pth`` in RAFT's models.zip, which VBench reads."""
+RAFT_SOURCE = "raft-things.pth in the models.zip of github.com/princeton-vl/RAFT"
 RAFT_UPDATES = 20
 
 RENAMED = (
-    (r"^module\.", ""),
-    (r"^fnet\.", "feature_encoder."),
-    (r"^cnet\.", "context_encoder."),
-    (r"_encoder\.conv1\.", "_encoder.convnormrelu.0."),
-    (r"_encoder\.norm1\.", "_encoder.convnormrelu.1."),
-    (r"_encoder\.conv2\.", "_encoder.conv."),
-    (r"(layer\d\.\d)\.conv(\d)\.", r"\1.convnormrelu\2.0."),
-    (r"(layer\d\.\d)\.norm([12])\.", r"\1.convnormrelu\2.1."),
-    (r"\.encoder\.convc(\d)\.", r".motion_encoder.convcorr\1.0."),
-    (r"\.encoder\.convf(\d)\.", r".motion_encoder.convflow\1.0."),
-    (r"\.encoder\.conv\.", ".motion_encoder.conv.0."),
-    (r"\.gru\.conv([zrq])(\d)\.", r".recurrent_block.convgru\2.conv\1."),
-    (r"^update_block\.mask\.0\.", "mask_predictor.convrelu.0."),
-    (r"^update_block\.mask\.2\.", "mask_predictor.conv."),
+    ("fnet.", "feature_encoder."),
+    ("cnet.", "context_encoder."),
+    ("_encoder.conv1.", "_encoder.convnormrelu.0."),
+    ("_encoder.norm1.", "_encoder.convnormrelu.1."),
+    ("_encoder.conv2.", "_encoder.conv."),
+    ("layer#.#.conv#.", "layer#.#.convnormrelu#.0."),
+    ("layer#.#.norm#.", "layer#.#.convnormrelu#.1."),
+    (".encoder.convc#.", ".motion_encoder.convcorr#.0."),
+    (".encoder.convf#.", ".motion_encoder.convflow#.0."),
+    (".encoder.conv.", ".motion_encoder.conv.0."),
+    *((f".gru.conv{gate}#.", f".recurrent_block.convgru#.conv{gate}.") for gate in "zrq"),
+    ("update_block.mask.0.", "mask_predictor.convrelu.0."),
+    ("update_block.mask.2.", "mask_predictor.conv."),
 )
-"""From the names of princeton-vl/RAFT to torchvision's, one after another."""
+"""From the names of princeton-vl/RAFT to torchvision's, one after another, and back in reverse; # is a digit."""
 
 
 class Flow(Protocol):
@@ -90,9 +90,12 @@ class RaftFlow:
     """RAFT (Teed & Deng 2020), torchvision's large model, 20 updates, weights from a local file.
 
     The file has the layout of torchvision or that of princeton-vl/RAFT, whose network is the same: with the same random weights
-    the two programs gave flows of up to 35 pixels that differ by less than 5e-5 (128×128 to 256×448, float32 on a CPU). Whether
-    torchvision's port of raft-things holds the very same numbers was not checked here. Raises InputError for a file that is
-    missing or holds other weights; nothing but tensors is ever unpickled.
+    the two programs gave flows of up to 35 pixels that differ by less than 5e-5 (128×128 to 256×448, float32 on a CPU). Only
+    raft-things.pth itself, told by its SHA-256 fcfa4125…6ac9a7e1, is VBench's. torchvision's port of it, ``raft_large_C_T_V1``,
+    fills ``dynamic_degree_raft``: that it holds the same numbers was not checked here, and of its SHA-256 torchvision publishes
+    no more than the start, 22a6c225. Licence of princeton-vl/RAFT: BSD-3-Clause; for the weights none is stated apart.
+
+    Raises InputError for a file that is missing or holds other weights; nothing but tensors is ever unpickled.
     """
 
     name = "raft"
@@ -100,19 +103,15 @@ class RaftFlow:
     def __init__(self, weights: Path, device: str | torch.device = "cpu"):
         from torchvision.models.optical_flow import raft_large
 
-        if not weights.is_file():
-            raise InputError(
-                f"RAFT weights {weights} not found; fetch raft-things.pth of princeton-vl/RAFT or torchvision's "
-                "raft_large_C_T_V1-22a6c225.pth"
-            )
-        self.model = raft_large(weights=None)
-        try:
-            self.model.load_state_dict(torchvision_names(torch.load(weights, map_location="cpu", weights_only=True)))
-        except Exception as error:  # unpickling raises many kinds
-            raise InputError(f"RAFT weights {weights} do not fit torchvision's raft_large ({one_line(error)})") from error
-        self.model = self.model.to(device).eval()
-        digest = sha256(weights)
-        self.vbench = digest.startswith(RAFT_THINGS_SHA256)
+        digest = digest_of("dynamic_degree", weights, RAFT_SOURCE)
+        self.vbench = digest == RAFT_THINGS_SHA256
+        metric = "dynamic_degree" if self.vbench else "dynamic_degree_raft"
+        tensors, names = read_tensors(metric, weights), (str, str)
+        if any("fnet." in name for name in tensors):
+            start = "module." if any(name.startswith("module.") for name in tensors) else ""
+            tensors = {name: value for name, value in tensors.items() if ".norm3." not in name}
+            names = (torchvision_name, lambda name: start + published_name(name))
+        self.model = fill(metric, raft_large(weights=None), tensors, weights, *names).to(device)
         self.protocol = {
             "backbone": f"torchvision raft_large, {RAFT_UPDATES} updates, weights SHA-256 {digest[:16]}",
             "resolution": DisFlow.protocol["resolution"],
@@ -151,20 +150,28 @@ class RaftFlow:
         return flow[0].permute(1, 2, 0).float().cpu().numpy()
 
 
-def torchvision_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """RAFT's weights under torchvision's names, from those of princeton-vl/RAFT; others are given back as they are.
+def torchvision_name(name: str) -> str:
+    """torchvision's name of a tensor of princeton-vl/RAFT.
 
-    There a block that halves the sides names its third normalisation twice, as ``norm3`` and as ``downsample.1``.
+    There a block that halves the sides names its third normalisation twice, as ``norm3``, which is left out, and as
+    ``downsample.1``.
     """
-    if not any("fnet." in name for name in weights):
-        return weights
-    out = {}
-    for name, value in weights.items():
-        if ".norm3." not in name:
-            for pattern, ours in RENAMED:
-                name = re.sub(pattern, ours, name)
-            out[name] = value
-    return out
+    name = name.removeprefix("module.")
+    for theirs, ours in RENAMED:
+        name = _replaced(name, theirs, ours)
+    return name
+
+
+def published_name(name: str) -> str:
+    """The name in princeton-vl/RAFT of a tensor of torchvision's, without the ``module.`` before it."""
+    for theirs, ours in reversed(RENAMED):
+        name = _replaced(name, ours, theirs)
+    return name
+
+
+def _replaced(name: str, old: str, new: str) -> str:
+    digits = itertools.count(1)
+    return re.sub(re.escape(old).replace(r"\#", r"(\d)"), re.sub("#", lambda _: rf"\g<{next(digits)}>", new), name)
 
 
 def unpadded(flow_HW2: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """VBench's aesthetic and imaging quality: each the mean over all frames of a published scorer of pictures.
 
-Weights are local files; each is refused unless it is the very file that VBench uses, so that a column has VBench's name rightly.
+Weights are local files; each is refused unless its SHA-256 is on record. A column has VBench's name with the very files that
+VBench uses; with timm's copy of CLIP, which was not compared with OpenAI's, it is `aesthetic_quality_timm`.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ class AestheticQuality:
     """`aesthetic_quality`: LAION's first aesthetic predictor / 10, about 0.3 to 0.7.
 
     A linear head (MIT licence) on the normalised image features of OpenAI's CLIP ViT-L/14 (MIT). ``folder`` holds
-    `AESTHETIC_HEAD` and a file of CLIP, OpenAI's ViT-L-14.pt or timm's open_clip_model.safetensors. Frames: shorter side 224,
+    `AESTHETIC_HEAD` and a file of CLIP, OpenAI's ViT-L-14.pt or, for `aesthetic_quality_timm`, open_clip_model.safetensors of
+    timm/vit_large_patch14_clip_224.openai at 18d05354 (Apache-2.0). Frames: shorter side 224,
     bicubic without antialiasing, the middle. VBench runs CLIP in half precision on a GPU, here it is single. Raises InputError
     for what is missing or another file.
     """
 
     column = "aesthetic_quality"
+    """Of an instance, the column that it fills."""
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         self.device = device
@@ -47,6 +50,8 @@ class AestheticQuality:
         self.head = fill(self.column, nn.Linear(CLIP_L14.features, 1), read_tensors(self.column, path), path)
         weights = clip_weights(self.column, folder, CLIP_L14)
         digest = check_file(self.column, weights, CLIP_L14.sha256, CLIP_L14.source)
+        if digest != CLIP_L14.archive_sha256:
+            self.column = "aesthetic_quality_timm"
         self.encode = clip_tower(self.column, weights, CLIP_L14, digest, device)
 
     @torch.inference_mode()

@@ -44,9 +44,11 @@ READ_OFF = {
 class ViClip:
     """`overall_consistency`: cosine of ViCLIP's features of a video and of its prompt, −1 to 1, about 0.2; higher is better.
 
-    ``weights``: the file that VBench reads; others of its layout fill ``overall_consistency_viclip``. The network and its input
-    follow vbench/third_party/ViCLIP of github.com/Vchitect/VBench at 45e79ec, in float32; the published weights themselves were
-    not at hand. Raises InputError for a file that is missing or does not fit.
+    ``weights``: the file that VBench reads (`SOURCE`, SHA-256 7a4d6ad6…22238c56); others of its layout fill
+    ``overall_consistency_viclip``. Licence: MIT in the hub's OpenGVLab/ViCLIP, which has a file of this name; in the repository
+    that VBench fetches it from, licence not stated. The network and its input follow vbench/third_party/ViCLIP of
+    github.com/Vchitect/VBench at 45e79ec, in float32; the published weights themselves were not at hand. Raises InputError for a
+    file that is missing or does not fit.
     """
 
     def __init__(self, weights: Path, device: str | torch.device = "cpu"):

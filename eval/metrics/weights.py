@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,10 +51,20 @@ def read_archive(metric: str, path: Path) -> dict[str, torch.Tensor]:
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
 
-def fill(metric: str, module: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> nn.Module:
-    """The module with these weights, in evaluation mode. Raises InputError naming what is missing, left over or misshapen."""
+def fill(
+    metric: str,
+    module: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    path: Path,
+    ours: Callable[[str], str] = str,
+    theirs: Callable[[str], str] = str,
+) -> nn.Module:
+    """The module with these weights, in evaluation mode. Raises InputError naming what is missing, left over or misshapen.
+
+    ``ours``, ``theirs``: names of tensors in the module and in the file, as `otca.rewards.published.load_whole` takes them.
+    """
     with _of_metric():
-        load_whole(metric, module, tensors, path)
+        load_whole(metric, module, tensors, path, ours, theirs)
     return module.eval().requires_grad_(False)
 
 

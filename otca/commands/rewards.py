@@ -41,7 +41,7 @@ def run(argv: list[str]) -> None:
         raise InputError(f"reward {given.fetch!r} has no files to fetch; `python -m otca rewards` names those that have")
     card = reward_class.card
     for file, path in zip(card.files, fetch(card).values()):
-        print(f"{file.name}: {path}{' (as published)' if file.sha256 else ''}")
+        print(f"{file.name}: {path} ({'as published' if file.sha256 else 'no hash on record'})")
 
 
 def _described(name: str, files: str) -> str:
@@ -53,7 +53,7 @@ def _described(name: str, files: str) -> str:
     published = issubclass(found, PublishedReward)
     facts = found.card if published else found()
     what = found.card.measures if published else (found.__doc__ or "").strip().splitlines()[0]
-    memory = f"{found.card.memory:g} GB" if published else "none, as it has no network"
+    memory = _memory(found.card) if published else "none, as it has no network"
     lines = [
         f"{MEDIA[facts.medium]}; range: {facts.range[0]:g} to {facts.range[1]:g}; memory: {memory}; licence: {facts.licence}",
         f"source: {facts.source}",
@@ -66,6 +66,12 @@ def _described(name: str, files: str) -> str:
     return "\n    ".join([f"{name}: {what}", *lines])
 
 
+def _memory(card: Card) -> str:
+    """What the weights take as loaded, on a CPU too if that is more, and the largest file, held while it is read."""
+    loaded = f"{card.memory:g} GB on a GPU, {card.memory_cpu:g} GB on a CPU" if card.memory_cpu else f"{card.memory:g} GB"
+    return loaded + (f", and {size(max(file.bytes for file in card.files))} more while loading" if card.files else "")
+
+
 def _files(card: Card, root: str) -> list[str]:
     """A line for each file, with its size, hub id, revision and path, and a last one if some are to be fetched."""
     from otca.rewards.published import DIGITS, located, other_files
@@ -76,8 +82,8 @@ def _files(card: Card, root: str) -> list[str]:
     others = other_files(card, {name: path for name, path in found.items() if path})
     lines = []
     for file in card.files:
-        known = f", not the published file (SHA-256 {others[file.name][:DIGITS]}…)" if file.name in others else ", as published"
-        state = f"{found[file.name]}{known if file.sha256 else ''}" if found[file.name] else "not here"
+        known = f"not the published file (SHA-256 {others[file.name][:DIGITS]}…)" if file.name in others else "as published"
+        state = f"{found[file.name]}, {known if file.sha256 else 'no hash on record'}" if found[file.name] else "not here"
         lines.append(f"{file.name} ({size(file.bytes)}) of {file.repo}@{file.revision}: {state}")
     return lines + [f"fetch with: python -m otca rewards --fetch {card.name}"] * (None in found.values())
 

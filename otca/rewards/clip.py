@@ -181,8 +181,9 @@ class AestheticV2(PublishedReward):
     """LAION's aesthetic predictor v2: five linear layers on the unit features of OpenAI's CLIP ViT-L/14; about 1 to 10.
 
     Hub: camenduru/improved-aesthetic-predictor at 7b2449be, a copy of the file in the GitHub repository
-    christophschuhmann/improved-aesthetic-predictor (3,714,759 bytes, SHA-256 21dd590f…bff0f1e0); Apache-2.0. The prompt is not
-    looked at.
+    christophschuhmann/improved-aesthetic-predictor (3,714,759 bytes, SHA-256 21dd590f…bff0f1e0); Apache-2.0. Its tower:
+    timm/vit_large_patch14_clip_224.openai at 18d05354 (SHA-256 9ce2e8a8…b7cd207e); Apache-2.0 (OpenAI's release: MIT). The
+    prompt is not looked at.
     """
 
     card = Card(

@@ -114,8 +114,8 @@ class ImageReward(PublishedReward):
         self.tokenizer = _tokenizer(files["vocab.txt"], text["vocab_size"])
         self.network = build_network(self.vision, text)
         path = files["ImageReward.pt"]
-        weights = {_own_name(k): v for k, v in read_weights(NAME, path).items() if k not in UNUSED}
-        load_whole(NAME, self.network, weights, path)
+        weights = {k: v for k, v in read_weights(NAME, path).items() if k not in UNUSED}
+        load_whole(NAME, self.network, weights, path, own_name, file_name)
         self.network.eval().requires_grad_(False).to(device)
         self.device = device
         self.preprocess = Preprocess(self.vision["image_size"], self.vision["image_size"])
@@ -152,11 +152,19 @@ def build_network(vision: Mapping[str, Any], text: Mapping[str, Any]) -> nn.Modu
     )
 
 
-def _own_name(key: str) -> str:
+def own_name(key: str) -> str:
     """The network's name of a tensor of the file."""
     if key.startswith("blip.visual_encoder."):
         for theirs, ours in RENAMED:
             key = key.replace(theirs, ours)
+    return key
+
+
+def file_name(key: str) -> str:
+    """The file's name of a tensor of the network."""
+    if key.startswith("blip.visual_encoder."):
+        for theirs, ours in RENAMED:
+            key = key.replace(ours, theirs)
     return key
 
 

@@ -2,7 +2,8 @@
 
 Nothing is downloaded here unless `fetch` is called. Files are looked for in ``ROOT/<reward>/<file>`` (the setting
 ``reward_files``) and then in the hub's cache; a scorer that lacks one refuses to be built and says how to get it. One that finds
-a file of another hash than the published one is built from it, and says so: once in a warning, and always in its revision.
+a file of another hash than the published one is built from it, and says so: once in a warning, and always in its revision. Of
+most small files, and of VideoAlign's weights, no published hash is on record: these are not checked, and that too is said.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Card:
 
     ``range``: lowest and highest score, where not bounded the usual ones; ``memory``: gigabytes of its weights as loaded;
     ``folder``: where its files lie, if not under its name: scorers that name the same folder share one network;
-    ``package``: what brings the weights, if that is not the hub.
+    ``package``: what brings the weights, if that is not the hub; ``memory_cpu``: gigabytes on a CPU, if not as much as elsewhere.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Card:
     files: tuple[HubFile, ...]
     folder: str = ""
     package: str = ""
+    memory_cpu: float = 0.0
 
     @property
     def revision(self) -> str:
@@ -84,8 +86,8 @@ class PublishedReward:
     """
 
     card: ClassVar[Card]
-    own_files: tuple[tuple[str, str], ...] = ()
-    """Name and SHA-256 of each file that is not the published one (`load_published`)."""
+    found_files: tuple[str, ...] = ()
+    """Of each file that it was built from, what is known: as published, another, or not to be told (`load_published`)."""
 
     @property
     def name(self) -> str:
@@ -109,9 +111,8 @@ class PublishedReward:
 
     @property
     def revision(self) -> str:
-        """That of its card, and the hashes of files that are others."""
-        others = [f"but {name} of SHA-256 {found[:DIGITS]}" for name, found in self.own_files]
-        return ", ".join([self.card.revision, *others])
+        """That of its card, and of each file whether it is the published one; where it is not, or nothing tells, its hash."""
+        return ", ".join([self.card.revision, *self.found_files])
 
 
 def located(card: Card, root: str | Path = "") -> dict[str, Path | None]:
@@ -167,11 +168,22 @@ def other_files(card: Card, files: Mapping[str, Path]) -> dict[str, str]:
 def load_published(kind: type[PublishedReward], root: str | Path, device: torch.device) -> PublishedReward:
     """A scorer of the files that `find_files` finds, with a warning for each that is not the published one.
 
-    Such a file is legitimate, as a fine-tune of one's own; the scores are then its own, and the scorer's revision says so.
-    Raises InputError for files that are missing or do not fit.
+    Such a file is legitimate, as a fine-tune of one's own; the scores are then its own, and the scorer's revision says so. Files
+    without a hash on record are warned of where they lie below ``root``, as the hub's cache keeps those of a commit apart, and
+    their hashes stand in the revision, wherever they lie. Raises InputError for files that are missing or do not fit.
     """
     card, files = kind.card, find_files(kind.card, root)
     others = other_files(card, files)
+    unknown = [file.name for file in card.files if not file.sha256]
+    own = Path(root).expanduser() / card.place
+    if root and (unchecked := [name for name in unknown if files[name] == own / name]):
+        log.warning(
+            "reward %r: no hash on record tells whether %s in %s %s as published; scores are those of these files",
+            card.name,
+            ", ".join(unchecked),
+            own,
+            "is" if len(unchecked) == 1 else "are",
+        )
     for name, found in others.items():
         wanted = next(file.sha256 for file in card.files if file.name == name)
         log.warning(
@@ -182,8 +194,16 @@ def load_published(kind: type[PublishedReward], root: str | Path, device: torch.
             wanted[:DIGITS],
         )
     reward = kind(files, device)
-    reward.own_files = tuple(others.items())
+    reward.found_files = tuple(_known(file, files[file.name]) for file in card.files)
     return reward
+
+
+def _known(file: HubFile, path: Path) -> str:
+    """What a revision says of a file."""
+    found = digest(path)
+    if not file.sha256:
+        return f"{file.name} of SHA-256 {found[:DIGITS]} (no hash on record)"
+    return f"{file.name} as published" if found == file.sha256 else f"but {file.name} of SHA-256 {found[:DIGITS]}"
 
 
 def fetch(card: Card) -> dict[str, Path]:
@@ -236,14 +256,24 @@ def read_weights(reward: str, path: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def load_whole(reward: str, module: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Load weights that fit key by key. Raises InputError naming what is missing, left over or of another shape."""
-    own = module.state_dict()
-    other = [k for k in own if k in weights and own[k].shape != weights[k].shape]
+def load_whole(
+    reward: str,
+    module: torch.nn.Module,
+    weights: Mapping[str, torch.Tensor],
+    path: Path,
+    ours: Callable[[str], str] = str,
+    theirs: Callable[[str], str] = str,
+) -> None:
+    """Load weights that fit key by key. Raises InputError naming, as the file does, what is missing, left over or misshapen.
+
+    ``ours``: the module's name of a key of the file; ``theirs``: the other way.
+    """
+    own, key_of = module.state_dict(), {ours(key): key for key in weights}
+    other = [k for k in own if k in key_of and own[k].shape != weights[key_of[k]].shape]
     wrong = {
-        "lacks": [k for k in own if k not in weights],
-        "has too much": [k for k in weights if k not in own],
-        "has another shape of": [f"{k} {tuple(weights[k].shape)} for {tuple(own[k].shape)}" for k in other],
+        "lacks": [theirs(k) for k in own if k not in key_of],
+        "has too much": [key for key in weights if ours(key) not in own or key_of[ours(key)] != key],
+        "has another shape of": [f"{key_of[k]} {tuple(weights[key_of[k]].shape)} for {tuple(own[k].shape)}" for k in other],
     }
     said = [
         f"{what} {', '.join(keys[:SHOWN])}" + f" and {len(keys) - SHOWN} more" * (len(keys) > SHOWN)
@@ -252,7 +282,7 @@ def load_whole(reward: str, module: torch.nn.Module, weights: Mapping[str, torch
     ]
     if said:
         raise InputError(f"reward {reward!r}: {path} does not fit: it {'; '.join(said)}")
-    module.load_state_dict(weights)
+    module.load_state_dict({k: weights[key] for k, key in key_of.items()})
 
 
 def five_layers(features: int) -> torch.nn.Sequential:

@@ -270,31 +270,44 @@ def _card(name: str, measures: str, spread: float) -> Card:
         source="VideoAlign, arXiv 2501.13918; github.com/KwaiVGI/VideoAlign, inference.py",
         licence="Apache-2.0",
         memory=4.6,
+        memory_cpu=9.1,
         files=FILES,
         folder="videoalign",
     )
 
 
 class VisualQuality(_VideoAlign):
-    """VQ: (rating − 3.6757) / 2.2476, of clearness, detail, composition and light, whatever moves."""
+    """VQ: (rating − 3.6757) / 2.2476, of clearness, detail, composition and light, whatever moves.
+
+    Hub: KlingTeam/VideoReward at 4f26600, Apache-2.0, on Qwen/Qwen2-VL-2B-Instruct at 895c3a4, Apache-2.0.
+    """
 
     card, parts = _card("videoalign_vq", "visual quality of the frames", 3.0), [0]
 
 
 class MotionQuality(_VideoAlign):
-    """MQ: (rating − 1.1646) / 1.3811, of steady, natural and ample motion."""
+    """MQ: (rating − 1.1646) / 1.3811, of steady, natural and ample motion.
+
+    Hub: KlingTeam/VideoReward at 4f26600, Apache-2.0, on Qwen/Qwen2-VL-2B-Instruct at 895c3a4, Apache-2.0.
+    """
 
     card, parts = _card("videoalign_mq", "steady, natural and ample motion", 3.0), [1]
 
 
 class TextAlignment(_VideoAlign):
-    """TA: (rating − 2.8105) / 2.5121, of agreement with the prompt."""
+    """TA: (rating − 2.8105) / 2.5121, of agreement with the prompt.
+
+    Hub: KlingTeam/VideoReward at 4f26600, Apache-2.0, on Qwen/Qwen2-VL-2B-Instruct at 895c3a4, Apache-2.0.
+    """
 
     card, parts = _card("videoalign_ta", "agreement of the video with the prompt", 3.0), [2]
 
 
 class Overall(_VideoAlign):
-    """Overall: the sum of the three standardised ratings."""
+    """Overall: the sum of the three standardised ratings.
+
+    Hub: KlingTeam/VideoReward at 4f26600, Apache-2.0, on Qwen/Qwen2-VL-2B-Instruct at 895c3a4, Apache-2.0.
+    """
 
     card, parts = _card("videoalign", "visual quality, motion and agreement with the prompt, added up", 9.0), [0, 1, 2]
     adds_up = ("videoalign_vq", "videoalign_mq", "videoalign_ta")

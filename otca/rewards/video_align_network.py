@@ -87,8 +87,8 @@ class Network(torch.nn.Module):
 def load_network(reward: str, config: Any, rank: int, alpha: int, path: Path, device: torch.device) -> Network:
     """The network with the published weights. Raises InputError for a file that does not fit the configuration."""
     network = Network.empty(config, rank, alpha, device)
-    weights = {_renamed(key): value for key, value in read_weights(reward, path).items() if key != WORD_HEAD}
-    load_whole(reward, network, weights, path)
+    weights = {key: value for key, value in read_weights(reward, path).items() if key != WORD_HEAD}
+    load_whole(reward, network, weights, path, own_name, file_name)
     return network
 
 
@@ -102,5 +102,11 @@ def read_config(reward: str, path: Path) -> Any:
     return Qwen2VLConfig.from_dict(settings)
 
 
-def _renamed(key: str) -> str:
+def own_name(key: str) -> str:
+    """The network's name of a tensor of the file."""
     return next((new + key.removeprefix(old) for old, new in RENAMED.items() if key.startswith(old)), key)
+
+
+def file_name(key: str) -> str:
+    """The file's name of a tensor of the network."""
+    return next((old + key.removeprefix(new) for old, new in RENAMED.items() if key.startswith(new)), key)
