@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from eval.columns import METRICS
-from eval.plots import PAGE, STYLE, method_styles, write_figure
+from eval.plots import MOST_ABREAST, PAGE, STYLE, method_styles, write_figure
 from eval.stats import bootstrap_interval
 
 SMOOTHING = 5
@@ -124,7 +124,7 @@ def learning_curves(
     caption. Raises as `curve_of` does.
     """
     styles, (label, unit) = method_styles({*frames, *among}), SPENT[spent]
-    columns, banded = min(len(names), 3), _banded(frames)
+    columns, banded = min(len(names), MOST_ABREAST), _banded(frames)
     rows = -(-len(names) // columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 2.6 * rows + 0.9), layout="constrained")

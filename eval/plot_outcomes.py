@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.columns import METRICS
-from eval.plots import COLORS, PAGE, STYLE, method_styles, write_figure
+from eval.plots import COLORS, MOST_ABREAST, PAGE, STYLE, method_styles, write_figure
 from eval.stats import CONFIDENCE, bootstrap_interval
 from eval.tables import UNTRAINED
 
@@ -101,7 +101,7 @@ def trade_offs(rows: pd.DataFrame, names: Sequence[str], path_stem: Path) -> Non
     values = {name: of_seeds(rows, name) for name in names}
     methods = [m for m in values[names[0]] if all(m in of_method for of_method in values.values())]
     styles = method_styles(methods)
-    columns = min(len(pairs), 3)
+    columns = min(len(pairs), MOST_ABREAST)
     lines = -(-len(pairs) // columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 2.7 * lines + 1.0), layout="constrained")
@@ -167,7 +167,7 @@ def skill_profiles(rows: pd.DataFrame, metric: str, path_stem: Path) -> None:
     scores = {str(m): arm.pivot(index="seed", columns="metric", values="value") for m, arm in table.groupby("method", sort=False)}
     methods = [method for method in scores if method != UNTRAINED]
     styles = method_styles(scores)
-    columns = min(len(methods), 3)
+    columns = min(len(methods), MOST_ABREAST)
     lines = -(-len(methods) // columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 2.0 * lines + 0.9), layout="constrained")

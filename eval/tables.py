@@ -271,7 +271,8 @@ def differences(part: pd.DataFrame, metric: str) -> Grid:
         p = "< 0.001" if row["p_paired"] < 0.001 else number(row["p_paired"], 3)
         spread = interval(row["diff_low"], row["diff_high"], decimals).strip() or "–"
         improved = number(row["prob_improvement"], 2)
-        shows = _shows(row, metric)
+        side, holds = _shown(row, metric)
+        shows = side if holds else f"{side}, unadjusted"
         rows.append((method, number(row["diff"], decimals), spread, p, str(pairs), improved, detectable, shows))
     heads = ("Method", "Difference", "95 % interval", "p (Holm)", "Pairs", "P(improvement)", "Smallest detectable", "Shows")
     return {head: [(row[i], False) for row in rows] for i, head in enumerate(heads)}
@@ -285,19 +286,19 @@ def verdict(table: pd.DataFrame, metric: str, method: str) -> str:
     of_metric = table[table["metric"] == metric].set_index("method")
     row = of_metric.loc[method]
     baseline, seeds = row["baseline"], min(row["n_seeds"], of_metric["n_seeds"][row["baseline"]])
-    side, _, unadjusted = _shows(row, metric).partition(", ")
+    side, holds = _shown(row, metric)
     said = {
         "not distinguishable": f"not distinguishable from {baseline} with {seeds} seeds",
         "different": f"different from {baseline} ({seeds} seeds)",
     }.get(side, f"{side} than {baseline} ({seeds} seeds)")
-    adjusted = f", though not after Holm's adjustment (p = {number(row['p_paired'], 3)})" if unadjusted else ""
+    adjusted = "" if holds else f", though not after Holm's adjustment (p = {number(row['p_paired'], 3)})"
     return f"{METRICS[metric].label}: {method} is {said}{adjusted}."
 
 
-def _shows(row: pd.Series, metric: str) -> str:
-    """What a row of `build_table` shows of its difference: a side where the interval excludes 0, and whether p holds as well."""
+def _shown(row: pd.Series, metric: str) -> tuple[str, bool]:
+    """What a row of `build_table` shows of its difference: a side where the interval excludes 0, and whether p leaves it."""
     if not (row["diff_low"] > 0 or row["diff_high"] < 0):
-        return "not distinguishable"
+        return "not distinguishable", True
     higher_is_better = METRICS[metric].higher_is_better
     side = "different" if higher_is_better is None else "better" if (row["diff"] > 0) == higher_is_better else "worse"
-    return side if row["p_paired"] < SIGNIFICANT else f"{side}, unadjusted"
+    return side, bool(row["p_paired"] < SIGNIFICANT)

@@ -20,6 +20,7 @@ import pandas as pd
 from eval.evaluate import write_rows
 from otca.ending import run_command
 from otca.errors import InputError
+from otca.files import sha256
 from reproduce.costs import hardware
 
 OUT = Path("results/reliability/again.csv")
@@ -42,12 +43,12 @@ def largest_difference(published: pd.DataFrame, made: pd.DataFrame) -> float:
 
 
 def compare_run(published: Path, made: Path) -> list[tuple[str, bool, float]]:
-    """(file, whether it is the same, largest difference) of each file of rows that was published."""
+    """(file, whether it is the same byte for byte, largest difference) of each file of rows that was published."""
     out = []
     for name in FILES:
         if (published / name).is_file():
             difference = largest_difference(pd.read_csv(published / name), pd.read_csv(made / name))
-            out.append((name, difference == 0, difference))
+            out.append((name, sha256(published / name) == sha256(made / name), difference))
     return out
 
 
