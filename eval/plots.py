@@ -6,6 +6,7 @@ The same data give the same bytes: the SVG hash salt is fixed and no date or lib
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -192,9 +193,9 @@ def _grid_figure(images, row_labels, column_labels, verdicts) -> Figure:
         raise ValueError(f"a grid needs images of one size, got {sorted(sizes)} (height, width, channels)")
     height, width, _ = sizes.pop()
     factor = max(1, CELL // max(height, width))
-    height, width, gap, head, left = height * factor, width * factor, 8, 34, 200
+    height, width, gap, head, left = height * factor, width * factor, 8, 90, 250
     total_width, total_height = left + len(column_labels) * (width + gap), head + len(row_labels) * (height + gap)
-    with matplotlib.rc_context(STYLE | {"font.size": 7.5}):
+    with matplotlib.rc_context(STYLE | {"font.size": 11.0}):
         figure = Figure(figsize=(total_width / GRID_DPI, total_height / GRID_DPI), dpi=GRID_DPI)
 
         def write(x: float, y: float, text: str, **style) -> None:
@@ -203,10 +204,10 @@ def _grid_figure(images, row_labels, column_labels, verdicts) -> Figure:
 
         for column, label in enumerate(column_labels):
             x = left + column * (width + gap) + width / 2
-            write(x, head / 2, "\n".join(textwrap.wrap(label, width // 8)), ha="center", va="center", fontweight="bold")
+            write(x, head / 2, _broken_name(label, width // 13), ha="center", va="center", fontweight="bold")
         for row, label in enumerate(row_labels):
             top = head + row * (height + gap)
-            write(gap, top + height / 2, "\n".join(textwrap.wrap(label, 26)), ha="left", va="center")
+            write(gap, top + height / 2, "\n".join(textwrap.wrap(label, 21)), ha="left", va="center")
             for column, image in enumerate(images[row]):
                 x = left + column * (width + gap)
                 enlarged = image.repeat(factor, axis=0).repeat(factor, axis=1)
@@ -214,8 +215,18 @@ def _grid_figure(images, row_labels, column_labels, verdicts) -> Figure:
                 if verdicts is not None and verdicts[row][column] is not None:
                     mark, color = ("✓", "#007A5A") if verdicts[row][column] else ("✗", "#C04A00")
                     circle = {"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": color, "linewidth": 1}
-                    write(x + width - 14, top + 14, mark, color=color, ha="center", va="center", fontsize=8.5, bbox=circle)
+                    write(x + width - 15, top + 15, mark, color=color, ha="center", va="center", fontsize=9, bbox=circle)
     return figure
+
+
+def _broken_name(name: str, width: int) -> str:
+    """A method's name over lines of at most ``width`` characters, broken before @ and after _ and -, never within a word."""
+    lines = [""]
+    for part in re.findall(r"@?[^@_-]+[_-]?|.", name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def write_figure(figure: Figure, path_stem: Path, caption: str = "") -> None:

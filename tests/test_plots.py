@@ -16,6 +16,7 @@ from eval.plots import (
     FALLBACK_MARKERS,
     MARKERS,
     PAGE,
+    _broken_name,
     clip_grid,
     contact_sheet,
     dot_plot,
@@ -70,9 +71,9 @@ def test_sample_grid_enlarges_every_pixel_to_a_square(tmp_path):
     for r in range(2):
         for c in range(3):
             y, x = np.nonzero((image == 100 + 10 * r + c).all(-1))
-            inside = (x >= 200) & (y >= 34)  # right of the prompts, below the headings: a few grey edges of letters lie outside
+            inside = (x >= 250) & (y >= 90)  # right of the prompts, below the headings: a few grey edges of letters lie outside
             assert inside.sum() == 192 * 192 and np.ptp(x[inside]) == np.ptp(y[inside]) == 191
-    assert (image[:, :200] < 128).any()  # the prompts
+    assert (image[:, :250] < 128).any()  # the prompts
 
 
 def test_sample_grid_marks_verdicts_and_is_deterministic(tmp_path):
@@ -81,10 +82,25 @@ def test_sample_grid_marks_verdicts_and_is_deterministic(tmp_path):
         sample_grid(images, ["rings"], ["x", "y", "z"], tmp_path / name, verdicts=[[True, False, None]])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     image = pixels(tmp_path / "a.png")
-    tick, cross, plain = (image[34:226, 200 + 200 * c : 392 + 200 * c] for c in range(3))
+    tick, cross, plain = (image[90:282, 250 + 200 * c : 442 + 200 * c] for c in range(3))
     assert has(tick, "#007A5A") and not has(tick, "#C04A00")
     assert has(cross, "#C04A00") and not has(cross, "#007A5A")
     assert (plain == 102).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("otca", ["otca"]),
+        ("process_credit", ["process_credit"]),
+        ("static_multi_reward", ["static_multi_", "reward"]),
+        ("process_credit@early3-equal40", ["process_credit", "@early3-", "equal40"]),
+        ("averyveryverylongname_x", ["averyveryverylongname_", "x"]),
+        ("_a--b@", ["_a--b@"]),
+    ],
+)
+def test_names_break_at_their_own_marks(name, lines):
+    assert _broken_name(name, 14).split("\n") == lines
 
 
 def test_sample_grid_refuses_ragged_input(tmp_path):
