@@ -102,6 +102,12 @@ def test_the_published_head_fills_its_file():
     assert 0 < AestheticV2.card.files[-1].bytes - 4 * sum(value.numel() for value in own.values()) < 10_000
 
 
+def test_the_readme_counts_the_files_and_their_hashes():
+    files = {(file.repo, file.revision, file.name): file.sha256 for card in CARDS for file in card.files}
+    said = f"Of the {len(files)} files {sum(map(bool, files.values()))} have their published hash on record"
+    assert said in (Path(__file__).parent.parent / "README.md").read_text()
+
+
 def test_the_published_file_and_the_hubs_cache_are_taken_without_a_word(tmp_path, caplog, monkeypatch):
     here = folder(tmp_path) / "mine"
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, name, revision: str(here / name))
