@@ -17,8 +17,7 @@ test-all: $(INSTALLED)
 
 render: $(INSTALLED)
 	$(BIN)/python -m reproduce.all --tier quick --render
-	for table in 1 2 3 4; do $(BIN)/python -m reproduce.table$$table --tier cpu --render || exit 1; done
-	for family in temporal objective tcd sampling stress rivals rivals-equal; do $(BIN)/python -m reproduce.ablations --family $$family --tier cpu --render || exit 1; done
+	$(BIN)/python -m reproduce.all --tier cpu --render
 	for medium in image video; do $(BIN)/python -m reproduce.embedded_report --medium $$medium --render || exit 1; done
 	for medium in image video; do $(BIN)/python -m reproduce.credit_fidelity --medium $$medium --render || exit 1; done
 	$(BIN)/python -m reproduce.ablations --family targets --tier study --render
