@@ -78,6 +78,9 @@ STYLE = {
 CELL = 192
 """Pixels that a cell of a sample grid is enlarged to, or just below (whole factors only, so that pixels stay square)."""
 
+GRID_LEFT, GRID_HEAD, GRID_GAP = 250, 90, 8
+"""Pixels of a sample grid left of its first cell (prompts), above it (names of methods) and between cells."""
+
 GRID_DPI = 128
 """A power of two, so that pixels / GRID_DPI is exact and every image pixel lands on the raster."""
 
@@ -193,7 +196,7 @@ def _grid_figure(images, row_labels, column_labels, verdicts) -> Figure:
         raise ValueError(f"a grid needs images of one size, got {sorted(sizes)} (height, width, channels)")
     height, width, _ = sizes.pop()
     factor = max(1, CELL // max(height, width))
-    height, width, gap, head, left = height * factor, width * factor, 8, 90, 250
+    height, width, gap, head, left = height * factor, width * factor, GRID_GAP, GRID_HEAD, GRID_LEFT
     total_width, total_height = left + len(column_labels) * (width + gap), head + len(row_labels) * (height + gap)
     with matplotlib.rc_context(STYLE | {"font.size": 11.0}):
         figure = Figure(figsize=(total_width / GRID_DPI, total_height / GRID_DPI), dpi=GRID_DPI)

@@ -16,6 +16,7 @@ import yaml
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from eval.plots import CELL, GRID_HEAD, GRID_LEFT
 from otca.__main__ import main
 from otca.checkpoint import Progress, save_checkpoint
 from otca.config import PolicyConfig, TrainConfig, ValidationConfig
@@ -68,13 +69,16 @@ def front(folder: Path) -> dict:
 
 
 def first_cell(folder: Path) -> np.ndarray:
-    """The grid's first picture at its own size: cells begin 200 pixels from the left and 34 from the top, threefold."""
-    return np.asarray(Image.open(folder / "samples.png").convert("RGB"))[34 : 34 + 192 : 3, 200 : 200 + 192 : 3].astype(int)
+    """The grid's first picture at its own size: it is enlarged threefold there."""
+    grid_HWC = np.asarray(Image.open(folder / "samples.png").convert("RGB"), int)
+    return grid_HWC[GRID_HEAD : GRID_HEAD + CELL : 3, GRID_LEFT : GRID_LEFT + CELL : 3]
 
 
-def assert_same_picture(a: np.ndarray, b: np.ndarray) -> None:
+def assert_card_draws_the_first_cell(out: Path, monkeypatch) -> None:
     """Equal but for single levels where rounding to 8 bits falls the other way."""
-    assert np.abs(a - b).max() <= 1 and (a != b).mean() < 1e-3
+    run_card(out, monkeypatch)
+    levels = np.abs(np.asarray(Image.open(out / "sample.png"), int) - first_cell(out))
+    assert levels.max() <= 1 and levels.astype(bool).mean() < 1e-3
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
@@ -90,8 +94,7 @@ def test_stock_diffusers_draws_our_picture_bit_for_bit(untrained_pipeline, tmp_p
     assert torch.equal(stock(**arguments).images, policy.pipeline(**arguments).images)
     base = DiffusionPipeline.from_pretrained(untrained_pipeline)
     assert not torch.allclose(base(**arguments).images, policy.pipeline(**arguments).images, atol=1e-3)
-    run_card(out, monkeypatch)
-    assert_same_picture(np.asarray(Image.open(out / "sample.png")).astype(int), first_cell(out))
+    assert_card_draws_the_first_cell(out, monkeypatch)
     (out / "sample.png").unlink()
     verify_hashes(out)
     assert set(json.loads((out / HASHES).read_text())) == {
@@ -135,8 +138,7 @@ def test_guidance_and_noise_levels_of_sd3(untrained_sd3, tmp_path, monkeypatch, 
     settings = {"true_guidance": 2.0, "max_sequence_length": 12}
     make_run(tmp_path / "run", configured(untrained_sd3, policy=settings))
     export(capsys, tmp_path / "run", tmp_path / "out", "--samples", 1)
-    run_card(tmp_path / "out", monkeypatch)
-    assert_same_picture(np.asarray(Image.open("sample.png")).astype(int), first_cell(tmp_path / "out"))
+    assert_card_draws_the_first_cell(tmp_path / "out", monkeypatch)
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
@@ -169,8 +171,7 @@ def test_a_lora_on_top_of_other_weights_is_merged_with_them(untrained_pipeline, 
     card = (tmp_path / "out" / "README.md").read_text()
     assert "(merged into the network)" in card and "| Started from | start |" in card
     assert "lora" not in front(tmp_path / "out")["tags"]
-    run_card(tmp_path / "out", monkeypatch)
-    assert_same_picture(np.asarray(Image.open("sample.png")).astype(int), first_cell(tmp_path / "out"))
+    assert_card_draws_the_first_cell(tmp_path / "out", monkeypatch)
 
 
 @pytest.fixture
@@ -316,5 +317,4 @@ def test_embedded_models_keep_their_licence(tmp_path, monkeypatch, capsys):
         export(capsys, tmp_path / tuning, out, "--samples", 1)
         assert front(out)["license"] == "apache-2.0" and "base_model" not in front(out)
         assert (out / "LICENSE").read_text() == (Path(__file__).parent.parent / "LICENSE").read_text()
-        run_card(out, monkeypatch)
-        assert_same_picture(np.asarray(Image.open("sample.png")).astype(int), first_cell(out))
+        assert_card_draws_the_first_cell(out, monkeypatch)

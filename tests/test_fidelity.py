@@ -193,8 +193,7 @@ def test_steps_that_a_method_does_not_train_get_no_credit():
     """Of ten steps, the last never: the first two, a window of four, int(.6·9) = 5 drawn, and all nine."""
     config = dataclasses.replace(TrainConfig(), sampler=SamplerConfig(steps=10))
     chosen = {
-        name: credit_fidelity.chosen_T(find_method(name), config)
-        for name in ("flow_grpo_fast", "mix_grpo", "dance_grpo", "otca")
+        name: credit_fidelity.chosen_T(find_method(name), config) for name in ("flow_grpo_fast", "mix_grpo", "dance_grpo", "otca")
     }
     assert chosen["flow_grpo_fast"].nonzero().flatten().tolist() == [0, 1]
     assert chosen["mix_grpo"].nonzero().flatten().tolist() == [0, 1, 2, 3]

@@ -14,6 +14,8 @@ from eval.plots import (
     COLORS,
     FALLBACK_COLORS,
     FALLBACK_MARKERS,
+    GRID_HEAD,
+    GRID_LEFT,
     MARKERS,
     PAGE,
     _broken_name,
@@ -71,9 +73,9 @@ def test_sample_grid_enlarges_every_pixel_to_a_square(tmp_path):
     for r in range(2):
         for c in range(3):
             y, x = np.nonzero((image == 100 + 10 * r + c).all(-1))
-            inside = (x >= 250) & (y >= 90)  # right of the prompts, below the headings: a few grey edges of letters lie outside
+            inside = (x >= GRID_LEFT) & (y >= GRID_HEAD)  # a few grey edges of letters lie outside
             assert inside.sum() == 192 * 192 and np.ptp(x[inside]) == np.ptp(y[inside]) == 191
-    assert (image[:, :250] < 128).any()  # the prompts
+    assert (image[:, :GRID_LEFT] < 128).any()  # the prompts
 
 
 def test_sample_grid_marks_verdicts_and_is_deterministic(tmp_path):
@@ -82,7 +84,7 @@ def test_sample_grid_marks_verdicts_and_is_deterministic(tmp_path):
         sample_grid(images, ["rings"], ["x", "y", "z"], tmp_path / name, verdicts=[[True, False, None]])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     image = pixels(tmp_path / "a.png")
-    tick, cross, plain = (image[90:282, 250 + 200 * c : 442 + 200 * c] for c in range(3))
+    tick, cross, plain = (image[GRID_HEAD:][:192, GRID_LEFT + 200 * c :][:, :192] for c in range(3))
     assert has(tick, "#007A5A") and not has(tick, "#C04A00")
     assert has(cross, "#C04A00") and not has(cross, "#007A5A")
     assert (plain == 102).all()
@@ -141,7 +143,7 @@ def test_clip_grid_plays_every_frame(tmp_path):
     clip_grid(clips, ["a ring"], ["x", "y"], tmp_path / "clips", fps=8)
     video = read_video(tmp_path / "clips.webp")
     assert video.fps == 8 and len(video.frames_FCHW) == 4
-    greys = (video.frames_FCHW[:, 0, 34 + 96, [200 + 96, 400 + 96]] * 255).round().int()
+    greys = (video.frames_FCHW[:, 0, GRID_HEAD + 96, [GRID_LEFT + 96, GRID_LEFT + 296]] * 255).round().int()
     assert (greys - torch.tensor([[20 * f, 20 * f + 5] for f in range(4)])).abs().max() <= 3
     assert len(read_video(tmp_path / "clips.mp4").frames_FCHW) == 4
 

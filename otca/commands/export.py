@@ -171,7 +171,7 @@ def _draw(pictures: list[np.ndarray], prompts: list[str], settings: TrainConfig,
     from eval.model_card import SAMPLES
     from eval.plots import sample_grid
 
-    sample_grid([[picture] for picture in pictures], prompts, [f"{settings.method}, seed {settings.seed}"], folder / SAMPLES)
+    sample_grid([[picture] for picture in pictures], prompts, [settings.method], folder / SAMPLES)
 
 
 def _sampling(settings: TrainConfig, protocol: Mapping, **drawn) -> Sampling:

@@ -50,9 +50,7 @@ class PipelinePolicy(ABC):
     lora_targets: ClassVar[tuple[str, ...]]
     """Modules that a LoRA adapts, as the ecosystem's LoRAs of the family have them."""
 
-    def __init__(
-        self, config: PolicyConfig, device: torch.device, pipeline=None, networks_on: torch.device | None = None
-    ):
+    def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None, networks_on: torch.device | None = None):
         """Load the checkpoint, or take a pipeline that is there, onto ``device``; the trained networks onto ``networks_on``."""
         import diffusers
 
