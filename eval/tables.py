@@ -35,6 +35,7 @@ TABLE_COLUMNS = (
     *("medium", "method", "metric", "held_out", "n_seeds", "iqm", "mean", "ci_low", "ci_high", "baseline", "budget", "diff"),
     *("diff_low", "diff_high", "p_paired", "prob_improvement", "network_evaluations", "reward_calls"),
 )
+DIFFERENCE_HEADS = ("Difference", "95 % interval", "p (Holm)", "Pairs", "P(improvement)", "Smallest detectable", "Shows")
 SIGNIFICANT = 0.05
 """Of p after Holm's adjustment; intervals have 95 %."""
 
@@ -263,19 +264,26 @@ def _summary(part: pd.DataFrame) -> Grid:
 
 def differences(part: pd.DataFrame, metric: str) -> Grid:
     """Differences of one metric from the baseline; pairs are the seeds both arms have."""
-    of_metric, decimals = part[part["metric"] == metric].set_index("method"), METRICS[metric].decimals
-    baseline, rows = part["baseline"].iloc[0], []
-    for method, row in of_metric.drop(index=baseline).iterrows():
-        pairs = min(row["n_seeds"], of_metric["n_seeds"][baseline])
-        detectable = number(smallest_detectable((row["diff_high"] - row["diff_low"]) / 2, pairs), decimals)
-        p = "< 0.001" if row["p_paired"] < 0.001 else number(row["p_paired"], 3)
-        spread = interval(row["diff_low"], row["diff_high"], decimals).strip() or "–"
-        improved = number(row["prob_improvement"], 2)
-        side, holds = _shown(row, metric)
-        shows = side if holds else f"{side}, unadjusted"
-        rows.append((method, number(row["diff"], decimals), spread, p, str(pairs), improved, detectable, shows))
-    heads = ("Method", "Difference", "95 % interval", "p (Holm)", "Pairs", "P(improvement)", "Smallest detectable", "Shows")
-    return {head: [(row[i], False) for row in rows] for i, head in enumerate(heads)}
+    of_metric = part[part["metric"] == metric].set_index("method")
+    baseline = part["baseline"].iloc[0]
+    rows = of_metric.drop(index=baseline)
+    pairs = rows["n_seeds"].clip(upper=of_metric["n_seeds"][baseline])
+    cells = [difference_cells(row, pairs[method]) for method, row in rows.iterrows()]
+    return {"Method": [(method, False) for method in rows.index]} | {
+        head: [(row[i], False) for row in cells] for i, head in enumerate(DIFFERENCE_HEADS)
+    }
+
+
+def difference_cells(row: pd.Series, pairs: int) -> tuple[str, ...]:
+    """Texts under `DIFFERENCE_HEADS` for a row of `build_table` that has a difference, of so many pairs of seeds."""
+    metric = row["metric"]
+    decimals = METRICS[metric].decimals
+    detectable = number(smallest_detectable((row["diff_high"] - row["diff_low"]) / 2, pairs), decimals)
+    p = "< 0.001" if row["p_paired"] < 0.001 else number(row["p_paired"], 3)
+    spread = interval(row["diff_low"], row["diff_high"], decimals).strip() or "–"
+    side, holds = _shown(row, metric)
+    shows = side if holds else f"{side}, unadjusted"
+    return number(row["diff"], decimals), spread, p, str(pairs), number(row["prob_improvement"], 2), detectable, shows
 
 
 def verdict(table: pd.DataFrame, metric: str, method: str) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from eval.columns import METRICS
 from eval.markup import markdown, markdown_table
+from eval.pairs import variant_differences, variant_grid
 from eval.plots import dot_plot
 from eval.sources import run_hashes, write_sources
 from eval.tables import EQUAL_CALLS, EQUAL_EVALUATIONS, build_table, clear_winners, collect, differences, write_table
@@ -51,7 +52,8 @@ class Table:
     ``budget`` says what its arms have in common. A table over several ``media`` has a section for each. One whose pictures are
     those of other tables goes without ``figures``; one of too many methods for learning curves has those of the methods in
     ``curves``. ``beyond`` are rows that the paper lacks, of the `cpu` tier alone; a ``wide`` table has fewer seeds there.
-    ``versus`` are methods from which the others' differences are told as well, at that tier, in ``pairs/``.
+    ``versus`` are methods from which the others' differences are told as well, at that tier, in ``pairs/``, which also has
+    those of a wide table's variants from their own methods.
     """
 
     name: str
@@ -99,7 +101,7 @@ class Table:
             tables.append(build_table(rows, budget_label=self.budget, medium=medium))
             at_budget = rows[~rows["method"].isin(off_budget(tables[-1]).index)]
             winners |= clear_winners(at_budget, self.budget, medium)
-            if tier == "cpu" and self.versus:
+            if tier == "cpu" and (self.versus or self.wide):
                 self._write_pairs(rows, medium, tier, rows_root)
             suffix = f"-{medium}" if len(self.media) > 1 else ""
             if len(methods) > MOST_CURVES:
@@ -118,13 +120,22 @@ class Table:
         return folder
 
     def _write_pairs(self, rows: pd.DataFrame, medium: str, tier: str, rows_root: Path) -> None:
-        """``pairs/<table>-<tier>.md``: differences in the primary metric from each method of ``versus``, as those in table.md."""
+        """``pairs/<table>-<tier>.md``: differences in the primary metric from each method of ``versus``, as those in table.md.
+
+        A wide table's has those of its variants from their own methods as well, in the trained metrics, too.
+        """
         label, text = METRICS[self.primary].label, [f"# {markdown(self.title)} ({tier} tier): pairs"]
         for name in self.versus:
             against = build_table(rows[rows["metric"] == self.primary], name, self.budget, medium)
             text += [f"## {label}: difference from {markdown(name)}", markdown_table(differences(against, self.primary))]
-        text += ["Budgets, seeds and what the columns mean: beside the table."]
-        write_atomic(rows_root / "pairs" / f"{self.name.replace('/', '-')}-{tier}.md", "\n\n".join(text) + "\n")
+        asked = [m for m in METRICS if m == self.primary or (not METRICS[m].held_out and (rows["metric"] == m).any())]
+        made = variant_differences(rows[rows["metric"].isin(asked)], medium) if self.wide else pd.DataFrame()
+        for metric in asked if len(made) else ():
+            text += [f"## {METRICS[metric].label}: difference of variants from their own methods"]
+            text += [markdown_table(variant_grid(made, metric))]
+        if len(text) > 1:
+            text += ["Budgets, seeds and what the columns mean: beside the table."]
+            write_atomic(rows_root / "pairs" / f"{self.name.replace('/', '-')}-{tier}.md", "\n\n".join(text) + "\n")
 
     def render(self, tier: str) -> Path:
         """Published rows → published table, figures and README block."""
@@ -227,6 +238,10 @@ def _seed_notes(seeds: dict[str, int]) -> list[str]:
     if len(counts) > 1:
         said = "; ".join(f"{n} seeds: {', '.join(m for m, own in seeds.items() if own == n)}" for n in counts)
     out = [f"{said}; a seed fixes training prompts, all noise, and evaluation noise, the same in every arm."]
+    if len(counts) > 1:
+        out.append(
+            "Means are over each row's own seeds: compare rows of unlike numbers by their differences, of shared seeds alone."
+        )
     if counts[-1] < 5:
         out.append(
             f"{counts[-1]} seeds can show that training works and which objectives move; they cannot rank methods: intervals of "

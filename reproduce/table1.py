@@ -19,7 +19,7 @@ TABLE = Table(
     methods=COMPARISON,
     beyond=BEYOND,
     primary="accuracy",
-    versus=("otca", "process_credit", "process_credit@equal"),
+    versus=("uniform_grpo", "otca", "process_credit", "process_credit@equal"),
     notes=(
         "Trained objectives: alignment, quality, aesthetic. All other columns are held out: no reward sees the judge, the "
         "CLIP model or the test prompts.",

@@ -20,7 +20,7 @@ TABLE = Table(
     methods=COMPARISON,
     beyond=BEYOND,
     primary="accuracy",
-    versus=("otca", "process_credit", "process_credit@equal"),
+    versus=("uniform_grpo", "otca", "process_credit", "process_credit@equal"),
     metrics=(
         *("vq", "mq", "ta", "accuracy", "direction_accuracy", "speed_accuracy", "kernel_distance", "diversity"),
         *(f"accuracy/{skill}" for skill in SKILLS),
