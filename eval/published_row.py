@@ -19,7 +19,7 @@ from eval.columns import METRICS
 from eval.markup import Grid, markdown, markdown_table, one_line
 from eval.page.markdown import Block, Cells, Heading, Items, Paragraph, read_markdown
 from eval.sources import FILES, RUN, SOURCES, read_sources
-from eval.tables import CAPTION, TABLE_COLUMNS, verdict
+from eval.tables import TABLE_COLUMNS, verdict
 from otca.errors import InputError
 from otca.files import changed_files
 
@@ -94,7 +94,7 @@ def row_as_markdown(row: PublishedRow, run_hash: str) -> list[str]:
             case Heading(_, text):
                 heading = text
             case Paragraph(text):
-                out.append(CAPTION if text == CAPTION else markdown(text))  # the one text with markup of our own
+                out.append(markdown(text))
             case Items(texts):
                 out.append("\n".join(f"- {markdown(text)}" for text in texts))
             case Cells():

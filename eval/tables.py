@@ -40,11 +40,12 @@ SIGNIFICANT = 0.05
 """Of p after Holm's adjustment; intervals have 95 %."""
 
 CAPTION = (
-    "Mean over seeds; in brackets the 95 % percentile bootstrap interval of the interquartile mean. ↑ higher is better, ↓ lower "
-    "is. Bold: best of the rows at this budget, and the paired 95 % interval of its difference from the runner-up among them "
-    "excludes 0. Worst trained objective and hypervolume (product, reference point 0) are of the means. Holm's adjustment counts "
-    "the rivals, not the untrained model. Shows: what the interval of the difference says; *unadjusted*: p is 0.05 or more after "
-    "the adjustment. What is scored is decoded once: decodes in training are reward calls over the number of rewards."
+    "Mean over seeds; in brackets the 95 % percentile bootstrap interval of the interquartile mean (of 2 to 4 seeds: lowest to "
+    "highest). ↑ higher is better, ↓ lower is. Bold: best of the rows at this budget, the untrained model included, and the "
+    "paired 95 % interval of its difference from the runner-up among them excludes 0. Worst trained objective and hypervolume "
+    "(product, reference point 0) are of the means. Holm's adjustment counts the rivals, not the untrained model. Shows: what "
+    'the interval of the difference says; "unadjusted": p is 0.05 or more after the adjustment. What is scored is decoded once: '
+    "decodes in training are reward calls over the number of rewards."
 )
 
 
