@@ -1,4 +1,4 @@
-"""The page of published results in a real browser, from disk: sorting, filters, clips, text that attacks, colours, small screens.
+"""The page of published results in a real browser, from disk: sorting, rows, filters, clips, attacks, colours, small screens.
 
 Needs Chromium and its driver (Debian: chromium, chromium-driver); skipped without, but not where the variable CI is set.
 """
@@ -18,7 +18,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from otca.errors import InputError
 from reproduce.page import main
 from reproduce.screenshot import SIZE, chromium, programs, resize, take
-from tests.pages import ATTACK, some_results
+from tests.pages import ATTACK, lead, open_part, shown_column, some_results, visible
 
 TABLE1 = "#document-table1-cpu"
 
@@ -54,25 +54,6 @@ def page(browser, address):
 def prefer(browser, scheme):
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-
-def open_part(browser, selector):
-    """Open a document or gallery by its summary and wait until it is filled."""
-    part = browser.find_element(By.CSS_SELECTOR, selector)
-    if part.get_attribute("open") is None:
-        part.find_element(By.TAG_NAME, "summary").click()
-    WebDriverWait(browser, 10).until(lambda _: part.find_elements(By.CSS_SELECTOR, "table, figure"))
-    return part
-
-
-def shown_column(table, at):
-    """Texts of a column, top to bottom, of the rows that are not hidden."""
-    return [row.find_elements(By.XPATH, "*")[at].text for row in table.find_elements(By.CSS_SELECTOR, "tbody tr:not([hidden])")]
-
-
-def lead(text):
-    """The number that a cell begins with."""
-    return float(text.split()[0].replace("−", "-").replace(",", ""))
 
 
 # --------------------------------------------------------------------------------------------------------------------- tests
@@ -126,11 +107,54 @@ def test_a_cell_opens_its_rows_which_are_on_disk(page):
         cell.click()
         assert dialog.is_displayed()
         links = [a.get_attribute("href") for a in dialog.find_elements(By.TAG_NAME, "a")]
-        assert sum(link.endswith(f"/image/cpu/otca/seed3/{file}") for link in links) == 1 and len(links) == 2 * 10 + 2
+        assert sum(link.endswith(f"/image/cpu/otca/seed3/{file}") for link in links) == 1 and len(links) == 2 * 20 + 2
         assert all(Path(unquote(urlparse(link).path)).is_file() for link in links)
         assert "seeds" in dialog.text and "Smallest detectable" in dialog.text and "P(improvement)" in dialog.text
         dialog.find_element(By.TAG_NAME, "button").send_keys(Keys.ESCAPE)
         assert not dialog.is_displayed()
+
+
+@pytest.mark.parametrize(
+    "place, method, head, title, value, seeds",
+    [
+        ("table1-cpu", "otca_tcd", "95 % interval", "Accuracy: otca_tcd less static_multi_reward", "95 % interval: [−0.0", 5),
+        ("pairs-table1-cpu", "otca_tcd", "Difference", "Accuracy: otca_tcd less uniform_grpo", "−0.0", 5),
+        ("pairs-ablations-tcd-cpu", "otca_tcd@sum", "p (Holm)", "Alignment: otca_tcd@sum less otca_tcd", "p (Holm): ", 3),
+    ],
+)
+def test_a_difference_opens_the_rows_of_both_methods(page, place, method, head, title, value, seeds):
+    """Of the seeds that both have; which one is subtracted is said."""
+    opened = cell_of(open_part(page, f"#document-{place}"), method, head)
+    page.execute_script("arguments[0].click()", opened)
+    dialog = page.find_element(By.ID, "full")
+    assert dialog.find_element(By.TAG_NAME, "h2").text == title
+    assert dialog.find_element(By.CLASS_NAME, "value").text.startswith(value)
+    lists, other = dialog.find_elements(By.CLASS_NAME, "runs"), title.rpartition(" ")[2]
+    assert [[a.text for a in found.find_elements(By.TAG_NAME, "a")[::2]] for found in lists] == [
+        [f"image/cpu/{name}/seed{k}/scores.csv.gz" for k in range(seeds)] for name in (method, other)
+    ]
+    assert f"{method}, seeds that both have:" in dialog.text and f"\n{other}, subtracted seed by seed:" in dialog.text
+    links = [a.get_attribute("href") for a in dialog.find_elements(By.TAG_NAME, "a")]
+    assert all(Path(unquote(urlparse(link).path)).is_file() for link in links)
+
+
+def cell_of(part, method, head):
+    """A method's cell in the first table of a part that has such a column."""
+    for table in part.find_elements(By.TAG_NAME, "table"):
+        heads = [th.text.replace("\n", " ") for th in table.find_elements(By.CSS_SELECTOR, "thead th")]
+        if head in heads:
+            at = shown_column(table, 0).index(method) + 1
+            return table.find_element(By.CSS_SELECTOR, f"tbody tr:nth-child({at}) > :nth-child({heads.index(head) + 1}) button")
+    return None
+
+
+def test_credit_fidelity_opens_the_rows_of_its_study(page):
+    part = open_part(page, "#document-credit-fidelity-image")
+    page.execute_script("arguments[0].click()", cell_of(part, "process_credit", "half, quality"))
+    dialog = page.find_element(By.ID, "full")
+    links = [a.get_attribute("href") for a in dialog.find_elements(By.TAG_NAME, "a")]
+    assert [link.rpartition("/image/")[2] for link in links] == ["half-cells.csv.gz", "half-samples.csv.gz"]
+    assert dialog.text.startswith("Close\nprocess_credit: half, quality\n0.5")
 
 
 def test_all_links_of_the_page_lead_to_files_or_places_on_it(page, address):
@@ -179,13 +203,6 @@ def test_filters_of_medium_skill_and_method(page):
     page.find_element(By.XPATH, "//button[text()='All']").click()
     skill.select_by_visible_text("all")
     assert visible(page, figures) == everything
-
-
-def visible(browser, selector):
-    """How many elements are laid out."""
-    return browser.execute_script(
-        "return [...document.querySelectorAll(arguments[0])].filter((e) => e.offsetParent).length", selector
-    )
 
 
 def test_clips_play(page):

@@ -1,4 +1,4 @@
-"""The tables' caption of intervals, and `results/README.md` of training rows."""
+"""What the page's data say of pairs and media, the tables' caption of intervals, and `results/README.md` of training rows."""
 
 from __future__ import annotations
 
@@ -7,13 +7,74 @@ import re
 
 import pytest
 
+from eval.columns import METRICS
 from eval.markup import markdown
 from eval.page.markdown import plain
+from eval.page.tables import MEDIA, documents
 from eval.stats import bootstrap_interval
-from eval.tables import CAPTION
-from tests.pages import RESULTS
+from eval.tables import CAPTION, DIFFERENCE_HEADS, run_values
+from tests.pages import RESULTS, some_results
 
 ONE_SUM = ("uniform_grpo", "flow_grpo", "gdpo", "coca")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    return some_results(tmp_path_factory.mktemp("page") / "results")
+
+
+@pytest.fixture(scope="module")
+def shown(published):
+    """The documents of a small folder of results, by id, in their order."""
+    return {document["id"]: document for document in documents(published)}
+
+
+def test_pairs_follow_their_table_and_have_its_medium(shown):
+    ids = [*shown]
+    for table, pairs in (("table1/cpu", "pairs/table1-cpu"), ("ablations/tcd/cpu", "pairs/ablations-tcd-cpu")):
+        assert ids[ids.index(table) + 1] == pairs and shown[pairs]["of"] == table
+        assert {block["medium"] for block in shown[pairs]["blocks"]} == {"image"}
+    assert [name for name in ids if "of" in shown[name]] == ["pairs/table1-cpu", "pairs/ablations-tcd-cpu"]
+
+
+def test_every_published_document_of_pairs_has_its_table():
+    tables = {path.parent.relative_to(RESULTS).as_posix().replace("/", "-") for path in RESULTS.rglob("sources.json")}
+    assert {path.stem for path in RESULTS.glob("pairs/*.md")} <= tables
+
+
+def test_pairs_without_their_table_are_text(published, tmp_path):
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / "table9-cpu.md").write_text((published / "pairs" / "table1-cpu.md").read_text())
+    [document] = documents(tmp_path)
+    assert document["title"] == "Table 1: image (cpu tier): pairs" and "of" not in document
+    assert {block["medium"] for block in document["blocks"]} == {""}
+
+
+@pytest.mark.parametrize("name", ["pairs/table1-cpu", "pairs/ablations-tcd-cpu"])
+def test_differences_of_pairs_are_those_of_the_runs_that_their_cells_lead_to(shown, published, name):
+    """Mean over the common seeds of method less other, from the rows of the runs that the page lists of the two."""
+    runs, values = shown[shown[name]["of"]]["runs"]["image"], {}
+    for block in (b for b in shown[name]["blocks"] if b["kind"] == "table"):
+        [metric] = {m for m in block["metrics"] if m}
+        assert [head for head, m in zip(block["heads"], block["metrics"]) if m] == list(DIFFERENCE_HEADS)
+        assert block["label"] == METRICS[metric].label
+        for cells in block["rows"]:
+            row = dict(zip(block["heads"], cells))
+            of_seed = []
+            for method in (cells[0], row.get("Of", block["against"])):
+                for run, _ in runs[method]:
+                    values.setdefault(run, run_values(published / run))
+                of_seed.append({run.rpartition("seed")[2]: values[run][metric] for run, _ in runs[method]})
+            common = of_seed[0].keys() & of_seed[1].keys()
+            difference = sum(of_seed[0][k] - of_seed[1][k] for k in common) / len(common)
+            assert len(common) == int(row["Pairs"]) > 2
+            shown_difference = float(row["Difference"].replace("−", "-"))
+            assert shown_difference == pytest.approx(difference, abs=0.5000001 * 10 ** -METRICS[metric].decimals)
+
+
+def test_a_text_about_one_medium_has_it(shown):
+    assert {block["medium"] for block in shown["embedded/image"]["blocks"]} == {"image"}
+    assert {block["medium"] for document in shown.values() for block in document["blocks"]} <= {"", *MEDIA}
 
 
 def test_columns_that_some_training_rows_lack_are_told():

@@ -18,9 +18,10 @@ from urllib.parse import quote
 
 from eval.page.galleries import galleries
 from eval.page.tables import IN_FULL, documents, other_files
+from eval.tables import DIFFERENCE_HEADS
 from otca.errors import InputError
 
-SCRIPTS = ("dom.js", "tables.js", "curves.js", "galleries.js", "page.js")
+SCRIPTS = ("dom.js", "rows.js", "tables.js", "curves.js", "galleries.js", "page.js")
 """Files of the script, in the order in which they are joined."""
 
 
@@ -41,6 +42,7 @@ def build_page(results: Path, out: Path) -> str:
         "galleries": samples,
         "files": other_files(results, tables),
         "in_full": IN_FULL,
+        "difference_heads": DIFFERENCE_HEADS,
     }
     style, script = _packaged("page.css"), "\n".join(map(_packaged, SCRIPTS))
     return Template(_packaged("page.html")).substitute(

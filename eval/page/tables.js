@@ -1,4 +1,4 @@
-// Tables: sorted by their heads, filtered by method and skill, every cell with its rows behind it.
+// Tables: sorted by their heads, filtered by method and skill, cells with the rows that they were made from behind them.
 
 const METHOD = /^method$/i;
 const MEDIUM = /^medium$/i;
@@ -55,14 +55,14 @@ function isNumeric(block, j) {
   return values.length > 0 && values.every((text) => numberOf(text) !== null);
 }
 
-/** One cell; of a table of runs a button that opens its rows. */
+/** One cell; a button that opens its rows where they are known. */
 function cellOf(source, block, texts, text, j, bold, numeric) {
   if (j === 0) return make("th", {scope: "row"}, ...breaking(text));
   const [, value, spread] = /^([^[]+)( \[.*\])$/.exec(text) || [null, text, ""];
   const shown = [make(bold ? "strong" : "span", {}, value), ...(spread ? [make("span", {class: "spread"}, spread)] : [])];
-  const runs = (source.runs[block.medium] || {})[texts[0]];
-  const inside = runs ? [button("", () => openRows(source, block, texts[0], j, text, runs), {class: "cell"})] : shown;
-  if (runs) inside[0].append(...shown);
+  const open = behind(source, block, texts, j);
+  const inside = open ? [button("", open, {class: "cell"})] : shown;
+  if (open) inside[0].append(...shown);
   return make("td", {class: numeric ? "number" : null}, ...inside);
 }
 
@@ -104,25 +104,4 @@ function filterTable(block, heads, rows, region) {
   }
   region.firstElementChild.enterFirst();
   return left;
-}
-
-/** Open what a cell says in full, and the rows that it was made from. */
-function openRows(source, block, method, j, text, runs) {
-  const dialog = document.getElementById("full"), metric = block.metrics[j];
-  const full = metric ? source.cells[block.section][metric]?.[method] : null;
-  const title = `${method}: ${metric && block.heads[j].startsWith("Difference") ? "difference" : block.heads[j]}`;
-  const facts = full ? DATA.in_full.map((name, i) => [name, full.csv[i]]) : [];
-  const list = (pairs) => make("dl", {},
-    ...pairs.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value === "nan" ? "–" : value))));
-  const parts = [make("h2", {id: "full-title"}, title), make("p", {class: "value"}, text)];
-  if (full?.said) parts.push(make("p", {}, full.said), list(full.difference));
-  if (full) parts.push(make("h3", {}, "In table.csv"), list(facts));
-  parts.push(make("h3", {}, "Made from these rows"));
-  const file = source.sets[block.medium].includes(metric) ? "sets.csv" : "scores.csv.gz";
-  parts.push(make("ul", {class: "runs"}, ...runs.map(([run, digest]) => make("li", {},
-    linkTo(`${run}/${file}`), " (", linkTo(`${run}/manifest.json`, "manifest"), `, hash ${digest})`))));
-  parts.push(make("p", {}, "Table: ", linkTo(`${source.folder}/table.csv`), ", ", linkTo(`${source.folder}/sources.json`)));
-  dialog.replaceChildren(button("Close", () => dialog.close(), {class: "close"}), ...parts);
-  dialog.showModal();
-  dialog.scrollTop = 0;
 }

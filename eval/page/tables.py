@@ -1,8 +1,8 @@
 """Published tables as data of the page: what their ``.md`` says, what each cell says in full, and the rows it was made from.
 
 Every ``.md`` below the results is a document, found, not listed; one beside a ``sources.json`` is a table of runs, whose cells
-lead to the rows of their runs. Small CSV files that no ``.md`` describes are documents of their own; of larger ones the page
-has the link.
+lead to the rows of their runs, and so do those of its pairs, which follow it. Small CSV files that no ``.md`` describes are
+documents of their own; of larger ones the page has the link.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pandas as pd
 from eval.columns import METRICS
 from eval.page.markdown import Block, Cells, Heading, Items, Paragraph, read_markdown
 from eval.sources import RUN, SOURCES, read_sources
-from eval.tables import differences, heading, verdict
+from eval.tables import DIFFERENCE_HEADS, differences, heading, verdict
 from otca.errors import InputError
 from otca.files import HASHES
 
@@ -36,6 +36,9 @@ MOST_ROWS = 60
 
 MEDIA = ("image", "video")
 
+PAIRS = "pairs"
+"""Folder of the differences beyond those of a table: ``pairs/<the table's folder with dashes>.md``."""
+
 IN_FULL = ("n_seeds", "mean", "iqm", "ci_low", "ci_high", "network_evaluations", "reward_calls")
 """Columns of table.csv that a cell shows in full, as they are written there."""
 
@@ -45,7 +48,8 @@ def documents(results: Path) -> list[dict]:
 
     Each: ``id``, ``title``, ``folder`` (below the results), ``blocks`` (texts and tables), ``files`` (its data) and ``figures``
     (paths below the results), whether it is a CSV file alone (``rows``); of a table of runs also ``cells`` (of each section,
-    `_in_full`), ``runs`` ({medium: {method: [[path, hash], …]}}) and ``sets`` ({medium: metrics of whole sets}).
+    `_in_full`), ``runs`` ({medium: {method: [[path, hash], …]}}) and ``sets`` ({medium: metrics of whole sets}); of pairs ``of``,
+    the folder of their table.
     Raises InputError on a table that does not fit its sources.
     """
     texts = sorted(path for path in results.rglob("*.md") if path.parent != results)
@@ -62,7 +66,7 @@ def documents(results: Path) -> list[dict]:
     for document in out:
         if titles.count(document["title"]) > 1:
             document["title"] += f" ({document['id'].rpartition('/')[2]})"
-    return sorted(out, key=lambda document: (document["rows"], _order(document["id"])))
+    return sorted(out, key=lambda document: (document["rows"], _order(document.get("of") or document["id"]), "of" in document))
 
 
 def other_files(results: Path, shown: Iterable[dict]) -> list[str]:
@@ -103,6 +107,8 @@ def _document(path: Path, results: Path) -> dict:
     place = next((medium for medium in MEDIA if medium in (*Path(below).parts, path.stem)), "")
     if SOURCES in (file.name for file in beside):
         return out | _table_of_runs(folder, results, blocks)
+    if below == PAIRS:
+        return out | _pairs(path.stem, results, blocks)
     return out | {"blocks": [_plain_block(block, place) for block in blocks]}
 
 
@@ -118,6 +124,24 @@ def _plain_block(block: Block, medium: str) -> dict:
         case Cells(heads, rows, bold):
             shown = {"kind": "table", "heads": heads, "rows": rows, "bold": sorted(bold), "medium": medium}
             return shown | {"metrics": [""] * len(heads), "skills": [""] * len(heads)}
+
+
+def _pairs(name: str, results: Path, blocks: list[Block]) -> dict:
+    """Blocks of the pairs of a table: each section's metric, and the method that it (or, in a column Of, a row) compares with."""
+    tables = {path.parent.relative_to(results).as_posix().replace("/", "-"): path.parent for path in results.rglob(SOURCES)}
+    media = [*_runs(tables[name], results)] if name in tables else []
+    medium = media[0] if len(media) == 1 else ""
+    out, metric, against = [], "", ""
+    for block in blocks:
+        if isinstance(block, Heading):
+            metric = next((m for m in METRICS if block.text.startswith(f"{METRICS[m].label}: difference ")), "")
+            against = block.text.partition(": difference from ")[2]
+        shown = _plain_block(block, medium)
+        if isinstance(block, Cells) and metric:
+            shown |= {"metrics": [metric if head in DIFFERENCE_HEADS else "" for head in block.heads]}
+            shown |= {"label": METRICS[metric].label, "against": against}
+        out.append(shown)
+    return {"blocks": out} | ({"of": tables[name].relative_to(results).as_posix()} if medium else {})
 
 
 def _table_of_runs(folder: Path, results: Path, blocks: list[Block]) -> dict:
@@ -138,10 +162,13 @@ def _table_of_runs(folder: Path, results: Path, blocks: list[Block]) -> dict:
             present = {heading(m): m for m in METRICS if (parts[at][2]["metric"] == m).any()}
             shown["metrics"] = ["", *(metric or present.get(head, "") for head in block.heads[1:])]
             shown["skills"] = ["" if metric else name.partition("/")[2] for name in shown["metrics"]]
-            shown["section"] = at
+            shown |= {"section": at, "against": parts[at][2]["baseline"].iloc[0]}
+            shown |= {"label": METRICS[metric].label} if metric else {}
             of_section = cells.setdefault(str(at), _in_full(parts[at][2]))
+            if metric and block.heads[1:] != DIFFERENCE_HEADS:
+                raise InputError(f"{folder}/table.md has differences under {block.heads[1:]}; render the table again")
             for method, *texts in block.rows if metric else ():  # as published: table.csv has fewer digits to round from
-                of_section[metric][method]["difference"] = [*zip(block.heads[1:], texts)]
+                of_section[metric][method]["difference"] = texts
         out.append(shown)
     if at + 1 != len(parts):
         raise InputError(f"{folder}/table.md has {at + 1} sections, table.csv {len(parts)}; render the table again")
@@ -161,7 +188,7 @@ def _check_section(folder: Path, said: str, parts: list[tuple], at: int) -> None
 
 
 def _in_full(part: pd.DataFrame) -> dict:
-    """{metric: {method: {"csv": values as table.csv has them, "difference": cells as table.md has them, "said": verdict}}}."""
+    """{metric: {method: {"csv": values under `IN_FULL`, "difference": texts under `DIFFERENCE_HEADS`, "said": verdict}}}."""
     texts = part.astype({name: str for name in IN_FULL})
     out: dict[str, dict] = {}
     for metric in part["metric"].unique():
@@ -169,7 +196,7 @@ def _in_full(part: pd.DataFrame) -> dict:
         of_method = {row["method"]: {"csv": [row[name] for name in IN_FULL]} for _, row in of_metric.iterrows()}
         grid = differences(part, metric)
         for i, (method, _) in enumerate(grid["Method"]):
-            of_method[method]["difference"] = [[head, column[i][0]] for head, column in grid.items() if head != "Method"]
+            of_method[method]["difference"] = [grid[head][i][0] for head in DIFFERENCE_HEADS]
             of_method[method]["said"] = verdict(part, metric, method)
         out[metric] = of_method
     return out
