@@ -7,7 +7,7 @@ const SVG = "http://www.w3.org/2000/svg";
 /** Filters: a medium and a skill ("" is all), and the methods that are hidden, variants with their method. */
 const chosen = {medium: "", skill: "", hidden: new Set()};
 
-/** Functions that put the filters into effect, one a part of the page; each says how much of it is left to see. */
+/** Functions that put the filters into effect, one a document or gallery. */
 const filtered = [];
 
 /** An element with attributes (true: without a value; false, null: none) and children, of which strings are plain text. */

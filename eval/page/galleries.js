@@ -3,21 +3,21 @@
 /** The samples of a medium and tier; they are put on the page when it is opened. */
 function galleryOf(gallery) {
   const node = folding(gallery.id, `${gallery.medium === "video" ? "Videos" : "Images"}, ${gallery.tier} tier`, false);
-  const empty = make("p", {class: "empty", hidden: true}, "No prompt of that skill and method here.");
   let parts = null;
   const fill = () => {
     if (parts) return;
     parts = gallery.prompts.map((prompt) => promptOf(gallery, prompt));
-    node.append(...aboutGallery(gallery), empty, ...parts.map((part) => part.node));
+    node.append(...aboutGallery(gallery), ...parts);
     filter();
   };
   const filter = () => {
-    node.hidden = Boolean(chosen.medium && chosen.medium !== gallery.medium);
-    if (!parts) return 0;
-    let left = 0;
-    for (const part of parts) left += node.hidden ? 0 : part.filter();
-    empty.hidden = left > 0;
-    return left;
+    const left = gallery.prompts.map((prompt) => shownOf(gallery, prompt));
+    node.hidden = !left.some((of) => of.includes(true));
+    for (const [i, part] of (parts || []).entries()) {
+      part.hidden = !left[i].includes(true);
+      for (const [j, figure] of part.querySelectorAll("figure").entries()) figure.hidden = !left[i][j];
+    }
+    for (const clip of node.querySelectorAll("video")) if (clip.closest("[hidden]")) clip.pause();
   };
   node.addEventListener("toggle", () => node.open && fill());
   filtered.push(filter);
@@ -45,26 +45,22 @@ function aboutGallery(gallery) {
   return [...said.map((text) => make("p", {}, text)), ...(curves ? [legendOf(gallery.objectives)] : [])];
 }
 
-/** The samples of one prompt, and a function that filters them and says how many are left. */
+/** Of each method of a gallery, whether the filters leave its sample of a prompt. */
+function shownOf(gallery, prompt) {
+  const other = chosen.medium && gallery.medium !== chosen.medium || chosen.skill && prompt.skill !== chosen.skill;
+  return gallery.methods.map((method, i) => Boolean(prompt.samples[i]) && !other && !chosen.hidden.has(family(method)));
+}
+
+/** The samples of one prompt. */
 function promptOf(gallery, prompt) {
   const largest = largestCredit(prompt.samples);
-  const cells = gallery.methods.map((method, i) => ({method, node: sampleOf(gallery, prompt, method, prompt.samples[i], largest)}));
+  const figures = gallery.methods.map((method, i) => sampleOf(gallery, prompt, method, prompt.samples[i], largest));
   const skill = prompt.skill ? [make("span", {class: "skill"}, prompt.skill.replaceAll("_", " "))] : [];
   const node = make("section", {class: "prompt"}, make("h4", {}, prompt.text, " ", ...skill));
-  const clips = cells.flatMap(({node}) => [...node.querySelectorAll("video")]);
-  if (clips.length > 1) node.append(button("Play or pause all", () => together(cells), {class: "together"}));
-  node.append(make("div", {class: "strip"}, ...cells.map((cell) => cell.node)));
-  const filter = () => {
-    let left = 0;
-    for (const cell of cells) {
-      cell.node.hidden = chosen.hidden.has(family(cell.method)) || !cell.node.querySelector("img, video");
-      left += !cell.node.hidden;
-    }
-    node.hidden = left === 0 || Boolean(chosen.skill && prompt.skill !== chosen.skill);
-    if (node.hidden) for (const clip of clips) clip.pause();
-    return node.hidden ? 0 : left;
-  };
-  return {node, filter};
+  const clips = figures.filter((figure) => figure.querySelector("video"));
+  if (clips.length > 1) node.append(button("Play or pause all", () => together(clips), {class: "together"}));
+  node.append(make("div", {class: "strip"}, ...figures));
+  return node;
 }
 
 /** One method's sample with its name, the judge's answer and the curve. */
@@ -85,8 +81,8 @@ function sampleOf(gallery, prompt, method, sample, largest) {
 }
 
 /** Play the clips that are shown from their start, or stop them if one plays. */
-function together(cells) {
-  const clips = cells.filter(({node}) => !node.hidden).flatMap(({node}) => [...node.querySelectorAll("video")]);
+function together(figures) {
+  const clips = figures.filter((figure) => !figure.hidden).map((figure) => figure.querySelector("video"));
   const playing = clips.some((clip) => !clip.paused);
   for (const clip of clips) {
     if (playing) {

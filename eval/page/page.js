@@ -10,6 +10,7 @@ function sectionOf(id, title, nodes) {
 /** A published document: its texts and tables, data and figures. */
 function documentOf(source, open) {
   const node = folding(`document-${idOf(source.id)}`, source.title, open);
+  if (source.of) node.dataset.pairs = "";
   const parts = [];
   let title = source.title;
   for (const block of source.blocks) {
@@ -18,31 +19,47 @@ function documentOf(source, open) {
   }
   node.append(...parts.map((part) => part.node));
   node.append(...links("Figures", source.figures), ...links("Files", source.files));
-  filtered.push(() => {
-    for (const part of parts) part.node.hidden = Boolean(chosen.medium && part.medium && part.medium !== chosen.medium);
-    const tables = parts.filter((part) => part.table);
-    node.hidden = tables.length > 0 && tables.every((part) => part.node.hidden);
-    return 0;
-  });
+  filtered.push(() => filterDocument(node, parts));
   return node;
+}
+
+/** Hide parts of other media, tables without rows with what stands over them, and a document of which nothing is left. */
+function filterDocument(node, parts) {
+  for (const part of parts) {
+    const other = chosen.medium && part.medium && part.medium !== chosen.medium;
+    part.node.hidden = Boolean(part.filter && part.filter() === 0 || other);
+  }
+  const hidden = (some) => some.length > 0 && some.every((part) => part.node.hidden);
+  const tables = (some) => some.filter((part) => part.filter);
+  for (const [i, part] of parts.entries()) {
+    if (!part.heading) continue;
+    const next = parts.findIndex((later, j) => j > i && later.heading);
+    const below = parts.slice(i + 1, next < 0 ? parts.length : next);
+    if (hidden(tables(below))) part.node.hidden = true;
+  }
+  node.hidden = hidden(tables(parts)) || hidden(parts);
 }
 
 /** One block of a document. */
 function partOf(source, block, title) {
-  if (block.kind === "heading") return {node: make("h4", {}, block.text)};
+  if (block.kind === "heading") return {node: make("h4", {}, block.text), heading: true};
   if (block.kind === "text") return {node: make("p", {}, block.text)};
   if (block.kind === "list") return {node: make("ul", {}, ...block.texts.map((text) => make("li", {}, text)))};
-  return {node: tableOf(source, block, title), table: true};
+  return tableOf(source, block, title);
 }
 
-/** Put the filters into effect everywhere. */
+/** Put the filters into effect everywhere; says how much they leave. */
 function applyFilters() {
   for (const filter of filtered) filter();
-  const shown = document.querySelectorAll("main details:not([hidden])").length;
-  for (const entry of document.querySelectorAll("#contents li[data-of]")) {
+  for (const section of document.querySelectorAll("main > section")) {
+    const parts = [...section.querySelectorAll("details")];
+    section.hidden = parts.length > 0 && parts.every((part) => part.hidden);
+  }
+  for (const entry of document.querySelectorAll("#contents [data-of]")) {
     entry.hidden = document.getElementById(entry.dataset.of).hidden;
   }
-  return shown;
+  const left = document.querySelectorAll("main details:not([hidden])").length;
+  return `${left} ${left === 1 ? "table or gallery" : "tables and galleries"} shown`;
 }
 
 /** A labelled choice of one. */
@@ -51,7 +68,7 @@ function choice(label, names, key) {
   const select = make("select", {id: `filter-${key}`}, make("option", {value: ""}, "all"), ...options);
   select.addEventListener("change", () => {
     chosen[key] = select.value;
-    say(`${applyFilters()} tables and galleries shown`);
+    say(applyFilters());
   });
   return make("label", {}, `${label} `, select);
 }
@@ -81,11 +98,11 @@ function fillFilters(form) {
   };
   const setAll = (value) => () => {
     for (const box of boxes) box.checked = value;
-    say(`${apply()} tables and galleries shown`);
+    say(apply());
   };
   for (const box of boxes) {
     box.checked = true;
-    box.addEventListener("change", () => say(`${apply()} tables and galleries shown`));
+    box.addEventListener("change", () => say(apply()));
   }
   const labels = families.map((name, i) => make("label", {}, boxes[i], ` ${name}`));
   const methods = make("details", {id: "methods"}, summary,
@@ -110,12 +127,23 @@ function startTheme(toggle) {
   show();
 }
 
-/** Links to every section and all that folds in it; what a link leads to is opened. */
+/** Links to every section and all that folds in it, pairs in the line of their table; what a link leads to is opened. */
 function fillContents(nav, sections) {
-  const entry = (node) => make("li", {"data-of": node.id}, make("a", {href: `#${node.id}`}, node.querySelector("h3").textContent));
-  nav.append(make("h2", {}, "Contents"), make("ul", {}, ...sections.map((section) => make("li", {},
-    make("a", {href: `#${section.id}`}, section.querySelector("h2").textContent),
-    make("ul", {}, ...[...section.querySelectorAll("details")].map(entry))))));
+  const link = (node, head) => make("a", {href: `#${node.id}`}, node.querySelector(head).textContent);
+  const entries = (section) => {
+    const list = make("ul");
+    for (const node of section.querySelectorAll("details")) {
+      if (node.dataset.pairs === undefined) {
+        list.append(make("li", {"data-of": node.id}, link(node, "h3")));
+      } else {
+        const pairs = make("a", {href: `#${node.id}`, "aria-label": node.querySelector("h3").textContent}, "pairs");
+        list.lastChild.append(make("span", {"data-of": node.id}, ", ", pairs));
+      }
+    }
+    return list;
+  };
+  nav.append(make("h2", {}, "Contents"), make("ul", {}, ...sections.map((section) => make("li", {"data-of": section.id},
+    link(section, "h2"), entries(section)))));
   const openTarget = () => {
     const target = document.getElementById(location.hash.slice(1));
     if (target?.tagName !== "DETAILS") return;

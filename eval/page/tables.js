@@ -1,6 +1,6 @@
 // Tables: sorted by their heads, filtered by method and skill, cells with the rows that they were made from behind them.
 
-const METHOD = /^method$/i;
+const METHOD = /^(method|variant|over)$/i;
 const MEDIUM = /^medium$/i;
 
 /** The number that a cell begins with (in an interval its lower end); null where there is none. */
@@ -19,7 +19,7 @@ function compareCells(a, b, numeric, direction) {
   return direction * (numeric ? numberOf(a) - numberOf(b) : a.localeCompare(b, "en", {numeric: true}));
 }
 
-/** A table of a document, in a region of its own that scrolls sideways. */
+/** A table of a document, in a region of its own that scrolls sideways, and a function that filters it. */
 function tableOf(source, block, title) {
   const numeric = block.heads.map((_, j) => isNumeric(block, j));
   const bold = new Set(block.bold.map(([i, j]) => `${i},${j}`));
@@ -45,8 +45,7 @@ function tableOf(source, block, title) {
   const table = make("table", {}, make("caption", {class: "unseen"}, title), make("thead", {}, make("tr", {}, ...heads)), body);
   const region = make("div", {class: "scroll", role: "region", tabindex: "0", "aria-label": `${title}, scrolls sideways`}, table);
   roving(table);
-  filtered.push(() => filterTable(block, heads, rows, region));
-  return region;
+  return {node: region, filter: () => filterTable(block, heads, rows, region)};
 }
 
 /** Whether every value of a column begins with a number. */
