@@ -263,6 +263,9 @@ def test_nothing_scrolls_sideways_on_a_small_screen_but_tables(page):
     page.execute_script("for (const part of document.querySelectorAll('details')) part.open = true")
     WebDriverWait(page, 10).until(lambda _: page.find_elements(By.TAG_NAME, "video"))
     assert page.execute_script("return document.documentElement.scrollWidth") <= 360
+    sizes = "return [...document.querySelectorAll('button, select')].map((b) => [b.offsetWidth, b.offsetHeight])"
+    drawn = [size for size in page.execute_script(sizes) if any(size)]
+    assert len(drawn) > 1000 and min(map(min, drawn)) >= 24  # targets of a finger
     region = page.find_element(By.CSS_SELECTOR, f"{TABLE1} .scroll")
     assert page.execute_script("return arguments[0].scrollWidth > arguments[0].clientWidth", region)
     assert region.get_attribute("tabindex") == "0" and region.get_attribute("aria-label").startswith("Table 1")
