@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from eval.plots import STYLE, method_styles, write_figure
+from eval.plots import HANDLE, STYLE, method_styles, write_figure
 
 
 def credit_profiles(
@@ -29,11 +29,12 @@ def credit_profiles(
             low, high = np.nanpercentile(truth_RT[1:], [2.5, 97.5], axis=0)
             axis.fill_between(sigma_T, low, high, color="#000000", alpha=0.18, linewidth=0)
             axis.plot(sigma_T, truth_RT[0], color="#000000", linewidth=2.4, label="truth")
-            for method, (color, line, _) in styles.items():
-                axis.plot(sigma_T, profiles[method][0, :, k], color=color, linestyle=line, label=method)
+            for i, (method, (color, line, marker)) in enumerate(styles.items()):
+                look = {"color": color, "linestyle": line, "marker": marker, "markersize": 4, "markevery": (i % 3, 3)}
+                axis.plot(sigma_T, profiles[method][0, :, k], label=method, **look)
             axis.invert_xaxis()
             axis.set(title=name, xlabel="noise level σ of the step's state")
         axes[0].set_ylim(bottom=0)
         axes[0].set_ylabel("size of credit (RMS over steps = 1)")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(8, len(profiles)))
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, handlelength=HANDLE)
         write_figure(figure, path_stem, caption)

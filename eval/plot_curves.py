@@ -13,10 +13,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from eval.columns import METRICS
-from eval.plots import MOST_ABREAST, PAGE, STYLE, method_styles, write_figure
+from eval.plots import HANDLE, MOST_ABREAST, PAGE, STYLE, interval_words, method_styles, write_figure
 from eval.stats import bootstrap_interval
 
 SMOOTHING = 5
@@ -32,8 +34,8 @@ SPENT = {
 }
 """What a curve may run over: its label and unit. ``seconds`` is no column of train.csv: the caller adds it."""
 
-MOST_BANDS = 6
-"""Methods up to which bands from the lowest to the highest of 2 or 3 seeds are drawn; more of them would hide the means."""
+MOST_BANDS = 5
+"""Methods up to which those of 2 or 3 seeds have bands, from the lowest to the highest; more of them would hide the means."""
 
 MOST_DRAWN = 60
 """Iterations that a figure shows one by one: of more, curves show every n-th and credit maps the mean of n."""
@@ -41,7 +43,7 @@ MOST_DRAWN = 60
 
 @dataclass(frozen=True)
 class Curve:
-    """A reward over training: what was spent before each iteration (I), mean over N seeds (I), interval of the seeds (I)."""
+    """A reward over training: what was spent before each iteration (I), mean over N seeds (I), its interval (I)."""
 
     spent: np.ndarray
     mean: np.ndarray
@@ -53,7 +55,7 @@ class Curve:
 
 
 def curve_of(method: str, of_seed: Sequence[pd.DataFrame], column: str, spent: str = "iteration") -> Curve:
-    """Mean and 95 % bootstrap interval over seeds of one column, over the iterations that all seeds have reached.
+    """Mean of one column over seeds and interval of its interquartile mean, over the iterations that all seeds have reached.
 
     Each seed is first smoothed by a centred moving average over `SMOOTHING` iterations. The samples of an iteration come from
     weights that the earlier ones paid for: the first point has spent nothing. The band is NaN with one seed, and runs from the
@@ -124,14 +126,15 @@ def learning_curves(
     caption. Raises as `curve_of` does.
     """
     styles, (label, unit) = method_styles({*frames, *among}), SPENT[spent]
-    columns, banded = min(len(names), MOST_ABREAST), _banded(frames)
+    curves = {name: {method: curve_of(method, of, f"reward_{name}", spent) for method, of in frames.items()} for name in names}
+    banded, squeezed = _banded(frames), _squeezed([curve.spent[-1] for curve in curves[names[0]].values()])
+    columns, alpha = min(len(names), MOST_ABREAST), 0.12 if len(banded) <= MOST_BANDS else 0.07
     rows = -(-len(names) // columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 2.6 * rows + 0.9), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for axis, name in zip(axes, names):
-            for i, (method, of_seed) in enumerate(frames.items()):
-                curve = curve_of(method, of_seed, f"reward_{name}", spent)
+            for i, (method, curve) in enumerate(curves[name].items()):
                 color, line, marker = styles[method]
                 drawn = np.arange(0, len(curve.mean), -(-len(curve.mean) // MOST_DRAWN))
                 x, every = curve.spent[drawn] / unit, max(1, len(drawn) // 5)
@@ -144,32 +147,60 @@ def learning_curves(
                     markersize=4,
                     markevery=(i * every // len(frames), every),
                 )
-                if banded:
-                    axis.fill_between(x, curve.low[drawn], curve.high[drawn], color=color, alpha=0.12, linewidth=0)
-            axis.set(title=f"{_label(name)} ↑", xlabel=label)
-            axis.xaxis.get_major_locator().set_params(integer=True, nbins=5)
+                if method in banded:
+                    axis.fill_between(x, curve.low[drawn], curve.high[drawn], color=color, alpha=alpha, linewidth=0)
+            axis.set(title=f"{_label(name)} ↑", xlabel=f"{label}, log scale" if squeezed else label)
+            if squeezed:
+                _spread(axis, [curve.spent / unit for curve in curves[name].values()])
+            else:
+                axis.xaxis.get_major_locator().set_params(integer=True, nbins=5)
         for axis in axes[len(names) :]:
             axis.set_visible(False)
         axes[0].set_ylabel("mean reward of\nthe training samples")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        write_figure(figure, path_stem, f"{_curves_caption(frames, spent)} {note}".rstrip())
+        handles = axes[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside upper center", ncols=3, handlelength=HANDLE)
+        caption = _curves_caption({method: len(of_seed) for method, of_seed in frames.items()}, banded, spent)
+        if squeezed:
+            caption += " The horizontal axis is logarithmic beyond the shortest first iteration."
+        write_figure(figure, path_stem, f"{caption} {note}".rstrip())
 
 
-def _banded(frames: Mapping[str, Sequence[pd.DataFrame]]) -> bool:
-    """Whether seeds have bands: where they are bootstrapped, and where few methods make few of them."""
-    return len(frames) <= MOST_BANDS or max(len(of_seed) for of_seed in frames.values()) > 3
+def _banded(frames: Mapping[str, Sequence[pd.DataFrame]]) -> set[str]:
+    """Methods whose seeds have a band: those that are bootstrapped, and those of 2 or 3 seeds where few methods are drawn."""
+    least = 2 if len(frames) <= MOST_BANDS else 4
+    return {method for method, of_seed in frames.items() if len(of_seed) >= least}
+
+
+def _squeezed(ends: Sequence[float]) -> bool:
+    """Whether half of the curves would end within the first third of a linear axis."""
+    return bool(np.median(ends) < max(ends) / 3)
+
+
+def _spread(axis: Axes, spent: Sequence[np.ndarray]) -> None:
+    """Make the horizontal axis logarithmic from the smallest amount above 0, with ticks at 0 and at 1 and 3 times 10ⁿ."""
+    amounts = np.concatenate(spent)
+    first, last = amounts[amounts > 0].min(), amounts.max()
+    powers = 10.0 ** np.arange(np.floor(np.log10(first)), np.floor(np.log10(last)) + 1)
+    ticks = [0.0, *(tick for power in powers for tick in (power, 3 * power) if first <= tick <= last)]
+    axis.set_xscale("symlog", linthresh=first, linscale=0.4)
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.xaxis.set_minor_locator(NullLocator())
 
 
 def _label(name: str) -> str:
     return METRICS[name].label if name in METRICS else name
 
 
-def _curves_caption(frames: Mapping[str, Sequence[pd.DataFrame]], spent: str) -> str:
-    counts = sorted({len(of_seed) for of_seed in frames.values()})
-    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    bands = {1: "", 2: "; band: lowest to highest seed", 3: "; band: lowest to highest seed"}
-    band = bands.get(counts[-1], "; band: 95 % bootstrap interval over seeds") if _banded(frames) else ""
-    said = f"Mean over seeds (n = {seeds}){band}; centred moving average over {SMOOTHING} iterations."
+def _curves_caption(seeds: Mapping[str, int], banded: Collection[str], spent: str) -> str:
+    """What lines, bands and the axis are; seeds: of each method, of which the ``banded`` have a band."""
+    counts = sorted(set(seeds.values()))
+    bare = sorted({count for method, count in seeds.items() if method not in banded})
+    said = f"Line: mean over seeds (n = {counts[0]}{f' to {counts[-1]}' if len(counts) > 1 else ''})"
+    if banded:
+        said += f"; band: {interval_words([seeds[method] for method in banded])}"
+    if bare:
+        said += f"; no band where n is {' or '.join(map(str, bare))}"
+    said += f"; centred averages of {SMOOTHING} iterations."
     if spent == "network_evaluations":
         return f"{said} A forward pass of a sample at one step counts 1, its backward pass 2 more."
     if spent == "seconds":
@@ -178,7 +209,7 @@ def _curves_caption(frames: Mapping[str, Sequence[pd.DataFrame]], spent: str) ->
 
 
 def credit_maps(shares: Mapping[str, np.ndarray], names: Sequence[str], path_stem: Path) -> None:
-    """One row a method, one map an objective: iterations to the right, denoising steps downward, colour the size of credit.
+    """One row a method, one map an objective: iterations to the right, steps downward from 0, colour the size of credit.
 
     shares: method → (I, T, K) of `credit_shares`. Writes ``<path_stem>.png`` and ``.svg``.
     """
@@ -190,9 +221,9 @@ def credit_maps(shares: Mapping[str, np.ndarray], names: Sequence[str], path_ste
         axes = figure.subplots(len(shares), len(names), squeeze=False, sharex=True)
         for row, (method, share_ITK) in zip(axes, shares.items()):
             binned_ITK, each = _binned(share_ITK)
-            end, steps = len(binned_ITK) * each - 0.5, binned_ITK.shape[1] + 0.5
+            end, below = len(binned_ITK) * each - 0.5, binned_ITK.shape[1] - 0.5
             for k, axis in enumerate(row):
-                image = axis.imshow(binned_ITK[:, :, k].T, extent=(-0.5, end, steps, 0.5), **look)
+                image = axis.imshow(binned_ITK[:, :, k].T, extent=(-0.5, end, below, -0.5), **look)
                 axis.yaxis.get_major_locator().set_params(integer=True, nbins=4, min_n_ticks=1)
                 axis.tick_params(labelleft=k == 0)
             beside = {"xy": (0, 0.5), "xycoords": (row[0].set_ylabel("step"), "axes fraction")}
@@ -205,7 +236,7 @@ def credit_maps(shares: Mapping[str, np.ndarray], names: Sequence[str], path_ste
         bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
         bar.set_label("size of credit (1 = an equal share)")
         caption = (
-            "Downward: denoising steps, the first from pure noise. Blank across a map: a step that was never trained; blank at "
+            "Downward: denoising steps (0: the first, noisiest). Blank across a map: a step that was never trained; blank at "
             "its right: the runs had ended. Colour: mean |credit × advantage| over samples and seeds, as a multiple of what each "
             "trained step and objective would have if all had the same. Left out: methods that sum the rewards before they give "
             "credit."

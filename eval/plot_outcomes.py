@@ -17,14 +17,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.columns import METRICS
-from eval.plots import COLORS, MOST_ABREAST, PAGE, STYLE, method_styles, write_figure
+from eval.plots import COLORS, MOST_ABREAST, PAGE, STYLE, interval_words, method_styles, write_figure
 from eval.stats import CONFIDENCE, bootstrap_interval
 from eval.tables import UNTRAINED
 
 RESAMPLES = 2_000
 """Bootstrap resamples of a profile's band."""
-
-INTERVAL = "cross: mean and 95 % bootstrap interval over seeds (of 2 or 3 seeds: lowest to highest); dots: seeds"
 
 QUADRANTS = {
     (1, 1): "rewards and accuracy rise",
@@ -120,10 +118,8 @@ def trade_offs(rows: pd.DataFrame, names: Sequence[str], path_stem: Path) -> Non
         for axis in axes[len(pairs) :]:
             axis.set_visible(False)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(len(methods), 4))
-        caption = (
-            f"Trained rewards of the evaluation samples; up and right is better. {INTERVAL.capitalize()}. Ringed and joined:"
-        )
-        write_figure(figure, path_stem, f"{caption} methods whose means no other one beats in both.")
+        caption = f"Trained rewards of the evaluation samples; up and right is better. {_cross_words(values[names[0]], methods)}"
+        write_figure(figure, path_stem, f"{caption} Ringed and joined: methods whose means no other one beats in both.")
 
 
 def rewards_against(rows: pd.DataFrame, metric: str, deviations: Mapping[str, float], path_stem: Path) -> None:
@@ -157,7 +153,7 @@ def rewards_against(rows: pd.DataFrame, metric: str, deviations: Mapping[str, fl
         axis.set(ylabel=f"gain in {label} over the untrained model →")
         figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(methods), 4))
         caption = f"Trained: {', '.join(_plain(name) for name in deviations)}, each in standard deviations of the"
-        caption += f" untrained model's items, averaged. Held out: {label}. {INTERVAL.capitalize()}."
+        caption += f" untrained model's items, averaged. Held out: {label}. {_cross_words(x_of, methods)}"
         write_figure(figure, path_stem, caption)
 
 
@@ -188,8 +184,8 @@ def skill_profiles(rows: pd.DataFrame, metric: str, path_stem: Path) -> None:
             axis.set_xlabel(f"{label} in a skill, τ →")
             axis.tick_params(labelbottom=True)
         caption = (
-            f"Performance profiles over {skills} skills; higher is better. Dotted grey: {UNTRAINED}. Band: 95 % bootstrap "
-            "interval, whole seeds drawn; too narrow with fewer than about 5 seeds."
+            f"Performance profiles over {skills} skills; higher is better. Dotted grey: {UNTRAINED}. Band, over whole seeds: "
+            f"{interval_words([len(of_seed) for of_seed in scores.values()], 'share')}; too narrow with fewer than about 5."
         )
         write_figure(figure, path_stem, caption)
 
@@ -205,6 +201,11 @@ def _cross(axis: Axes, x_N: pd.Series, y_N: pd.Series, style: tuple[str, str, st
     axis.plot([mean[0]] * 2, [y_low, y_high], color=color, linewidth=1.2, zorder=3)
     edge = {"markeredgecolor": "white", "markeredgewidth": 0.6}
     axis.plot(*mean, marker, color=color, markersize=8, linestyle="none", label=label, zorder=4, **edge)
+
+
+def _cross_words(values: Mapping[str, pd.Series], methods: Sequence[str]) -> str:
+    """The sentence of a caption on what `_cross` draws of these methods' seeds."""
+    return f"Cross: mean over seeds and {interval_words([len(values[method]) for method in methods])}; dots: seeds."
 
 
 def _around_zero(values: np.ndarray) -> tuple[float, float]:

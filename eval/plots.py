@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -35,10 +37,13 @@ COLORS = {
 """Okabe and Ito's colour-blind-safe palette, fixed by method in every figure."""
 
 FALLBACK_COLORS = ("#332288", "#882255", "#999933", "#44AA99", "#AA4499", "#661100")
-"""Paul Tol's muted palette for the other methods (in alphabetical order), drawn dashed, then dotted; a named method's variants
-have its colour."""
+"""Paul Tol's muted palette for the other methods, in alphabetical order."""
+
+SHADES = (-0.4, 0.35, -0.7, 0.0)
+"""Share of black (below 0) or white in the colours of a named method's variants, in turn; one more than `FALLBACK_LINES`."""
 
 FALLBACK_LINES = ("--", ":", "-.")
+"""Lines of what is not a named method, in turn; named methods are solid."""
 
 MARKERS = {
     "base": "o",
@@ -49,9 +54,13 @@ MARKERS = {
     "otca": "P",
     "process_credit": "X",
 }
-"""Markers tell methods apart where colours do not (in grey); the other methods take `FALLBACK_MARKERS` in turn."""
+"""Markers tell methods apart where colours do not (in grey); the others, variants too, take `FALLBACK_MARKERS` in turn."""
 
 FALLBACK_MARKERS = ("<", ">", "p", "*", "h", "d", "8")
+"""Seven, which shares no divisor with the number of `FALLBACK_LINES`: 21 pairs of marker and line come before one comes back."""
+
+HANDLE = 3.5
+"""Length of a line in a legend, in heights of its letters: shows two dashes beside the marker."""
 
 PAGE = 8.0
 """Inches of a figure's width: at the 800 pixels of a README, 9 points are 12.5 pixels."""
@@ -86,19 +95,24 @@ GRID_DPI = 128
 
 
 def method_styles(methods: Collection[str]) -> dict[str, tuple[str, str, str]]:
-    """(colour, line, marker) of each method; distinct within a figure for up to 18 methods beside the named ones and 7 variants
-    (``otca@3steps``) of each of these."""
-    others = sorted(set(methods) - set(COLORS))
+    """(colour, line, marker) of each method; no two share line and marker, for up to 21 beside the named ones.
+
+    A variant of a named method (``otca@3steps``) has a shade of its colour.
+    """
     styles = {method: (color, "-", MARKERS[method]) for method, color in COLORS.items()}
-    for named, color in COLORS.items():
-        for i, variant in enumerate(name for name in others if name.startswith(f"{named}@")):
-            line, marker = FALLBACK_LINES[i % len(FALLBACK_LINES)], FALLBACK_MARKERS[i % len(FALLBACK_MARKERS)]
-            styles[variant] = (color, line, marker)
-    for i, method in enumerate(name for name in others if name not in styles):
-        line, color = divmod(i, len(FALLBACK_COLORS))
-        marker = FALLBACK_MARKERS[i % len(FALLBACK_MARKERS)]
-        styles[method] = (FALLBACK_COLORS[color], FALLBACK_LINES[line % len(FALLBACK_LINES)], marker)
+    turns: Counter[str] = Counter()
+    for i, method in enumerate(sorted(set(methods) - set(COLORS))):
+        own = COLORS.get(method.partition("@")[0], "")
+        colors = [_shaded(own, share) for share in SHADES] if own else FALLBACK_COLORS
+        line, marker = FALLBACK_LINES[i % len(FALLBACK_LINES)], FALLBACK_MARKERS[i % len(FALLBACK_MARKERS)]
+        styles[method] = (colors[turns[own] % len(colors)], line, marker)
+        turns[own] += 1
     return {method: styles[method] for method in methods}
+
+
+def _shaded(color: str, share: float) -> str:
+    """A colour mixed with so much white, or black if ``share`` is below 0."""
+    return to_hex((1 - abs(share)) * np.array(to_rgb(color)) + max(share, 0.0))
 
 
 def dot_plot(table: pd.DataFrame, metrics: Sequence[str], path_stem: Path) -> None:
@@ -120,7 +134,8 @@ def dot_plot(table: pd.DataFrame, metrics: Sequence[str], path_stem: Path) -> No
             axis.hlines(range(len(methods)), rows["ci_low"], rows["ci_high"], color=COLORS["static_multi_reward"], linewidth=1.4)
             axis.plot(rows["mean"], range(len(methods)), "o", color=COLORS["static_multi_reward"], markersize=4)
             axis.set_title(heading(metric), fontsize=STYLE["font.size"])
-            axis.xaxis.get_major_locator().set_params(nbins=3, steps=[1, 2, 5, 10])  # labels of six characters stay apart
+            axis.xaxis.get_major_locator().set_params(nbins=3, steps=[1, 2, 5, 10])  # labels of five characters stay apart
+            axis.ticklabel_format(axis="x", scilimits=(-2, 4), useMathText=True)  # longer ones are put as multiples of 10ⁿ
         for axis in axes[len(metrics) :]:
             axis.set_visible(False)
         axes[0].set_yticks(range(len(methods)), methods)
@@ -129,12 +144,15 @@ def dot_plot(table: pd.DataFrame, metrics: Sequence[str], path_stem: Path) -> No
         write_figure(figure, path_stem, caption)
 
 
-def interval_words(counts: Collection[int]) -> str:
-    """What `eval.stats.bootstrap_interval` is for so many seeds: of 2 or 3 no resample lies beyond the lowest and the highest."""
+def interval_words(counts: Collection[int], statistic: str = "interquartile mean") -> str:
+    """What a bootstrap interval over so many seeds is, in every caption: of 2 or 3 it runs from the lowest to the highest.
+
+    The statistic of `eval.stats.bootstrap_interval` is the interquartile mean, beside which figures show the mean.
+    """
     few = sorted(set(counts) & {2, 3})
     said = [f"lowest to highest of {' or '.join(map(str, few))} seeds"] if few else []
     if max(counts) > 3:
-        said.append(f"95 % bootstrap interval of the interquartile mean{' of more' if few else ''}")
+        said.append(f"95 % bootstrap interval of the {statistic}{' of more' if few else ''}")
     if min(counts) < 2:
         said.append("none with one seed")
     return ", ".join(said)

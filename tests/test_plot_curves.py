@@ -13,7 +13,7 @@ from eval.plot_curves import MOST_DRAWN, SMOOTHING, credit_maps, credit_shares, 
 from eval.plots import COLORS, method_styles
 from reproduce.costs import Timed, train_seconds, widest_hardware
 from reproduce.figures import draw_training, on_one_hardware
-from tests.test_plots import has, pixels
+from tests.test_plots import has, pixels, words
 
 PUBLISHED = Path(__file__).parent.parent / "results"
 
@@ -53,14 +53,38 @@ def test_learning_curves_draw_each_method_in_its_colour(tmp_path):
     assert svg.count('id="axes_') == 2 and "dc:date" not in svg and "Matplotlib v" not in svg
 
 
-def test_bands_of_few_seeds_are_drawn_for_few_methods(tmp_path):
-    """Two seeds of 6 methods have bands, of 7 have none, and the caption says so; four seeds always have."""
-    for methods, seeds, band in ((6, 2, "lowest to highest"), (7, 2, ""), (7, 4, "95 % bootstrap")):
-        frames = {f"m{i}": [frame(i + seed / 10) for seed in range(seeds)] for i in range(methods)}
-        learning_curves(frames, ["alignment"], tmp_path / "curves")
+WHOLE = "lowest to highest of 2 seeds"
+DRAWN = "95 % bootstrap interval of the interquartile mean"
+
+
+@pytest.mark.parametrize(
+    "seeds, bands, said",
+    [
+        ([2] * 5, 5, f"(n = 2); band: {WHOLE}; centred"),
+        ([2] * 6, 0, "(n = 2); no band where n is 2; centred"),
+        ([4] * 6, 6, f"(n = 4); band: {DRAWN}; centred"),
+        ([10, 3, 3, 2, 2, 5], 2, f"(n = 2 to 10); band: {DRAWN}; no band where n is 2 or 3; centred"),
+        ([10, 2], 2, f"(n = 2 to 10); band: {WHOLE}, {DRAWN} of more; centred"),
+        ([1, 2], 1, f"(n = 1 to 2); band: {WHOLE}; no band where n is 1; centred"),
+    ],
+)
+def test_bands_of_few_seeds_are_drawn_for_few_methods(seeds, bands, said, tmp_path):
+    """The caption says of each arm what its band is, or that it has none."""
+    frames = {f"m{i}": [frame(i + seed / 10) for seed in range(count)] for i, count in enumerate(seeds)}
+    learning_curves(frames, ["alignment"], tmp_path / "curves")
+    svg = (tmp_path / "curves.svg").read_text()
+    assert svg.count("FillBetweenPolyCollection") == bands and said in words(svg)
+
+
+def test_an_axis_is_logarithmic_where_most_curves_would_be_squeezed(tmp_path):
+    """Of three runs of 12, 12 and 240 seconds two would end in a twentieth of the axis; of 12, 120 and 240 one would."""
+    for middle, ticks in ((1, ["0", "1", "3", "10", "30", "100"]), (10, ["0", "50", "100", "150", "200"])):
+        frames = {f"m{i}": [frame().assign(seconds=np.arange(1, 13) * each)] for i, each in enumerate((1, middle, 20))}
+        learning_curves(frames, ["alignment"], tmp_path / "curves", "seconds")
         svg = (tmp_path / "curves.svg").read_text()
-        assert svg.count("FillBetweenPolyCollection") == (methods if band else 0)
-        assert ("band" in svg) == bool(band) and band in svg
+        labels = re.findall("<!-- ([^ ]+) -->", svg.partition('id="matplotlib.axis_2"')[0])
+        assert [label for label in labels if label.isdigit()] == ticks
+        assert ("<!-- seconds of training, log scale -->" in svg) == ("is logarithmic beyond" in words(svg)) == (middle == 1)
 
 
 def test_learning_curves_are_the_same_bytes_twice(tmp_path):
@@ -139,6 +163,14 @@ def test_credit_maps_show_every_method_and_objective(tmp_path):
     assert drawn.count("<!-- step -->") == len(shares) and "never trained" in drawn and "the runs had ended" in drawn
 
 
+def test_steps_of_credit_maps_count_from_0_as_in_the_rows(tmp_path):
+    """Three steps, the last untrained: 0, 1 and 2 label the rows."""
+    credit_maps({"otca": credit_shares([credited((1, 3, 2, 2, 0, 0))], ["x", "y_1"])}, ["x"], tmp_path / "map")
+    drawn = (tmp_path / "map.svg").read_text()
+    steps = drawn.partition('id="matplotlib.axis_2"')[2].partition("<!-- step -->")[0]
+    assert re.findall("<!-- (.+) -->", steps) == ["0", "1", "2"] and "(0: the first, noisiest)" in words(drawn)
+
+
 # --------------------------------------------------------------------------------------------------- from a run's files
 
 
@@ -203,8 +235,7 @@ def test_the_figure_over_seconds_names_its_hardware_and_keeps_the_methods_looks(
     draw_training(tmp_path / "runs", ["otca", "otca@x", "otca@y"], tmp_path)
     whole, seconds = ((tmp_path / f"curves{suffix}.svg").read_text() for suffix in ("", "-seconds"))
     assert "<!-- otca@x -->" in whole and "<!-- otca@x -->" not in seconds and "<!-- otca@y -->" in seconds
-    said = " ".join(" ".join(re.findall("<!-- (.*?) -->", seconds, re.S)).split())
-    assert "Runs on old. Left out, having run on another: otca@x." in said
+    assert "Runs on old. Left out, having run on another: otca@x." in words(seconds)
     dashes = [set(re.findall(r"stroke-dasharray: ([^;]+)", drawn)) for drawn in (whole, seconds)]
     assert len(dashes[0]) == 2 and len(dashes[1]) == 1 and dashes[1] < dashes[0]
     assert method_styles(["otca", "otca@x", "otca@y"])["otca@y"] != method_styles(["otca", "otca@y"])["otca@y"]

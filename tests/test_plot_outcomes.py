@@ -19,6 +19,7 @@ from eval.plot_outcomes import (
 )
 from eval.tables import ROW_COLUMNS, collect
 from reproduce.figures import draw_outcomes
+from tests.test_plots import words
 
 PUBLISHED = Path(__file__).parent.parent / "results"
 
@@ -83,6 +84,11 @@ DRAWINGS = {
     "rewards-accuracy": lambda stem: rewards_against(ROWS, "accuracy", {"alignment": 0.1, "quality": 0.2}, stem),
     "profiles": lambda stem: skill_profiles(ROWS, "accuracy", stem),
 }
+CAPTION = {
+    "trade-offs": "Cross: mean over seeds and lowest to highest of 2 or 3 seeds; dots: seeds.",
+    "rewards-accuracy": "Cross: mean over seeds and lowest to highest of 2 seeds; dots: seeds.",
+    "profiles": "Band, over whole seeds: lowest to highest of 2 or 3 seeds; too narrow",
+}
 SAID = {
     "trade-offs": ("otca", "base", "Alignment →", "Quality →"),
     "rewards-accuracy": ("otca", "rewards and accuracy rise", "gain in accuracy over the untrained model →"),
@@ -98,6 +104,7 @@ def test_drawings_are_the_same_bytes_twice(name, tmp_path):
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
     drawn = (tmp_path / "a.svg").read_text()
     assert all(f"<!-- {text} -->" in drawn for text in SAID[name])
+    assert CAPTION[name] in words(drawn)
 
 
 def test_what_rows_lack_is_left_out(tmp_path):

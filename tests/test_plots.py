@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,18 +49,31 @@ def has(image, color):
     return bool((image == rgb(color)).all(-1).any())
 
 
-def test_colours_are_fixed_for_our_methods_and_distinct_for_the_others():
-    others = [f"rival_{i}" for i in range(3 * len(FALLBACK_COLORS))]
-    styles = method_styles([*others, "otca"])
-    assert styles["otca"] == method_styles(["otca"])["otca"] == (COLORS["otca"], "-", MARKERS["otca"])
-    assert len(set(styles.values())) == len(others) + 1
+def words(svg):
+    """The text of a drawing, a caption's lines joined."""
+    return " ".join(" ".join(re.findall("<!-- (.*?) -->", svg, re.S)).split())
+
+
+def test_colours_are_fixed_for_our_methods_and_styles_tell_the_others_apart_in_grey():
+    """Seven rivals, one with a variant, and 13 variants of named methods: 21 pairs of line and marker, none of a named method."""
+    rivals = [*(f"rival_{i}" for i in range(7)), "rival_0@equal"]
+    variants = [f"{name}@{i}" for name, count in {"otca": 4, "otca_tcd": 4, "process_credit": 5}.items() for i in range(count)]
+    methods = [*rivals, *COLORS, *variants]
+    styles = method_styles(methods)
+    assert all(styles[name] == (color, "-", MARKERS[name]) for name, color in COLORS.items())
+    assert len({style[1:] for style in styles.values()}) == len(methods) == len(COLORS) + 21
     assert len(set(MARKERS.values()) | set(FALLBACK_MARKERS)) == len(MARKERS) + len(FALLBACK_MARKERS)
-    assert method_styles(others[::-1]) == method_styles(others)
-    variants = [f"{name}@{i}" for name in COLORS for i in range(len(FALLBACK_MARKERS))]
-    own = method_styles([*COLORS, *variants, *others])
-    assert len(set(own.values())) == len(own)
-    assert all(own[variant][0] == COLORS[variant.partition("@")[0]] for variant in variants)
-    assert {name: own[name] for name in others} == method_styles(others)
+    assert method_styles(methods[::-1]) == styles
+
+
+def test_variants_have_shades_of_their_methods_colour():
+    """Darker, lighter, darkest, the same; each shade with a line of its own until twelve have passed."""
+    variants = [f"otca@{i:02d}" for i in range(12)]
+    styles = method_styles([*variants, "mine@00"])
+    assert len({style[:2] for name, style in styles.items() if name in variants}) == 12
+    own, *shades = (np.array(rgb(color)) for color in (COLORS["otca"], *(styles[name][0] for name in variants[:4])))
+    assert [round(shade.mean() / own.mean(), 1) for shade in shades] == [0.6, 1.5, 0.3, 1.0]
+    assert styles["mine@00"][0] == FALLBACK_COLORS[0]
 
 
 def make_images(rows, columns, size=64):
@@ -166,6 +182,24 @@ def test_dots_of_a_table(tmp_path):
     assert "Diversity" not in drawn[0] and "lowest to highest of 3 seeds. Grey line and band: those of static_" in drawn[0]
 
 
+def test_tick_labels_of_dots_stay_apart(tmp_path, monkeypatch):
+    """Values of a kernel distance, of an accuracy and around 0: small ones are labelled in multiples of a power of ten."""
+    rows = [
+        {"metric": metric, "method": name, "baseline": "otca", "mean": low, "ci_low": low, "ci_high": high, "n_seeds": 2}
+        for metric, low, high in (("kernel_distance", 1.2e-4, 9e-4), ("accuracy", 0.405, 0.495), ("clip_score", -0.013, 0.012))
+        for name in ARMS
+    ]
+    drawn = []
+    monkeypatch.setattr("eval.plots.write_figure", lambda figure, *_: drawn.append(figure))
+    dot_plot(pd.DataFrame(rows), ["kernel_distance", "accuracy", "clip_score"], tmp_path / "dots")
+    drawn[0].draw_without_rendering()
+    for axis in drawn[0].axes:
+        ticks = [tick for tick in axis.xaxis.get_major_ticks() if axis.get_xlim()[0] <= tick.get_loc() <= axis.get_xlim()[1]]
+        boxes = [tick.label1.get_window_extent() for tick in ticks]
+        assert len(boxes) >= 2 and all(left.x1 + 4 < right.x0 for left, right in pairwise(boxes))
+    assert "10^{−4}" in drawn[0].axes[0].xaxis.get_offset_text().get_text()
+
+
 def test_dots_are_as_wide_as_the_page_in_rows_of_three(tmp_path):
     """Four panels make two rows, with the methods' names at the left of each."""
     drawn = dots(tmp_path, "four", (2, 3, 3), ("alignment", "quality", "accuracy", "clip_score"))
@@ -189,6 +223,7 @@ def test_an_interval_is_named_for_what_it_is(counts, said):
     for count in set(counts):
         whole = bootstrap_interval(range(count)) == (0, count - 1)
         assert whole == (1 < count < 4)
+    assert interval_words(counts, "share") == said.replace("interquartile mean", "share")
 
 
 def test_credit_profiles_show_the_truth_and_each_method(tmp_path):
@@ -197,4 +232,5 @@ def test_credit_profiles_show_the_truth_and_each_method(tmp_path):
     credit_profiles(profiles, np.linspace(1, 0.2, 5), ["quality", "alignment"], tmp_path / "profiles")
     drawn = (tmp_path / "profiles.svg").read_text()
     assert all(f"<!-- {text} -->" in drawn for text in (*profiles, "quality", "alignment"))
+    assert len(re.findall(r'<path id="m', drawn.partition("axes_2")[0])) >= 4  # two ticks and a marker for each method
     assert (tmp_path / "profiles.png").stat().st_size > 5000
