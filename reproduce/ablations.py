@@ -12,6 +12,7 @@ import argparse
 import sys
 
 from eval.tables import EQUAL_CALLS, EQUAL_EVALUATIONS
+from otca.ending import run_command
 from reproduce.table import Table, parser_of, run_commands
 from reproduce.variants import CORRUPTIONS, SAMPLED, STRESSED
 
@@ -128,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--family", choices=(*FAMILIES, "all"), default="all", help="which family (default: all)")
     args: argparse.Namespace = parser.parse_args(argv)
     chosen = FAMILIES.values() if args.family == "all" else [FAMILIES[args.family]]
-    return run_commands(list(chosen), args)
+    return run_command("ablations", lambda: run_commands(list(chosen), args))
 
 
 if __name__ == "__main__":
