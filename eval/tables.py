@@ -27,7 +27,7 @@ BASELINE, UNTRAINED = "static_multi_reward", "base"
 EQUAL_CALLS = "equal iterations and reward calls"
 EQUAL_EVALUATIONS = "equal network evaluations"
 MAKE_RUN = (
-    "make it with the table's script, such as `python -m reproduce.table1 --tier {tier}`, and publish it with "
+    "make it with `python -m reproduce.method {name} --medium {medium} --tier {tier}`, and publish it with "
     "`python -m reproduce.publish --medium {medium} --tier {tier}`"
 )
 ROW_COLUMNS = ("method", "seed", "metric", "value", "network_evaluations", "reward_calls", "hash")
@@ -62,7 +62,7 @@ def collect(results_root: Path, medium: str, tier: str, methods: Sequence[str]) 
         folder = results_root / medium / tier / method
         seeds = sorted(int(path.name[4:]) for path in folder.glob("seed*") if path.name[4:].isdigit())
         if not seeds:
-            raise FileNotFoundError(f"no run in {folder / 'seed0'}; {MAKE_RUN.format(medium=medium, tier=tier)}")
+            raise FileNotFoundError(f"no run in {folder / 'seed0'}; {MAKE_RUN.format(name=method, medium=medium, tier=tier)}")
         arms += [Arm(medium, tier, method, seed) for seed in seeds]
     return read_runs(results_root, arms)
 
@@ -79,7 +79,7 @@ def run_rows(run: Path, arm: Arm) -> list[tuple]:
     """Rows (`ROW_COLUMNS`) of one run, one a metric; errors as of `collect`."""
     for name in ("manifest.json", "scores.csv.gz", "sets.csv"):
         if not (run / name).is_file():
-            raise FileNotFoundError(f"run {run} lacks {name}; {MAKE_RUN.format(medium=arm.medium, tier=arm.tier)}")
+            raise FileNotFoundError(f"run {run} lacks {name}; {MAKE_RUN.format(name=arm.name, medium=arm.medium, tier=arm.tier)}")
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     claimed = [str(manifest["method"]).partition("@")[0], *(manifest[key] for key in ("seed", "medium", "tier"))]
     if claimed != [arm.method.partition("@")[0], arm.seed, arm.medium, arm.tier]:
