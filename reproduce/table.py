@@ -22,7 +22,7 @@ from otca.files import write_atomic
 from otca.presets import FEWER_SEEDS, SEEDS
 from otca.processes import is_main, launched, process_state
 from otca.runs import Arm
-from reproduce.compare import COSTS, TOLERANCE
+from reproduce.comparable import COSTS, TOLERANCE
 from reproduce.costs import cost_line
 from reproduce.figures import draw_figures, draw_outcomes, draw_training
 from reproduce.jobs import add_jobs, jobs_of
