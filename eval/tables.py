@@ -10,7 +10,7 @@ Nothing here depends on the clock, the machine or the order of files: the same r
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +131,7 @@ def build_table(
         if baseline not in arms:
             raise InputError(f"baseline {baseline!r} has no {metric!r}; arms with it: {', '.join(arms)}")
         compared = {m: _compare(value_N, arms[baseline], metric) for m, value_N in arms.items() if m != baseline}
-        rivals = [method for method in compared if method.partition("@")[0] != UNTRAINED]
+        rivals = adjusted_over(compared)
         p_adjusted = dict(zip(rivals, holm([compared[method].p for method in rivals])))
         for method, value_N in arms.items():
             low, high = bootstrap_interval(value_N)
@@ -144,6 +144,11 @@ def build_table(
             cost = rows.loc[rows["method"] == method, ["network_evaluations", "reward_calls"]].mean().round().astype(int)
             out.append((*head, baseline, budget_label, *difference, *cost))
     return pd.DataFrame(out, columns=list(TABLE_COLUMNS))
+
+
+def adjusted_over(methods: Iterable[str]) -> list[str]:
+    """Those of the compared methods that Holm's adjustment counts: not the untrained model."""
+    return [method for method in methods if method.partition("@")[0] != UNTRAINED]
 
 
 def clear_winners(rows: pd.DataFrame, budget_label: str, medium: str = "image") -> dict[tuple[str, str, str], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,14 +57,16 @@ class Runs:
 def find_runs(paths: Sequence[Path]) -> list[Runs]:
     """The runs in folders of seeds or of methods (whose ``seed*`` are meant), by method in the order given.
 
-    Raises InputError where there is none, on a damaged one, and where a method has a seed twice.
+    Raises InputError where there is none, on one that is unfinished or damaged, and where a method has a seed twice.
     """
     found: dict[tuple[str, ...], dict[int, Path]] = {}
     for path in paths:
-        folders = [path] if is_finished(path) else sorted(path.glob("seed*"))
+        folders = _run_folders(path)
         if not folders:
             raise InputError(f"{path} holds no finished run; give a run's folder (…/seed0), or a method's with its seed* inside")
         for folder in folders:
+            if not is_finished(folder):
+                raise InputError(f"run {folder} is not finished (no manifest.json): wait for its command, or start that again")
             broken = damages(folder)
             if broken:
                 raise InputError(f"run {folder} cannot be compared: {broken[0]}")
@@ -73,6 +76,12 @@ def find_runs(paths: Sequence[Path]) -> list[Runs]:
                 raise InputError(f"{seeds[manifest['seed']]} and {folder} are the same method and seed; give one of them")
             seeds[manifest["seed"]] = folder
     return [_read(name, dict(sorted(folders.items()))) for (_, _, name), folders in found.items()]
+
+
+def _run_folders(path: Path) -> list[Path]:
+    """The folder itself, where a run was begun in it; otherwise what it has as ``seed*``."""
+    begun = is_finished(path) or (path / "config.yaml").is_file()
+    return [path] if begun else sorted(path.glob("seed*"))
 
 
 def _read(name: str, folders: dict[int, Path]) -> Runs:
@@ -85,13 +94,25 @@ def find_baseline(against: str, published: Path, place: tuple[str, str]) -> Runs
     of_place = published / place[0] / place[1]
     if (of_place / against).is_dir() and len(Path(against).parts) == 1:
         return find_runs([of_place / against])[0]
-    if not is_finished(Path(against)) and not any(Path(against).glob("seed*")):
-        known = ", ".join(sorted(path.name for path in of_place.glob("*") if path.is_dir())) or "nothing"
-        raise InputError(f"--against {against}: no folder of runs, and not published at {'/'.join(place)} (there: {known})")
+    if not _run_folders(Path(against)):
+        known = sorted(path.name for path in of_place.glob("*") if path.is_dir())
+        if not known:
+            said = f"--rows {published} holds no published runs of {'/'.join(place)}, such as {against}"
+            raise InputError(f"{said}; give a folder like results/, or --against a folder of runs")
+        raise InputError(
+            f"--against {against}: no folder of runs, and not published at {'/'.join(place)}{nearest(against, known)} "
+            f"(there: {', '.join(known)})"
+        )
     first, *others = find_runs([Path(against)])
     if others:
         raise InputError(f"--against {against} holds several methods ({first.name}, {others[0].name}, …); give one")
     return first
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint in a message about an unknown name; empty where nothing is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 # ---------------------------------------------------------------------------------------------------- may it be compared

@@ -2,6 +2,7 @@
 
 Seeds are paired with those of the baseline, and the statistics are those of the tables. What would make the comparison
 invalid is refused: another task, protocol or set of prompts, unequal cost, a held-out metric that was trained on, damaged runs.
+p is adjusted over the methods given; of a published one it is also said what its published table shows.
 """
 
 from __future__ import annotations
@@ -16,44 +17,57 @@ import pandas as pd
 
 from eval.columns import METRICS
 from eval.markup import Grid, interval, markdown, markdown_table, number
+from eval.published_row import PublishedRow, published_row
 from eval.stats import bootstrap_interval
-from eval.tables import BASELINE, ROW_COLUMNS, build_table, differences, heading, run_items, run_rows, verdict
+from eval.tables import (
+    BASELINE,
+    ROW_COLUMNS,
+    adjusted_over,
+    build_table,
+    difference_cells,
+    differences,
+    heading,
+    run_items,
+    run_rows,
+    verdict,
+)
 from otca.ending import run_command
 from otca.errors import InputError
 from otca.runs import Arm
-from reproduce.comparable import COSTS, TOLERANCE, Runs, cost_ratios, find_baseline, find_runs, refuse_unlike
+from reproduce.comparable import COSTS, TOLERANCE, Runs, cost_ratios, find_baseline, find_runs, nearest, refuse_unlike
 
 PRIMARY = "accuracy"
 """Metric that decides, fixed before any run; the others describe."""
 
 
 # ------------------------------------------------------------------------------------------------------- what it comes to
-def compare(rivals: Sequence[Runs], baseline: Runs, metric: str = "", unequal_budget: bool = False) -> str:
+def compare(rivals: Sequence[Runs], baseline: Runs, published: Path, metric: str = "", unequal_budget: bool = False) -> str:
     """The comparison as Markdown: costs, seeds, a table of differences, and what the primary metric shows.
 
-    A method with one seed in common has intervals over prompts instead. ``metric`` picks one; none given is all. Raises
-    InputError for what cannot be compared.
+    A method with one seed in common has intervals over prompts instead. ``published``: folder of the published tables.
+    ``metric`` picks one; none given is all. Raises InputError for what cannot be compared.
     """
     seeds = {runs.name: refuse_unlike(runs, baseline, unequal_budget) for runs in rivals}
     medium, tier = baseline.place
     rows = _rows([(r, _label(r, baseline), seeds[r.name]) for r in rivals] + [(baseline, baseline.name, list(baseline.folders))])
     shared = set.intersection(*(set(part["metric"]) for _, part in rows.groupby("method")))
     if metric and metric not in shared:
-        raise InputError(
-            f"metric {metric!r} is not one that all these runs have ({', '.join(m for m in METRICS if m in shared)})"
-        )
+        known = [name for name in METRICS if name in shared]
+        raise InputError(f"metric {metric!r} is not one that all these runs have{nearest(metric, known)} ({', '.join(known)})")
     metrics = [metric] if metric else [name for name in METRICS if name in shared]
     primary = PRIMARY if PRIMARY in metrics else next((m for m in metrics if METRICS[m].held_out), metrics[0])
     out = [f"# Against {markdown(baseline.name)}: {markdown(medium)}, {markdown(tier)} tier"]
-    out += ["\n".join(_budget_line(runs, _label(runs, baseline), baseline, seeds[runs.name]) for runs in rivals)]
+    out += ["\n".join(line for r in rivals for line in _head_lines(r, _label(r, baseline), baseline, seeds[r.name]))]
     several = [r for r in rivals if len(seeds[r.name]) > 1]
     if several:
         kept = rows[rows["method"].isin([baseline.name, *(_label(r, baseline) for r in several)]) & rows["metric"].isin(metrics)]
         table = build_table(kept, baseline.name, "", medium)
-        out += [_difference_table(table, metrics), _verdicts(table, primary)]
+        out += [_difference_table(table, metrics), *_verdicts(table, primary)]
     for runs in (r for r in rivals if len(seeds[r.name]) == 1):
         out += _over_prompts(runs, _label(runs, baseline), baseline, seeds[runs.name][0], metrics)
-    if len(metrics) > 1:
+    tables = [line for runs in rivals for line in _in_published_table(runs, baseline, published, primary)]
+    out += ["\n".join(tables)] if tables else []
+    if several and len(metrics) > 1:
         out += [f"{METRICS[primary].label} decides; p of the other metrics are not adjusted for how many there are."]
     return "\n\n".join(out) + "\n"
 
@@ -73,15 +87,22 @@ def _rows(parts: Sequence[tuple[Runs, str, Sequence[int]]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(ROW_COLUMNS))
 
 
-def _budget_line(runs: Runs, label: str, baseline: Runs, seeds: Sequence[int]) -> str:
-    """Seeds and cost of a method, and by how much the latter differs."""
+def _head_lines(runs: Runs, label: str, baseline: Runs, seeds: Sequence[int]) -> list[str]:
+    """Cost of a method, by how much it differs, and seeds: which there are, and whether they look chosen."""
     spent = [f"{np.mean([runs.manifests[s]['budget'][name] for s in seeds]):,.0f} {name.replace('_', ' ')}" for name in COSTS]
     ratios = cost_ratios(runs, baseline, seeds)
     off = [f"{ratio:.2f} × {name.replace('_', ' ')}" for name, ratio in ratios.items() if abs(ratio - 1) > TOLERANCE]
     budget = f"UNEQUAL BUDGET, {' and '.join(off)} of {baseline.name}" if off else "equal budget"
     alone = sorted(runs.folders.keys() - set(seeds))
     left = f"; without a partner and left out: {', '.join(map(str, alone))}" if alone else ""
-    return f"- {markdown(label)}: {markdown(budget)} ({', '.join(spent)} a run); seeds {', '.join(map(str, seeds))}{left}"
+    out = [f"- {markdown(label)}: {markdown(budget)} ({', '.join(spent)} a run); seeds {', '.join(map(str, seeds))}{left}"]
+    unused = sorted(baseline.folders.keys() - set(seeds))
+    if unused:
+        out += [f"  - the baseline also has seeds {', '.join(map(str, unused))}, not used"]
+    first = sorted(runs.folders.keys() | baseline.folders.keys())[: len(seeds)]
+    if first != list(seeds):
+        out += [f"  - WARNING: not the first seeds ({', '.join(map(str, first))}): choosing seeds invalidates a comparison"]
+    return out
 
 
 def _difference_table(table: pd.DataFrame, metrics: Sequence[str]) -> str:
@@ -94,10 +115,43 @@ def _difference_table(table: pd.DataFrame, metrics: Sequence[str]) -> str:
     return markdown_table(out)
 
 
-def _verdicts(table: pd.DataFrame, metric: str) -> str:
-    """What the interval of each method's difference says."""
-    rivals = table[(table["metric"] == metric) & (table["method"] != table["baseline"])]["method"]
-    return "\n".join(f"- {markdown(verdict(table, metric, method))}" for method in rivals)
+def _verdicts(table: pd.DataFrame, metric: str) -> list[str]:
+    """Over how many methods p is adjusted, and what the interval of each one's difference says."""
+    compared = _compared(table, metric)
+    rivals = adjusted_over(compared)
+    single, family = len(rivals) < 2, f"p is adjusted over the {len(rivals)} rivals given here"
+    out = []
+    for method in compared:
+        alone = "; a single comparison, not adjusted" if single or method not in rivals else ""
+        out.append(f"- {markdown(verdict(table, metric, method).removesuffix('.') + alone)}.")
+    family = "p is of a single comparison, not adjusted" if single else family
+    return [f"{family}; what else was tried is not counted.", "\n".join(out)]
+
+
+def _compared(table: pd.DataFrame, metric: str) -> list[str]:
+    """Methods whose difference in a metric a table has."""
+    return list(table[(table["metric"] == metric) & (table["method"] != table["baseline"])]["method"])
+
+
+def _in_published_table(runs: Runs, baseline: Runs, published: Path, metric: str) -> list[str]:
+    """What the published table of these very runs shows of the same two methods; nothing where there is none."""
+    row = _published(baseline, published) and _published(runs, published)
+    compared = _compared(row.table, metric) if row else []
+    if row is None or row.baseline != baseline.name or runs.name not in compared:
+        return []
+    of_metric = row.table[row.table["metric"] == metric].set_index("method")
+    pairs, rivals = of_metric["n_seeds"][[runs.name, row.baseline]].min(), adjusted_over(compared)
+    _, _, p, _, _, _, shows = difference_cells(of_metric.loc[runs.name], pairs)
+    family = f"adjusted over its {len(rivals)} rivals" if runs.name in rivals else "not adjusted"
+    said = f"Published {row.title}, {row.folder}: {METRICS[metric].label}, {runs.name} against {row.baseline}, {pairs} pairs"
+    return [f"- {markdown(f'{said}: p (Holm) {p}, {family}; shows: {shows}.')}"]
+
+
+def _published(runs: Runs, results: Path) -> PublishedRow | None:
+    """The row of a published table that was made from these runs, if there is one."""
+    row = published_row(results, *runs.place, runs.name) if results.joinpath(*runs.place, runs.name).is_dir() else None
+    made = row is not None and {manifest["hash"] for manifest in runs.manifests.values()} <= set(row.hashes.values())
+    return row if made else None
 
 
 def _over_prompts(runs: Runs, label: str, baseline: Runs, seed: int, metrics: Sequence[str]) -> list[str]:
@@ -147,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
     def command() -> None:
         rivals = find_runs(args.runs)
         baseline = find_baseline(args.against, args.rows, rivals[0].place)
-        print(compare(rivals, baseline, args.metric, args.unequal_budget), end="")
+        print(compare(rivals, baseline, args.rows, args.metric, args.unequal_budget), end="")
 
     return run_command("compare", command)
 
