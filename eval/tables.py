@@ -10,7 +10,7 @@ Nothing here depends on the clock, the machine or the order of files: the same r
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ BASELINE, UNTRAINED = "static_multi_reward", "base"
 EQUAL_CALLS = "equal iterations and reward calls"
 EQUAL_EVALUATIONS = "equal network evaluations"
 MAKE_RUN = (
-    "make it with the table's script, such as `python -m reproduce.table1 --tier {tier}`, and publish it with "
+    "make it with `python -m reproduce.method {name} --medium {medium} --tier {tier}`, and publish it with "
     "`python -m reproduce.publish --medium {medium} --tier {tier}`"
 )
 ROW_COLUMNS = ("method", "seed", "metric", "value", "network_evaluations", "reward_calls", "hash")
@@ -63,7 +63,7 @@ def collect(results_root: Path, medium: str, tier: str, methods: Sequence[str]) 
         folder = results_root / medium / tier / method
         seeds = sorted(int(path.name[4:]) for path in folder.glob("seed*") if path.name[4:].isdigit())
         if not seeds:
-            raise FileNotFoundError(f"no run in {folder / 'seed0'}; {MAKE_RUN.format(medium=medium, tier=tier)}")
+            raise FileNotFoundError(f"no run in {folder / 'seed0'}; {MAKE_RUN.format(name=method, medium=medium, tier=tier)}")
         arms += [Arm(medium, tier, method, seed) for seed in seeds]
     return read_runs(results_root, arms)
 
@@ -80,7 +80,7 @@ def run_rows(run: Path, arm: Arm) -> list[tuple]:
     """Rows (`ROW_COLUMNS`) of one run, one a metric; errors as of `collect`."""
     for name in ("manifest.json", "scores.csv.gz", "sets.csv"):
         if not (run / name).is_file():
-            raise FileNotFoundError(f"run {run} lacks {name}; {MAKE_RUN.format(medium=arm.medium, tier=arm.tier)}")
+            raise FileNotFoundError(f"run {run} lacks {name}; {MAKE_RUN.format(name=arm.name, medium=arm.medium, tier=arm.tier)}")
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     claimed = [str(manifest["method"]).partition("@")[0], *(manifest[key] for key in ("seed", "medium", "tier"))]
     if claimed != [arm.method.partition("@")[0], arm.seed, arm.medium, arm.tier]:
@@ -132,7 +132,7 @@ def build_table(
         if baseline not in arms:
             raise InputError(f"baseline {baseline!r} has no {metric!r}; arms with it: {', '.join(arms)}")
         compared = {m: _compare(value_N, arms[baseline], metric) for m, value_N in arms.items() if m != baseline}
-        rivals = [method for method in compared if method.partition("@")[0] != UNTRAINED]
+        rivals = adjusted_over(compared)
         p_adjusted = dict(zip(rivals, holm([compared[method].p for method in rivals])))
         for method, value_N in arms.items():
             low, high = bootstrap_interval(value_N)
@@ -145,6 +145,11 @@ def build_table(
             cost = rows.loc[rows["method"] == method, ["network_evaluations", "reward_calls"]].mean().round().astype(int)
             out.append((*head, baseline, budget_label, *difference, *cost))
     return pd.DataFrame(out, columns=list(TABLE_COLUMNS))
+
+
+def adjusted_over(methods: Iterable[str]) -> list[str]:
+    """Those of the compared methods that Holm's adjustment counts: not the untrained model."""
+    return [method for method in methods if method.partition("@")[0] != UNTRAINED]
 
 
 def clear_winners(rows: pd.DataFrame, budget_label: str, medium: str = "image") -> dict[tuple[str, str, str], str]:

@@ -98,13 +98,17 @@ def parse(parser: ArgumentParser, argv: list[str]):
 
 
 def _with_nearest(message: str, parser: ArgumentParser) -> str:
-    """Add the nearest valid option, or the nearest valid value, to a message about an unknown one."""
+    """Add the nearest valid option or value to a message about an unknown one; call missing ones what the help calls them."""
     choice = re.search(r"typing.Literal\[(.*?)\].*Got value: (.*)", message, re.DOTALL)
     if choice:
         allowed = re.findall(r"'(.*?)'", choice[1])
         near = difflib.get_close_matches(choice[2].strip(), allowed, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return message.replace(f"a typing.Literal[{choice[1]}]", f"one of {', '.join(allowed)}") + hint
+    missing = re.search(r"(the following arguments are required: )(.*)", message)
+    if missing:
+        shown = {a.dest: a.option_strings[0] if a.option_strings else a.metavar or a.dest for a in parser._actions}
+        return f"{missing[1]}{', '.join(shown.get(name, name) for name in missing[2].split(', '))} (see {parser.prog} --help)"
     unknown = re.search(r"unrecognized arguments: -*([\w.]+)|does not accept option '([\w.]+)'|Option '([\w.]+)'", message)
     if not unknown:
         return message

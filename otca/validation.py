@@ -50,7 +50,8 @@ def chosen_checkpoint(run: Path, which: str) -> Path:
         raise InputError(f"the best of {run} is the model before training; sample it without --run")
     number = {"last": max(found), "best": best}.get(which, int(which) if which.isdigit() else -1)
     if number not in found:
-        raise InputError(f"checkpoint {which!r} of {run} is not there (there are: last, best, {', '.join(map(str, found))})")
+        there = ["last", *(["best"] if best in found else []), *map(str, found)]
+        raise InputError(f"checkpoint {which!r} of {run} is not there (there are: {', '.join(there)})")
     verify_hashes(found[number])
     return found[number]
 

@@ -2,6 +2,7 @@
 
     python -m reproduce.ablations --family temporal            train what is missing, write runs/ablations/temporal/quick/
     python -m reproduce.ablations --family temporal --render   rebuild results/ablations/temporal/quick/ from published rows
+    python -m reproduce.ablations --tier cpu                   every family of the tier: `targets` is of study, the others are not
 
 Arms share prompts, initial noise and seeds, and are shared among families and with Table 1.
 """
@@ -12,6 +13,7 @@ import argparse
 import sys
 
 from eval.tables import EQUAL_CALLS, EQUAL_EVALUATIONS
+from otca.ending import run_command
 from reproduce.table import Table, parser_of, run_commands
 from reproduce.variants import CORRUPTIONS, SAMPLED, STRESSED
 
@@ -122,13 +124,18 @@ FAMILIES = {
 }
 
 
+def families(tier: str) -> list[Table]:
+    """The families of a tier: at `study`, whose runs are longer, it is ``targets``; at the others all the rest."""
+    return [family for name, family in FAMILIES.items() if (name == "targets") == (tier == "study")]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, print the families asked for; exit code 2 with one line where the input cannot be used."""
     parser = parser_of("ablations", __doc__)
-    parser.add_argument("--family", choices=(*FAMILIES, "all"), default="all", help="which family (default: all)")
+    parser.add_argument("--family", choices=(*FAMILIES, "all"), default="all", help="which family (default: all of the tier)")
     args: argparse.Namespace = parser.parse_args(argv)
-    chosen = FAMILIES.values() if args.family == "all" else [FAMILIES[args.family]]
-    return run_commands(list(chosen), args)
+    chosen = families(args.tier) if args.family == "all" else [FAMILIES[args.family]]
+    return run_command("ablations", lambda: run_commands(chosen, args))
 
 
 if __name__ == "__main__":

@@ -22,16 +22,14 @@ from otca.errors import InputError
 from otca.runs import Arm
 from reproduce import ablations, credit_fidelity, table1, table2, table3, table4
 from reproduce.costs import total_cost_line
+from reproduce.jobs import add_jobs, jobs_of
 from reproduce.readme import update_readme
 from reproduce.table import Table
 
 MEDIA = ("image", "video")
 
-TABLES: tuple[Table, ...] = (
-    *(script.TABLE for script in (table1, table2, table3, table4)),
-    *(family for name, family in ablations.FAMILIES.items() if name != "targets"),
-)
-"""What is made, the tables of the paper first; the family ``targets`` has a tier of its own."""
+TABLES: tuple[Table, ...] = (*(script.TABLE for script in (table1, table2, table3, table4)), *ablations.families("cpu"))
+"""What is made at either tier, the tables of the paper first."""
 
 JOBS_HELP = (
     "jobs side by side (default: one a core of this machine; one if it has a GPU); with --slurm, how many are submitted: say it, "
@@ -50,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m reproduce.all", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tier", choices=("quick", "cpu"), default="cpu", help="how large the runs are (default: cpu)")
-    parser.add_argument("--jobs", type=int, default=0, help=JOBS_HELP)
+    add_jobs(parser, JOBS_HELP)
     parser.add_argument("--slurm", default="", metavar="PARTITION", help="submit the jobs to this partition of Slurm")
     parser.add_argument("--gpus", type=int, default=0, help="with --slurm: GPUs of each job, which uses one at most (default: 0)")
     parser.add_argument("--progress", action="store_true", help="print how far the runs are, and stop")
@@ -68,13 +66,13 @@ def render(tier: str) -> None:
 
 
 def _make(args: argparse.Namespace) -> None:
+    wanted, root, jobs = arms(args.tier), Path("runs"), jobs_of(args.jobs)
     if args.render:
         render(args.tier)
         return
     from reproduce.grid import progress_text, run_grid
-    from reproduce.runner import default_jobs, refuse_trained_arms
+    from reproduce.runner import refuse_trained_arms
 
-    wanted, root, jobs = arms(args.tier), Path("runs"), args.jobs or default_jobs()
     if args.progress:
         print(progress_text(wanted, root, jobs))
         return

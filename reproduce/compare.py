@@ -2,196 +2,72 @@
 
 Seeds are paired with those of the baseline, and the statistics are those of the tables. What would make the comparison
 invalid is refused: another task, protocol or set of prompts, unequal cost, a held-out metric that was trained on, damaged runs.
+p is adjusted over the methods given; of a published one it is also said what its published table shows.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from eval.columns import METRICS
-from eval.held_out import held_out_names
 from eval.markup import Grid, interval, markdown, markdown_table, number
+from eval.published_row import PublishedRow, published_row
 from eval.stats import bootstrap_interval
-from eval.tables import BASELINE, ROW_COLUMNS, build_table, differences, heading, run_items, run_rows, verdict
-from otca.config import TrainConfig
+from eval.tables import (
+    BASELINE,
+    ROW_COLUMNS,
+    adjusted_over,
+    build_table,
+    difference_cells,
+    differences,
+    heading,
+    run_items,
+    run_rows,
+    verdict,
+)
 from otca.ending import run_command
 from otca.errors import InputError
-from otca.rewards.measured import measured
-from otca.runs import Arm, config_of, damages, differing, is_finished
+from otca.runs import Arm
+from reproduce.comparable import COSTS, TOLERANCE, Runs, cost_ratios, find_baseline, find_runs, nearest, refuse_unlike
 
 PRIMARY = "accuracy"
 """Metric that decides, fixed before any run; the others describe."""
 
-TOLERANCE = 0.01 + 1e-9
-"""Relative difference up to which two costs count as equal: 1 %, and what rounding makes of it."""
-
-COSTS = ("network_evaluations", "reward_calls")
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Finished, undamaged runs of one method, by seed: folders, manifests, configs."""
-
-    name: str
-    folders: Mapping[int, Path]
-    manifests: Mapping[int, dict]
-    settings: Mapping[int, TrainConfig]
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """Medium and tier."""
-        first = next(iter(self.manifests.values()))
-        return first["medium"], first["tier"]
-
-    def trained_on(self, seed: int) -> set[str]:
-        """What the training rewards measure, by the config and by what they call themselves; nothing for an untrained model.
-
-        Classes that the config names are not imported: a run may be another's.
-        """
-        if not any(self.manifests[seed]["budget"].values()):
-            return set()
-        named = {name.partition("?")[0].rpartition("/")[2] for name in self.settings[seed].rewards}
-        path = self.folders[seed] / "train.csv"
-        columns = pd.read_csv(path, nrows=0).columns if path.is_file() else []
-        named |= {c.removeprefix("reward_") for c in columns if c.startswith("reward_") and c != "reward_calls"}
-        return set().union(*({name} if ":" in name else measured(name) for name in named))
-
-
-# ------------------------------------------------------------------------------------------------------------ which runs
-def find_runs(paths: Sequence[Path]) -> list[Runs]:
-    """The runs in folders of seeds or of methods (whose ``seed*`` are meant), by method in the order given.
-
-    Raises InputError where there is none, on a damaged one, and where a method has a seed twice.
-    """
-    found: dict[tuple[str, ...], dict[int, Path]] = {}
-    for path in paths:
-        folders = [path] if is_finished(path) else sorted(path.glob("seed*"))
-        if not folders:
-            raise InputError(f"{path} holds no finished run; give a run's folder (…/seed0), or a method's with its seed* inside")
-        for folder in folders:
-            broken = damages(folder)
-            if broken:
-                raise InputError(f"run {folder} cannot be compared: {broken[0]}")
-            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-            seeds = found.setdefault(tuple(str(manifest[key]) for key in ("medium", "tier", "method")), {})
-            if manifest["seed"] in seeds and seeds[manifest["seed"]].resolve() != folder.resolve():
-                raise InputError(f"{seeds[manifest['seed']]} and {folder} are the same method and seed; give one of them")
-            seeds[manifest["seed"]] = folder
-    return [_read(name, dict(sorted(folders.items()))) for (_, _, name), folders in found.items()]
-
-
-def _read(name: str, folders: dict[int, Path]) -> Runs:
-    manifests = {s: json.loads((folder / "manifest.json").read_text(encoding="utf-8")) for s, folder in folders.items()}
-    return Runs(name, folders, manifests, {seed: config_of(folder) for seed, folder in folders.items()})
-
-
-def find_baseline(against: str, published: Path, place: tuple[str, str]) -> Runs:
-    """The published method of that name at a medium and tier, or the runs in a folder."""
-    of_place = published / place[0] / place[1]
-    if (of_place / against).is_dir() and len(Path(against).parts) == 1:
-        return find_runs([of_place / against])[0]
-    if not is_finished(Path(against)) and not any(Path(against).glob("seed*")):
-        known = ", ".join(sorted(path.name for path in of_place.glob("*") if path.is_dir())) or "nothing"
-        raise InputError(f"--against {against}: no folder of runs, and not published at {'/'.join(place)} (there: {known})")
-    first, *others = find_runs([Path(against)])
-    if others:
-        raise InputError(f"--against {against} holds several methods ({first.name}, {others[0].name}, …); give one")
-    return first
-
-
-# ---------------------------------------------------------------------------------------------------- may it be compared
-def refuse_unlike(runs: Runs, baseline: Runs, unequal_budget: bool) -> list[int]:
-    """The seeds that both have. Raises InputError, in one line, for what would make a comparison invalid."""
-    if runs.place != baseline.place:
-        said = f"{runs.name} ran at {'/'.join(runs.place)}, {baseline.name} at {'/'.join(baseline.place)}"
-        raise InputError(f"{said}; compare runs of one medium and tier")
-    common = sorted(runs.folders.keys() & baseline.folders.keys())
-    if not common:
-        have = f"{runs.name} has {list(runs.folders)}, {baseline.name} {list(baseline.folders)}"
-        raise InputError(f"no common seeds: {have}; run the baseline's seeds, which share its prompts and noise")
-    for seed in common:
-        if runs.manifests[seed]["hash"] == baseline.manifests[seed]["hash"]:
-            raise InputError(f"{runs.folders[seed]} and {baseline.folders[seed]} are one and the same run")
-        _refuse_other_judging(runs, baseline, seed)
-        for side in (runs, baseline):
-            both = sorted(side.trained_on(seed) & _held_out(side, seed))
-            if both:
-                said = f"{side.folders[seed]} was trained on {', '.join(both)}, which the evaluation holds out"
-                raise InputError(f"{said}; what is gained there proves nothing")
-    ratios = cost_ratios(runs, baseline, common)
-    unequal = [name for name, ratio in ratios.items() if abs(ratio - 1) > TOLERANCE]
-    if unequal and not unequal_budget:
-        said = " and ".join(f"{ratios[name]:.2f} times the {name.replace('_', ' ')}" for name in unequal)
-        raise InputError(
-            f"unequal budget: {runs.name} had {said} of {baseline.name}; compare at equal budget, or say --unequal-budget"
-        )
-    return common
-
-
-def cost_ratios(runs: Runs, baseline: Runs, seeds: Sequence[int]) -> dict[str, float]:
-    """What a method spent for each 1 of the baseline, over these seeds: network evaluations and reward calls."""
-    spent = [[sum(side.manifests[s]["budget"][name] for s in seeds) for side in (runs, baseline)] for name in COSTS]
-    return {name: 1.0 if own == other else own / other if other else float("inf") for name, (own, other) in zip(COSTS, spent)}
-
-
-def _refuse_other_judging(runs: Runs, baseline: Runs, seed: int) -> None:
-    """Raise InputError unless both runs of a seed were trained on the same list of prompts and judged alike on the same."""
-    pair = f"{runs.folders[seed]} and {baseline.folders[seed]}"
-    changed = differing(baseline.manifests[seed]["protocol"], runs.manifests[seed]["protocol"])
-    if changed:
-        raise InputError(f"{pair} were evaluated by different protocols ({'; '.join(changed)}); evaluate both alike")
-    lists = [side.settings[seed].prompts for side in (baseline, runs)]
-    if lists[0] != lists[1]:
-        raise InputError(f"{pair} were trained on different prompts ({lists[0]} → {lists[1]}); train on the same list")
-    items = [run_items(side.folders[seed])[0] for side in (baseline, runs)]
-    if not items[0].equals(items[1]):
-        raise InputError(f"{pair} were judged on different prompts (scores.csv.gz); evaluate both on the same list")
-
-
-def _held_out(runs: Runs, seed: int) -> set[str]:
-    """Names of the held-out metrics of a run: of those in its files, and of what its tier holds out."""
-    _, items = run_items(runs.folders[seed])
-    sets = pd.read_csv(runs.folders[seed] / "sets.csv")["metric"]
-    names = {name for name in (*items, *sets) if name in METRICS and METRICS[name].held_out}
-    names |= {"judge_correct"} if "accuracy" in names else set()
-    return names.union(*map(measured, held_out_names("/".join(runs.place))))
-
 
 # ------------------------------------------------------------------------------------------------------- what it comes to
-def compare(rivals: Sequence[Runs], baseline: Runs, metric: str = "", unequal_budget: bool = False) -> str:
+def compare(rivals: Sequence[Runs], baseline: Runs, published: Path, metric: str = "", unequal_budget: bool = False) -> str:
     """The comparison as Markdown: costs, seeds, a table of differences, and what the primary metric shows.
 
-    A method with one seed in common has intervals over prompts instead. ``metric`` picks one; none given is all. Raises
-    InputError for what cannot be compared.
+    A method with one seed in common has intervals over prompts instead. ``published``: folder of the published tables.
+    ``metric`` picks one; none given is all. Raises InputError for what cannot be compared.
     """
     seeds = {runs.name: refuse_unlike(runs, baseline, unequal_budget) for runs in rivals}
     medium, tier = baseline.place
     rows = _rows([(r, _label(r, baseline), seeds[r.name]) for r in rivals] + [(baseline, baseline.name, list(baseline.folders))])
     shared = set.intersection(*(set(part["metric"]) for _, part in rows.groupby("method")))
     if metric and metric not in shared:
-        raise InputError(
-            f"metric {metric!r} is not one that all these runs have ({', '.join(m for m in METRICS if m in shared)})"
-        )
+        known = [name for name in METRICS if name in shared]
+        raise InputError(f"metric {metric!r} is not one that all these runs have{nearest(metric, known)} ({', '.join(known)})")
     metrics = [metric] if metric else [name for name in METRICS if name in shared]
     primary = PRIMARY if PRIMARY in metrics else next((m for m in metrics if METRICS[m].held_out), metrics[0])
     out = [f"# Against {markdown(baseline.name)}: {markdown(medium)}, {markdown(tier)} tier"]
-    out += ["\n".join(_budget_line(runs, _label(runs, baseline), baseline, seeds[runs.name]) for runs in rivals)]
+    out += ["\n".join(line for r in rivals for line in _head_lines(r, _label(r, baseline), baseline, seeds[r.name]))]
     several = [r for r in rivals if len(seeds[r.name]) > 1]
     if several:
         kept = rows[rows["method"].isin([baseline.name, *(_label(r, baseline) for r in several)]) & rows["metric"].isin(metrics)]
         table = build_table(kept, baseline.name, "", medium)
-        out += [_difference_table(table, metrics), _verdicts(table, primary)]
+        out += [_difference_table(table, metrics), *_verdicts(table, primary)]
     for runs in (r for r in rivals if len(seeds[r.name]) == 1):
         out += _over_prompts(runs, _label(runs, baseline), baseline, seeds[runs.name][0], metrics)
-    if len(metrics) > 1:
+    tables = [line for runs in rivals for line in _in_published_table(runs, baseline, published, primary)]
+    out += ["\n".join(tables)] if tables else []
+    if several and len(metrics) > 1:
         out += [f"{METRICS[primary].label} decides; p of the other metrics are not adjusted for how many there are."]
     return "\n\n".join(out) + "\n"
 
@@ -211,15 +87,22 @@ def _rows(parts: Sequence[tuple[Runs, str, Sequence[int]]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(ROW_COLUMNS))
 
 
-def _budget_line(runs: Runs, label: str, baseline: Runs, seeds: Sequence[int]) -> str:
-    """Seeds and cost of a method, and by how much the latter differs."""
+def _head_lines(runs: Runs, label: str, baseline: Runs, seeds: Sequence[int]) -> list[str]:
+    """Cost of a method, by how much it differs, and seeds: which there are, and whether they look chosen."""
     spent = [f"{np.mean([runs.manifests[s]['budget'][name] for s in seeds]):,.0f} {name.replace('_', ' ')}" for name in COSTS]
     ratios = cost_ratios(runs, baseline, seeds)
     off = [f"{ratio:.2f} × {name.replace('_', ' ')}" for name, ratio in ratios.items() if abs(ratio - 1) > TOLERANCE]
     budget = f"UNEQUAL BUDGET, {' and '.join(off)} of {baseline.name}" if off else "equal budget"
     alone = sorted(runs.folders.keys() - set(seeds))
     left = f"; without a partner and left out: {', '.join(map(str, alone))}" if alone else ""
-    return f"- {markdown(label)}: {markdown(budget)} ({', '.join(spent)} a run); seeds {', '.join(map(str, seeds))}{left}"
+    out = [f"- {markdown(label)}: {markdown(budget)} ({', '.join(spent)} a run); seeds {', '.join(map(str, seeds))}{left}"]
+    unused = sorted(baseline.folders.keys() - set(seeds))
+    if unused:
+        out += [f"  - the baseline also has seeds {', '.join(map(str, unused))}, not used"]
+    first = sorted(runs.folders.keys() | baseline.folders.keys())[: len(seeds)]
+    if first != list(seeds):
+        out += [f"  - WARNING: not the first seeds ({', '.join(map(str, first))}): choosing seeds invalidates a comparison"]
+    return out
 
 
 def _difference_table(table: pd.DataFrame, metrics: Sequence[str]) -> str:
@@ -232,10 +115,43 @@ def _difference_table(table: pd.DataFrame, metrics: Sequence[str]) -> str:
     return markdown_table(out)
 
 
-def _verdicts(table: pd.DataFrame, metric: str) -> str:
-    """What the interval of each method's difference says."""
-    rivals = table[(table["metric"] == metric) & (table["method"] != table["baseline"])]["method"]
-    return "\n".join(f"- {markdown(verdict(table, metric, method))}" for method in rivals)
+def _verdicts(table: pd.DataFrame, metric: str) -> list[str]:
+    """Over how many methods p is adjusted, and what the interval of each one's difference says."""
+    compared = _compared(table, metric)
+    rivals = adjusted_over(compared)
+    single, family = len(rivals) < 2, f"p is adjusted over the {len(rivals)} rivals given here"
+    out = []
+    for method in compared:
+        alone = "; a single comparison, not adjusted" if single or method not in rivals else ""
+        out.append(f"- {markdown(verdict(table, metric, method).removesuffix('.') + alone)}.")
+    family = "p is of a single comparison, not adjusted" if single else family
+    return [f"{family}; what else was tried is not counted.", "\n".join(out)]
+
+
+def _compared(table: pd.DataFrame, metric: str) -> list[str]:
+    """Methods whose difference in a metric a table has."""
+    return list(table[(table["metric"] == metric) & (table["method"] != table["baseline"])]["method"])
+
+
+def _in_published_table(runs: Runs, baseline: Runs, published: Path, metric: str) -> list[str]:
+    """What the published table of these very runs shows of the same two methods; nothing where there is none."""
+    row = _published(baseline, published) and _published(runs, published)
+    compared = _compared(row.table, metric) if row else []
+    if row is None or row.baseline != baseline.name or runs.name not in compared:
+        return []
+    of_metric = row.table[row.table["metric"] == metric].set_index("method")
+    pairs, rivals = of_metric["n_seeds"][[runs.name, row.baseline]].min(), adjusted_over(compared)
+    _, _, p, _, _, _, shows = difference_cells(of_metric.loc[runs.name], pairs)
+    family = f"adjusted over its {len(rivals)} rivals" if runs.name in rivals else "not adjusted"
+    said = f"Published {row.title}, {row.folder}: {METRICS[metric].label}, {runs.name} against {row.baseline}, {pairs} pairs"
+    return [f"- {markdown(f'{said}: p (Holm) {p}, {family}; shows: {shows}.')}"]
+
+
+def _published(runs: Runs, results: Path) -> PublishedRow | None:
+    """The row of a published table that was made from these runs, if there is one."""
+    row = published_row(results, *runs.place, runs.name) if results.joinpath(*runs.place, runs.name).is_dir() else None
+    made = row is not None and {manifest["hash"] for manifest in runs.manifests.values()} <= set(row.hashes.values())
+    return row if made else None
 
 
 def _over_prompts(runs: Runs, label: str, baseline: Runs, seed: int, metrics: Sequence[str]) -> list[str]:
@@ -285,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
     def command() -> None:
         rivals = find_runs(args.runs)
         baseline = find_baseline(args.against, args.rows, rivals[0].place)
-        print(compare(rivals, baseline, args.metric, args.unequal_budget), end="")
+        print(compare(rivals, baseline, args.rows, args.metric, args.unequal_budget), end="")
 
     return run_command("compare", command)
 

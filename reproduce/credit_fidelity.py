@@ -44,6 +44,7 @@ from otca.methods import Method
 from otca.schedules import plan_steps
 from otca.types import Rollout, Scores
 from reproduce.fidelity_text import COMPARED, RIVALS, report, summary
+from reproduce.jobs import add_jobs, jobs_of
 from reproduce.readme import update_readme
 from reproduce.truth import SEED, STAGES, STUDIES, Study, Valuation, load_draws, load_trajectories, load_values
 from reproduce.variants import credit_config
@@ -219,19 +220,19 @@ def main(argv: list[str] | None = None) -> int:
         default="measured",
         help="published: make the trajectories again, refuse others than the published ones, and take the truth from their cells",
     )
-    parser.add_argument("--jobs", type=int, default=0, help="tasks side by side (default: one a core; one with a GPU)")
+    add_jobs(parser, "tasks side by side (default: one a core; one with a GPU)")
     args = parser.parse_args(argv)
-    return run_command("credit_fidelity", lambda: make(args.medium, args.jobs, args.render, args.truth == "published"))
+    return run_command("credit_fidelity", lambda: make(args.medium, jobs_of(args.jobs), args.render, args.truth == "published"))
 
 
 def make(medium: str, jobs: int, render_alone: bool = False, published: bool = False) -> None:
     """Measure what is missing (the truth too, unless the ``published`` one is to do), or nothing; then tables and figures."""
     if not render_alone:
-        from reproduce.runner import default_jobs, run_tasks
+        from reproduce.runner import run_tasks
         from reproduce.truth import tasks
 
         for independent in tasks(STUDIES[medium], continued=not published):
-            run_tasks(independent, jobs or default_jobs())
+            run_tasks(independent, jobs)
         measure(STUDIES[medium], published)
     folder = render(medium)
     print((folder / "fidelity.md").read_text())

@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 
 from otca.ending import run_command
-from otca.errors import InputError
 from otca.presets import SEEDS
 from otca.processes import is_main
+from reproduce.jobs import add_jobs, count_of, jobs_of
 from reproduce.variants import named_arm
 
 
@@ -29,8 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="+", metavar="NAME", help="a method of baselines/, or method@variant")
     parser.add_argument("--medium", choices=("image", "video"), default="image", help="(default: image)")
     parser.add_argument("--tier", choices=tuple(SEEDS), default="quick", help="how large the runs are (default: quick)")
-    parser.add_argument("--seeds", type=int, default=0, help="so many seeds, from 0 (default: those of the tier's headline arms)")
-    parser.add_argument("--jobs", type=int, default=0, help="runs side by side (default: one a core; one with a GPU)")
+    parser.add_argument("--seeds", default="", metavar="N", help="so many seeds, from 0 (default: as the tier's headline arms)")
+    add_jobs(parser)
     parser.add_argument("--dry-run", action="store_true", help="resolve settings, files, disk space and processes, and stop")
     parser.add_argument("--allow-trained-metric", action="store_true", help="let an arm train on a held-out metric")
     args = parser.parse_args(argv)
@@ -39,18 +39,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _make(args: argparse.Namespace) -> int:
     from reproduce.dry_run import look_over
-    from reproduce.runner import default_jobs, refuse_trained_arms, run_arms
+    from reproduce.runner import refuse_trained_arms, run_arms
 
-    for option, value in (("--seeds", args.seeds), ("--jobs", args.jobs)):
-        if value < 0:
-            raise InputError(f"{option} {value}: give a number above 0, or leave it out")
-    seeds, root = args.seeds or SEEDS[args.tier], Path("runs")
+    seeds, jobs, root = count_of("--seeds", args.seeds) or SEEDS[args.tier], jobs_of(args.jobs), Path("runs")
     arms = [named_arm(args.medium, args.tier, name, seed) for seed in range(seeds) for name in dict.fromkeys(args.names)]
     if not args.allow_trained_metric:
         refuse_trained_arms(arms)
     if args.dry_run:
         return look_over(", ".join(args.names), args.tier, arms, root)
-    run_arms(arms, root, args.jobs or default_jobs())
+    run_arms(arms, root, jobs)
     if is_main():
         for folder in dict.fromkeys((root / arm.path).parent for arm in arms):
             print(f"made: {folder} ({seeds} seeds); compare with: python -m reproduce.compare {folder}")

@@ -180,8 +180,3 @@ def _last_row(folder: Path) -> tuple[int, pd.Series | None]:
         return 0, None
     rows = pd.read_csv(path, on_bad_lines="skip")
     return (len(rows), rows.iloc[-1]) if len(rows) else (0, None)
-
-
-def default_jobs() -> int:
-    """One worker a usable core; one on a machine with a GPU."""
-    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))

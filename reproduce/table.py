@@ -22,9 +22,10 @@ from otca.files import write_atomic
 from otca.presets import FEWER_SEEDS, SEEDS
 from otca.processes import is_main, launched, process_state
 from otca.runs import Arm
-from reproduce.compare import COSTS, TOLERANCE
+from reproduce.comparable import COSTS, TOLERANCE
 from reproduce.costs import cost_line
 from reproduce.figures import draw_figures, draw_outcomes, draw_training
+from reproduce.jobs import add_jobs, jobs_of
 from reproduce.readme import update_readme
 from reproduce.variants import named_arm
 
@@ -151,14 +152,15 @@ class Table:
 
     def reproduce(self, tier: str, jobs: int) -> Path:
         """Train and evaluate what is missing below runs/, then write the table there."""
-        from reproduce.runner import default_jobs, run_arms
+        from reproduce.runner import run_arms
 
-        run_arms(self.arms(tier), Path("runs"), jobs or default_jobs())
+        run_arms(self.arms(tier), Path("runs"), jobs)
         return self.write(Path("runs"), tier) if is_main() else Path("runs") / self.name / tier
 
     def main(self, description: str, argv: list[str] | None = None) -> int:
         """Parse, run, print; exit code 2 with one line where the input cannot be used."""
-        return run_commands([self], parser_of(self.name, description).parse_args(argv))
+        args = parser_of(self.name, description).parse_args(argv)
+        return run_command(self.name, lambda: run_commands([self], args))
 
 
 def parser_of(name: str, description: str) -> argparse.ArgumentParser:
@@ -170,12 +172,16 @@ def parser_of(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="resolve settings, files, disk space and processes, and stop")
     parser.add_argument("--render", action="store_true", help="only rebuild the published table from published rows")
     parser.add_argument("--allow-trained-metric", action="store_true", help="let an arm train on a held-out metric")
-    parser.add_argument("--jobs", type=int, default=0, help="runs side by side (default: one a core; one with a GPU)")
+    add_jobs(parser)
     return parser
 
 
 def run_commands(tables: Sequence[Table], args: argparse.Namespace) -> int:
-    """Make, render or look over tables and print them; exit code 2 with one line where the input cannot be used."""
+    """Make, render or look over tables and print them; exit code 2 with one line for each whose input cannot be used.
+
+    Raises InputError for options that are wrong for all of them.
+    """
+    jobs_of(args.jobs)
     code = 0
     for table in tables:
         code = max(code, run_command(table.name, functools.partial(_make, table, args)))
@@ -196,7 +202,7 @@ def _make(table: Table, args: argparse.Namespace) -> int:
         from reproduce.dry_run import look_over
 
         return look_over(table.name, args.tier, table.arms(args.tier), Path("runs")) if is_main() else 0
-    folder = table.render(args.tier) if args.render else table.reproduce(args.tier, args.jobs)
+    folder = table.render(args.tier) if args.render else table.reproduce(args.tier, jobs_of(args.jobs))
     if is_main():
         print((folder / "table.md").read_text())
         print(f"written: {folder}")

@@ -24,7 +24,8 @@ from otca import presets
 from otca.ending import run_command
 from otca.runs import Arm, is_finished
 from reproduce.costs import COST
-from reproduce.runner import default_jobs, run_arms
+from reproduce.jobs import add_jobs, jobs_of
+from reproduce.runner import run_arms
 
 Settings = dict[str, object]
 Evaluation = dict[str, object]
@@ -154,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--medium", default="image", help="medium (default: image)")
     parser.add_argument("--tier", default="quick", help="tier whose settings to tune (default: quick)")
     parser.add_argument("--grid", choices=tuple(GRIDS), default="rates", help="what to vary (default: rates)")
-    parser.add_argument("--jobs", type=int, default=0, help="runs side by side (default: one a core; one with a GPU)")
+    add_jobs(parser)
     parser.add_argument("--collect", action="store_true", help="run nothing, write the rows of what is finished")
     parser.add_argument("--winners", action="store_true", help="run nothing, print each method's learning rate")
     args = parser.parse_args(argv)
@@ -162,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _make(args: argparse.Namespace) -> None:
-    suffix = args.tier if args.grid == "rates" else args.grid
+    jobs, suffix = jobs_of(args.jobs), args.tier if args.grid == "rates" else args.grid
     path = Path("results/tuning") / f"{args.medium}-{suffix}.csv"
     if args.winners:
         print("\n".join(f"{method}: {rate:g}" for method, rate in winners(pd.read_csv(path)).items()))
@@ -172,7 +173,7 @@ def _make(args: argparse.Namespace) -> None:
     root = Path("runs/tuning") / args.grid
     grid = arms(args.medium, args.tier, args.grid)
     if not args.collect:
-        run_arms(grid, root, args.jobs or default_jobs())
+        run_arms(grid, root, jobs)
     rows = pd.DataFrame([read_run(root / arm.path, arm) for arm in grid if is_finished(root / arm.path)])
     write_rows(rows, path)
     print(rows.drop(columns=["settings"]).groupby(["method", "variant"]).mean().to_string(float_format="%.4f"))

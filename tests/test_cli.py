@@ -207,6 +207,28 @@ def test_score_needs_one_folder_and_something_to_score_by(capsys, tmp_path):
     assert not (tmp_path / "scores.csv").exists()
 
 
+def test_arguments_that_are_missing_are_called_as_in_the_help(capsys):
+    for argv, said in ((["export"], "RUN, DIR"), (["export", "run"], "DIR"), (["score"], "--prompts"), (["verify"], "folder")):
+        expected = f"the following arguments are required: {said} (see python -m otca {argv[0]} --help)"
+        assert refused(capsys, *argv).endswith(expected)
+
+
+def test_exports_into_the_run_or_beside_no_tables_are_refused(capsys, tmp_path):
+    """By whatever path the run is reached; a run's own folder is not empty anyhow."""
+    run, link = tmp_path / "run", tmp_path / "link"
+    run.mkdir()
+    (run / "config.yaml").write_text("")
+    link.symlink_to(run)
+    for inside in (run / "export", run / "a" / "b", link / "export", run / ".." / "run" / "export"):
+        assert f"{inside} lies in the run {run}; name a folder outside of it" in refused(capsys, "export", str(run), str(inside))
+        assert list(run.iterdir()) == [run / "config.yaml"]
+    assert "is there already" in refused(capsys, "export", str(run), str(run))
+    said = f"--results {tmp_path / 'nowhere'} is no folder; give one of published tables, or leave it out"
+    argv = [str(run), str(tmp_path / "run-export"), "--results"]
+    assert said in refused(capsys, "export", *argv, str(tmp_path / "nowhere"))
+    assert "has no checkpoint" in refused(capsys, "export", *argv, str(tmp_path))
+
+
 def test_help_names_every_field(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["train", "--help"])

@@ -211,23 +211,23 @@ def test_the_card_has_the_runs_own_metrics(evaluated, tmp_path, capsys):
     assert (first_cell(tmp_path / "out") == [0, 50, 90]).all()  # the run's own media
 
 
-def test_the_card_has_its_methods_row_of_the_published_table(evaluated, tmp_path, capsys):
-    """Of the tables in --results, by default this repository's, which know no tier of that name."""
+def test_the_card_has_its_methods_row_of_the_published_table(evaluated, tmp_path, monkeypatch, capsys):
+    """Of the tables in --results, by default this repository's, which know no tier of that name; an installed copy has none."""
 
     def card(name: str, *options) -> str:
         export(capsys, evaluated, tmp_path / name, *options)
         return (tmp_path / name / "README.md").read_text()
 
     publish_table(tmp_path / "results", tier="mine")
-    sources = tmp_path / "results" / "table1" / "mine" / "sources.json"
-    own = json.loads((evaluated / "manifest.json").read_text())["hash"]
+    sources, own = tmp_path / "results/table1/mine/sources.json", json.loads((evaluated / "manifest.json").read_text())["hash"]
     for digest, said in (("otca0", "is not one"), (own, "is one")):
         sources.write_text(sources.read_text().replace('"otca0"', f'"{digest}"'))
         text = card(digest, "--results", tmp_path / "results")
         assert "| Accuracy | 0.750 | higher | yes |" in text and f"\n{ROW}\n" in text and f"\n{DIFFERENCE}\n" in text
         assert f"has this run's method, over 3 seeds; the baseline is below it. This run {said} of them." in text
     assert "No published table has the method *otca* at the tier *mine* (image)." in card("default")
-    assert "No published tables were at hand at the export" in card("none", "--results", tmp_path / "nowhere")
+    monkeypatch.setattr("eval.published_row.RESULTS", tmp_path / "nowhere")
+    assert "No published tables were at hand at the export" in card("none")
 
 
 def test_scores_and_media_are_of_the_last_checkpoint_alone(evaluated, tmp_path, capsys):
@@ -277,7 +277,7 @@ def test_refusals_leave_nothing_behind(evaluated, untrained_pipeline, tmp_path, 
     for there in (full, full / "file"):
         assert f"{there} is there already; name a folder that is new or empty" in export(capsys, evaluated, there, code=2)
     assert "samples is -1" in export(capsys, evaluated, out, "--samples", "-1", code=2)
-    assert "is not there (there are: last, best, 1, 2)" in export(capsys, evaluated, out, "--checkpoint", "7", code=2)
+    assert "is not there (there are: last, 1, 2)" in export(capsys, evaluated, out, "--checkpoint", "7", code=2)
     assert "none of its checkpoints is best" in export(capsys, evaluated, out, "--checkpoint", "best", code=2)
     assert "has no checkpoint" in export(capsys, tmp_path / "nothing", out, code=2)
     (evaluated / "sets.csv").write_text("metric,value,n\nkernel_distance,0,4\n")

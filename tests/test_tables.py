@@ -92,12 +92,16 @@ def test_collect_reads_seeds_in_numerical_order_variants_and_true_false(tmp_path
 
 
 def test_a_missing_run_or_file_names_the_folder_and_the_command(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"no run in .*image.quick.otca.seed0; .*reproduce.publish --medium image --tier quick"
-    ):
-        collect(tmp_path, "image", "quick", ["otca"])
+    place = "--medium image --tier quick`"
+    make_it = (
+        f"make it with `python -m reproduce.method otca@T5 {place}, and publish it with `python -m reproduce.publish {place}$"
+    )
+    with pytest.raises(FileNotFoundError, match=rf"no run in .*image.quick.otca@T5.seed0; {make_it}"):
+        collect(tmp_path, "image", "quick", ["otca@T5"])
     (publish(tmp_path, "otca", 3, (1, 1)) / "sets.csv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"otca.seed3 lacks sets.csv; make it with .*--tier quick"):
+    with pytest.raises(
+        FileNotFoundError, match=r"otca.seed3 lacks sets.csv; make it with .*method otca --medium image --tier quick"
+    ):
         collect(tmp_path, "image", "quick", ["otca"])
 
 

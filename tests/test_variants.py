@@ -12,7 +12,9 @@ from otca.errors import InputError
 from otca.rewards.base import build_reward
 from otca.types import Prompt
 from reproduce import ablations
+from reproduce import all as all_runs
 from reproduce.runner import arm_config
+from reproduce.table import Table
 from reproduce.variants import STRESSED, VARIANTS, named_arm
 
 
@@ -48,6 +50,27 @@ def test_families_share_the_baseline_and_name_known_arms():
         arms = table.arms("quick")
         assert len(set(arms)) == len(arms) == 2 * len(table.methods)
     assert {m.partition("@")[0] for m in ablations.FAMILIES["stress"].methods} == {"base", *STRESSED}
+
+
+def test_all_families_are_those_of_the_tier(monkeypatch, tmp_path, capsys):
+    """Those that `reproduce.all` makes, and at the tier of longer runs the one that is published there."""
+    asked = []
+    monkeypatch.setattr(Table, "render", lambda self, tier: asked.append((self.name, tier)) or tmp_path)
+    (tmp_path / "table.md").write_text("")
+    for tier in ("quick", "cpu", "study"):
+        assert ablations.main(["--tier", tier, "--render"]) == 0
+    rest = [f"ablations/{name}" for name in ablations.FAMILIES if name != "targets"]
+    assert asked == [*((name, tier) for tier in ("quick", "cpu") for name in rest), ("ablations/targets", "study")]
+    assert [table.name for table in all_runs.TABLES[4:]] == rest
+    assert ablations.main(["--tier", "cpu", "--family", "tcd", "--render"]) == 0 and asked[-1] == ("ablations/tcd", "cpu")
+
+
+def test_a_family_that_is_not_published_at_a_tier_says_how_its_runs_are_made(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert ablations.main(["--tier", "cpu", "--family", "targets", "--render"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("ablations/targets: error: no run in results/image/cpu/base/seed0; make it with `python -m ")
+    assert "reproduce.method base --medium image --tier cpu`" in said and said.count("\n") == 1
 
 
 def test_noise_is_uniform_and_the_image_s_own(media):

@@ -40,6 +40,10 @@ def run(argv: list[str]) -> None:
     given = parse(parser(), argv)
     source, folder = given.run_folder, given.folder
     at_least("samples", given.samples, 0)
+    if given.results is not None and not given.results.is_dir():
+        raise InputError(f"--results {given.results} is no folder; give one of published tables, or leave it out")
+    if folder.resolve() != source.resolve() and folder.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"{folder} lies in the run {source}; name a folder outside of it, so that the run stays as it is")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there already; name a folder that is new or empty")
     from otca.files import PARTIAL, flush_tree, writable_folder, write_hashes
