@@ -72,15 +72,32 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_tree(folder: Path) -> str:
+    """One SHA-256 of all files below a folder, of their names and contents: what ``sha256sum -z * | sha256sum`` prints in it.
+
+    So for files that lie in the folder itself; those of folders in it are named by their path.
+    """
+    names = sorted(os.fsencode(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if p.is_file())
+    lines = [f"{sha256(folder / os.fsdecode(name))}  ".encode() + name + b"\0" for name in names]
+    return hashlib.sha256(b"".join(lines)).hexdigest()
+
+
 def changed_files(folder: Path, listed: Mapping[str, str]) -> list[str]:
-    """A line for each listed file of a folder that is missing or has not the SHA-256 that it had."""
+    """A line for each listed file of a folder that is missing or has not the SHA-256 that it had.
+
+    A name that ends with ``/`` is that of a folder, listed with its `sha256_tree`.
+    """
     out = []
     for name, expected in listed.items():
-        file = folder / name
-        if not file.is_file():
-            out.append(f"{file} is missing")
-        elif sha256(file) != expected:
-            out.append(f"{file} was changed: expected SHA-256 {str(expected)[:16]}…, found {sha256(file)[:16]}…")
+        whole = name.endswith("/")
+        path = folder / name
+        if not (path.is_dir() if whole else path.is_file()):
+            out.append(f"{path} is missing")
+            continue
+        found = sha256_tree(path) if whole else sha256(path)
+        if found != expected:
+            what = "holds other files than it did" if whole else "was changed"
+            out.append(f"{path} {what}: expected SHA-256 {str(expected)[:16]}…, found {found[:16]}…")
     return out
 
 
@@ -88,25 +105,37 @@ def write_hashes(folder: Path, files: Iterable[Path] | None = None) -> None:
     """List every file below the folder, or these of them, with its SHA-256 in `sha256.json`, written last."""
     if files is None:
         files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / HASHES)
-    listing = {p.relative_to(folder).as_posix(): sha256(p) for p in files}
-    write_atomic(folder / HASHES, json.dumps(listing, indent=1) + "\n")
+    write_listing(folder / HASHES, {p.relative_to(folder).as_posix(): sha256(p) for p in files})
 
 
-def verify_hashes(folder: Path) -> None:
-    """Raise InputError naming the first file that is missing or whose hash differs from the folder's listing."""
+def write_listing(path: Path, listed: Mapping[str, str]) -> None:
+    """Write name → SHA-256 as JSON."""
+    write_atomic(path, json.dumps(listed, indent=1) + "\n")
+
+
+def hash_damages(folder: Path) -> list[str]:
+    """A line for each file of a checkpoint that is missing or whose hash differs from the folder's listing.
+
+    Raises InputError where there is no such listing.
+    """
     listing = folder / HASHES
     if not listing.is_file():
         raise InputError(f"checkpoint {folder}: {HASHES} not found; the folder is incomplete or no checkpoint")
-    listed = read_object(listing, f"checkpoint {folder}")
-    for name, expected in listed.items():
-        path = folder / name
+    out = []
+    for name, expected in read_object(listing, f"checkpoint {folder}").items():
+        path, short = folder / name, str(expected)[:16]
         if not path.is_file():
-            raise InputError(f"checkpoint file {path} is missing (expected SHA-256 {expected[:16]}…); restore the folder")
-        found = sha256(path)
-        if found != expected:
-            raise InputError(
-                f"checkpoint file {path} is damaged: expected SHA-256 {expected[:16]}…, found {found[:16]}…; restore it"
-            )
+            out.append(f"checkpoint file {path} is missing (expected SHA-256 {short}…); restore the folder")
+        elif (found := sha256(path)) != expected:
+            out.append(f"checkpoint file {path} is damaged: expected SHA-256 {short}…, found {found[:16]}…; restore it")
+    return out
+
+
+def verify_hashes(folder: Path) -> None:
+    """Raise InputError naming the first of `hash_damages`, and how many there are."""
+    found = hash_damages(folder)
+    if found:
+        raise InputError(found[0] + (f" (missing or damaged in all: {len(found)} files)" if found[1:] else ""))
 
 
 @contextmanager

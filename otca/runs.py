@@ -17,12 +17,14 @@ from jsonargparse import ArgumentParser
 
 from otca.cli import check_settings, make_parser, read_settings
 from otca.config import TrainConfig
-from otca.errors import InputError, printable
+from otca.errors import InputError, one_line, printable
 from otca.files import changed_files, sha256, write_atomic
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "scipy", "numpy")
 RECORDED = ("config.yaml", "train.csv", "validation.csv", "scores.csv.gz", "sets.csv", "probe.csv")
 """Files whose hashes the manifest lists, where they exist."""
+MANIFEST = "manifest.json"
+"""Name of the file that ends a run."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def finish_run(folder: Path, arm: Arm, settings: dict, budget: dict[str, int], p
         "files": {name: sha256(folder / name) for name in RECORDED if (folder / name).is_file()},
     }
     manifest["hash"] = _short_hash(manifest)
-    write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 
@@ -140,20 +142,32 @@ def _short_hash(content: dict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def read_manifest(run: Path) -> dict:
+    """The manifest of a finished run. Raises InputError, in one line that names the file, where there is none or what is none."""
+    path = run / MANIFEST
+    if not path.is_file():
+        raise InputError(f"{path} is missing; restore it, or delete the run and make it again")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no manifest of a run ({one_line(error)}); restore it") from error
+    if not (isinstance(content, dict) and isinstance(content.get("files"), dict) and "hash" in content):
+        raise InputError(f"{path} is no manifest of a run (it lacks hash or files); restore it")
+    return content
+
+
 def damages(folder: Path) -> list[str]:
     """What is wrong with a finished run: files missing or changed, a config or a manifest edited. Empty where all is whole."""
-    path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        listed, claimed = dict(manifest["files"]), manifest.pop("hash")
-        out = (
-            [] if _short_hash(manifest) == claimed else [f"{path} was edited: its hash is {_short_hash(manifest)}, not {claimed}"]
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return [f"{path} is no manifest of a run ({error!r})"]
-    return out + changed_files(folder, listed)
+        manifest = read_manifest(folder)
+    except InputError as error:
+        return [str(error)]
+    claimed = manifest.pop("hash")
+    found = _short_hash(manifest)
+    edited = [] if found == claimed else [f"{folder / MANIFEST} was edited: its hash is {found}, not {claimed}"]
+    return edited + changed_files(folder, manifest["files"])
 
 
 def is_finished(folder: Path) -> bool:
     """Whether the run has its manifest."""
-    return (folder / "manifest.json").is_file()
+    return (folder / MANIFEST).is_file()

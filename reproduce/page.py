@@ -3,8 +3,9 @@
 Made from the published files alone, byte for byte the same from the same files: tables with the rows of every cell, samples of
 the same prompts and noise side by side, credit curves beneath them.
 
-This is the last step of `make render`, and ends it with results/sha256.json: the hash of every published data file outside of
-runs, which `python -m otca verify results/` compares. With --out the page alone is written.
+This is the last step of `make render`, and ends it with results/sha256.json, the hash of every published data file outside of
+runs, and results/pictures.json, that of every figure, clip and page: `python -m otca verify results/` compares both. With --out
+the page alone is written.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 from pathlib import Path
 
 from eval.page.document import build_page
-from eval.published import write_listing
+from eval.published import PICTURES, write_listings
 from otca.ending import run_command
 from otca.files import HASHES, write_atomic
 
@@ -30,12 +31,14 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> None:
         out = args.out or args.results / "index.html"
+        if args.out is None and not (args.results / PICTURES).is_file():
+            write_listings(args.results)  # the page links every .json file, and is to be the same the next time
         page = build_page(args.results, out)
         write_atomic(out, page)
         print(f"written: {out} ({len(page.encode()) / 1e6:.1f} MB)")
         if args.out is None:
-            write_listing(args.results)
-            print(f"written: {args.results / HASHES}")
+            write_listings(args.results)
+            print(f"written: {args.results / HASHES}, {args.results / PICTURES}")
 
     return run_command("page", command)
 

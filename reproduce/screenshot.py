@@ -1,7 +1,8 @@
 """A picture of the page of published results: `python -m reproduce.screenshot` → results/page.png.
 
 Taken by headless Chromium, driven through its own driver (Debian: chromium, chromium-driver). Fonts differ from machine to
-machine, so the picture is no part of `make render`: it is taken when the page has changed to look at.
+machine, so the picture is no part of `make render`: it is taken when the page has changed to look at. Its hash in the
+pictures.json beside it is written anew, that of no other file.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
+from eval.published import list_picture
 from otca.ending import run_command
 from otca.errors import InputError
 from otca.files import write_atomic
@@ -86,7 +88,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--place", default="gallery-image-cpu", help="id of the part to show (default: gallery-image-cpu)")
     parser.add_argument("--out", type=Path, default=Path("results/page.png"), help="file to write (default: results/page.png)")
     args = parser.parse_args(argv)
-    return run_command("screenshot", lambda: take(args.page, args.place, args.out))
+
+    def command() -> None:
+        take(args.page, args.place, args.out)
+        list_picture(args.out)
+
+    return run_command("screenshot", command)
 
 
 if __name__ == "__main__":

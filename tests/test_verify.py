@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import pytest
 
 import otca.commands.doctor as doctor
 import otca.files
-from eval.published import write_listing
 from otca.__main__ import main
+from otca.errors import InputError
 
 PUBLISHED = Path(__file__).parent.parent / "results/image/quick/otca/seed0"
 
@@ -34,8 +35,7 @@ def test_every_published_run_and_table_is_whole(capsys):
     count, tables = (sum(1 for _ in results.rglob(name)) for name in ("manifest.json", "table.csv"))
     code, said = verified(capsys, results)
     assert code == 0 and count >= 24 and tables >= 5
-    assert f"looked at {count} runs, 0 checkpoints and {tables} tables" in said
-    assert ("published files" in said) == (results / otca.files.HASHES).is_file()
+    assert re.search(rf"^compared {count} runs, 0 checkpoints, {tables} tables, \d+ data files, \d+ pictures ", said, re.M)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "train.csv", "scores.csv.gz", "sets.csv"])
@@ -45,7 +45,7 @@ def test_a_changed_or_missing_file_is_named(capsys, run, name):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     code, said = verified(capsys, run.parents[1])
-    assert code == 2 and f"{path} was changed: expected SHA-256" in said and "1 damages" in said
+    assert code == 2 and f"{path} was changed: expected SHA-256" in said and "1 damage in" in said
     path.unlink()
     assert f"{path} is missing" in verified(capsys, run)[1]
 
@@ -56,16 +56,48 @@ def test_an_edited_manifest_is_found(capsys, run):
     path.write_text(json.dumps(manifest | {"budget": {"network_evaluations": 1, "reward_calls": 1}}))
     assert f"{path} was edited" in verified(capsys, run)[1]
     path.write_text("{")
-    assert f"{path} is no manifest of a run" in verified(capsys, run)[1]
+    assert f"{path} is no manifest of a run (Expecting property name" in verified(capsys, run)[1]
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (bytes(range(128, 256)) * 100, "'utf-8' codec can't decode byte 0x80 in position 0: invalid start byte"),
+        (b"[" * 100_000, "maximum recursion depth exceeded"),
+        (b"[]", "it lacks hash or files"),
+        (b'{"hash": "0"}', "it lacks hash or files"),
+        (b'{"hash": "0", "files": ["train.csv"]}', "it lacks hash or files"),
+    ],
+)
+def test_what_is_no_manifest_is_told_in_one_short_line(capsys, run, content, said):
+    path = run / "manifest.json"
+    path.write_bytes(content)
+    code, told = verified(capsys, run)
+    [line] = [line for line in told.splitlines() if str(path) in line]
+    assert code == 2 and "1 damage in" in told and len(line) < len(str(path)) + 150
+    assert line.startswith(f"{path} is no manifest of a run ({said}") and line.endswith("); restore it")
+
+
+@pytest.mark.parametrize("content", [bytes(range(128, 256)) * 100, b"[]", b"{"])
+def test_it_is_told_once_where_tables_were_made_from_the_run(capsys, table, content):
+    path = table.parents[1] / "image/quick/otca/seed1/manifest.json"
+    path.write_bytes(content)
+    code, told = verified(capsys, table)
+    assert code == 2 and "1 damage in" in told and told.count(f"{path} is no manifest of a run (") == 1
+
+
+def copy_of_table(folder: Path) -> Path:
+    """A copy of the published Table 1 in its place above copies of its runs."""
+    results = PUBLISHED.parents[3]
+    out = folder / "results"
+    for run in json.loads((results / "table1/quick/sources.json").read_text())["runs"]:
+        shutil.copytree(results / run, out / run, ignore=shutil.ignore_patterns("media"))
+    return Path(shutil.copytree(results / "table1/quick", out / "table1/quick", ignore=shutil.ignore_patterns("*.*g", "*.webp")))
 
 
 @pytest.fixture
 def table(tmp_path):
-    """A copy of the published Table 1 in its place above copies of its runs."""
-    results = PUBLISHED.parents[3]
-    runs, out = "image/quick", tmp_path / "results"
-    shutil.copytree(results / runs, out / runs, ignore=shutil.ignore_patterns("media"))
-    return Path(shutil.copytree(results / "table1/quick", out / "table1/quick", ignore=shutil.ignore_patterns("*.*g", "*.webp")))
+    return copy_of_table(tmp_path)
 
 
 def edit(table, change):
@@ -82,18 +114,18 @@ def test_a_table_knows_its_runs_and_brings_them_along(capsys, table):
     sources = json.loads((table / "sources.json").read_text())
     assert len(sources["runs"]) == 12 and sorted(sources["files"]) == ["table.csv", "table.md", "table.tex"]
     code, said = verified(capsys, table)
-    assert code == 0 and "looked at 12 runs, 0 checkpoints and 1 tables" in said
+    assert code == 0 and "compared 12 runs, 0 checkpoints, 1 table: " in said
     rows = table.parents[1] / "image/quick/otca/seed1/train.csv"
     rows.write_text(rows.read_text() + "\n")
     code, said = verified(capsys, table)
-    assert code == 2 and "otca/seed1/train.csv was changed" in said and "1 damages" in said
+    assert code == 2 and "otca/seed1/train.csv was changed" in said and "1 damage in" in said
 
 
 @pytest.mark.parametrize("name", ["table.csv", "table.md", "table.tex"])
 def test_an_edited_or_missing_file_of_a_table_is_named(capsys, table, name):
     (table / name).write_text((table / name).read_text() + "\n")
     code, said = verified(capsys, table)
-    assert code == 2 and f"{table / name} was changed: expected SHA-256" in said and "1 damages" in said
+    assert code == 2 and f"{table / name} was changed: expected SHA-256" in said and "1 damage in" in said
     (table / name).unlink()
     assert f"{table / name} is missing" in verified(capsys, table)[1]
 
@@ -118,7 +150,7 @@ def test_an_edited_cell_is_found_although_its_hash_was_fixed_up(capsys, table, c
     edit(table, change)
     code, said = verified(capsys, table)
     expected = f"{table / 'table.csv'}: {column} of image otca clip_score is {value!r}; its rows give {before[column][row]!r}"
-    assert code == 2 and expected in said and "1 damages" in said
+    assert code == 2 and expected in said and "1 damage in" in said
 
 
 @pytest.mark.parametrize(
@@ -151,7 +183,22 @@ def test_a_missing_run_is_named(capsys, table):
     run = table.parents[1] / "image/quick/otca_tcd/seed1"
     shutil.rmtree(run)
     code, said = verified(capsys, table)
-    assert code == 2 and f"run {run} is missing, from which {table} was made" in said and "looked at 11 runs" in said
+    assert code == 2 and f"run {run} is missing, from which {table} was made" in said and "compared 11 runs" in said
+    for name in ("table8", "table9"):
+        shutil.copytree(table, table.parents[1] / name / "quick")
+    code, said = verified(capsys, table.parents[1])
+    assert code == 2 and said.count(f"run {run} ") == 1
+    assert f"run {run} is missing, from which {table} and 2 more tables were made" in said
+
+
+def test_a_missing_manifest_is_named_once_however_many_tables_need_it(capsys, table):
+    path = table.parents[1] / "image/quick/otca_tcd/seed1/manifest.json"
+    path.unlink()
+    shutil.copytree(table, table.parents[1] / "table9/quick")
+    for folder in (table, table.parents[1]):
+        code, said = verified(capsys, folder)
+        assert code == 2 and said.count("otca_tcd/seed1") == 1
+        assert f"{path} is missing; restore it, or delete the run and make it again\n" in said
 
 
 @pytest.mark.parametrize(
@@ -174,71 +221,26 @@ def test_a_list_of_sources_that_is_none_or_leads_elsewhere_is_refused(capsys, ta
     assert code == 2 and str(path) in told and said in told
 
 
-@pytest.fixture
-def listed(table):
-    """Results of one table and its runs, with data of other kinds, and what lists it all."""
-    results = table.parents[1]
-    for name in ("tuning/a.csv", "credit_fidelity/b-cells.csv.gz", "speed/c.json", "fuzz/table.md", "x/d.jsonl", "x/e.tex"):
-        (results / name).parent.mkdir(exist_ok=True)
-        (results / name).write_text("abc")
-    for name in ("README.md", "index.html", "page.png", "x/f.svg", "image/quick/otca/seed0/probe.csv", "image/quick/cost.csv"):
-        (results / name).write_text("abc")
-    write_listing(results)
-    return results
-
-
-def test_what_is_listed_are_data_outside_of_runs(listed):
-    """The hash of abc is FIPS 180's example; pictures, pages, the description, rows of runs and the listing are left out."""
-    found = json.loads((listed / "sha256.json").read_text())
-    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    table = {f"table1/quick/{name}" for name in ("sources.json", "table.csv", "table.md", "table.tex")}
-    assert {name for name, digest in found.items() if digest == abc} == {*found} - table
-    assert {*found} - table == {
-        *("credit_fidelity/b-cells.csv.gz", "fuzz/table.md", "image/quick/cost.csv", "speed/c.json", "tuning/a.csv"),
-        *("x/d.jsonl", "x/e.tex"),
-    }
-    assert [*found] == sorted(found)
-
-
-def test_published_files_that_changed_went_or_came_are_named(capsys, listed):
-    code, said = verified(capsys, listed)
-    assert code == 0 and "runs, 0 checkpoints and 1 tables, 11 published files" in said
-    (listed / "tuning/a.csv").write_text("abd")
-    (listed / "speed/c.json").unlink()
-    (listed / "precision").mkdir()
-    (listed / "precision/g.csv").write_text("abc")
-    code, said = verified(capsys, listed)
-    assert code == 2 and "3 damages" in said
-    assert f"{listed / 'tuning/a.csv'} was changed: expected SHA-256 ba7816bf8f01cfea…" in said
-    assert f"{listed / 'speed/c.json'} is missing\n" in said
-    assert f"{listed / 'precision/g.csv'} is not listed in {listed / 'sha256.json'}\n" in said
-
-
-def test_a_changed_table_that_two_lists_have_is_one_damage(capsys, listed):
-    path = listed / "table1/quick/table.md"
-    path.write_text(path.read_text() + "\n")
-    code, said = verified(capsys, listed)
-    assert code == 2 and said.count(f"{path} was changed") == 1 and "1 damages" in said
-
-
-@pytest.mark.parametrize(
-    "content, said",
-    [("{", "sha256.json"), ("[]", "holds a list and no object"), ('{"../../a.csv": "0"}', "../../a.csv is missing")],
-)
-def test_a_listing_that_is_none_or_leads_elsewhere_is_told(capsys, listed, content, said):
-    (listed.parent.parent / "a.csv").write_text("abc")
-    (listed / "sha256.json").write_text(content)
-    code, told = verified(capsys, listed)
-    assert code == 2 and said in told and "Traceback" not in told
-
-
 def test_checkpoints_are_looked_at(capsys, tmp_path):
     folder = Path(shutil.copytree(otca.files.EMBEDDED / "judge", tmp_path / "judge"))
     assert verified(capsys, tmp_path)[0] == 0
-    victim = next(path for path in folder.rglob("*.safetensors"))
+    victim, lost = next(folder.rglob("*.safetensors")), folder / "config.json"
     victim.write_bytes(victim.read_bytes()[:-1])
+    assert "1 damage in" in verified(capsys, tmp_path)[1]
+    lost.unlink()
     code, said = verified(capsys, tmp_path)
-    assert code == 2 and f"checkpoint file {victim} is damaged" in said
+    assert code == 2 and "2 damages in" in said and "compared 0 runs, 1 checkpoint, 0 tables: " in said
+    assert f"checkpoint file {victim} is damaged" in said and f"checkpoint file {lost} is missing" in said
+    with pytest.raises(InputError, match=r"missing or damaged in all: 2 files\)$"):
+        otca.files.verify_hashes(folder)
+
+
+@pytest.mark.parametrize("content", ['{"model.safetensors": 1, "absent": null}', "[]", "{"])
+def test_a_checkpoint_with_a_listing_that_is_none_is_told(capsys, tmp_path, content):
+    folder = Path(shutil.copytree(otca.files.EMBEDDED / "judge", tmp_path / "judge"))
+    (folder / otca.files.HASHES).write_text(content)
+    code, said = verified(capsys, tmp_path)
+    assert code == 2 and str(folder) in said and "Traceback" not in said
 
 
 def test_nothing_to_verify_is_an_error(capsys, tmp_path):

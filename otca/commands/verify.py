@@ -2,57 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
 from otca.cli import make_parser, parse
-from otca.errors import InputError
+from otca.errors import InputError, printable
 
 
 def parser() -> ArgumentParser:
     """What to verify."""
     out = make_parser(
         "verify",
-        "Re-hash every finished run below a folder and every checkpoint (rows, settings, weights), make every table again from "
-        "the rows of its runs, and re-hash what else was published with them.",
+        "Re-hash every finished run below a folder and every checkpoint (rows, settings, weights), and make every table again "
+        "from the rows of its runs. Where runs and tables are published together, re-hash all else there too (data, figures, "
+        "clips, samples, page), and tell files that nothing lists, runs in another's place and runs of no table.",
     )
     out.add_argument("folder", type=Path, help="a run, a table, or any folder of them, such as results/")
     return out
 
 
 def run(argv: list[str]) -> None:
-    """Print what is damaged, and how much was looked at. Raises InputError where anything is."""
-    from eval.published import listing_damages, published_files
-    from eval.sources import SOURCES, source_runs, table_damages
-    from otca.files import HASHES, verify_hashes
-    from otca.runs import damages
+    """Print what is damaged, and how much was compared. Raises InputError where anything is."""
+    from eval.published import PICTURES, listing_damages, published_files, published_roots, run_damages
+    from eval.sources import SOURCES, source_runs
+    from otca.files import HASHES
+    from otca.runs import MANIFEST, damages
 
     folder = parse(parser(), argv).folder
     if not folder.is_dir():
         raise InputError(f"folder {folder} not found; give a run's folder, or one that holds runs")
     tables = sorted(path.parent for path in folder.rglob(SOURCES))
-    listings = sorted(path.parent for path in folder.rglob(HASHES))
-    found = [line for one in tables for line in table_damages(one)]
-    runs = sorted(
-        {*(path.parent for path in folder.rglob("manifest.json")), *(run for one in tables for run in source_runs(one))}
-    )
-    if not (runs or listings or tables):
+    runs = sorted({*(path.parent for path in folder.rglob(MANIFEST)), *(run for one in tables for run in source_runs(one))})
+    roots = published_roots(folder, runs, tables)
+    checkpoints = sorted(path.parent for path in folder.rglob(HASHES) if path.parent not in roots)
+    if not (runs or roots or checkpoints or tables):
         raise InputError(
-            f"{folder} holds neither a finished run (manifest.json) nor a checkpoint ({HASHES}) nor a table ({SOURCES})"
+            f"{folder} holds neither a finished run ({MANIFEST}) nor a checkpoint ({HASHES}) nor a table ({SOURCES})"
         )
-    results = [one for one in listings if any(one in inner.parents for inner in (*runs, *tables))]
-    checkpoints = [one for one in listings if one not in results]
-    found += [line for one in runs for line in damages(one)]
-    found += [line for one in results for line in listing_damages(one)]
-    for one in checkpoints:
-        try:
-            verify_hashes(one)
-        except InputError as error:
-            found.append(str(error))
+    published = [published_files(root) for root in roots]
+    found = [
+        *_damages_of_tables(tables, runs),
+        *(line for one in runs for line in damages(one)),
+        *(line for one in published for line in (*run_damages(one), *listing_damages(one))),
+        *(line for one in checkpoints for line in _damages_of_checkpoint(one)),
+    ]
     found = [*dict.fromkeys(found)]  # a table's files are listed twice
-    listed = f", {sum(len(published_files(one)) for one in results)} published files" if results else ""
-    looked = f"looked at {len(runs)} runs, {len(checkpoints)} checkpoints and {len(tables)} tables{listed}: {folder}"
-    print("\n".join([*found, looked]))
+    compared = [counted(len(runs), "run"), counted(len(checkpoints), "checkpoint"), counted(len(tables), "table")]
+    if published:
+        data = sum(len(one.data) for one in published if (one.root / HASHES).is_file())
+        pictures = sum(len(one.pictures) for one in published if (one.root / PICTURES).is_file())
+        compared += [counted(data, "data file"), f"{counted(pictures, 'picture')} (figures, clips, page, media of a run)"]
+    print("\n".join([*map(printable, found), f"compared {', '.join(compared)}: {folder}"]))
     if found:
-        raise InputError(f"{len(found)} damages in {folder}; restore these files, or delete the runs and make them again")
+        anew = "".join(f"; list what is right as it is with python -m reproduce.page --results {root}" for root in roots)
+        way_out = f"restore these files, delete what is not listed, or make the runs again{anew}"
+        raise InputError(f"{counted(len(found), 'damage')} in {folder}; {way_out}")
+
+
+def counted(number: int, thing: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _damages_of_tables(tables: Iterable[Path], runs: Iterable[Path]) -> list[str]:
+    """What is wrong with tables; of a run without a manifest one line, whatever number of tables was made from it."""
+    from eval.sources import read_sources, table_damages
+    from otca.runs import MANIFEST, damages, is_finished
+
+    lost: dict[Path, list[Path]] = {}
+    for one in tables:
+        try:
+            root, named, _ = read_sources(one)
+        except InputError:  # `table_damages` tells
+            continue
+        for name in named:
+            if not is_finished(root / name):
+                lost.setdefault(root / name, []).append(one)
+    told = tuple(f"run {one} is missing," for one in lost) + tuple(f"{one / MANIFEST} is no manifest" for one in runs)
+    out = [line for one in tables for line in table_damages(one) if not line.startswith(told)]
+    for one, made in lost.items():
+        made_of_it = f"{made[0]} and {counted(len(made) - 1, 'more table')} were" if made[1:] else f"{made[0]} was"
+        out += damages(one) if one.is_dir() else [f"run {one} is missing, from which {made_of_it} made"]
+    return out
+
+
+def _damages_of_checkpoint(folder: Path) -> list[str]:
+    from otca.files import hash_damages
+
+    try:
+        return hash_damages(folder)
+    except InputError as error:
+        return [str(error)]
