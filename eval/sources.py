@@ -19,7 +19,7 @@ import pandas as pd
 from eval.tables import build_table, read_runs, table_csv
 from otca.errors import InputError
 from otca.files import changed_files, sha256, write_atomic
-from otca.runs import Arm, damages
+from otca.runs import Arm, damages, read_manifest
 
 SOURCES = "sources.json"
 FILES = ("table.csv", "table.md", "table.tex")
@@ -57,12 +57,12 @@ def read_sources(folder: Path) -> tuple[Path, dict[str, str], dict[str, str]]:
 
 
 def source_runs(folder: Path) -> list[Path]:
-    """Folders of the runs that a table was made from, those that are there; none where its list cannot be read."""
+    """Folders of the runs that a table was made from, there or not; none where its list cannot be read."""
     try:
         root, runs, _ = read_sources(folder)
     except InputError:  # `table_damages` tells
         return []
-    return [root / run for run in runs if (root / run / "manifest.json").is_file()]
+    return [root / run for run in runs]
 
 
 def table_damages(folder: Path) -> list[str]:
@@ -83,12 +83,12 @@ def table_damages(folder: Path) -> list[str]:
 
 
 def _replaced(run: Path, expected: str, folder: Path) -> list[str]:
-    try:
-        found = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["hash"]
-    except FileNotFoundError:
+    if not run.is_dir():
         return [f"run {run} is missing, from which {folder} was made"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return [f"{run / 'manifest.json'} is no manifest of a run ({error!r})"]
+    try:
+        found = read_manifest(run)["hash"]
+    except InputError as error:
+        return [str(error)]
     return [] if found == expected else [f"run {run} is not the one that {folder} was made from: {found}, not {expected}"]
 
 

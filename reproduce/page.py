@@ -31,8 +31,6 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> None:
         out = args.out or args.results / "index.html"
-        if args.out is None and not (args.results / PICTURES).is_file():
-            write_listings(args.results)  # the page links every .json file, and is to be the same the next time
         page = build_page(args.results, out)
         write_atomic(out, page)
         print(f"written: {out} ({len(page.encode()) / 1e6:.1f} MB)")

@@ -15,6 +15,7 @@ import pandas as pd
 
 from eval.columns import METRICS
 from eval.page.markdown import Block, Cells, Heading, Items, Paragraph, read_markdown
+from eval.published import PICTURES
 from eval.sources import RUN, SOURCES, read_sources
 from eval.tables import DIFFERENCE_HEADS, differences, heading, verdict
 from otca.errors import InputError
@@ -72,11 +73,11 @@ def documents(results: Path) -> list[dict]:
 def other_files(results: Path, shown: Iterable[dict]) -> list[str]:
     """Published CSV and JSON files outside of runs that no document shows or links, by name: paths below ``results``.
 
-    The listing of their hashes, written after the page, is not among them.
+    The listings of hashes, written after the page, are not among them.
     """
     linked = {name for document in shown for name in document["files"]}
     found = (path.relative_to(results).as_posix() for ext in ("csv", "csv.gz", "json") for path in results.rglob(f"*.{ext}"))
-    return sorted(name for name in found if name not in linked and name != HASHES and not RUN.match(name))
+    return sorted(name for name in found if name not in linked and name not in (HASHES, PICTURES) and not RUN.match(name))
 
 
 def _order(name: str) -> tuple:

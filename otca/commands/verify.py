@@ -34,7 +34,8 @@ def run(argv: list[str]) -> None:
     if not folder.is_dir():
         raise InputError(f"folder {folder} not found; give a run's folder, or one that holds runs")
     tables = sorted(path.parent for path in folder.rglob(SOURCES))
-    runs = sorted({*(path.parent for path in folder.rglob(MANIFEST)), *(run for one in tables for run in source_runs(one))})
+    named = (run for one in tables for run in source_runs(one) if run.is_dir())
+    runs = sorted({*(path.parent for path in folder.rglob(MANIFEST)), *named})
     roots = published_roots(folder, runs, tables)
     checkpoints = sorted(path.parent for path in folder.rglob(HASHES) if path.parent not in roots)
     if not (runs or roots or checkpoints or tables):
@@ -43,7 +44,7 @@ def run(argv: list[str]) -> None:
         )
     published = [published_files(root) for root in roots]
     found = [
-        *_damages_of_tables(tables, runs),
+        *_damages_of_tables(tables),
         *(line for one in runs for line in damages(one)),
         *(line for one in published for line in (*run_damages(one), *listing_damages(one))),
         *(line for one in checkpoints for line in _damages_of_checkpoint(one)),
@@ -66,25 +67,20 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def _damages_of_tables(tables: Iterable[Path], runs: Iterable[Path]) -> list[str]:
-    """What is wrong with tables; of a run without a manifest one line, whatever number of tables was made from it."""
-    from eval.sources import read_sources, table_damages
-    from otca.runs import MANIFEST, damages, is_finished
+def _damages_of_tables(tables: Iterable[Path]) -> list[str]:
+    """What is wrong with tables; of a missing run one line, whatever number of tables was made from it."""
+    from eval.sources import source_runs, table_damages
 
     lost: dict[Path, list[Path]] = {}
     for one in tables:
-        try:
-            root, named, _ = read_sources(one)
-        except InputError:  # `table_damages` tells
-            continue
-        for name in named:
-            if not is_finished(root / name):
-                lost.setdefault(root / name, []).append(one)
-    told = tuple(f"run {one} is missing," for one in lost) + tuple(f"{one / MANIFEST} is no manifest" for one in runs)
+        for run in source_runs(one):
+            if not run.is_dir():
+                lost.setdefault(run, []).append(one)
+    told = tuple(f"run {run} is missing," for run in lost)
     out = [line for one in tables for line in table_damages(one) if not line.startswith(told)]
-    for one, made in lost.items():
-        made_of_it = f"{made[0]} and {counted(len(made) - 1, 'more table')} were" if made[1:] else f"{made[0]} was"
-        out += damages(one) if one.is_dir() else [f"run {one} is missing, from which {made_of_it} made"]
+    for run, (first, *others) in lost.items():
+        made = f"{first} and {counted(len(others), 'more table')} were" if others else f"{first} was"
+        out.append(f"run {run} is missing, from which {made} made")
     return out
 
 
