@@ -22,7 +22,7 @@ from otca.errors import InputError
 from otca.runs import Arm
 from reproduce import ablations, credit_fidelity, table1, table2, table3, table4
 from reproduce.costs import total_cost_line
-from reproduce.jobs import add_jobs, jobs_of
+from reproduce.jobs import add_jobs, count_of, jobs_of
 from reproduce.readme import update_readme
 from reproduce.table import Table
 
@@ -50,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tier", choices=("quick", "cpu"), default="cpu", help="how large the runs are (default: cpu)")
     add_jobs(parser, JOBS_HELP)
     parser.add_argument("--slurm", default="", metavar="PARTITION", help="submit the jobs to this partition of Slurm")
-    parser.add_argument("--gpus", type=int, default=0, help="with --slurm: GPUs of each job, which uses one at most (default: 0)")
+    parser.add_argument(
+        "--gpus", default="", metavar="N", help="with --slurm: GPUs of each job, which uses one at most (default: none)"
+    )
     parser.add_argument("--progress", action="store_true", help="print how far the runs are, and stop")
     parser.add_argument("--render", action="store_true", help="only rebuild the published tables from published rows")
     parser.add_argument("--allow-trained-metric", action="store_true", help="let an arm train on a held-out metric")
@@ -66,7 +68,7 @@ def render(tier: str) -> None:
 
 
 def _make(args: argparse.Namespace) -> None:
-    wanted, root, jobs = arms(args.tier), Path("runs"), jobs_of(args.jobs)
+    wanted, root, jobs, gpus = arms(args.tier), Path("runs"), jobs_of(args.jobs), count_of("--gpus", args.gpus)
     if args.render:
         render(args.tier)
         return
@@ -78,9 +80,9 @@ def _make(args: argparse.Namespace) -> None:
         return
     if not args.allow_trained_metric:
         refuse_trained_arms(wanted)
-    if args.gpus and not args.slurm:
-        raise InputError(f"--gpus {args.gpus} goes with --slurm; local processes take this machine's GPU by themselves")
-    run_grid(wanted, root, jobs, args.slurm, args.gpus)
+    if gpus and not args.slurm:
+        raise InputError(f"--gpus {gpus} goes with --slurm; local processes take this machine's GPU by themselves")
+    run_grid(wanted, root, jobs, args.slurm, gpus)
     for table in TABLES:
         print(f"written: {table.write(root, args.tier)}")
     for medium in MEDIA if args.tier == "cpu" else ():

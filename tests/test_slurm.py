@@ -107,3 +107,5 @@ def test_what_is_left_to_the_machine_that_submits(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[-2:] == ["measured: image", "measured: video"]
     assert all_runs.main(["--tier", "quick", "--gpus", "1"]) == 2
     assert "--gpus 1 goes with --slurm" in capsys.readouterr().err
+    assert all_runs.main(["--tier", "quick", "--slurm", "short", "--gpus", "-1"]) == 2
+    assert "--gpus -1: give a number above 0, or leave it out" in capsys.readouterr().err
