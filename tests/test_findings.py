@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -126,3 +127,12 @@ def test_no_arm_of_the_ablations_is_told_from_static_weighting_but_process_credi
             )
             told = {m for m in table.index.drop("static_multi_reward") if shown(table.loc[m]) in ("better", "worse")}
             assert told <= {"process_credit"}, name
+
+
+def test_seconds_of_process_credit_are_as_measured():
+    """For each second of static weighting's training, cpu tier: on videos of both rows, on images at equal evaluations."""
+    measured = json.loads((ROOT / "results" / "speed" / "speed.json").read_text())
+    whole = {name: measured[f"{name}_training"]["value"] for name in ("video_process_credit", "video_process_credit@equal")}
+    equal, image = whole["video_process_credit@equal"], measured["image_process_credit@equal_training"]["value"]
+    assert f"and {equal:.1f} and {whole['video_process_credit']:.1f} times the seconds (`results/speed/speed.json`)" in README
+    assert f"takes {equal:.1f} times static weighting's seconds on videos and {image:.1f} times on images" in README
