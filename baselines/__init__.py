@@ -1,10 +1,9 @@
 """Baselines, one file a method; each defines ``METHOD``. They run through the engine of `otca` and import nothing else."""
 
-import difflib
 import importlib
 import pkgutil
 
-from otca.errors import InputError
+from otca.errors import InputError, nearest
 from otca.methods import METHODS, Method
 
 
@@ -15,7 +14,5 @@ def find_method(name: str) -> Method:
     own = [module.name for module in pkgutil.iter_modules(__path__)]
     if name not in own:
         known = [*METHODS, *own]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"unknown method {name!r}{hint} (known: {', '.join(known)})")
+        raise InputError(f"unknown method {name!r}{nearest(name, known)} (known: {', '.join(known)})")
     return importlib.import_module(f"{__name__}.{name}").METHOD

@@ -12,7 +12,7 @@ import pandas as pd
 
 from eval.markup import Grid
 from eval.stats import holm
-from eval.tables import DIFFERENCE_HEADS, build_table, difference_cells
+from eval.tables import build_table, difference_columns
 
 
 def varied(name: str, names: Collection[str]) -> str | None:
@@ -39,13 +39,11 @@ def variant_differences(rows: pd.DataFrame, medium: str) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame()
     made = pd.concat(parts)
-    return made.assign(p_paired=made.groupby("metric")["p_paired"].transform(lambda p: holm(p.to_numpy())))
+    return made.assign(p_paired=made.groupby("metric")["p_paired"].transform(holm))
 
 
 def variant_grid(made: pd.DataFrame, metric: str) -> Grid:
-    """One metric of `variant_differences` as a table: the variant, its original, what `difference_cells` has."""
+    """One metric of `variant_differences` as a table: the variant, its original, and `difference_columns`."""
     part = made[made["metric"] == metric]
-    cells = [difference_cells(row, row["pairs"]) for _, row in part.iterrows()]
-    return {"Variant": [(name, False) for name in part["method"]], "Of": [(name, False) for name in part["baseline"]]} | {
-        head: [(row[i], False) for row in cells] for i, head in enumerate(DIFFERENCE_HEADS)
-    }
+    names = {head: [(name, False) for name in part[column]] for head, column in (("Variant", "method"), ("Of", "baseline"))}
+    return names | difference_columns(part, part["pairs"])

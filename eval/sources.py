@@ -66,25 +66,24 @@ def source_runs(folder: Path) -> list[Path]:
 
 
 def table_damages(folder: Path) -> list[str]:
-    """What is wrong with a table: files missing or changed, runs missing or replaced, a cell that its rows do not give.
+    """What is wrong with a table: files missing or changed, runs damaged or replaced, a cell that its rows do not give.
 
     Cells are computed anew where all runs are whole, and compared with table.csv digit by digit; the first that differs is
-    named. Empty where all is as it was written.
+    named. A run that is not there is no line: `source_runs` names it to whoever looks, once for all tables. Empty where all is
+    as it was written.
     """
     try:
         root, runs, files = read_sources(folder)
     except InputError as error:
         return [str(error)]
     out = changed_files(folder, files)
-    lost = [line for run, expected in runs.items() for line in _replaced(root / run, expected, folder)]
+    lost = [line for run, expected in runs.items() if (root / run).is_dir() for line in _replaced(root / run, expected, folder)]
     if lost or not (folder / "table.csv").is_file() or any(damages(root / run) for run in runs):
         return out + lost
     return out + _first_difference(folder / "table.csv", root, [*runs])
 
 
 def _replaced(run: Path, expected: str, folder: Path) -> list[str]:
-    if not run.is_dir():
-        return [f"run {run} is missing, from which {folder} was made"]
     try:
         found = read_manifest(run)["hash"]
     except InputError as error:

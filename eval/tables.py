@@ -270,14 +270,16 @@ def _summary(part: pd.DataFrame) -> Grid:
 
 def differences(part: pd.DataFrame, metric: str) -> Grid:
     """Differences of one metric from the baseline; pairs are the seeds both arms have."""
-    of_metric = part[part["metric"] == metric].set_index("method")
-    baseline = part["baseline"].iloc[0]
+    of_metric, baseline = part[part["metric"] == metric].set_index("method"), part["baseline"].iloc[0]
     rows = of_metric.drop(index=baseline)
     pairs = rows["n_seeds"].clip(upper=of_metric["n_seeds"][baseline])
-    cells = [difference_cells(row, pairs[method]) for method, row in rows.iterrows()]
-    return {"Method": [(method, False) for method in rows.index]} | {
-        head: [(row[i], False) for row in cells] for i, head in enumerate(DIFFERENCE_HEADS)
-    }
+    return {"Method": [(method, False) for method in rows.index]} | difference_columns(rows, pairs)
+
+
+def difference_columns(rows: pd.DataFrame, pairs: Iterable[int]) -> Grid:
+    """Columns `DIFFERENCE_HEADS` of rows of `build_table` that have a difference, each of so many pairs of seeds."""
+    cells = [difference_cells(row, n) for (_, row), n in zip(rows.iterrows(), pairs)]
+    return {head: [(row[i], False) for row in cells] for i, head in enumerate(DIFFERENCE_HEADS)}
 
 
 def difference_cells(row: pd.Series, pairs: int) -> tuple[str, ...]:

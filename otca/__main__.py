@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 
 from otca.ending import run_command
-from otca.errors import printable
+from otca.errors import nearest, printable
 
 COMMANDS = {
     "train": "train a generator with a method",
@@ -33,8 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\ntables: python -m reproduce.table1 --help")
         return 0
     if argv[0] not in COMMANDS:
-        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = nearest(argv[0], COMMANDS)
         print(f"otca: error: unknown command {printable(argv[0])!r}{hint} (known: {', '.join(COMMANDS)})", file=sys.stderr)
         return 2
     command = importlib.import_module(f"otca.commands.{argv[0].replace('-', '_')}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, get_loader, set_loader, set_parsing_settings
 
 from otca.bounds import plain
-from otca.errors import InputError, one_line, printable
+from otca.errors import InputError, nearest, one_line, printable
 from otca.untrusted import check_yaml, read_text
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -80,8 +79,7 @@ def _flat(content: dict, groups: set[str], prefix: str = "") -> list[tuple[str, 
 
 def _nearest(name: str, known: set[str]) -> str:
     """A hint at the end of a message about an unknown name; the last part of a dotted name will do."""
-    near = difflib.get_close_matches(name, sorted(known | {k.rpartition(".")[2] for k in known}), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return nearest(name, sorted(known | {k.rpartition(".")[2] for k in known}), cutoff=0.5)
 
 
 def make_parser(command: str, description: str) -> ArgumentParser:
@@ -102,9 +100,9 @@ def _with_nearest(message: str, parser: ArgumentParser) -> str:
     choice = re.search(r"typing.Literal\[(.*?)\].*Got value: (.*)", message, re.DOTALL)
     if choice:
         allowed = re.findall(r"'(.*?)'", choice[1])
-        near = difflib.get_close_matches(choice[2].strip(), allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return message.replace(f"a typing.Literal[{choice[1]}]", f"one of {', '.join(allowed)}") + hint
+        return message.replace(f"a typing.Literal[{choice[1]}]", f"one of {', '.join(allowed)}") + nearest(
+            choice[2].strip(), allowed
+        )
     missing = re.search(r"(the following arguments are required: )(.*)", message)
     if missing:
         shown = {a.dest: a.option_strings[0] if a.option_strings else a.metavar or a.dest for a in parser._actions}

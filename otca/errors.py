@@ -1,5 +1,8 @@
 """Errors that end a command with one clear line and exit code 2: they name the thing, the value and the way out."""
 
+import difflib
+from collections.abc import Iterable
+
 MAX_LINE = 2000
 """Characters of a message."""
 
@@ -18,6 +21,12 @@ class RewardError(RuntimeError):
 
 class TrainingError(RuntimeError):
     """Training cannot go on (no memory, no finite gradient, a lost worker); the message names what to change."""
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A hint for a message about an unknown name: the known one that is most like it; empty where none is like it enough."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def printable(text: object) -> str:

@@ -7,10 +7,8 @@ line. Every value for published models bears a mark, as in the README's deviatio
 
 from __future__ import annotations
 
-import difflib
-
 from otca.config import TrainConfig
-from otca.errors import InputError
+from otca.errors import InputError, nearest
 from otca.eval_config import EvalConfig
 
 VIDEO = {"policy.path": "embedded:video", "prompts": "embedded:video/train", "rewards": ["vq", "mq", "ta"]}
@@ -282,7 +280,5 @@ def tuned(name: str, method_name: str) -> dict[str, object]:
 
 def _find(table: dict[str, dict[str, object]], name: str) -> dict[str, object]:
     if name not in table:
-        near = difflib.get_close_matches(name, table, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"unknown preset {name!r}{hint} (known: {', '.join(table)})")
+        raise InputError(f"unknown preset {name!r}{nearest(name, table)} (known: {', '.join(table)})")
     return table[name]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +12,9 @@ from eval.columns import METRICS
 from eval.held_out import held_out_names
 from eval.tables import run_items
 from otca.config import TrainConfig
-from otca.errors import InputError
+from otca.errors import InputError, nearest
 from otca.rewards.measured import measured
-from otca.runs import config_of, damages, differing, is_finished
+from otca.runs import config_of, damages, differing, is_finished, read_manifest
 
 TOLERANCE = 0.01 + 1e-9
 """Relative difference up to which two costs count as equal: 1 %, and what rounding makes of it."""
@@ -70,7 +68,7 @@ def find_runs(paths: Sequence[Path]) -> list[Runs]:
             broken = damages(folder)
             if broken:
                 raise InputError(f"run {folder} cannot be compared: {broken[0]}")
-            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            manifest = read_manifest(folder)
             seeds = found.setdefault(tuple(str(manifest[key]) for key in ("medium", "tier", "method")), {})
             if manifest["seed"] in seeds and seeds[manifest["seed"]].resolve() != folder.resolve():
                 raise InputError(f"{seeds[manifest['seed']]} and {folder} are the same method and seed; give one of them")
@@ -85,7 +83,7 @@ def _run_folders(path: Path) -> list[Path]:
 
 
 def _read(name: str, folders: dict[int, Path]) -> Runs:
-    manifests = {s: json.loads((folder / "manifest.json").read_text(encoding="utf-8")) for s, folder in folders.items()}
+    manifests = {seed: read_manifest(folder) for seed, folder in folders.items()}
     return Runs(name, folders, manifests, {seed: config_of(folder) for seed, folder in folders.items()})
 
 
@@ -107,12 +105,6 @@ def find_baseline(against: str, published: Path, place: tuple[str, str]) -> Runs
     if others:
         raise InputError(f"--against {against} holds several methods ({first.name}, {others[0].name}, …); give one")
     return first
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint in a message about an unknown name; empty where nothing is near."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 # ---------------------------------------------------------------------------------------------------- may it be compared

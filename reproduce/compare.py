@@ -32,9 +32,9 @@ from eval.tables import (
     verdict,
 )
 from otca.ending import run_command
-from otca.errors import InputError
+from otca.errors import InputError, nearest
 from otca.runs import Arm
-from reproduce.comparable import COSTS, TOLERANCE, Runs, cost_ratios, find_baseline, find_runs, nearest, refuse_unlike
+from reproduce.comparable import COSTS, TOLERANCE, Runs, cost_ratios, find_baseline, find_runs, refuse_unlike
 
 PRIMARY = "accuracy"
 """Metric that decides, fixed before any run; the others describe."""

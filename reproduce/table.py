@@ -181,10 +181,9 @@ def run_commands(tables: Sequence[Table], args: argparse.Namespace) -> int:
 
     Raises InputError for options that are wrong for all of them.
     """
-    jobs_of(args.jobs)
-    code = 0
+    jobs, code = jobs_of(args.jobs), 0
     for table in tables:
-        code = max(code, run_command(table.name, functools.partial(_make, table, args)))
+        code = max(code, run_command(table.name, functools.partial(_make, table, args, jobs)))
         if code > 128:  # a signal ends them all
             break
     if launched():
@@ -192,7 +191,7 @@ def run_commands(tables: Sequence[Table], args: argparse.Namespace) -> int:
     return code
 
 
-def _make(table: Table, args: argparse.Namespace) -> int:
+def _make(table: Table, args: argparse.Namespace, jobs: int) -> int:
     """What the options ask for of one table; returns the exit code."""
     if not (args.render or args.allow_trained_metric):
         from reproduce.runner import refuse_trained_arms
@@ -202,7 +201,7 @@ def _make(table: Table, args: argparse.Namespace) -> int:
         from reproduce.dry_run import look_over
 
         return look_over(table.name, args.tier, table.arms(args.tier), Path("runs")) if is_main() else 0
-    folder = table.render(args.tier) if args.render else table.reproduce(args.tier, jobs_of(args.jobs))
+    folder = table.render(args.tier) if args.render else table.reproduce(args.tier, jobs)
     if is_main():
         print((folder / "table.md").read_text())
         print(f"written: {folder}")

@@ -95,11 +95,11 @@ def _write(source: Path, checkpoint: Path, samples: int, results: Path | None, f
 
 def _evaluation_of(source: Path, settings: TrainConfig, progress: Mapping) -> dict | None:
     """The run's manifest, where its scores and media are of this checkpoint: those are of the last iteration."""
-    from otca.runs import is_finished
+    from otca.runs import is_finished, read_manifest
 
     if not is_finished(source) or progress["iteration"] != settings.iterations:
         return None
-    return json.loads((source / "manifest.json").read_text(encoding="utf-8"))
+    return read_manifest(source)
 
 
 def _shown(source: Path, settings: TrainConfig, manifest: Mapping, folder: Path) -> Sampling:

@@ -71,13 +71,12 @@ def _damages_of_tables(tables: Iterable[Path]) -> list[str]:
     """What is wrong with tables; of a missing run one line, whatever number of tables was made from it."""
     from eval.sources import source_runs, table_damages
 
+    out = [line for one in tables for line in table_damages(one)]
     lost: dict[Path, list[Path]] = {}
     for one in tables:
         for run in source_runs(one):
             if not run.is_dir():
                 lost.setdefault(run, []).append(one)
-    told = tuple(f"run {run} is missing," for run in lost)
-    out = [line for one in tables for line in table_damages(one) if not line.startswith(told)]
     for run, (first, *others) in lost.items():
         made = f"{first} and {counted(len(others), 'more table')} were" if others else f"{first} was"
         out.append(f"run {run} is missing, from which {made} made")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Protocol
 import torch
 
 from otca.config import TrainConfig
-from otca.errors import InputError, RewardError
+from otca.errors import InputError, RewardError, nearest
 from otca.rewards.published import PublishedReward, load_published
 from otca.rewards.workers import Late, Workers, answers, as_here
 from otca.types import Prompt, Scores
@@ -163,9 +162,8 @@ def find_reward(name: str) -> type:
     """The class of a reward, or InputError for a name that is none."""
     target = "otca.rewards.remote:RemoteReward" if is_remote(name) else REGISTRY.get(name, name)
     if ":" not in target:
-        near = difflib.get_close_matches(name, REGISTRY, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"unknown reward {name!r}{hint} (known: {', '.join(REGISTRY)}, module:class, or http://HOST:PORT/NAME)")
+        known = f"{', '.join(REGISTRY)}, module:class, or http://HOST:PORT/NAME"
+        raise InputError(f"unknown reward {name!r}{nearest(name, REGISTRY)} (known: {known})")
     module, _, attribute = target.partition(":")
     if not all(part.isidentifier() for part in module.split(".")):
         raise InputError(f"reward {name!r}: {module!r} is no name of a module")

@@ -6,7 +6,6 @@ are the fields of `Calls`. The bearer token comes from the environment (`otca.re
 
 from __future__ import annotations
 
-import difflib
 import time
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ import httpx
 import torch
 
 from otca.bounds import checked_rate
-from otca.errors import InputError, RewardError, one_line
+from otca.errors import InputError, RewardError, nearest, one_line
 from otca.rewards import wire
 from otca.rewards.base import joined
 from otca.rewards.pixels import to_pixels
@@ -170,9 +169,7 @@ def _calls(url: str, query: str) -> Calls:
     settings = asdict(Calls())
     for key, text in parse_qsl(query, keep_blank_values=True):
         if key not in settings:
-            near = difflib.get_close_matches(key, settings, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"reward {url!r}: unknown setting {key!r}{hint} (known: {', '.join(settings)})")
+            raise InputError(f"reward {url!r}: unknown setting {key!r}{nearest(key, settings)} (known: {', '.join(settings)})")
         try:
             settings[key] = type(settings[key])(text)
         except ValueError as error:
