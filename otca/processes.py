@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import numpy as np
@@ -37,6 +38,17 @@ def usable_device(name: str) -> torch.device:
 def launched() -> bool:
     """Whether a launcher (accelerate, torchrun) started several processes."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def end_processes() -> None:
+    """Leave the other processes, once no trainer is in scope: gloo's workers end here, before the interpreter does.
+
+    A worker that still holds a tensor aborts a dying interpreter (https://github.com/pytorch/pytorch/issues/190489), and
+    workers live on while anything, such as a network wrapped for several processes, refers to the group.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        gc.collect()
 
 
 def is_main() -> bool:

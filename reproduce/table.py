@@ -20,7 +20,7 @@ from otca.ending import run_command
 from otca.errors import InputError
 from otca.files import write_atomic
 from otca.presets import FEWER_SEEDS, SEEDS
-from otca.processes import is_main, launched, process_state
+from otca.processes import end_processes, is_main
 from otca.runs import Arm
 from reproduce.comparable import COSTS, TOLERANCE
 from reproduce.costs import cost_line
@@ -186,8 +186,7 @@ def run_commands(tables: Sequence[Table], args: argparse.Namespace) -> int:
         code = max(code, run_command(table.name, functools.partial(_make, table, args, jobs)))
         if code > 128:  # a signal ends them all
             break
-    if launched():
-        process_state().destroy_process_group()
+    end_processes()
     return code
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from tests.processes import leave
+
 
 def on_gloo() -> None:
     """Tell accelerate, which takes DeepSpeed for a matter of GPUs, of the processes on a CPU; DeepSpeed is to compile nothing."""
@@ -46,7 +48,7 @@ def main() -> None:
     gc.collect()
     if PartialState().is_main_process:
         print(*said, f"{sum(engine() is not None for engine in engines)} engines left", sep="\n")
-    PartialState().destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from otca.config import TrainConfig
 from otca.methods import METHODS
 from otca.sharding import is_sharded
 from otca.trainer import Trainer
+from tests.processes import leave
 
 
 class Sharded(Trainer):
@@ -42,6 +43,7 @@ def main() -> None:
     trainer.run()
     if trainer.accelerator.is_main_process:
         print(f"{sum(is_sharded([p]) for p in trainer.parameters)} of {len(trainer.parameters)} sharded")
+    leave()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tests.processes import ran
 ROOT = Path(__file__).parent.parent
 
 
-def train(folder, pipeline, processes, *changes, use_cpu="true", **switches):
+def train(folder, pipeline, processes, *changes, use_cpu="true", command=("-m", "otca", "train"), **switches):
     """Three iterations of `python -m otca train` in so many processes; returns the finished process."""
     settings = {
         "out": folder,
@@ -32,7 +32,7 @@ def train(folder, pipeline, processes, *changes, use_cpu="true", **switches):
         "save_every": 3,
         "optimizer.learning_rate": 1e-3,
     }
-    command = ["-m", "otca", "train", *(f"--{key}={value}" for key, value in settings.items()), *changes]
+    command = [*command, *(f"--{key}={value}" for key, value in settings.items()), *changes]
     launcher = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     return ran([sys.executable, *launcher, *command], ACCELERATE_USE_CPU=use_cpu, **switches)
 
@@ -69,6 +69,28 @@ def test_two_processes_are_one(request, tmp_path, case):
     for column in ("iteration", "network_evaluations", "reward_calls", "dead_groups"):
         assert rows_one[column].tolist() == rows_two[column].tolist()
     assert done.stdout.count("trained") == 1  # the main process speaks alone
+
+
+ENDED = """
+import sys
+from otca.commands import train
+from otca.processes import process_state
+from tests.processes import gloo_workers
+
+process_state()
+before = gloo_workers()
+train.run(sys.argv[1:])
+print(f"{before > 0} {gloo_workers()}\\n", end="")
+"""
+
+
+def test_no_worker_of_gloo_outlives_the_command(untrained_pipeline, tmp_path):
+    """One that still held a tensor would abort the interpreter as it ends, after the last file is written."""
+    script = tmp_path / "ended.py"
+    script.write_text(ENDED)
+    done = train(tmp_path / "out", untrained_pipeline, 2, command=(script,), PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("True 0\n") == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs accelerate does see the processes")

@@ -101,6 +101,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from otca.sharding import shard_precision
+from tests.processes import leave
 
 
 class Level(nn.Module):
@@ -118,7 +119,7 @@ network = Level()
 fully_shard(network, mesh=dist.device_mesh.init_device_mesh("cpu", (1,)), mp_policy=shard_precision(torch.bfloat16))
 network(torch.tensor(513.5)).backward()
 print(network.scale.dtype, network.scale.grad.dtype)
-dist.destroy_process_group()
+leave()
 """
 
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -14,6 +15,9 @@ from otca import presets
 from otca.cli import SettingsFile, make_parser, parse
 from otca.config import TrainConfig
 from otca.errors import InputError
+
+if TYPE_CHECKING:
+    from otca.methods import Method
 
 PRECEDENCE = "Precedence: defaults < --preset < method < --config < command line."
 
@@ -72,6 +76,17 @@ def run(argv: list[str]) -> None:
     if given.dry_run:
         print(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), end="")
         return
+    from otca.processes import end_processes, is_main
+
+    folder = given.out or Path("runs/adhoc") / config.method / f"seed{config.seed}"
+    _train(config, method, folder, given.override_config)
+    end_processes()
+    if is_main():
+        print(f"trained {config.method}, seed {config.seed}: {folder}")
+
+
+def _train(config: TrainConfig, method: Method, folder: Path, override_config: bool) -> None:
+    """Train into ``folder`` and show how far it is."""
     from tqdm import tqdm
 
     from otca.checkpoint import checkpoints, iteration_of
@@ -79,13 +94,12 @@ def run(argv: list[str]) -> None:
     from otca.runs import begin_run
     from otca.trainer import Trainer
 
-    folder = given.out or Path("runs/adhoc") / config.method / f"seed{config.seed}"
     trainer = Trainer(config, method, folder)
     main = trainer.accelerator.is_main_process
     with held(folder) if main else nullcontext():
         if main:
             reached = checkpoints(folder)
-            begin_run(folder, config, given.override_config, iteration_of(reached[-1]) if reached else 0)
+            begin_run(folder, config, override_config, iteration_of(reached[-1]) if reached else 0)
         trainer.accelerator.wait_for_everyone()
         with tqdm(total=config.iterations, unit="iteration", disable=not main) as bar:
 
@@ -94,6 +108,3 @@ def run(argv: list[str]) -> None:
                 bar.set_postfix_str(" ".join(f"{n} {row[f'reward_{n}']:.3f}" for n in (r.name for r in trainer.rewards)))
 
             trainer.run(show)
-    trainer.accelerator.end_training()
-    if main:
-        print(f"trained {config.method}, seed {config.seed}: {folder}")
