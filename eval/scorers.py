@@ -25,6 +25,7 @@ from eval.score_folder import Score, Scorer
 from eval.videos import Video
 from otca.config import TrainConfig
 from otca.errors import InputError, RewardError
+from otca.files import stamp
 from otca.rewards.base import REGISTRY, Reward, build_reward, find_reward, is_remote, refuse_prompts, score_all
 from otca.rewards.published import PublishedReward, find_files
 from otca.rewards.remote import parsed
@@ -49,9 +50,9 @@ def reward_scorer(
         return Scorer(file_name, lambda: _by_reward(reward), batch, f"{name} {reward.revision}", tolerant=True)
     identity = name
     if issubclass(reward_class, PublishedReward):
-        identity += f" {[_stamp(path) for path in find_files(reward_class.card, files).values()]}"
+        identity += f" {[stamp(path) for path in find_files(reward_class.card, files).values()]}"
     elif name not in REGISTRY and (source := getattr(sys.modules.get(reward_class.__module__), "__file__", None)):
-        identity += f" {_stamp(Path(source))}"
+        identity += f" {stamp(Path(source))}"
     return Scorer(file_name, lambda: _by_reward(build_reward(name, device, files, timeout)), batch, identity, tolerant=True)
 
 
@@ -108,19 +109,19 @@ def motion_scorer(raft: Path | None = None, device: str = "cpu") -> Scorer:
             for column, values in zip(metrics.columns, zip(*(metrics.score(v.frames_FCHW, v.fps).values() for v in media)))
         }
 
-    return Scorer("motion", load, identity=str(raft and _stamp(_found(raft, "raft", RAFT))), tolerant=True)
+    return Scorer("motion", load, identity=str(raft and stamp(_found(raft, "raft", RAFT))), tolerant=True)
 
 
 def dino_scorer(weights: Path, device: str = "cpu") -> Scorer:
     """Likeness of frames by DINO: `subject_consistency`, if the weights are VBench's."""
     return _frame_scorer(
-        "dino", lambda: dino_encoder(weights, device), str(_stamp(_found(weights, "dino", "dino_vitbase16_pretrain.pth")))
+        "dino", lambda: dino_encoder(weights, device), str(stamp(_found(weights, "dino", "dino_vitbase16_pretrain.pth")))
     )
 
 
 def clip_scorer(weights: Path, device: str = "cpu") -> Scorer:
     """Likeness of frames by CLIP: `background_consistency`, if the weights are VBench's."""
-    return _frame_scorer("clip_frames", lambda: clip_encoder(weights, device), str(_stamp(_found(weights, "clip"))))
+    return _frame_scorer("clip_frames", lambda: clip_encoder(weights, device), str(stamp(_found(weights, "clip"))))
 
 
 def embedded_frames_scorer() -> Scorer:
@@ -143,7 +144,7 @@ def quality_scorer(make: type[AestheticQuality] | type[ImagingQuality], weights:
         metric = make(weights, device)
         return lambda media, prompts: {metric.column: [metric.score(v.frames_FCHW) for v in media]}
 
-    return Scorer(make.column, load, identity=str(_stamp(_found(weights, make.column))))
+    return Scorer(make.column, load, identity=str(stamp(_found(weights, make.column))))
 
 
 def viclip_scorer(weights: Path, device: str = "cpu") -> Scorer:
@@ -158,7 +159,7 @@ def viclip_scorer(weights: Path, device: str = "cpu") -> Scorer:
 
         return score
 
-    return Scorer("viclip", load, identity=str(_stamp(_found(weights, "overall_consistency", "ViClip-InternVid-10M-FLT.pth"))))
+    return Scorer("viclip", load, identity=str(stamp(_found(weights, "overall_consistency", "ViClip-InternVid-10M-FLT.pth"))))
 
 
 def static_scorer(raft: Path, entries: Sequence[Entry], device: str = "cpu") -> Scorer:
@@ -178,7 +179,7 @@ def static_scorer(raft: Path, entries: Sequence[Entry], device: str = "cpu") -> 
 
         return score
 
-    return Scorer(STATIC, load, identity=f"{_stamp(_found(raft, 'raft', RAFT))} {sorted(texts)}", tolerant=True)
+    return Scorer(STATIC, load, identity=f"{stamp(_found(raft, 'raft', RAFT))} {sorted(texts)}", tolerant=True)
 
 
 def _found(path: Path, metric: str, file: str = "") -> Path:
@@ -188,12 +189,6 @@ def _found(path: Path, metric: str, file: str = "") -> Path:
     if file and not path.is_file():
         raise InputError(f"metric {metric!r}: {path} is no file; give {file} itself")
     return path
-
-
-def _stamp(path: Path) -> list[tuple[str, int, int]]:
-    """Changes with the file, or with any file of the folder."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def _by_reward(reward: Reward) -> Score:

@@ -1,10 +1,12 @@
-"""How a command ends: exit code 0, 2 with one line, 130 after Ctrl-C, 143 after SIGTERM; and what may put a signal off."""
+"""How a command ends: exit code 0, 2 with one line, 130 after Ctrl-C, 143 after SIGTERM, 141 where nobody reads on (``| head``);
+and what may put a signal off."""
 
 from __future__ import annotations
 
 import argparse
 import errno
 import os
+import select
 import signal
 import sys
 import threading
@@ -50,9 +52,15 @@ def run_command(program: str, command: Callable[[], int | None]) -> int:
     """Run a command and return its exit code; what the user can mend, and being stopped, is told in one line on stderr."""
     handlers = _listen() if threading.current_thread() is threading.main_thread() else {}
     try:
-        return command() or 0
+        code = command() or 0
+        sys.stdout.flush()
+        return code
     except (InputError, RewardError, TrainingError, FileNotFoundError, argparse.ArgumentError) as error:
         return _say(f"{program}: error: {error}{_notes(error)}", 2)
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+        return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -111,6 +119,16 @@ def _stop(number: int, _frame: object) -> None:
 def _act() -> None:
     _signals.acted = True
     raise Terminated if _signals.first == signal.SIGTERM else KeyboardInterrupt
+
+
+def _reader_left() -> bool:
+    """Whether standard output is a pipe that nobody reads any more; what was still to be written is then dropped."""
+    asked = select.poll()
+    asked.register(sys.stdout, 0)
+    left = any(events & select.POLLERR for _, events in asked.poll(0))
+    if left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return left
 
 
 def _notes(stop: BaseException) -> str:

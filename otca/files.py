@@ -82,6 +82,12 @@ def sha256_tree(folder: Path) -> str:
     return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
+def stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """What changes with the file, or with any file of the folder: place, size in bytes, time of the last change."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return tuple((str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
 def changed_files(folder: Path, listed: Mapping[str, str]) -> list[str]:
     """A line for each listed file of a folder that is missing or has not the SHA-256 that it had.
 
@@ -121,14 +127,7 @@ def hash_damages(folder: Path) -> list[str]:
     listing = folder / HASHES
     if not listing.is_file():
         raise InputError(f"checkpoint {folder}: {HASHES} not found; the folder is incomplete or no checkpoint")
-    out = []
-    for name, expected in read_object(listing, f"checkpoint {folder}").items():
-        path, short = folder / name, str(expected)[:16]
-        if not path.is_file():
-            out.append(f"checkpoint file {path} is missing (expected SHA-256 {short}…); restore the folder")
-        elif (found := sha256(path)) != expected:
-            out.append(f"checkpoint file {path} is damaged: expected SHA-256 {short}…, found {found[:16]}…; restore it")
-    return out
+    return [f"checkpoint file {line}; restore it" for line in changed_files(folder, read_object(listing, f"checkpoint {folder}"))]
 
 
 def verify_hashes(folder: Path) -> None:

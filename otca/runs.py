@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import platform
+import subprocess
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,12 +16,15 @@ from pathlib import Path
 import yaml
 from jsonargparse import ArgumentParser
 
+import otca
 from otca.cli import check_settings, make_parser, read_settings
 from otca.config import TrainConfig
 from otca.errors import InputError, one_line, printable
 from otca.files import changed_files, sha256, write_atomic
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "scipy", "numpy")
+CODE = ("otca", "baselines", "eval", "reproduce", "requirements.txt")
+"""What makes a run, in this repository."""
 RECORDED = ("config.yaml", "train.csv", "validation.csv", "scores.csv.gz", "sets.csv", "probe.csv")
 """Files whose hashes the manifest lists, where they exist."""
 MANIFEST = "manifest.json"
@@ -117,6 +121,24 @@ def differing(before: dict, after: dict, defaults: dict | None = None, prefix: s
     return out
 
 
+@functools.cache
+def code_of(root: Path = Path(__file__).parents[1]) -> dict:
+    """This software's ``version``; ``commit`` of its checkout, None where it is no checkout or git cannot tell; and whether the
+    code was ``changed`` since. The first answer holds for the process, whatever becomes of the checkout."""
+    commit, changed = "", False
+    if (root / ".git").exists():  # a package that was copied into another project's folder is not of that project's commit
+        commit, changed = _git(root, "rev-parse", "HEAD"), bool(_git(root, "status", "--porcelain", "--", *CODE))
+    return {"version": otca.__version__, "commit": commit or None, "changed": changed}
+
+
+def _git(root: Path, *command: str) -> str:
+    """What git says; nothing where it refuses or is not installed."""
+    try:
+        return subprocess.run(["git", "-C", root, *command], capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        return ""
+
+
 def finish_run(folder: Path, arm: Arm, settings: dict, budget: dict[str, int], protocol: dict) -> dict:
     """Write manifest.json, last of all: what ran, on what, at what cost, with the hash of every row file."""
     manifest = {
@@ -127,6 +149,7 @@ def finish_run(folder: Path, arm: Arm, settings: dict, budget: dict[str, int], p
         "config_hash": _short_hash(settings),
         "budget": budget,
         "protocol": protocol,
+        "code": code_of(),
         "libraries": {name: version(name) for name in LIBRARIES},
         "python": platform.python_version(),
         "machine": platform.machine(),

@@ -3,8 +3,9 @@
     python -m reproduce.again                                   seed 0 of four headline methods: images, cpu tier
     python -m reproduce.again --medium video --methods otca     other runs; their rows are added to those that are there
 
-A manifest's hash fixes settings, rows, protocol and libraries, but not this code. So runs are trained and judged anew in a folder
-aside, and their rows compared with the published ones: on the same kind of processor they should be the same bit for bit.
+A manifest fixes settings, rows, protocol and libraries; at most it names the commit of the code. So runs are trained and judged
+anew in a folder aside, and their rows compared with the published ones: on the same kind of processor they should be the same bit
+for bit.
 """
 
 from __future__ import annotations

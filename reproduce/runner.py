@@ -29,7 +29,7 @@ from otca.policies.base import build_policy
 from otca.processes import launched, process_state
 from otca.rewards.base import build_reward
 from otca.rewards.measured import refuse_trained_metrics
-from otca.runs import Arm, begin_run, finish_run, is_finished
+from otca.runs import Arm, begin_run, code_of, finish_run, is_finished
 from otca.trainer import Trainer
 from reproduce.costs import write_cost
 from reproduce.probe import probe
@@ -57,6 +57,7 @@ def run_arm(arm: Arm, root: Path) -> None:
     folder, processes = root / arm.path, process_state()
     if is_finished(folder):
         return
+    code_of()  # asked before training, during which the checkout may move on
     processes.wait_for_everyone()
     with held(folder) if processes.is_main_process else nullcontext():
         if processes.is_main_process:

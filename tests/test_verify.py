@@ -230,7 +230,7 @@ def test_checkpoints_are_looked_at(capsys, tmp_path):
     lost.unlink()
     code, said = verified(capsys, tmp_path)
     assert code == 2 and "2 damages in" in said and "compared 0 runs, 1 checkpoint, 0 tables: " in said
-    assert f"checkpoint file {victim} is damaged" in said and f"checkpoint file {lost} is missing" in said
+    assert f"checkpoint file {victim} was changed: expected SHA-256" in said and f"checkpoint file {lost} is missing" in said
     with pytest.raises(InputError, match=r"missing or damaged in all: 2 files\)$"):
         otca.files.verify_hashes(folder)
 

@@ -26,6 +26,7 @@ import torch
 
 from otca.bounds import checked_rate
 from otca.errors import InputError
+from otca.files import stamp
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD, interpolate, to_pixels
 from otca.rewards.published import Card, HubFile, PublishedReward
 from otca.rewards.video_align_network import Network, load_network, read_config
@@ -187,12 +188,6 @@ class _Judge:
         return token_L
 
 
-def _stamp(path: Path) -> tuple[str, int, int]:
-    """Changes with the file."""
-    facts = path.stat()
-    return str(path.resolve()), facts.st_size, facts.st_mtime_ns
-
-
 def _split(texts: list[str], size: int) -> list[list[str]]:
     return [texts[i : i + size] for i in range(0, len(texts), size)]
 
@@ -247,7 +242,7 @@ class _VideoAlign(PublishedReward):
         self._fps = checked_rate(f"reward {self.name!r}: fps", value)
 
     def __init__(self, files: Mapping[str, Path], device: torch.device):
-        key = (tuple(_stamp(files[file.name]) for file in FILES), str(device))
+        key = (tuple(stamp(files[file.name]) for file in FILES), str(device))
         judge = _loaded.get(key)
         if judge is None:
             judge = _loaded[key] = _Judge(self.name, files, device, key)

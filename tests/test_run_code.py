@@ -1,0 +1,63 @@
+"""A run's manifest says which code made it: version, commit, and whether that was changed."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from otca import __version__, runs
+from otca.runs import code_of
+
+
+def git(folder, *command):
+    who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    return subprocess.run(["git", "-C", folder, *who, *command], check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository of one commit, with code and something else."""
+    for name in ("otca/engine.py", "README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("first\n")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "first")
+    code_of.cache_clear()
+    yield tmp_path
+    code_of.cache_clear()
+
+
+@pytest.mark.parametrize("file, changed", [(None, False), ("README.md", False), ("otca/engine.py", True), ("otca/new.py", True)])
+def test_commit_and_whether_the_code_was_changed(checkout, file, changed):
+    if file:
+        (checkout / file).write_text("second\n")
+    assert code_of(checkout) == {"version": __version__, "commit": git(checkout, "rev-parse", "HEAD"), "changed": changed}
+
+
+def test_the_first_answer_holds_for_the_process(checkout):
+    first = code_of(checkout)
+    (checkout / "otca/engine.py").write_text("second\n")
+    git(checkout, "commit", "-qam", "second")
+    assert code_of(checkout) == first and first["commit"] != git(checkout, "rev-parse", "HEAD")
+
+
+def test_a_copy_in_another_project_has_no_commit(checkout):
+    assert code_of(checkout / "otca") == {"version": __version__, "commit": None, "changed": False}
+
+
+def test_without_git_there_is_no_commit(checkout, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert code_of(checkout)["commit"] is None
+
+
+def test_what_git_cannot_read_has_no_commit(checkout):
+    (checkout / ".git/HEAD").write_text("nonsense")
+    assert code_of(checkout) == {"version": __version__, "commit": None, "changed": False}
+
+
+def test_a_manifest_has_it(tmp_path):
+    arm = runs.Arm("image", "mine", "otca", 0)
+    manifest = runs.finish_run(tmp_path, arm, {}, {}, {})
+    assert manifest["code"] == code_of() and runs.read_manifest(tmp_path)["code"] == manifest["code"]
