@@ -164,6 +164,7 @@ def _training(exported: Exported) -> Grid:
     settings, progress, policy = exported.settings, exported.progress, exported.settings.policy
     weights = settings.reward_weights
     rewards = [f"{name} ({weights[i]:g})" if weights else str(name) for i, name in enumerate(settings.rewards)]
+    code = (exported.manifest or {}).get("code")
     rank = f", rank {policy.lora_rank}, alpha {policy.lora_alpha:g}" if policy.tuning == "lora" else ""
     rows = {
         "Method": settings.method,
@@ -177,8 +178,15 @@ def _training(exported: Exported) -> Grid:
         "Tuning": f"{policy.tuning}{rank}{' (merged into the network)' if exported.layout.merged else ''}",
         "Network evaluations": f"{progress['network_evaluations']:,}",
         "Reward calls": f"{progress['reward_calls']:,}",
+        **({"Software": software(code)} if isinstance(code, dict) else {}),
     }
     return {"Setting": [(name, False) for name in rows], "Value": [(str(value), False) for value in rows.values()]}
+
+
+def software(code: Mapping[str, object]) -> str:
+    """Version and commit that made the run, as its manifest names them."""
+    commit = f", commit {code.get('commit')}" if code.get("commit") else ""
+    return f"OTCA {code.get('version')}{commit}{' and changes since' if code.get('changed') else ''}"
 
 
 def _results(exported: Exported) -> list[str]:

@@ -205,6 +205,7 @@ def test_the_card_has_the_runs_own_metrics(evaluated, tmp_path, capsys):
         "| Kernel distance | 0.0125 | lower | yes |",
         "| Rewards (weights) | alignment (3), clip\\_score (1) |",
         "- \\<b\\>a\\</b\\>",
+        "| Software | OTCA ",
     ):
         assert line in card
     assert "FlowMatchEulerDiscreteScheduler(shift=2.0)" in card and "'<b>a</b>'" in card

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from eval.model_card import software
 from otca import __version__, runs
 from otca.runs import code_of
 
@@ -61,3 +62,11 @@ def test_a_manifest_has_it(tmp_path):
     arm = runs.Arm("image", "mine", "otca", 0)
     manifest = runs.finish_run(tmp_path, arm, {}, {}, {})
     assert manifest["code"] == code_of() and runs.read_manifest(tmp_path)["code"] == manifest["code"]
+
+
+@pytest.mark.parametrize(
+    "commit, changed, said",
+    [("1" * 40, False, f", commit {'1' * 40}"), ("1" * 40, True, f", commit {'1' * 40} and changes since"), (None, False, "")],
+)
+def test_a_model_card_names_it(commit, changed, said):
+    assert software({"version": "0.1.0", "commit": commit, "changed": changed}) == f"OTCA 0.1.0{said}"
