@@ -140,7 +140,10 @@ def _git(root: Path, *command: str) -> str:
 
 
 def finish_run(folder: Path, arm: Arm, settings: dict, budget: dict[str, int], protocol: dict) -> dict:
-    """Write manifest.json, last of all: what ran, on what, at what cost, with the hash of every row file."""
+    """Write manifest.json, last of all: what ran, on what, at what cost, with the hash of every row file.
+
+    Its own hash leaves ``code`` out: another commit that makes the same rows has made the same run.
+    """
     manifest = {
         "medium": arm.medium,
         "tier": arm.tier,
@@ -149,13 +152,12 @@ def finish_run(folder: Path, arm: Arm, settings: dict, budget: dict[str, int], p
         "config_hash": _short_hash(settings),
         "budget": budget,
         "protocol": protocol,
-        "code": code_of(),
         "libraries": {name: version(name) for name in LIBRARIES},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "files": {name: sha256(folder / name) for name in RECORDED if (folder / name).is_file()},
     }
-    manifest["hash"] = _short_hash(manifest)
+    manifest |= {"hash": _short_hash(manifest), "code": code_of()}
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
 
@@ -186,6 +188,7 @@ def damages(folder: Path) -> list[str]:
     except InputError as error:
         return [str(error)]
     claimed = manifest.pop("hash")
+    manifest.pop("code", None)
     found = _short_hash(manifest)
     edited = [] if found == claimed else [f"{folder / MANIFEST} was edited: its hash is {found}, not {claimed}"]
     return edited + changed_files(folder, manifest["files"])

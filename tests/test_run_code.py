@@ -58,10 +58,15 @@ def test_what_git_cannot_read_has_no_commit(checkout):
     assert code_of(checkout) == {"version": __version__, "commit": None, "changed": False}
 
 
-def test_a_manifest_has_it(tmp_path):
+def test_a_manifest_has_it_and_stays_the_same_run(tmp_path, monkeypatch):
+    """The hash, by which tables refer to runs, is that of what ran and of its rows, whichever commit made them."""
     arm = runs.Arm("image", "mine", "otca", 0)
-    manifest = runs.finish_run(tmp_path, arm, {}, {}, {})
-    assert manifest["code"] == code_of() and runs.read_manifest(tmp_path)["code"] == manifest["code"]
+    own = runs.finish_run(tmp_path, arm, {}, {}, {})
+    assert own["code"] == code_of() and runs.read_manifest(tmp_path) == own
+    monkeypatch.setattr(runs, "code_of", lambda: {"version": "9", "commit": "1" * 40, "changed": True})
+    other = runs.finish_run(tmp_path, arm, {}, {}, {})
+    assert other["code"]["version"] == "9" and other["hash"] == own["hash"] and not runs.damages(tmp_path)
+    assert runs.finish_run(tmp_path, arm, {}, {"reward_calls": 1}, {})["hash"] != own["hash"]
 
 
 @pytest.mark.parametrize(
