@@ -122,12 +122,20 @@ def write_listing(path: Path, listed: Mapping[str, str]) -> None:
 def hash_damages(folder: Path) -> list[str]:
     """A line for each file of a checkpoint that is missing or whose hash differs from the folder's listing.
 
+    Unlike `changed_files` it takes no name for that of a folder: a checkpoint of others could have any of them hashed.
     Raises InputError where there is no such listing.
     """
     listing = folder / HASHES
     if not listing.is_file():
         raise InputError(f"checkpoint {folder}: {HASHES} not found; the folder is incomplete or no checkpoint")
-    return [f"checkpoint file {line}; restore it" for line in changed_files(folder, read_object(listing, f"checkpoint {folder}"))]
+    out = []
+    for name, expected in read_object(listing, f"checkpoint {folder}").items():
+        path, short = folder / name, str(expected)[:16]
+        if not path.is_file():
+            out.append(f"checkpoint file {path} is missing (expected SHA-256 {short}…); restore the folder")
+        elif (found := sha256(path)) != expected:
+            out.append(f"checkpoint file {path} is damaged: expected SHA-256 {short}…, found {found[:16]}…; restore it")
+    return out
 
 
 def verify_hashes(folder: Path) -> None:

@@ -46,8 +46,8 @@ def flip(path):
 
 
 DAMAGES = {
-    "bit flipped": (lambda path: flip(path / "optimizer.safetensors"), "optimizer.safetensors was changed: expected SHA-256"),
-    "cut short": (lambda path: os.truncate(path / "average.safetensors", 1000), "average.safetensors was changed"),
+    "bit flipped": (lambda path: flip(path / "optimizer.safetensors"), "optimizer.safetensors is damaged: expected SHA-256"),
+    "cut short": (lambda path: os.truncate(path / "average.safetensors", 1000), "average.safetensors is damaged"),
     "file missing": (lambda path: (path / "state.json").unlink(), "state.json is missing"),
     "hashes missing": (lambda path: (path / "sha256.json").unlink(), "sha256.json not found"),
     "hashes cut short": (lambda path: os.truncate(path / "sha256.json", 20), "sha256.json cannot be read: not JSON"),

@@ -230,9 +230,17 @@ def test_checkpoints_are_looked_at(capsys, tmp_path):
     lost.unlink()
     code, said = verified(capsys, tmp_path)
     assert code == 2 and "2 damages in" in said and "compared 0 runs, 1 checkpoint, 0 tables: " in said
-    assert f"checkpoint file {victim} was changed: expected SHA-256" in said and f"checkpoint file {lost} is missing" in said
+    assert f"checkpoint file {victim} is damaged" in said and f"checkpoint file {lost} is missing" in said
     with pytest.raises(InputError, match=r"missing or damaged in all: 2 files\)$"):
         otca.files.verify_hashes(folder)
+
+
+def test_a_checkpoint_cannot_have_folders_hashed(tmp_path):
+    """A listing of somebody else's may name any, such as that of all files of the machine."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / otca.files.HASHES).write_text(json.dumps({"sub/": "0", "/": "0"}))
+    lines = otca.files.hash_damages(tmp_path)
+    assert [line.split(" (")[0] for line in lines] == [f"checkpoint file {path} is missing" for path in (tmp_path / "sub", "/")]
 
 
 @pytest.mark.parametrize("content", ['{"model.safetensors": 1, "absent": null}', "[]", "{"])
