@@ -13,7 +13,7 @@ import torch
 from otca.config import TrainConfig
 from otca.credit import group_zscore
 from otca.methods import Method, clean_states_SB, zscore_advantage_BK
-from otca.types import Rollout, Scores
+from otca.types import Scores, Trajectory
 
 WINDOWS = 10
 """Windows that the steps are divided into."""
@@ -34,7 +34,7 @@ def contributions_TB(clean_SB: torch.Tensor) -> torch.Tensor:
     return torch.cat([(gain / (total_B * len(window))).expand(len(window), -1) for gain, window in zip(gains, windows)])
 
 
-def assign(rollout: Rollout, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def assign(rollout: Trajectory, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """K = 1, advantage 1: credit is clip(Σ_k w_k z_k)·S_t (S_t: shares from t on), standardised in the group at each step."""
     zscore_BK = zscore_advantage_BK(rollout, scores, config)
     limit = config.loss.advantage_clip

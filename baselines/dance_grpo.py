@@ -12,10 +12,10 @@ import torch
 from otca.config import TrainConfig
 from otca.losses import Transition, clipped_surrogate
 from otca.methods import Method, static_TBK, zscore_advantage_BK
-from otca.types import Rollout, Scores
+from otca.types import Scores, Trajectory
 
 
-def assign(rollout: Rollout, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def assign(rollout: Trajectory, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """Fixed weights w_k at every step, per-objective z-scores; the loss keeps them apart."""
     return static_TBK(rollout, config), zscore_advantage_BK(rollout, scores, config)
 

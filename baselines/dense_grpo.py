@@ -9,15 +9,15 @@ from __future__ import annotations
 import torch
 
 from otca.config import TrainConfig
-from otca.credit import group_zscore, increments_TBK
+from otca.credit import group_zscore, value_deltas_TBK
 from otca.methods import Method, process_needs
-from otca.types import Rollout, Scores
+from otca.types import Scores, Trajectory
 
 
-def assign(rollout: Rollout, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def assign(rollout: Trajectory, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """Increments of the completions' rewards, z-scored in the group at each step and objective, times fixed weights."""
     eps = config.credit.advantage_epsilon
-    gains = increments_TBK(scores.process_reward_SBK)
+    gains = value_deltas_TBK(scores.process_reward_SBK)
     zscore_TBK = torch.stack([group_zscore(gain_BK, rollout.group_B, eps) for gain_BK in gains])
     return zscore_TBK * torch.tensor(config.weights_K), torch.ones_like(scores.reward_BK)
 

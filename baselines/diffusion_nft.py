@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from baselines.static_multi_reward import assign
-from otca.losses import Noised
+from otca.losses import NoisedSample
 from otca.methods import Method
 from otca.samplers import clean_prediction
 
@@ -19,7 +19,7 @@ BETA = 0.1
 """How far the positive model leans from the lagging one toward the policy (source: 0.1 with several rewards, else 1)."""
 
 
-def forward_loss(level: Noised) -> torch.Tensor:
+def forward_loss(level: NoisedSample) -> torch.Tensor:
     """clip_A/β · [r·‖x̂0⁺ − x0‖²/w⁺ + (1 − r)·‖x̂0⁻ − x0‖²/w⁻], (B,), means over dimensions; r = A/(2·clip_A) + ½ in [0, 1].
 
     v⁺ = β·v + (1 − β)·v_old, v⁻ = (1 + β)·v_old − β·v; w is the detached mean absolute error, at least 1e-5.

@@ -12,10 +12,10 @@ import torch
 from otca.config import TrainConfig
 from otca.credit import batch_mean, group_center
 from otca.methods import Method
-from otca.types import Rollout, Scores
+from otca.types import Scores, Trajectory
 
 
-def assign(rollout: Rollout, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def assign(rollout: Trajectory, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """K = 1: (r − group mean) / (std of all r + ε) of the weighted sum r of raw rewards, the same at every step."""
     total_B1 = (scores.reward_BK * torch.tensor(config.weights_K)).sum(1, keepdim=True)
     mean = batch_mean(total_B1, scores.total)

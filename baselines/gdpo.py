@@ -11,10 +11,10 @@ import torch
 from otca.config import TrainConfig
 from otca.credit import batch_mean
 from otca.methods import Method, zscore_advantage_BK
-from otca.types import Rollout, Scores
+from otca.types import Scores, Trajectory
 
 
-def assign(rollout: Rollout, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def assign(rollout: Trajectory, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """K = 1: Σ_k w_k z_k, less its batch mean, over its batch standard deviation + ε; the same at every step."""
     fused_B1 = (zscore_advantage_BK(rollout, scores, config) * torch.tensor(config.weights_K)).sum(1, keepdim=True)
     centred_B1 = fused_B1 - batch_mean(fused_B1, scores.total)

@@ -10,16 +10,16 @@ import torch
 
 from otca.config import TrainConfig
 from otca.methods import Method, static_TBK, zscore_advantage_BK
-from otca.types import Rollout, Scores
+from otca.types import Scores, Trajectory
 
 
-def noise_weights_T(rollout: Rollout) -> torch.Tensor:
+def noise_weights_T(rollout: Trajectory) -> torch.Tensor:
     """Noise standard deviation of each transition, averaging 1 over the trained steps, 0 elsewhere: (T,)."""
     std_T = rollout.std_T.float() * rollout.trained_T
     return std_T * rollout.trained_T.sum() / std_T.sum()
 
 
-def assign(rollout: Rollout, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def assign(rollout: Trajectory, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """The schedule times fixed objective weights, per-objective z-scores."""
     return noise_weights_T(rollout).view(-1, 1, 1) * static_TBK(rollout, config), zscore_advantage_BK(rollout, scores, config)
 

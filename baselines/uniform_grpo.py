@@ -12,10 +12,10 @@ import torch
 from otca.config import TrainConfig
 from otca.credit import reward_sum_advantage
 from otca.methods import Method
-from otca.types import Rollout, Scores
+from otca.types import Scores, Trajectory
 
 
-def assign(rollout: Rollout, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def assign(rollout: Trajectory, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """K = 1: credit 1 for every step, advantage of the summed reward."""
     weights_K = torch.tensor(config.weights_K)
     advantage_B1 = reward_sum_advantage(scores.reward_BK, weights_K, rollout.group_B, config.credit.advantage_epsilon)

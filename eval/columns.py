@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from otca.embedded.scenes import SKILLS
-from otca.embedded.video_scenes import SKILLS as VIDEO_SKILLS
+from otca.tasks.scenes import SKILLS
+from otca.tasks.video_scenes import SKILLS as VIDEO_SKILLS
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import torch
 
 from eval.generate import generated, write_index, write_media
 from eval.held_out import HeldOut, set_rate
+from otca.distributed import process_state
 from otca.eval_config import EvalConfig
 from otca.files import write_atomic
-from otca.policies.base import Policy
-from otca.processes import process_state
+from otca.models.base import Policy
 from otca.prompts import evaluation_prompts
 from otca.rewards.base import Reward, score_all
 from otca.types import Prompt

@@ -72,7 +72,7 @@ def reliability_RK(truth: Truth, group_B: np.ndarray, counts_RP: np.ndarray) -> 
     return 1 - (counts_RP @ noise_PK) / (counts_RP @ total_PK)
 
 
-def luck_RK(truth: Truth, group_B: np.ndarray, counts_RP: np.ndarray) -> np.ndarray:
+def initial_noise_share_RK(truth: Truth, group_B: np.ndarray, counts_RP: np.ndarray) -> np.ndarray:
     """Share of a reward's variance within its group that the initial noise decides, less the estimate's error: (R, K)."""
     _, size_P = np.unique(group_B, return_counts=True)
     start_PK = _group_sums(np.square(group_centred(truth.start_BK[None], group_B)[0]), group_B)
@@ -107,12 +107,12 @@ def worthless_TBK(truth: Truth, group_B: np.ndarray) -> np.ndarray:
     return np.abs(group_centred(truth.increment_TBK, group_B)) < WORTHLESS * truth.final_BK.std(0)
 
 
-def wasted_RK(credit_TBK: np.ndarray, truth: Truth, group_B: np.ndarray, counts_RP: np.ndarray) -> np.ndarray:
+def misallocated_share_RK(credit_TBK: np.ndarray, truth: Truth, group_B: np.ndarray, counts_RP: np.ndarray) -> np.ndarray:
     """Share of a credit's absolute size that lies on worthless cells: (R, K)."""
     size_TBK = np.abs(group_centred(np.broadcast_to(credit_TBK, truth.increment_TBK.shape), group_B))
-    wasted_PK = _group_sums((size_TBK * worthless_TBK(truth, group_B)).sum(0), group_B)
+    misallocated_PK = _group_sums((size_TBK * worthless_TBK(truth, group_B)).sum(0), group_B)
     with np.errstate(invalid="ignore"):
-        return (counts_RP @ wasted_PK) / (counts_RP @ _group_sums(size_TBK.sum(0), group_B))
+        return (counts_RP @ misallocated_PK) / (counts_RP @ _group_sums(size_TBK.sum(0), group_B))
 
 
 def profile_RTK(

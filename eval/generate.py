@@ -18,7 +18,7 @@ from otca.config import SamplerConfig
 from otca.errors import InputError
 from otca.eval_config import EvalConfig
 from otca.files import write_atomic
-from otca.policies.base import Policy
+from otca.models.base import Policy
 from otca.prompts import evaluation_prompts
 from otca.rollout import Batch, initial_generator, make_batch, rollout
 from otca.schedules import StepPlan, sigmas_S

@@ -1,4 +1,4 @@
-"""What no reward sees, medium by medium: columns a media item, and numbers a set of them."""
+"""What no reward sees, modality by modality: columns a media item, and numbers a set of them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from eval.metrics.motion import MotionMetrics
 from eval.metrics.quality import FRECHET_SAMPLES, diversity, frechet_distance, kernel_distance
 from otca import presets
 from otca.config import TrainConfig
-from otca.embedded import scenes, video_scenes
 from otca.eval_config import EvalConfig
 from otca.rewards.base import Reward, build_rewards, score_all
+from otca.tasks import scenes, video_scenes
 from otca.types import Prompt
 
 Numbers = dict[str, tuple[float, int]]
@@ -33,7 +33,7 @@ _OF_SETS = ("kernel_distance", "frechet_distance", "diversity")
 
 
 class HeldOut(Protocol):
-    """Held-out evaluation of one medium; ``protocol`` says how each metric was taken."""
+    """Held-out evaluation of one modality; ``protocol`` says how each metric was taken."""
 
     protocol: dict[str, dict[str, str]]
 
@@ -154,20 +154,20 @@ MEDIA: dict[str, type[ImageHeldOut | VideoHeldOut]] = {"image": ImageHeldOut, "v
 
 
 def held_out_of(
-    medium: str,
+    modality: str,
     config: EvalConfig,
     device: torch.device | str = "cpu",
     files: str = "",
     timeout: float = TrainConfig.reward_timeout,
 ) -> HeldOut:
     """The held-out evaluation that a config asks for; ``device``, ``files`` and ``timeout`` as for `build_reward`."""
-    return NamedHeldOut(config.held_out, config.fps, device, files, timeout) if config.held_out else MEDIA[medium]()
+    return NamedHeldOut(config.held_out, config.fps, device, files, timeout) if config.held_out else MEDIA[modality]()
 
 
 def held_out_names(place: str) -> list[str]:
-    """What the evaluation of ``medium/tier`` holds out, by the names that files and tables have for it; no run may train on it.
+    """What the evaluation of ``modality/tier`` holds out, by the names that files and tables have for it; no run may train on it.
 
-    Metrics that the tier names, else those of the medium's embedded task; of motion every column. A preset that has no
+    Metrics that the tier names, else those of the modality's embedded task; of motion every column. A preset that has no
     evaluation, as the recipes at scale, holds nothing out: what its runs are judged by is not known.
     """
     if place not in presets.EVAL:

@@ -19,7 +19,7 @@ from eval.markup import Grid, markdown, markdown_table
 from eval.published_row import RESULTS, published_row, row_as_markdown
 from otca.config import TrainConfig
 from otca.export import Layout
-from otca.policies.tuning import LORA_FILE
+from otca.models.tuning import LORA_FILE
 
 SAMPLES = "samples.png"
 """File of the sample grid."""
@@ -213,9 +213,9 @@ def _published(exported: Exported) -> list[str]:
     """The row of the published table that has the method at the run's tier, or that there is none."""
     if exported.manifest is None:
         return []
-    medium, tier, method = (str(exported.manifest[key]) for key in ("medium", "tier", "method"))
-    row = published_row(exported.results, medium, tier, method)
-    title, arm = "## Published table", f"the method *{markdown(method)}* at the tier *{markdown(tier)}* ({markdown(medium)})"
+    modality, tier, method = (str(exported.manifest[key]) for key in ("modality", "tier", "method"))
+    row = published_row(exported.results, modality, tier, method)
+    title, arm = "## Published table", f"the method *{markdown(method)}* at the tier *{markdown(tier)}* ({markdown(modality)})"
     if row is not None:
         return [title, *row_as_markdown(row, str(exported.manifest["hash"]))]
     if not exported.results.is_dir():

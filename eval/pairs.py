@@ -24,7 +24,7 @@ def varied(name: str, names: Collection[str]) -> str | None:
     return None
 
 
-def variant_differences(rows: pd.DataFrame, medium: str) -> pd.DataFrame:
+def variant_differences(rows: pd.DataFrame, modality: str) -> pd.DataFrame:
     """Rows of `build_table` for every variant whose original is there, one a metric, and a column ``pairs`` (seeds of both).
 
     rows: as of `eval.tables.collect`. ``baseline`` is the original; p is Holm-adjusted over the variants within a metric.
@@ -33,7 +33,7 @@ def variant_differences(rows: pd.DataFrame, medium: str) -> pd.DataFrame:
     for name in names:
         own = varied(name, names)
         if own is not None:
-            table = build_table(rows[rows["method"].isin([own, name])], own, medium=medium)
+            table = build_table(rows[rows["method"].isin([own, name])], own, modality=modality)
             pairs = table.groupby("metric")["n_seeds"].min()
             parts.append(table[table["method"] == name].assign(pairs=lambda part, of=pairs: part["metric"].map(of)))
     if not parts:

@@ -118,7 +118,7 @@ def _shaded(color: str, share: float) -> str:
 def dot_plot(table: pd.DataFrame, metrics: Sequence[str], path_stem: Path) -> None:
     """One panel a metric, one row a method: mean and interval, the baseline's as a band; ``<path_stem>.png`` and ``.svg``.
 
-    table: rows of `eval.tables.build_table`, of one medium and budget; metrics that it lacks are left out.
+    table: rows of `eval.tables.build_table`, of one modality and budget; metrics that it lacks are left out.
     """
     metrics = [metric for metric in metrics if (table["metric"] == metric).any()]
     methods, baseline = list(table["method"].unique()), table["baseline"].iloc[0]

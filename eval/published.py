@@ -112,7 +112,7 @@ def published_roots(folder: Path, runs: Iterable[Path], tables: Iterable[Path]) 
     return sorted(root for root in found if found.isdisjoint(root.parents))
 
 
-def listing_damages(files: Published) -> list[str]:
+def listing_integrity_errors(files: Published) -> list[str]:
     """A line for each listed file that is missing or changed, each that is not listed, and each listing that is missing."""
     out = []
     for name, present in ((HASHES, files.data), (PICTURES, files.pictures)):
@@ -131,7 +131,7 @@ def listing_damages(files: Published) -> list[str]:
     return out
 
 
-def run_damages(files: Published) -> list[str]:
+def run_integrity_errors(files: Published) -> list[str]:
     """A line for each file of a run that its manifest does not list, for each run in another's place, and each in no table."""
     out, used = [], _runs_of_tables(files)
     for run, names in files.runs.items():
@@ -141,8 +141,8 @@ def run_damages(files: Published) -> list[str]:
         except InputError as error:
             out.append(str(error))
             continue
-        medium, tier, method, seed = (manifest.get(key, "?") for key in ("medium", "tier", "method", "seed"))
-        own = f"{medium}/{tier}/{method}/seed{seed}"
+        modality, tier, method, seed = (manifest.get(key, "?") for key in ("modality", "tier", "method", "seed"))
+        own = f"{modality}/{tier}/{method}/seed{seed}"
         strange = [name for name in names if name != MANIFEST and name not in manifest["files"]]
         out += [f"{folder / name} is not listed in {folder / MANIFEST}" for name in strange]
         if own != run:

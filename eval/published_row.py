@@ -32,7 +32,7 @@ NUMBERS = {"n_seeds": int} | dict.fromkeys(("diff", "diff_low", "diff_high", "p_
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """Where a method stands in a published table, among the rows of the same medium and budget (the table's section).
+    """Where a method stands in a published table, among the rows of the same modality and budget (the table's section).
 
     ``title`` and ``folder`` (below the results) are the table's; ``table``: the section's part of table.csv; ``blocks``: its part
     of table.md, and the notes; ``hashes``: of the manifests of the method's runs that the row was made from, by run.
@@ -51,8 +51,8 @@ class PublishedRow:
         return self.table["baseline"].iloc[0]
 
 
-def published_row(results: Path, medium: str, tier: str, method: str) -> PublishedRow | None:
-    """The row of a method (``otca``, ``otca@rho0``) in the first published table of its medium and tier that has it, or None.
+def published_row(results: Path, modality: str, tier: str, method: str) -> PublishedRow | None:
+    """The row of a method (``otca``, ``otca@rho0``) in the first published table of its modality and tier that has it, or None.
 
     Tables are the folders ``<table>/<tier>`` below ``results``, by name, then those of families, ``ablations/<family>/<tier>``.
     What lacks one of a table's files is none. Raises InputError, naming the file, for one that was changed after it was written.
@@ -65,13 +65,13 @@ def published_row(results: Path, medium: str, tier: str, method: str) -> Publish
         changed = changed_files(folder, files)
         if changed:
             raise InputError(f"{changed[0]}; render the table again")
-        parts = [part for _, part in _table(folder / "table.csv").groupby(["medium", "budget"], sort=False)]
+        parts = [part for _, part in _table(folder / "table.csv").groupby(["modality", "budget"], sort=False)]
         for at, part in enumerate(parts):
-            if part["medium"].iloc[0] == medium and (part["method"] == method).any():
+            if part["modality"].iloc[0] == modality and (part["method"] == method).any():
                 title, blocks = _section(folder / "table.md", parts, at)
                 if not any(_rows_of(block, [method]) for block in blocks):
                     raise InputError(f"{folder / 'table.md'} lacks {method!r}, which table.csv has; render the table again")
-                runs = {run: digest for run, digest in sources.items() if _arm(run) == (medium, tier, method)}
+                runs = {run: digest for run, digest in sources.items() if _arm(run) == (modality, tier, method)}
                 return PublishedRow(title, folder.relative_to(results).as_posix(), method, part, blocks, runs)
     return None
 

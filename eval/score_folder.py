@@ -150,7 +150,7 @@ def _scored(
         if len(chunk) == 1:
             failed[chunk[0].key] = _naming(chunk[0], error)
             return {}
-        alone = [_scored(scorer, score, [item], [medium], failed) for item, medium in zip(chunk, media)]
+        alone = [_scored(scorer, score, [item], [modality], failed) for item, modality in zip(chunk, media)]
         return {key: row for rows in alone for key, row in rows.items()}
     except RewardError as error:
         others = f" and {len(chunk) - 1} after it" * (len(chunk) > 1)

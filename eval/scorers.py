@@ -26,7 +26,7 @@ from eval.videos import Video
 from otca.config import TrainConfig
 from otca.errors import InputError, RewardError
 from otca.files import stamp
-from otca.rewards.base import REGISTRY, Reward, build_reward, find_reward, is_remote, refuse_prompts, score_all
+from otca.rewards.base import REGISTRY, Reward, build_reward, check_prompts, find_reward, is_remote, score_all
 from otca.rewards.published import PublishedReward, find_files
 from otca.rewards.remote import parsed
 from otca.types import Prompt
@@ -56,7 +56,7 @@ def reward_scorer(
     return Scorer(file_name, lambda: _by_reward(build_reward(name, device, files, timeout)), batch, identity, tolerant=True)
 
 
-def refuse_twice(names: Sequence[str]) -> None:
+def check_twice(names: Sequence[str]) -> None:
     """Raise InputError where two rewards would fill the same column. Of the user's own, only what their class says is known."""
     columns: dict[str, str] = {}
     for name in names:
@@ -73,15 +73,15 @@ def refuse_twice(names: Sequence[str]) -> None:
         columns[column] = name
 
 
-def refuse_unfit(names: Sequence[str], judge: type | None, prompts: Sequence[Prompt], source: str | Path) -> None:
-    """`refuse_prompts` of the rewards of these names, and of an embedded judge if there is one, before any is loaded.
+def check_unfit(names: Sequence[str], judge: type | None, prompts: Sequence[Prompt], source: str | Path) -> None:
+    """`check_prompts` of the rewards of these names, and of an embedded judge if there is one, before any is loaded.
 
     A check that is a method of the loaded reward is left out.
     """
     found = [find_reward(name) for name in names] + ([judge] if judge else [])
     known = [one for one in found if isinstance(inspect.getattr_static(one, "check_prompt", None), staticmethod | classmethod)]
     different = {id(prompt): prompt for prompt in prompts}  # that of several samples is one
-    refuse_prompts(known, list(different.values()), str(source))
+    check_prompts(known, list(different.values()), str(source))
 
 
 def held_out_images(batch: int) -> Scorer:

@@ -19,18 +19,20 @@ import pandas as pd
 from eval.tables import build_table, read_runs, table_csv
 from otca.errors import InputError
 from otca.files import changed_files, sha256, write_atomic
-from otca.runs import Arm, damages, read_manifest
+from otca.runs import RunSpec, integrity_errors, read_manifest
 
 SOURCES = "sources.json"
 FILES = ("table.csv", "table.md", "table.tex")
 RUN = re.compile(r"(\w[\w.-]*)/(\w[\w.-]*)/(\w[\w.@-]*)/seed(\d+)")
-"""Path of a run below the root: medium, tier, method, seed."""
+"""Path of a run below the root: modality, tier, method, seed."""
 
 
-def run_hashes(rows: pd.DataFrame, medium: str, tier: str) -> dict[str, str]:
+def run_hashes(rows: pd.DataFrame, modality: str, tier: str) -> dict[str, str]:
     """Path of every run that rows (of `eval.tables.collect`) come from, with its manifest's hash, in the rows' order."""
     runs = rows[["method", "seed", "hash"]].drop_duplicates()
-    return {Arm(medium, tier, method, int(seed)).path.as_posix(): digest for method, seed, digest in runs.to_numpy().tolist()}
+    return {
+        RunSpec(modality, tier, method, int(seed)).path.as_posix(): digest for method, seed, digest in runs.to_numpy().tolist()
+    }
 
 
 def write_sources(folder: Path, rows_root: Path, runs: Mapping[str, str]) -> None:
@@ -52,7 +54,7 @@ def read_sources(folder: Path) -> tuple[Path, dict[str, str], dict[str, str]]:
         raise InputError(f"{path} does not say what a table was made from: root {root!r}, {len(runs)} runs, files {[*files]}")
     odd = [run for run in runs if not RUN.fullmatch(run)]
     if odd:
-        raise InputError(f"{path} lists {odd[0]!r}, which is no medium/tier/method/seedN")
+        raise InputError(f"{path} lists {odd[0]!r}, which is no modality/tier/method/seedN")
     return Path(os.path.normpath(folder / root)), runs, files
 
 
@@ -60,12 +62,12 @@ def source_runs(folder: Path) -> list[Path]:
     """Folders of the runs that a table was made from, there or not; none where its list cannot be read."""
     try:
         root, runs, _ = read_sources(folder)
-    except InputError:  # `table_damages` tells
+    except InputError:  # `table_integrity_errors` tells
         return []
     return [root / run for run in runs]
 
 
-def table_damages(folder: Path) -> list[str]:
+def table_integrity_errors(folder: Path) -> list[str]:
     """What is wrong with a table: files missing or changed, runs damaged or replaced, a cell that its rows do not give.
 
     Cells are computed anew where all runs are whole, and compared with table.csv digit by digit; the first that differs is
@@ -78,7 +80,7 @@ def table_damages(folder: Path) -> list[str]:
         return [str(error)]
     out = changed_files(folder, files)
     lost = [line for run, expected in runs.items() if (root / run).is_dir() for line in _replaced(root / run, expected, folder)]
-    if lost or not (folder / "table.csv").is_file() or any(damages(root / run) for run in runs):
+    if lost or not (folder / "table.csv").is_file() or any(integrity_errors(root / run) for run in runs):
         return out + lost
     return out + _first_difference(folder / "table.csv", root, [*runs])
 
@@ -105,20 +107,23 @@ def _first_difference(path: Path, root: Path, runs: list[str]) -> list[str]:
     for said, found in zip(table.to_dict("records"), again.to_dict("records")):
         for column in said:
             if said[column] != found[column]:
-                row = " ".join(found[name] for name in ("medium", "method", "metric"))
+                row = " ".join(found[name] for name in ("modality", "method", "metric"))
                 return [f"{path}: {column} of {row} is {said[column]!r}; its rows give {found[column]!r}"]
     return []
 
 
 def _made_again(table: pd.DataFrame, root: Path, runs: list[str]) -> pd.DataFrame:
-    """Section by section, in the table's order; where a medium has several, each is of the methods that it names."""
-    arms = [Arm(medium, tier, method, int(seed)) for medium, tier, method, seed in (RUN.fullmatch(run).groups() for run in runs)]
-    media = sorted({arm.medium for arm in arms})
-    if sorted(table["medium"].unique()) != media:
-        raise InputError(f"it was made from runs of {', '.join(media)}, and has rows of {', '.join(table['medium'].unique())}")
+    """Section by section, in the table's order; where a modality has several, each is of the methods that it names."""
+    arms = [
+        RunSpec(modality, tier, method, int(seed))
+        for modality, tier, method, seed in (RUN.fullmatch(run).groups() for run in runs)
+    ]
+    media = sorted({arm.modality for arm in arms})
+    if sorted(table["modality"].unique()) != media:
+        raise InputError(f"it was made from runs of {', '.join(media)}, and has rows of {', '.join(table['modality'].unique())}")
     parts = []
-    for (medium, budget), part in table.groupby(["medium", "budget"], sort=False):
-        alone = table.loc[table["medium"] == medium, "budget"].nunique() == 1
-        rows = read_runs(root, [a for a in arms if a.medium == medium and (alone or a.method in set(part["method"]))])
-        parts.append(build_table(rows[rows["metric"].isin(part["metric"])], part["baseline"].iloc[0], budget, medium))
+    for (modality, budget), part in table.groupby(["modality", "budget"], sort=False):
+        alone = table.loc[table["modality"] == modality, "budget"].nunique() == 1
+        rows = read_runs(root, [a for a in arms if a.modality == modality and (alone or a.method in set(part["method"]))])
+        parts.append(build_table(rows[rows["metric"].isin(part["metric"])], part["baseline"].iloc[0], budget, modality))
     return pd.concat(parts)

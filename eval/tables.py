@@ -21,18 +21,18 @@ from eval.markup import Grid, interval, latex_table, markdown, markdown_table, n
 from eval.stats import PairedDifference, bootstrap_interval, holm, iqm, paired_difference, smallest_detectable
 from otca.errors import InputError
 from otca.files import write_atomic
-from otca.runs import Arm
+from otca.runs import RunSpec
 
 BASELINE, UNTRAINED = "static_multi_reward", "base"
 EQUAL_CALLS = "equal iterations and reward calls"
 EQUAL_EVALUATIONS = "equal network evaluations"
 MAKE_RUN = (
-    "make it with `python -m reproduce.method {name} --medium {medium} --tier {tier}`, and publish it with "
-    "`python -m reproduce.publish --medium {medium} --tier {tier}`"
+    "make it with `python -m reproduce.method {name} --modality {modality} --tier {tier}`, and publish it with "
+    "`python -m reproduce.publish --modality {modality} --tier {tier}`"
 )
 ROW_COLUMNS = ("method", "seed", "metric", "value", "network_evaluations", "reward_calls", "hash")
 TABLE_COLUMNS = (
-    *("medium", "method", "metric", "held_out", "n_seeds", "iqm", "mean", "ci_low", "ci_high", "baseline", "budget", "diff"),
+    *("modality", "method", "metric", "held_out", "n_seeds", "iqm", "mean", "ci_low", "ci_high", "baseline", "budget", "diff"),
     *("diff_low", "diff_high", "p_paired", "prob_improvement", "network_evaluations", "reward_calls"),
 )
 DIFFERENCE_HEADS = ("Difference", "95 % interval", "p (Holm)", "Pairs", "P(improvement)", "Smallest detectable", "Shows")
@@ -50,8 +50,8 @@ CAPTION = (
 
 
 # -------------------------------------------------------------------------------------------------------- rows from runs
-def collect(results_root: Path, medium: str, tier: str, methods: Sequence[str]) -> pd.DataFrame:
-    """Read every seed of ``results_root/<medium>/<tier>/<method>/seed<k>/``; one row (`ROW_COLUMNS`) a method, seed, metric.
+def collect(results_root: Path, modality: str, tier: str, methods: Sequence[str]) -> pd.DataFrame:
+    """Read every seed of ``results_root/<modality>/<tier>/<method>/seed<k>/``; one row (`ROW_COLUMNS`) a method, seed, metric.
 
     Metric columns of scores.csv.gz are averaged over items; judge_correct becomes ``accuracy`` and ``accuracy/<skill>``;
     set-level metrics come from sets.csv. A ``method`` may carry a variant (``otca@rho0``).
@@ -60,15 +60,15 @@ def collect(results_root: Path, medium: str, tier: str, methods: Sequence[str]) 
     """
     arms = []
     for method in methods:
-        folder = results_root / medium / tier / method
+        folder = results_root / modality / tier / method
         seeds = sorted(int(path.name[4:]) for path in folder.glob("seed*") if path.name[4:].isdigit())
         if not seeds:
-            raise FileNotFoundError(f"no run in {folder / 'seed0'}; {MAKE_RUN.format(name=method, medium=medium, tier=tier)}")
-        arms += [Arm(medium, tier, method, seed) for seed in seeds]
+            raise FileNotFoundError(f"no run in {folder / 'seed0'}; {MAKE_RUN.format(name=method, modality=modality, tier=tier)}")
+        arms += [RunSpec(modality, tier, method, seed) for seed in seeds]
     return read_runs(results_root, arms)
 
 
-def read_runs(results_root: Path, arms: Sequence[Arm]) -> pd.DataFrame:
+def read_runs(results_root: Path, arms: Sequence[RunSpec]) -> pd.DataFrame:
     """The rows of these runs alone, in their order; an arm's ``method`` carries its variant. Raises as `collect` does."""
     rows = []
     for arm in arms:
@@ -76,15 +76,17 @@ def read_runs(results_root: Path, arms: Sequence[Arm]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(ROW_COLUMNS))
 
 
-def run_rows(run: Path, arm: Arm) -> list[tuple]:
+def run_rows(run: Path, arm: RunSpec) -> list[tuple]:
     """Rows (`ROW_COLUMNS`) of one run, one a metric; errors as of `collect`."""
     for name in ("manifest.json", "scores.csv.gz", "sets.csv"):
         if not (run / name).is_file():
-            raise FileNotFoundError(f"run {run} lacks {name}; {MAKE_RUN.format(name=arm.name, medium=arm.medium, tier=arm.tier)}")
+            raise FileNotFoundError(
+                f"run {run} lacks {name}; {MAKE_RUN.format(name=arm.name, modality=arm.modality, tier=arm.tier)}"
+            )
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    claimed = [str(manifest["method"]).partition("@")[0], *(manifest[key] for key in ("seed", "medium", "tier"))]
-    if claimed != [arm.method.partition("@")[0], arm.seed, arm.medium, arm.tier]:
-        raise InputError(f"{run / 'manifest.json'} describes another run: method, seed, medium, tier = {claimed}")
+    claimed = [str(manifest["method"]).partition("@")[0], *(manifest[key] for key in ("seed", "modality", "tier"))]
+    if claimed != [arm.method.partition("@")[0], arm.seed, arm.modality, arm.tier]:
+        raise InputError(f"{run / 'manifest.json'} describes another run: method, seed, modality, tier = {claimed}")
     cost = (int(manifest["budget"]["network_evaluations"]), int(manifest["budget"]["reward_calls"]))
     return [(arm.method, arm.seed, metric, value, *cost, manifest["hash"]) for metric, value in run_values(run).items()]
 
@@ -116,7 +118,7 @@ def run_values(run: Path) -> dict[str, float]:
 
 # ------------------------------------------------------------------------------------------------------- table from rows
 def build_table(
-    rows: pd.DataFrame, baseline: str = BASELINE, budget_label: str = EQUAL_CALLS, medium: str = "image"
+    rows: pd.DataFrame, baseline: str = BASELINE, budget_label: str = EQUAL_CALLS, modality: str = "image"
 ) -> pd.DataFrame:
     """Statistics of every metric and method, one row each (`TABLE_COLUMNS`); metrics that no row has are left out.
 
@@ -136,7 +138,7 @@ def build_table(
         p_adjusted = dict(zip(rivals, holm([compared[method].p for method in rivals])))
         for method, value_N in arms.items():
             low, high = bootstrap_interval(value_N)
-            head = (medium, method, metric, METRICS[metric].held_out, len(value_N), iqm(value_N), value_N.mean(), low, high)
+            head = (modality, method, metric, METRICS[metric].held_out, len(value_N), iqm(value_N), value_N.mean(), low, high)
             difference = (np.nan,) * 5
             if method in compared:
                 d = compared[method]
@@ -152,8 +154,8 @@ def adjusted_over(methods: Iterable[str]) -> list[str]:
     return [method for method in methods if method.partition("@")[0] != UNTRAINED]
 
 
-def clear_winners(rows: pd.DataFrame, budget_label: str, medium: str = "image") -> dict[tuple[str, str, str], str]:
-    """(medium, budget, metric) → the best method in the mean, where it beats the runner-up beyond the paired 95 % interval."""
+def clear_winners(rows: pd.DataFrame, budget_label: str, modality: str = "image") -> dict[tuple[str, str, str], str]:
+    """(modality, budget, metric) → the best method in the mean, where it beats the runner-up beyond the paired 95 % interval."""
     winners = {}
     for metric, arms in _arms(rows).items():
         if METRICS[metric].higher_is_better is None:
@@ -161,7 +163,7 @@ def clear_winners(rows: pd.DataFrame, budget_label: str, medium: str = "image") 
         sign = 1 if METRICS[metric].higher_is_better else -1
         best, *others = sorted(arms, key=lambda method: -sign * arms[method].mean())
         if others and _compare(sign * arms[best], sign * arms[others[0]], metric).low > 0:
-            winners[medium, budget_label, metric] = best
+            winners[modality, budget_label, metric] = best
     return winners
 
 
@@ -208,10 +210,10 @@ def write_table(
     (from `clear_winners`) are set in bold. ``primary`` gets the table of differences. ``title`` and ``notes`` are plain text.
     """
     md, tex = [f"# {markdown(title)}"], [f"% {line}" for line in (one_line(title), "generated by eval/tables.py; needs booktabs")]
-    for (medium, budget), part in table.groupby(["medium", "budget"], sort=False):
+    for (modality, budget), part in table.groupby(["modality", "budget"], sort=False):
         baseline = part["baseline"].iloc[0]
-        bold = {metric: method for (*at, metric), method in (winners or {}).items() if at == [medium, budget]}
-        md += [f"## {markdown(medium.capitalize())}"] if table["medium"].nunique() > 1 else []
+        bold = {metric: method for (*at, metric), method in (winners or {}).items() if at == [modality, budget]}
+        md += [f"## {markdown(modality.capitalize())}"] if table["modality"].nunique() > 1 else []
         headline = _grid(part, [m for m in METRICS if "/" not in m], bold) | _summary(part)
         md += [f"Budget: {markdown(budget)}. Baseline: {markdown(baseline)}.", markdown_table(headline), CAPTION]
         skills = _grid(part, [m for m in METRICS if m.startswith(f"{primary}/")], bold)
@@ -222,7 +224,7 @@ def write_table(
                 f"## {METRICS[primary].label}: difference from {markdown(baseline)}",
                 markdown_table(differences(part, primary)),
             ]
-        tex += [f"% {one_line(medium)}; budget: {one_line(budget)}; baseline: {one_line(baseline)}", latex_table(headline)]
+        tex += [f"% {one_line(modality)}; budget: {one_line(budget)}; baseline: {one_line(baseline)}", latex_table(headline)]
     md += ["\n".join(f"- {markdown(note)}" for note in notes)] if notes else []
     tex += [f"% {one_line(note)}" for note in notes]
     for name, text in (
@@ -297,7 +299,7 @@ def difference_cells(row: pd.Series, pairs: int) -> tuple[str, ...]:
 def verdict(table: pd.DataFrame, metric: str, method: str) -> str:
     """What the interval of a method's difference says, in one sentence: better, worse, different or not distinguishable.
 
-    table: rows of `build_table`, of one medium and budget; ``method`` is not their baseline.
+    table: rows of `build_table`, of one modality and budget; ``method`` is not their baseline.
     """
     of_metric = table[table["metric"] == metric].set_index("method")
     row = of_metric.loc[method]

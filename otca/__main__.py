@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
-from otca.ending import run_command
 from otca.errors import nearest, printable
+from otca.signals import run_command
 
 COMMANDS = {
     "train": "train a generator with a method",

@@ -12,7 +12,7 @@ MAX_WHOLE = 2**31 - 1
 """Largest whole number that a setting may be."""
 
 
-def sound(config: object, group: str = "") -> None:
+def validate_fields(config: object, group: str = "") -> None:
     """`plain` for every field of a dataclass, and every member of its lists; ``group`` is the beginning of their names."""
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)

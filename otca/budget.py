@@ -7,7 +7,7 @@ import numpy as np
 from otca import schedules
 from otca.config import TrainConfig
 from otca.methods import Method
-from otca.process import path_evaluations, planned_paths
+from otca.state_values import path_evaluations, planned_paths
 
 
 def evaluations_per_sample(config: TrainConfig, method: Method) -> int:

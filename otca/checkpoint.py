@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from otca.errors import InputError
 from otca.files import PARTIAL, flush_tree, verify_hashes, write_hashes
-from otca.policies.base import Policy
+from otca.models.base import Policy
 from otca.sharding import copy_whole, like, whole_on_cpu
 
 
@@ -43,7 +43,7 @@ def iteration_of(path: Path) -> int:
     return int(path.name.removeprefix("iteration_"))
 
 
-def expendable(found: list[int], every: int, last: int, best: int | None) -> list[int]:
+def prunable(found: list[int], every: int, last: int, best: int | None) -> list[int]:
     """Which of the iterations with a checkpoint, in ascending order, need none any more.
 
     Those stay that are the newest, the newest ``last`` of those that are multiples of ``every``, or the best in validation.
@@ -123,22 +123,22 @@ def load_checkpoint(
     return Progress(**json.loads((path / "state.json").read_text()))
 
 
-def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+def latest_valid_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint of a run whose hashes are right (None for a run without any), and what is wrong with newer ones.
 
     Raises InputError where there are checkpoints and none is whole.
     """
-    damages = []
+    integrity_errors = []
     for path in reversed(checkpoints(folder)):
         try:
             verify_hashes(path)
         except InputError as error:
-            damages.append(str(error))
+            integrity_errors.append(str(error))
             continue
-        return path, damages
-    if damages:
+        return path, integrity_errors
+    if integrity_errors:
         raise InputError(
-            f"{folder}: no checkpoint is whole ({'; '.join(damages)}); restore one, or delete the folder to start anew"
+            f"{folder}: no checkpoint is whole ({'; '.join(integrity_errors)}); restore one, or delete the folder to start anew"
         )
     return None, []
 
@@ -150,10 +150,10 @@ def remove_after(folder: Path, iteration: int) -> None:
             shutil.rmtree(path)
 
 
-def remove_expendable(folder: Path, every: int, last: int, best: int | None) -> None:
-    """Remove the checkpoints that `expendable` names."""
+def remove_prunable(folder: Path, every: int, last: int, best: int | None) -> None:
+    """Remove the checkpoints that `prunable` names."""
     found = {iteration_of(path): path for path in checkpoints(folder)}
-    for n in expendable(list(found), every, last, best):
+    for n in prunable(list(found), every, last, best):
         shutil.rmtree(found[n])
 
 

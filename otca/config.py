@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
-from otca.bounds import at_least, positive, sound
+from otca.bounds import at_least, positive, validate_fields
 from otca.credit_config import CreditConfig
 from otca.errors import InputError
 from otca.eval_config import ValidationConfig
@@ -56,7 +56,7 @@ class PolicyConfig:
     """Decode one sample at a time: less memory, the same pixels."""
 
     def __post_init__(self):
-        sound(self, "policy.")
+        validate_fields(self, "policy.")
         at_least("policy.lora_rank", self.lora_rank, 1)
         for name in ("true_guidance", "true_guidance_2"):
             value = getattr(self, name)
@@ -87,7 +87,7 @@ class SamplerConfig:
     """Start all samples of a group from the same initial noise (DanceGRPO)."""
 
     def __post_init__(self):
-        sound(self, "sampler.")
+        validate_fields(self, "sampler.")
         at_least("sampler.steps", self.steps, 2)
         at_least("sampler.shift", self.shift, 0)
         positive("sampler.level", self.level)
@@ -108,7 +108,7 @@ class StepSelectionConfig:
     """Iterations after which the window moves on by one step."""
 
     def __post_init__(self):
-        sound(self, "step_selection.")
+        validate_fields(self, "step_selection.")
         if not 0 < self.fraction <= 1:
             raise InputError(f"step_selection.fraction is {self.fraction}; it must lie in (0, 1]")
         at_least("step_selection.count", self.count, 1)
@@ -131,7 +131,7 @@ class LossConfig:
     """Scale that kl_beta belongs to (see otca/losses.py)."""
 
     def __post_init__(self):
-        sound(self, "loss.")
+        validate_fields(self, "loss.")
         for name in ("clip_low", "clip_high", "advantage_clip"):
             positive(f"loss.{name}", getattr(self, name))
         if self.kl_beta < 0:
@@ -158,7 +158,7 @@ class OptimizerConfig:
     """Decay of an exponential average of the weights, kept beside them; 0 keeps none."""
 
     def __post_init__(self):
-        sound(self, "optimizer.")
+        validate_fields(self, "optimizer.")
         positive("optimizer.learning_rate", self.learning_rate)
         positive("optimizer.gradient_clip", self.gradient_clip)
         at_least("optimizer.updates_per_iteration", self.updates_per_iteration, 1)
@@ -179,7 +179,7 @@ class TrainConfig:
     iterations: int = 40
     """Rounds of sampling and updating."""
     prompts: str = "embedded:image/train"
-    """Training prompts: embedded:MEDIUM/SPLIT, or a .jsonl or .csv file with a column ``prompt`` (or ``text``)."""
+    """Training prompts: embedded:MODALITY/SPLIT, or a .jsonl or .csv file with a column ``prompt`` (or ``text``)."""
     prompts_per_iteration: int = 4
     """Prompt slots P of an iteration."""
     group_size: int = 8
@@ -213,7 +213,7 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self):
-        sound(self)
+        validate_fields(self)
         at_least("seed", self.seed, 0)
         at_least("patience", self.patience, 0)
         at_least("group_size", self.group_size, 2)

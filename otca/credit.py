@@ -125,7 +125,7 @@ def moca_weights_BK(advantage_BK: torch.Tensor, rho: float = 0.5) -> torch.Tenso
 # ------------------------------------------------------------ objective-wise process credit, beyond the paper [ours]
 
 
-def increments_TBK(value_SBK: torch.Tensor) -> torch.Tensor:
+def value_deltas_TBK(value_SBK: torch.Tensor) -> torch.Tensor:
     """δ_t = V_{t+1} − V_t: what each step added to the value of the state, (T, B, K)."""
     return value_SBK[1:] - value_SBK[:-1]
 
@@ -151,7 +151,7 @@ def shrunk_values_SBK(value_SBK: torch.Tensor, group_B: torch.Tensor, ridge: flo
     return (slope_SPK[:, slot_B] * centred_SBK).to(value_SBK.dtype)
 
 
-def generalised_TBK(increment_TBK: torch.Tensor, decay: float) -> torch.Tensor:
+def gae_TBK(increment_TBK: torch.Tensor, decay: float) -> torch.Tensor:
     """g_t = Σ_{l ≥ 0} λ^l δ_{t+l}: 0 credits a step with its own increment, 1 with everything after it, (T, B, K).
 
     With λ = 1, g_t = V_T − V_t: the reward less a baseline of the state, an unbiased gradient whatever V is.
@@ -179,7 +179,7 @@ def process_advantage_TBK(
     """
     if scale not in ("run", "step"):
         raise ValueError(f"scale is {scale!r}; choose run or step")
-    gain_TBK = generalised_TBK(increments_TBK(value_SBK), decay)
+    gain_TBK = gae_TBK(value_deltas_TBK(value_SBK), decay)
     centered_TBK = torch.stack([group_center(gain_BK, group_B) for gain_BK in gain_TBK])
     square_TK = torch.stack([torch.stack([batch_mean(x_B, total) for x_B in x_BK.unbind(1)]) for x_BK in centered_TBK.square()])
     rms_TK = (square_TK[trained_T].mean(0, keepdim=True) if scale == "run" else square_TK).sqrt()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from otca.bounds import at_least, positive, sound
+from otca.bounds import at_least, positive, validate_fields
 from otca.errors import InputError
 
 
@@ -51,7 +51,7 @@ class CreditConfig:
     """Rescale the advantage to the RMS of static weighting, so that methods differ in direction only."""
 
     def __post_init__(self):
-        sound(self, "credit.")
+        validate_fields(self, "credit.")
         if not 0 <= self.rho <= 1:
             raise InputError(f"credit.rho is {self.rho}; it must lie in [0, 1]")
         if not 0 <= self.process_decay <= 1:

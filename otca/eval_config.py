@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from otca.bounds import at_least, positive, sound
+from otca.bounds import at_least, positive, validate_fields
 from otca.errors import InputError
 
 
@@ -14,7 +14,7 @@ class EvalConfig:
     """How a model is judged: ODE sampling on held-out prompts, raw weights of the last iteration."""
 
     source: str = "embedded:image/test"
-    """Evaluation prompts: embedded:MEDIUM/SPLIT or a prompts file."""
+    """Evaluation prompts: embedded:MODALITY/SPLIT or a prompts file."""
     prompts: int = 120
     """Number of prompts."""
     choice: Literal["first", "even"] = "first"
@@ -37,7 +37,7 @@ class EvalConfig:
     """Held-out metrics, rewards by name, or "motion"; empty means the embedded task's own. No arm may train on one."""
 
     def __post_init__(self):
-        sound(self, "eval.")
+        validate_fields(self, "eval.")
         for name in ("prompts", "samples_per_prompt", "batch"):
             at_least(f"eval.{name}", getattr(self, name), 1)
         at_least("eval.steps", self.steps, 2)
@@ -55,7 +55,7 @@ class ValidationConfig:
     every: int = 0
     """Iterations between validations, one before the first and one after the last included; 0 validates never."""
     source: str = "embedded:image/validation"
-    """Prompts: embedded:MEDIUM/SPLIT or a prompts file."""
+    """Prompts: embedded:MODALITY/SPLIT or a prompts file."""
     prompts: int = 48
     """Number of prompts, the first of the list."""
     samples_per_prompt: int = 2
@@ -64,7 +64,7 @@ class ValidationConfig:
     """ODE steps."""
 
     def __post_init__(self):
-        sound(self, "validation.")
+        validate_fields(self, "validation.")
         at_least("validation.every", self.every, 0)
         for name in ("prompts", "samples_per_prompt"):
             at_least(f"validation.{name}", getattr(self, name), 1)

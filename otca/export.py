@@ -10,9 +10,9 @@ from pathlib import Path
 from otca.config import PolicyConfig
 from otca.errors import InputError
 from otca.files import resolve_model
-from otca.policies.base import build_policy, family_of
-from otca.policies.pipeline import NETWORKS
-from otca.policies.tuning import LORA_FILE
+from otca.models.base import build_policy, family_of
+from otca.models.pipeline import NETWORKS
+from otca.models.tuning import LORA_FILE
 from otca.untrusted import read_object
 
 CARRIED = (".safetensors", ".json", ".txt", ".model", ".jinja")

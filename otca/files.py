@@ -119,7 +119,7 @@ def write_listing(path: Path, listed: Mapping[str, str]) -> None:
     write_atomic(path, json.dumps(listed, indent=1) + "\n")
 
 
-def hash_damages(folder: Path) -> list[str]:
+def hash_integrity_errors(folder: Path) -> list[str]:
     """A line for each file of a checkpoint that is missing or whose hash differs from the folder's listing.
 
     Unlike `changed_files` it takes no name for that of a folder: a checkpoint of others could have any of them hashed.
@@ -139,14 +139,14 @@ def hash_damages(folder: Path) -> list[str]:
 
 
 def verify_hashes(folder: Path) -> None:
-    """Raise InputError naming the first of `hash_damages`, and how many there are."""
-    found = hash_damages(folder)
+    """Raise InputError naming the first of `hash_integrity_errors`, and how many there are."""
+    found = hash_integrity_errors(folder)
     if found:
         raise InputError(found[0] + (f" (missing or damaged in all: {len(found)} files)" if found[1:] else ""))
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path) -> Iterator[None]:
     """Keep a run's folder to this process for a while, freed of what a killed one left half-written.
 
     Raises `InUse` naming host and pid of the process that has it.

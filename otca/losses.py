@@ -31,7 +31,7 @@ class Transition:
 
 
 @dataclass(frozen=True)
-class Noised:
+class NoisedSample:
     """What a loss over the forward process may read of one noise level of one micro-batch.
 
     clean (B, …), the sampled latents; noisy, the same noised to ``sigma`` with fresh noise; velocity there, with gradient,

@@ -13,7 +13,7 @@ import torch
 from otca import credit, losses
 from otca.config import TrainConfig
 from otca.samplers import clean_prediction
-from otca.types import Credit, Rollout, Scores
+from otca.types import Credit, Scores, Trajectory
 
 
 @dataclass(frozen=True)
@@ -22,26 +22,26 @@ class Method:
 
     ``assign(rollout, scores, config)`` returns (credit_TBK, advantage_BK). ``settings`` are dotted config defaults that the
     method brings along (the command line still wins). ``needs(config)`` names what the rollout must keep beyond the
-    default, "velocity" or "mean", and asks for the rewards of completions, "process" (`otca/process.py`). ``loss`` turns
+    default, "velocity" or "mean", and asks for the rewards of completions, "process" (`otca/state_values.py`). ``loss`` turns
     one `losses.Transition` into losses (B,). A method with ``forward_loss`` trains on the forward process of its samples
-    instead: it turns one `losses.Noised` into losses (B,), and ``lag(n)`` is the decay after n updates of the model that
+    instead: it turns one `losses.NoisedSample` into losses (B,), and ``lag(n)`` is the decay after n updates of the model that
     follows behind.
     """
 
     name: str
     summary: str
-    assign: Callable[[Rollout, Scores, TrainConfig], tuple[torch.Tensor, torch.Tensor]]
+    assign: Callable[[Trajectory, Scores, TrainConfig], tuple[torch.Tensor, torch.Tensor]]
     settings: dict[str, object] = field(default_factory=dict)
     needs: Callable[[TrainConfig], frozenset[str]] = lambda config: frozenset()
     loss: Callable[[losses.Transition], torch.Tensor] = losses.surrogate
-    forward_loss: Callable[[losses.Noised], torch.Tensor] | None = None
+    forward_loss: Callable[[losses.NoisedSample], torch.Tensor] | None = None
     lag: Callable[[int], float] = lambda updates: 0.0
 
 
 # ------------------------------------------------------------------------------------------------- building blocks
 
 
-def zscore_advantage_BK(rollout: Rollout, scores: Scores, config: TrainConfig) -> torch.Tensor:
+def zscore_advantage_BK(rollout: Trajectory, scores: Scores, config: TrainConfig) -> torch.Tensor:
     """Per-objective z-score in the group."""
     return credit.group_zscore(scores.reward_BK, rollout.group_B, config.credit.advantage_epsilon)
 
@@ -51,19 +51,19 @@ def uniform_TBK(weight_BK: torch.Tensor, steps: int) -> torch.Tensor:
     return weight_BK.unsqueeze(0).expand(steps, -1, -1)
 
 
-def static_TBK(rollout: Rollout, config: TrainConfig) -> torch.Tensor:
+def static_TBK(rollout: Trajectory, config: TrainConfig) -> torch.Tensor:
     """Fixed objective weights w_k, equal at every step and for every sample."""
     weights_K = torch.tensor(config.weights_K, dtype=torch.float32)
     return uniform_TBK(weights_K.expand(len(rollout.prompts), -1), len(rollout.trained_T))
 
 
-def clean_states_SB(rollout: Rollout) -> torch.Tensor:
+def clean_states_SB(rollout: Trajectory) -> torch.Tensor:
     """The clean prediction x̂0 at every state, the final latent last: (S, B, …); the rollout must keep "velocity"."""
     states = zip(rollout.latents_SB[:-1], rollout.velocity_TB, rollout.sigma_S[:-1])
     return torch.stack([*(clean_prediction(x, v, float(sigma)) for x, v, sigma in states), rollout.latents_SB[-1]])
 
 
-def tcd_TB1(rollout: Rollout, scores: Scores, config: TrainConfig) -> torch.Tensor:
+def tcd_TB1(rollout: Trajectory, scores: Scores, config: TrainConfig) -> torch.Tensor:
     """TCD's step weights as a factor of credit_TBK: (T, B, 1)."""
     latents_SB = clean_states_SB(rollout) if config.credit.tcd_latent == "x0_hat" else rollout.latents_SB
     settings, total = config.credit, scores.total
@@ -82,7 +82,7 @@ def tcd_needs(config: TrainConfig) -> frozenset[str]:
     return frozenset({"velocity"}) if config.credit.tcd_latent == "x0_hat" else frozenset()
 
 
-def moca_TBK(advantage_BK: torch.Tensor, rollout: Rollout, config: TrainConfig) -> torch.Tensor:
+def moca_TBK(advantage_BK: torch.Tensor, rollout: Trajectory, config: TrainConfig) -> torch.Tensor:
     """MOCA's objective weights, the same at every step (the equations as read give c no step index)."""
     return uniform_TBK(credit.moca_weights_BK(advantage_BK, config.credit.rho), len(rollout.trained_T))
 
@@ -104,7 +104,7 @@ def _otca_moca(rollout, scores, config):
     return moca_TBK(advantage_BK, rollout, config), advantage_BK
 
 
-def process_advantage_TBK(rollout: Rollout, scores: Scores, config: TrainConfig) -> torch.Tensor:
+def process_advantage_TBK(rollout: Trajectory, scores: Scores, config: TrainConfig) -> torch.Tensor:
     """Objective-wise process advantages, (T, B, K)."""
     settings, group_B = config.credit, rollout.group_B
     values = scores.process_reward_SBK
@@ -153,7 +153,7 @@ METHODS = {
 # ---------------------------------------------------------------------------------------------- scores → advantage
 
 
-def assign_credit(method: Method, rollout: Rollout, scores: Scores, config: TrainConfig) -> Credit:
+def assign_credit(method: Method, rollout: Trajectory, scores: Scores, config: TrainConfig) -> Credit:
     """Apply a method: equation (1), then clipping to ± ``loss.advantage_clip``; with diagnostics for the log."""
     credit_TBK, advantage_BK = method.assign(rollout, scores, config)
     advantage_TB = credit.fuse_TB(credit_TBK, advantage_BK)
@@ -176,7 +176,7 @@ def assign_credit(method: Method, rollout: Rollout, scores: Scores, config: Trai
     )
 
 
-def _step_weights_TB(advantage_TB: torch.Tensor, rollout: Rollout, sampled_steps: int) -> torch.Tensor:
+def _step_weights_TB(advantage_TB: torch.Tensor, rollout: Trajectory, sampled_steps: int) -> torch.Tensor:
     """1 at trained steps; or, of ``sampled_steps`` drawn ones a sample, their inverse probability. The draw is the seed's."""
     trained_TB = rollout.trained_T.to(advantage_TB).unsqueeze(1).expand_as(advantage_TB)
     if not sampled_steps:

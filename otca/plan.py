@@ -17,9 +17,9 @@ from otca import budget
 from otca.config import TrainConfig
 from otca.errors import InputError
 from otca.methods import Method
-from otca.policies.base import Policy
-from otca.policies.pipeline import TEXT_ENCODERS, component_dtypes
-from otca.policies.texts import MEMORY_BYTES
+from otca.models.base import Policy
+from otca.models.pipeline import TEXT_ENCODERS, component_dtypes
+from otca.models.texts import MEMORY_BYTES
 from otca.rewards.base import find_reward, is_remote
 from otca.rewards.published import PublishedReward
 from otca.shapes import empty_policy, measure_passes

@@ -1,4 +1,4 @@
-"""Named settings: what a medium and tier change of the defaults, for training and for evaluation.
+"""Named settings: what a modality and tier change of the defaults, for training and for evaluation.
 
 Order of precedence, lowest first: the dataclass default, the tier, the method's own settings, a YAML file, the command
 line. Every value for published models bears a mark, as in the README's deviation ledger: [paper], [reader], [sibling: whose],
@@ -254,16 +254,16 @@ _RATES = {
 TUNED: dict[str, dict[str, dict[str, object]]] = {
     name: {method: {"optimizer.learning_rate": rate} for method, rate in rates.items()} for name, rates in _RATES.items()
 }
-"""medium/tier → method → what it has of its own: chosen for each method from the same grid on tuning seeds (results/tuning)."""
+"""modality/tier → method → what it has of its own: chosen for each method from the same grid on tuning seeds (results/tuning)."""
 
 
 def preset(name: str) -> dict[str, object]:
-    """Dotted training settings of ``medium/tier``."""
+    """Dotted training settings of ``modality/tier``."""
     return _find(TRAIN, name)
 
 
 def eval_config(name: str) -> EvalConfig:
-    """Evaluation settings of ``medium/tier``."""
+    """Evaluation settings of ``modality/tier``."""
     return EvalConfig(**_find(EVAL, name))
 
 

@@ -31,7 +31,7 @@ MAX_DEPTH = 20
 
 
 def load_prompts(source: str, count: int | None = None) -> list[Prompt]:
-    """Read ``embedded:MEDIUM/SPLIT`` or a file (see `stream_prompts`); ``count`` takes the first so many."""
+    """Read ``embedded:MODALITY/SPLIT`` or a file (see `stream_prompts`); ``count`` takes the first so many."""
     if source.startswith("embedded:"):
         return _embedded(source, count or EMBEDDED_TRAIN)
     rows = list(itertools.islice(stream_prompts(source), count))
@@ -60,7 +60,7 @@ def stream_prompts(source: str) -> Iterator[Prompt]:
     path = Path(source)
     if not os.path.isfile(path):
         raise InputError(
-            f"prompts file {path} not found; give a {', '.join(READERS)} file, or embedded:MEDIUM/SPLIT, or fetch a published "
+            f"prompts file {path} not found; give a {', '.join(READERS)} file, or embedded:MODALITY/SPLIT, or fetch a published "
             f"list: `python -m otca prompts --list {path.stem}`"
         )
     if path.suffix not in READERS:
@@ -82,15 +82,15 @@ def _undecodable(path: Path) -> int:
 
 
 def _embedded(source: str, count: int) -> list[Prompt]:
-    from otca.embedded import scenes, video_scenes
-    from otca.embedded.grammar import SPLITS
+    from otca.tasks import scenes, video_scenes
+    from otca.tasks.grammar import SPLITS
 
     grammars = {"image": scenes, "video": video_scenes}
-    medium, _, split = source.removeprefix("embedded:").partition("/")
-    if medium not in grammars or split not in SPLITS:
-        known = ", ".join(f"embedded:{medium}/{split}" for medium in grammars for split in SPLITS)
+    modality, _, split = source.removeprefix("embedded:").partition("/")
+    if modality not in grammars or split not in SPLITS:
+        known = ", ".join(f"embedded:{modality}/{split}" for modality in grammars for split in SPLITS)
         raise InputError(f"prompts {source!r}: unknown list; choose from {known}")
-    return grammars[medium].prompts(split, count)
+    return grammars[modality].prompts(split, count)
 
 
 def _read_jsonl(path: Path, file) -> Iterator[Prompt]:

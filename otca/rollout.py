@@ -12,9 +12,9 @@ import torch
 from otca import samplers
 from otca.config import SamplerConfig
 from otca.memory import memory_named
-from otca.policies.base import Policy
+from otca.models.base import Policy
 from otca.schedules import StepPlan
-from otca.types import Prompt, Rollout
+from otca.types import Prompt, Trajectory
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def rollout(
     keep: frozenset[str] = frozenset(),
     seconds: dict[str, float] | None = None,
     on_media: Callable[[torch.Tensor, list[Prompt]], None] | None = None,
-) -> Rollout:
+) -> Trajectory:
     """Sample every entry of the batch, ``micro_batch`` at a time; ``keep`` may name "velocity" and "mean".
 
     Noise depends on each sample's seed alone. ``seconds``, if given, gains the time spent in "sampling" and "decode".
@@ -85,7 +85,7 @@ def rollout(
         if on_media is not None:
             on_media(media[-1], batch.prompts[rows])
     stacked = {name: torch.cat([c[name] for c in chunks], dim=1) for name in chunks[0] if name != "std"}
-    return Rollout(
+    return Trajectory(
         latents_SB=stacked["latents"],
         std_T=torch.tensor(chunks[0]["std"], dtype=torch.float64),
         log_prob_TB=stacked["log_prob"],
@@ -134,7 +134,7 @@ def noised_at(policy: Policy, clean, seed_B: list[int], t: int, sigma_S: torch.T
     return (1 - sigma) * clean + sigma * noise
 
 
-def continued_from(policy: Policy, sampled: Rollout, sampler: SamplerConfig, state: int, draw: int, rows: slice, condition):
+def continued_from(policy: Policy, sampled: Trajectory, sampler: SamplerConfig, state: int, draw: int, rows: slice, condition):
     """Final latents (B, …) when sampling goes on from a state with fresh noise, under the same plan of stochastic steps.
 
     The noise of a step depends on the sample's seed, ``draw`` and the step alone, so continuations of neighbouring states

@@ -1,4 +1,4 @@
-"""Run folders: ``runs/<medium>/<tier>/<method>[@variant]/seed<k>/`` with config.yaml at the start, manifest.json at the end."""
+"""Run folders: ``runs/<modality>/<tier>/<method>[@variant]/seed<k>/`` with config.yaml at the start, manifest.json at the end."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One run of a table: a method (or ``base``, which trains nothing) with a seed, at a tier of a medium.
+class RunSpec:
+    """One run of a table: a method (or ``base``, which trains nothing) with a seed, at a tier of a modality.
 
     ``variant`` names what ``settings`` (dotted config changes, as (key, value) pairs) make of the method.
     """
 
-    medium: str
+    modality: str
     tier: str
     method: str
     seed: int
@@ -53,7 +53,7 @@ class Arm:
     @property
     def path(self) -> Path:
         """Path below ``runs/`` and below ``results/``."""
-        return Path(self.medium) / self.tier / self.name / f"seed{self.seed}"
+        return Path(self.modality) / self.tier / self.name / f"seed{self.seed}"
 
     def __str__(self) -> str:
         return f"{self.name} seed {self.seed}"
@@ -139,13 +139,13 @@ def _git(root: Path, *command: str) -> str:
         return ""
 
 
-def finish_run(folder: Path, arm: Arm, settings: dict, budget: dict[str, int], protocol: dict) -> dict:
+def finish_run(folder: Path, arm: RunSpec, settings: dict, budget: dict[str, int], protocol: dict) -> dict:
     """Write manifest.json, last of all: what ran, on what, at what cost, with the hash of every row file.
 
     Its own hash leaves ``code`` out: another commit that makes the same rows has made the same run.
     """
     manifest = {
-        "medium": arm.medium,
+        "modality": arm.modality,
         "tier": arm.tier,
         "method": arm.name,
         "seed": arm.seed,
@@ -181,7 +181,7 @@ def read_manifest(run: Path) -> dict:
     return content
 
 
-def damages(folder: Path) -> list[str]:
+def integrity_errors(folder: Path) -> list[str]:
     """What is wrong with a finished run: files missing or changed, a config or a manifest edited. Empty where all is whole."""
     try:
         manifest = read_manifest(folder)

@@ -176,12 +176,12 @@ def make_app(reward: Reward, token: str = "", max_body: int = 256_000_000, batch
 def described(reward: Reward) -> dict[str, object]:
     """What ``/health`` says of a reward: null where the range has no end, and for the ``fps`` of one that depends on none.
 
-    A medium that is not stated is "unknown".
+    A modality that is not stated is "unknown".
     """
     return {
         "wire": wire.VERSION,
         "name": reward.name,
-        "medium": getattr(getattr(reward, "card", reward), "medium", "unknown"),
+        "modality": getattr(getattr(reward, "card", reward), "modality", "unknown"),
         "range": [float(end) if math.isfinite(end) else None for end in reward.range],
         "source": reward.source,
         "licence": reward.licence,

@@ -20,7 +20,7 @@ from otca import samplers
 from otca.architectures import empty_pipeline
 from otca.config import PolicyConfig, TrainConfig
 from otca.files import resolve_model
-from otca.policies.base import Policy, build_policy
+from otca.models.base import Policy, build_policy
 from otca.schedules import sigmas_S
 
 

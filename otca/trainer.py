@@ -17,27 +17,27 @@ from accelerate.utils import broadcast_object_list
 from otca import checkpoint, schedules, zero
 from otca.budget import evaluations_per_step
 from otca.config import TrainConfig
-from otca.ending import Terminated, put_off_while
-from otca.errors import InputError, RewardError, TrainingError
-from otca.files import writable_folder
-from otca.methods import Method, assign_credit
-from otca.policies.base import build_policy
-from otca.policies.pipeline import INFERENCE
-from otca.process import process_values
-from otca.processes import (
+from otca.distributed import (
     asks_for_deepspeed,
     asks_for_fsdp,
+    check_dropped_plugin,
+    check_missing_deepspeed,
+    check_split_launch,
     gathered,
     keep_inputs_whole,
     over_processes,
-    refuse_dropped_plugin,
-    refuse_missing_deepspeed,
-    refuse_split_launch,
     total,
 )
+from otca.errors import InputError, RewardError, TrainingError
+from otca.files import writable_folder
+from otca.methods import Method, assign_credit
+from otca.models.base import build_policy
+from otca.models.pipeline import INFERENCE
 from otca.prompts import load_prompts, prompt_order
-from otca.rewards.base import Background, build_rewards, refuse_prompts, score_all
+from otca.rewards.base import AsyncScoring, build_rewards, check_prompts, score_all
 from otca.rollout import Batch, make_batch, rollout, slots_of
+from otca.signals import Terminated, defer_signals
+from otca.state_values import process_values
 from otca.tracking import RowLog, flat_settings, require_trackers, timed
 from otca.types import Credit, Prompt
 from otca.updater import Updater
@@ -60,11 +60,11 @@ class Trainer:
         require_trackers(config.trackers)
         if config.policy.precision == "fp16" and not torch.cuda.is_available():
             raise InputError("policy.precision is fp16, which needs a GPU; use bf16 or no")
-        refuse_missing_deepspeed()
+        check_missing_deepspeed()
         precision = "no" if asks_for_deepspeed() else config.policy.precision  # by it accelerate has DeepSpeed cast weights
         self.accelerator = Accelerator(mixed_precision=precision, log_with=config.trackers or None, project_dir=self.folder)
-        refuse_split_launch(self.accelerator)
-        refuse_dropped_plugin(self.accelerator)
+        check_split_launch(self.accelerator)
+        check_dropped_plugin(self.accelerator)
         keep_inputs_whole(self.accelerator, INFERENCE[config.policy.precision])
         self.share = config.samples_per_update(self.accelerator.num_processes)
         self.micro_batch = config.rows_per_pass(self.accelerator.num_processes)
@@ -73,7 +73,7 @@ class Trainer:
         self.prompts = load_prompts(config.prompts)
         where = (self.accelerator.device, config.reward_files)
         self.rewards = build_rewards(config.rewards, *where, config.reward_timeout, config.reward_fps)
-        refuse_prompts(self.rewards, self.prompts, config.prompts)
+        check_prompts(self.rewards, self.prompts, config.prompts)
         # networks that are to lie in shards are cut block by block: no GPU ever holds one whole
         networks_on = torch.device("cpu") if asks_for_fsdp() else None
         self.policy = make_policy(config.policy, self.accelerator.device, networks_on=networks_on)
@@ -125,7 +125,7 @@ class Trainer:
             validation.run_if_due(self.progress.iteration)
             while self.progress.iteration < config.iterations:
                 started = time.perf_counter()
-                with put_off_while(lambda: self.updater.moved):
+                with defer_signals(lambda: self.updater.moved):
                     row = self.step()
                     self.seconds["total"] = time.perf_counter() - started
                     if main:
@@ -139,7 +139,7 @@ class Trainer:
                 if better or self.progress.iteration % config.save_every == 0 or self.progress.iteration == config.iterations:
                     self._save()
                     if main:
-                        checkpoint.remove_expendable(self.folder, config.save_every, config.keep_last, validation.best)
+                        checkpoint.remove_prunable(self.folder, config.save_every, config.keep_last, validation.best)
                 self._stop_at_constant_rewards()
         except (RewardError, TrainingError, KeyboardInterrupt, Terminated) as stop:
             self._save_on_the_way_out(stop)
@@ -153,8 +153,8 @@ class Trainer:
         """Take up the newest checkpoint that is whole; damaged ones are named and made anew."""
         found: list[Path | None] = [None]
         if self.accelerator.is_main_process:
-            found[0], damages = checkpoint.newest_whole(self.folder)
-            for damage in damages:
+            found[0], integrity_errors = checkpoint.latest_valid_checkpoint(self.folder)
+            for damage in integrity_errors:
                 log.warning("%s: going on from %s instead", damage, found[0].name)
         broadcast_object_list(found)
         if found[0] is None:
@@ -213,7 +213,7 @@ class Trainer:
         batch = self._batch()
         needs = self.method.needs(config)
         keep = needs - {"process"}
-        background = Background(self.rewards)
+        background = AsyncScoring(self.rewards)
         sampled = rollout(
             self.policy, batch, config.sampler, self.sigma_S, plan, self.micro_batch, keep, self.seconds, background.add
         )

@@ -37,7 +37,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Rollout:
+class Trajectory:
     """What one round of sampling leaves behind.
 
     latents_SB: (S, B, …) states in the policy's own latent layout; velocity_TB and mean_TB: (T, B, …), kept only when

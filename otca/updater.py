@@ -14,16 +14,16 @@ from safetensors.torch import save
 
 from otca import losses
 from otca.config import TrainConfig
+from otca.distributed import gathered
 from otca.errors import TrainingError
 from otca.files import write_atomic
 from otca.memory import memory_named
 from otca.methods import Method
-from otca.policies.base import Policy, swapped
-from otca.processes import gathered
+from otca.models.base import Policy, swapped
 from otca.rollout import condition_of, noised_at, transition_at, velocity_at
 from otca.schedules import StepPlan
 from otca.sharding import is_sharded, whole
-from otca.types import Credit, Rollout
+from otca.types import Credit, Trajectory
 from otca.zero import Zero
 
 REFUSED = "not_finite.safetensors"
@@ -66,7 +66,7 @@ class Updater:
         """Weights that the run keeps beside the trained ones and needs to go on."""
         return {"average": self.average, "lagged": self.lagged}
 
-    def run(self, sampled: Rollout, credit: Credit, plan: StepPlan, iteration: int) -> dict[str, float]:
+    def run(self, sampled: Trajectory, credit: Credit, plan: StepPlan, iteration: int) -> dict[str, float]:
         """One pass over the samples: each optimizer step sees an equal share, every trained transition of it.
 
         Returns the means over steps for the iteration's row. A step whose gradient is not finite is skipped and counted;
@@ -107,7 +107,7 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _accumulate_share(self, sampled: Rollout, credit: Credit, plan: StepPlan, first: int, totals: dict) -> None:
+    def _accumulate_share(self, sampled: Trajectory, credit: Credit, plan: StepPlan, first: int, totals: dict) -> None:
         """Gradients of one optimizer step, that of the samples from ``first`` on.
 
         They accumulate over (transition, micro-batch) pairs, so memory does not grow with T. Micro-batches are
@@ -141,7 +141,7 @@ class Updater:
         said = f"micro_batch ({self.micro_batch})"
         return said if self.config.policy.gradient_checkpointing else f"{said} or set policy.gradient_checkpointing"
 
-    def _give_up(self, sampled: Rollout, credit: Credit, iteration: int) -> None:
+    def _give_up(self, sampled: Trajectory, credit: Credit, iteration: int) -> None:
         """Keep the batch whose gradient is not finite, and raise TrainingError."""
         path = self.folder / REFUSED
         tensors = {
@@ -209,7 +209,7 @@ class Updater:
         velocity = velocity_at(self.policy, noisy, t, sigma_S, condition)
         advantage_B = credit.advantage_TB[t, rows].to(velocity)
         limit = config.loss.advantage_clip
-        level = losses.Noised(clean, noisy, float(sigma_S[t]), velocity, old_velocity, advantage_B, limit)
+        level = losses.NoisedSample(clean, noisy, float(sigma_S[t]), velocity, old_velocity, advantage_B, limit)
         loss_B, kl_B = self.method.forward_loss(level), None
         if config.loss.kl_beta:
             with torch.no_grad(), swapped(self.policy.network, self.parameters, self.reference):

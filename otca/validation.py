@@ -11,10 +11,10 @@ from accelerate import Accelerator
 
 from otca.checkpoint import checkpoints, iteration_of
 from otca.config import SamplerConfig, TrainConfig
+from otca.distributed import total
 from otca.errors import InputError
 from otca.files import verify_hashes
-from otca.policies.base import Policy
-from otca.processes import total
+from otca.models.base import Policy
 from otca.prompts import load_prompts
 from otca.rewards.base import Reward, score_all
 from otca.rollout import Batch, make_batch, rollout

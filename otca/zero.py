@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from otca.config import TrainConfig
 from otca.errors import InputError
-from otca.policies.base import Policy
+from otca.models.base import Policy
 
 STAGES = (1, 2)
 BUCKET = 500_000_000

@@ -13,7 +13,7 @@ import argparse
 import sys
 
 from eval.tables import EQUAL_CALLS, EQUAL_EVALUATIONS
-from otca.ending import run_command
+from otca.signals import run_command
 from reproduce.table import Table, parser_of, run_commands
 from reproduce.variants import CORRUPTIONS, SAMPLED, STRESSED
 

@@ -1,7 +1,7 @@
 """Do published runs come out again with the code as it is? `python -m reproduce.again` → results/reliability/again.csv.
 
     python -m reproduce.again                                   seed 0 of four headline methods: images, cpu tier
-    python -m reproduce.again --medium video --methods otca     other runs; their rows are added to those that are there
+    python -m reproduce.again --modality video --methods otca     other runs; their rows are added to those that are there
 
 A manifest fixes settings, rows, protocol and libraries; at most it names the commit of the code. So runs are trained and judged
 anew in a folder aside, and their rows compared with the published ones: on the same kind of processor they should be the same bit
@@ -19,14 +19,14 @@ import numpy as np
 import pandas as pd
 
 from eval.evaluate import write_rows
-from otca.ending import run_command
 from otca.errors import InputError
 from otca.files import sha256
+from otca.signals import run_command
 from reproduce.costs import hardware
 
 OUT = Path("results/reliability/again.csv")
 FILES = ("train.csv", "scores.csv.gz", "sets.csv")
-KEYS = ["medium", "tier", "method", "seed", "file"]
+KEYS = ["modality", "tier", "method", "seed", "file"]
 COLUMNS = [*KEYS, "same", "largest_difference", "published_on", "hardware"]
 
 
@@ -53,20 +53,20 @@ def compare_run(published: Path, made: Path) -> list[tuple[str, bool, float]]:
     return out
 
 
-def make_again(medium: str, tier: str, name: str, seed: int) -> pd.DataFrame:
+def make_again(modality: str, tier: str, name: str, seed: int) -> pd.DataFrame:
     """Train and judge one published run anew; one row a file (`COLUMNS`). Raises InputError where it is not published."""
     from reproduce.runner import run_arm
     from reproduce.variants import named_arm
 
-    arm, root = named_arm(medium, tier, name, seed), Path("results")
+    arm, root = named_arm(modality, tier, name, seed), Path("results")
     published = root / arm.path
     if not (published / "manifest.json").is_file():
-        raise InputError(f"no run is published at {published}; take another --medium, --tier, --methods or --seed")
-    cost = pd.read_csv(root / medium / tier / "cost.csv").set_index(["method", "seed"])
+        raise InputError(f"no run is published at {published}; take another --modality, --tier, --methods or --seed")
+    cost = pd.read_csv(root / modality / tier / "cost.csv").set_index(["method", "seed"])
     with tempfile.TemporaryDirectory() as folder:
         run_arm(arm, Path(folder))
         compared = compare_run(published, Path(folder) / arm.path)
-    rows = [(medium, tier, name, seed, *row, cost["hardware"][name, seed], hardware()) for row in compared]
+    rows = [(modality, tier, name, seed, *row, cost["hardware"][name, seed], hardware()) for row in compared]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reproduce.again", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--medium", default="image", help="image or video (default: image)")
+    parser.add_argument("--modality", default="image", help="image or video (default: image)")
     parser.add_argument("--tier", default="cpu", help="tier of the published runs (default: cpu)")
     parser.add_argument("--methods", default="static_multi_reward,uniform_grpo,otca,process_credit", help="separated by commas")
     parser.add_argument("--seed", type=int, default=0, help="seed of the published runs (default: 0)")
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 def _make(args: argparse.Namespace) -> int:
     same = True
     for name in args.methods.split(","):
-        rows = make_again(args.medium, args.tier, name, args.seed)
+        rows = make_again(args.modality, args.tier, name, args.seed)
         same &= bool(rows["same"].all())
         print(rows.drop(columns=["published_on", "hardware"]).to_string(index=False), flush=True)
         before = pd.read_csv(OUT) if OUT.is_file() else pd.DataFrame(columns=COLUMNS)

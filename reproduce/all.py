@@ -17,9 +17,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from otca.ending import run_command
 from otca.errors import InputError
-from otca.runs import Arm
+from otca.runs import RunSpec
+from otca.signals import run_command
 from reproduce import ablations, credit_fidelity, table1, table2, table3, table4
 from reproduce.costs import total_cost_line
 from reproduce.jobs import add_jobs, count_of, jobs_of
@@ -37,7 +37,7 @@ JOBS_HELP = (
 )
 
 
-def arms(tier: str) -> list[Arm]:
+def arms(tier: str) -> list[RunSpec]:
     """Every run of every table once, those of earlier tables and lower seeds first."""
     return list(dict.fromkeys(arm for table in TABLES for arm in table.arms(tier)))
 
@@ -64,7 +64,7 @@ def render(tier: str) -> None:
     """Published rows → every published table and figure of a tier, and what its runs took in the README."""
     for table in TABLES:
         print(f"written: {table.render(tier)}", flush=True)
-    update_readme(f"cost-all-{tier}", total_cost_line([Path("results") / medium / tier / "cost.csv" for medium in MEDIA]))
+    update_readme(f"cost-all-{tier}", total_cost_line([Path("results") / modality / tier / "cost.csv" for modality in MEDIA]))
 
 
 def _make(args: argparse.Namespace) -> None:
@@ -73,23 +73,23 @@ def _make(args: argparse.Namespace) -> None:
         render(args.tier)
         return
     from reproduce.grid import progress_text, run_grid
-    from reproduce.runner import refuse_trained_arms
+    from reproduce.runner import check_trained_arms
 
     if args.progress:
         print(progress_text(wanted, root, jobs))
         return
     if not args.allow_trained_metric:
-        refuse_trained_arms(wanted)
+        check_trained_arms(wanted)
     if gpus and not args.slurm:
         raise InputError(f"--gpus {gpus} goes with --slurm; local processes take this machine's GPU by themselves")
     run_grid(wanted, root, jobs, args.slurm, gpus)
     for table in TABLES:
         print(f"written: {table.write(root, args.tier)}")
-    for medium in MEDIA if args.tier == "cpu" else ():
+    for modality in MEDIA if args.tier == "cpu" else ():
         if args.slurm:
-            print(f"not measured with --slurm: credit fidelity; start python -m reproduce.credit_fidelity --medium {medium}")
+            print(f"not measured with --slurm: credit fidelity; start python -m reproduce.credit_fidelity --modality {modality}")
         else:
-            credit_fidelity.make(medium, jobs)
+            credit_fidelity.make(modality, jobs)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from eval.tables import run_items
 from otca.config import TrainConfig
 from otca.errors import InputError, nearest
 from otca.rewards.measured import measured
-from otca.runs import config_of, damages, differing, is_finished, read_manifest
+from otca.runs import config_of, differing, integrity_errors, is_finished, read_manifest
 
 TOLERANCE = 0.01 + 1e-9
 """Relative difference up to which two costs count as equal: 1 %, and what rounding makes of it."""
@@ -35,7 +35,7 @@ class Runs:
     def place(self) -> tuple[str, str]:
         """Medium and tier."""
         first = next(iter(self.manifests.values()))
-        return first["medium"], first["tier"]
+        return first["modality"], first["tier"]
 
     def trained_on(self, seed: int) -> set[str]:
         """What the training rewards measure, by the config and by what they call themselves; nothing for an untrained model.
@@ -65,11 +65,11 @@ def find_runs(paths: Sequence[Path]) -> list[Runs]:
         for folder in folders:
             if not is_finished(folder):
                 raise InputError(f"run {folder} is not finished (no manifest.json): wait for its command, or start that again")
-            broken = damages(folder)
+            broken = integrity_errors(folder)
             if broken:
                 raise InputError(f"run {folder} cannot be compared: {broken[0]}")
             manifest = read_manifest(folder)
-            seeds = found.setdefault(tuple(str(manifest[key]) for key in ("medium", "tier", "method")), {})
+            seeds = found.setdefault(tuple(str(manifest[key]) for key in ("modality", "tier", "method")), {})
             if manifest["seed"] in seeds and seeds[manifest["seed"]].resolve() != folder.resolve():
                 raise InputError(f"{seeds[manifest['seed']]} and {folder} are the same method and seed; give one of them")
             seeds[manifest["seed"]] = folder
@@ -88,7 +88,7 @@ def _read(name: str, folders: dict[int, Path]) -> Runs:
 
 
 def find_baseline(against: str, published: Path, place: tuple[str, str]) -> Runs:
-    """The published method of that name at a medium and tier, or the runs in a folder."""
+    """The published method of that name at a modality and tier, or the runs in a folder."""
     of_place = published / place[0] / place[1]
     if (of_place / against).is_dir() and len(Path(against).parts) == 1:
         return find_runs([of_place / against])[0]
@@ -108,11 +108,11 @@ def find_baseline(against: str, published: Path, place: tuple[str, str]) -> Runs
 
 
 # ---------------------------------------------------------------------------------------------------- may it be compared
-def refuse_unlike(runs: Runs, baseline: Runs, unequal_budget: bool) -> list[int]:
+def check_unlike(runs: Runs, baseline: Runs, unequal_budget: bool) -> list[int]:
     """The seeds that both have. Raises InputError, in one line, for what would make a comparison invalid."""
     if runs.place != baseline.place:
         said = f"{runs.name} ran at {'/'.join(runs.place)}, {baseline.name} at {'/'.join(baseline.place)}"
-        raise InputError(f"{said}; compare runs of one medium and tier")
+        raise InputError(f"{said}; compare runs of one modality and tier")
     common = sorted(runs.folders.keys() & baseline.folders.keys())
     if not common:
         have = f"{runs.name} has {list(runs.folders)}, {baseline.name} {list(baseline.folders)}"

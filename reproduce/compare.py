@@ -31,10 +31,10 @@ from eval.tables import (
     run_rows,
     verdict,
 )
-from otca.ending import run_command
 from otca.errors import InputError, nearest
-from otca.runs import Arm
-from reproduce.comparable import COSTS, TOLERANCE, Runs, cost_ratios, find_baseline, find_runs, refuse_unlike
+from otca.runs import RunSpec
+from otca.signals import run_command
+from reproduce.comparable import COSTS, TOLERANCE, Runs, check_unlike, cost_ratios, find_baseline, find_runs
 
 PRIMARY = "accuracy"
 """Metric that decides, fixed before any run; the others describe."""
@@ -47,8 +47,8 @@ def compare(rivals: Sequence[Runs], baseline: Runs, published: Path, metric: str
     A method with one seed in common has intervals over prompts instead. ``published``: folder of the published tables.
     ``metric`` picks one; none given is all. Raises InputError for what cannot be compared.
     """
-    seeds = {runs.name: refuse_unlike(runs, baseline, unequal_budget) for runs in rivals}
-    medium, tier = baseline.place
+    seeds = {runs.name: check_unlike(runs, baseline, unequal_budget) for runs in rivals}
+    modality, tier = baseline.place
     rows = _rows([(r, _label(r, baseline), seeds[r.name]) for r in rivals] + [(baseline, baseline.name, list(baseline.folders))])
     shared = set.intersection(*(set(part["metric"]) for _, part in rows.groupby("method")))
     if metric and metric not in shared:
@@ -56,12 +56,12 @@ def compare(rivals: Sequence[Runs], baseline: Runs, published: Path, metric: str
         raise InputError(f"metric {metric!r} is not one that all these runs have{nearest(metric, known)} ({', '.join(known)})")
     metrics = [metric] if metric else [name for name in METRICS if name in shared]
     primary = PRIMARY if PRIMARY in metrics else next((m for m in metrics if METRICS[m].held_out), metrics[0])
-    out = [f"# Against {markdown(baseline.name)}: {markdown(medium)}, {markdown(tier)} tier"]
+    out = [f"# Against {markdown(baseline.name)}: {markdown(modality)}, {markdown(tier)} tier"]
     out += ["\n".join(line for r in rivals for line in _head_lines(r, _label(r, baseline), baseline, seeds[r.name]))]
     several = [r for r in rivals if len(seeds[r.name]) > 1]
     if several:
         kept = rows[rows["method"].isin([baseline.name, *(_label(r, baseline) for r in several)]) & rows["metric"].isin(metrics)]
-        table = build_table(kept, baseline.name, "", medium)
+        table = build_table(kept, baseline.name, "", modality)
         out += [_difference_table(table, metrics), *_verdicts(table, primary)]
     for runs in (r for r in rivals if len(seeds[r.name]) == 1):
         out += _over_prompts(runs, _label(runs, baseline), baseline, seeds[runs.name][0], metrics)
@@ -82,7 +82,7 @@ def _rows(parts: Sequence[tuple[Runs, str, Sequence[int]]]) -> pd.DataFrame:
         (label, *row[1:])
         for runs, label, seeds in parts
         for seed in seeds
-        for row in run_rows(runs.folders[seed], Arm(*runs.place, runs.name, seed))
+        for row in run_rows(runs.folders[seed], RunSpec(*runs.place, runs.name, seed))
     ]
     return pd.DataFrame(rows, columns=list(ROW_COLUMNS))
 
@@ -156,7 +156,9 @@ def _published(runs: Runs, results: Path) -> PublishedRow | None:
 
 def _over_prompts(runs: Runs, label: str, baseline: Runs, seed: int, metrics: Sequence[str]) -> list[str]:
     """One seed: differences of prompts' means, with a bootstrap over prompts. Metrics of whole sets have no interval."""
-    own, other = ({row[2]: row[3] for row in run_rows(r.folders[seed], Arm(*r.place, r.name, seed))} for r in (runs, baseline))
+    own, other = (
+        {row[2]: row[3] for row in run_rows(r.folders[seed], RunSpec(*r.place, r.name, seed))} for r in (runs, baseline)
+    )
     means = [_prompt_means(side.folders[seed]) for side in (runs, baseline)]
     rows = []
     for metric in metrics:

@@ -10,7 +10,7 @@ import hashlib
 
 import torch
 
-from otca.embedded.rewards import Aesthetic, Alignment, Quality
+from otca.tasks.rewards import Aesthetic, Alignment, Quality
 from otca.types import Prompt
 
 

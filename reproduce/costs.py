@@ -56,7 +56,7 @@ class Timed:
 
 
 def train_seconds(runs: Path) -> dict[tuple[str, str], Timed]:
-    """(method, seed folder) → seconds of training, of the runs of a medium and tier: published, or measured beside each run."""
+    """(method, seed folder) → seconds of training, of the runs of a modality and tier: published, or measured beside each run."""
     if (runs / "cost.csv").is_file():
         rows = pd.read_csv(runs / "cost.csv")
         columns = (rows[name] for name in ("method", "seed", "train_seconds", "hardware"))
@@ -73,7 +73,7 @@ def widest_hardware(made_on: Iterable[tuple[str, str]]) -> str:
 
 
 def cost_line(path: Path, methods: Collection[str]) -> str:
-    """What the published runs of some methods at a medium and tier took, in one sentence."""
+    """What the published runs of some methods at a modality and tier took, in one sentence."""
     rows = pd.read_csv(path)
     rows = rows[rows["method"].isin(methods)]
     train, evaluate = rows["train_seconds"].sum() / 60, rows["evaluate_seconds"].sum() / 60
@@ -85,7 +85,7 @@ def cost_line(path: Path, methods: Collection[str]) -> str:
 
 
 def total_cost_line(paths: Sequence[Path]) -> str:
-    """What all published runs of a tier took, in one sentence; ``paths``: the cost.csv of each medium."""
+    """What all published runs of a tier took, in one sentence; ``paths``: the cost.csv of each modality."""
     rows = pd.concat([pd.read_csv(path) for path in paths])
     hours = rows[["train_seconds", "evaluate_seconds"]].sum() / 3600
     return (

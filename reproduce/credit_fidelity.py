@@ -1,8 +1,8 @@
 """Does a method credit the right steps? Credits of every method against Monte-Carlo truth (METHOD §2.3).
 
-    python -m reproduce.credit_fidelity --medium image            train, sample and measure what is missing, write results
-    python -m reproduce.credit_fidelity --medium image --render   rebuild tables and figures from the published cells alone
-    python -m reproduce.credit_fidelity --medium image --truth published   credit anew, without the hours that the truth takes
+    python -m reproduce.credit_fidelity --modality image            train, sample and measure what is missing, write results
+    python -m reproduce.credit_fidelity --modality image --render   rebuild tables and figures from the published cells alone
+    python -m reproduce.credit_fidelity --modality image --truth published   credit anew, without the hours that the truth takes
 
 Every method reads the same recorded trajectories, so they differ in credit alone; settings that change the sampling do not act,
 but steps that a method does not train get no credit (windows stand as in the first iteration). Left out: GRPO-Guard and
@@ -26,23 +26,23 @@ from eval.fidelity import (
     AXES,
     Truth,
     correlations_RK,
+    initial_noise_share_RK,
     interval,
-    luck_RK,
+    misallocated_share_RK,
     profile_RTK,
     reliability_RK,
     resampled_counts,
     truth_of,
-    wasted_RK,
     worthless_TBK,
 )
 from eval.plot_credit import credit_profiles
 from otca.config import TrainConfig
-from otca.ending import run_command
 from otca.errors import InputError
 from otca.files import write_atomic
 from otca.methods import Method
 from otca.schedules import plan_steps
-from otca.types import Rollout, Scores
+from otca.signals import run_command
+from otca.types import Scores, Trajectory
 from reproduce.fidelity_text import COMPARED, RIVALS, report, summary
 from reproduce.jobs import add_jobs, jobs_of
 from reproduce.readme import update_readme
@@ -76,7 +76,7 @@ DRAWN_CAPTION = (
 
 
 def credit_TBK(
-    reading: str, config: TrainConfig, sampled: Rollout, final: Scores, values: dict[Valuation, torch.Tensor]
+    reading: str, config: TrainConfig, sampled: Trajectory, final: Scores, values: dict[Valuation, torch.Tensor]
 ) -> np.ndarray:
     """Signed credit · advantage of a reading at all steps but the last, one column an objective (fused ones repeat)."""
     config, method = credit_config(reading, config), find_method(reading.partition("@")[0])
@@ -96,11 +96,11 @@ def chosen_T(method: Method, config: TrainConfig) -> torch.Tensor:
 
 def published_truth(study: Study, stage: str, final_BK: np.ndarray) -> Truth:
     """The truth of published cells about trajectories made anew. Raises InputError unless they end in the published rewards."""
-    truth = read_truth(FOLDER / study.medium, stage)[1]
+    truth = read_truth(FOLDER / study.modality, stage)[1]
     off = np.abs(truth.final_BK - final_BK).max() if truth.final_BK.shape == final_BK.shape else np.inf
     if off > SAME:
         raise InputError(
-            f"the {study.medium} trajectories of stage {stage!r} end otherwise here than the published ones, by up to {off:.2g} "
+            f"the {study.modality} trajectories of stage {stage!r} end otherwise here than the published ones, by up to {off:.2g} "
             f"in a reward; leave out --truth published, and the truth about these is measured"
         )
     return truth
@@ -128,25 +128,31 @@ def measure(study: Study, published: bool = False) -> None:
             "error": truth.error_TBK.ravel(),
         }
         columns |= {reading: credit_TBK(reading, config, sampled, final, values).ravel() for reading in READINGS}
-        write_rows(pd.DataFrame(columns), FOLDER / study.medium / f"{stage}-cells.csv.gz")
+        write_rows(pd.DataFrame(columns), FOLDER / study.modality / f"{stage}-cells.csv.gz")
         sample, objective = (axis.ravel() for axis in np.indices(final_BK.shape))
         values = {"final": final_BK.ravel(), "start": truth.start_BK.ravel(), "start_error": truth.start_error_BK.ravel()}
         names = {"sample": sample, "objective": np.array(study.objectives)[objective]}
-        write_rows(pd.DataFrame(names | values), FOLDER / study.medium / f"{stage}-samples.csv.gz")
+        write_rows(pd.DataFrame(names | values), FOLDER / study.modality / f"{stage}-samples.csv.gz")
 
 
-def render(medium: str) -> Path:
+def render(modality: str) -> Path:
     """Published cells → fidelity.csv (all media), stages.csv, fidelity.md and the profile figures."""
     fidelity, stages = [], []
     for stage in STAGES:
-        cells, truth, credits, group_B, names = read_cells(FOLDER / medium, stage)
+        cells, truth, credits, group_B, names = read_cells(FOLDER / modality, stage)
         counts_RP = resampled_counts(len(np.unique(group_B)), RESAMPLES)
         reliability = reliability_RK(truth, group_B, counts_RP)
-        luck, worthless = luck_RK(truth, group_B, counts_RP), worthless_TBK(truth, group_B)
+        luck, worthless = initial_noise_share_RK(truth, group_B, counts_RP), worthless_TBK(truth, group_B)
         for k, name in enumerate(names):
             stages.append(
-                {"medium": medium, "stage": stage, "objective": name, "trajectories": len(group_B), "groups": counts_RP.shape[1]}
-                | {"continuations": STUDIES[medium].draws, "reward_sd": truth.final_BK[:, k].std()}
+                {
+                    "modality": modality,
+                    "stage": stage,
+                    "objective": name,
+                    "trajectories": len(group_B),
+                    "groups": counts_RP.shape[1],
+                }
+                | {"continuations": STUDIES[modality].draws, "reward_sd": truth.final_BK[:, k].std()}
                 | {"reliability": reliability[0, k], "reliability_se": reliability[1:, k].std()}
                 | {"luck": luck[0, k], "luck_se": luck[1:, k].std(), "worthless_cells": worthless[:, :, k].mean()}
             )
@@ -154,38 +160,38 @@ def render(medium: str) -> Path:
         for reading, credit in credits.items():
             resampled = {axis: correlations_RK(credit, truth, group_B, counts_RP, axis) for axis in AXES}
             pooled[reading] = resampled["pooled"]
-            resampled["worthless_share"] = wasted_RK(credit, truth, group_B, counts_RP)
+            resampled["worthless_share"] = misallocated_share_RK(credit, truth, group_B, counts_RP)
             for axis, value_RK in resampled.items():
                 for k, name in enumerate(names):
-                    row = (medium, stage, reading, name, axis, *interval(value_RK[:, k]), reliability[0, k])
+                    row = (modality, stage, reading, name, axis, *interval(value_RK[:, k]), reliability[0, k])
                     fidelity.append(row)
         for rival in RIVALS:
             ratio_RK = pooled[COMPARED] / pooled[rival]
             for k, name in enumerate(names):
-                fidelity.append((medium, stage, COMPARED, name, f"over_{rival}", *interval(ratio_RK[:, k]), reliability[0, k]))
+                fidelity.append((modality, stage, COMPARED, name, f"over_{rival}", *interval(ratio_RK[:, k]), reliability[0, k]))
         sigma_T = cells.groupby("step")["sigma"].first().to_numpy()
         profiles = {"truth": profile_RTK(truth.increment_TBK, group_B, counts_RP, truth.error_TBK)}
         profiles |= {reading: profile_RTK(credits[reading], group_B, counts_RP) for reading in DRAWN}
-        credit_profiles(profiles, sigma_T, names, FOLDER / medium / f"{stage}-profiles", DRAWN_CAPTION)
-    columns = ["medium", "stage", "method", "objective", "axis", "correlation", "ci_low", "ci_high", "reliability"]
+        credit_profiles(profiles, sigma_T, names, FOLDER / modality / f"{stage}-profiles", DRAWN_CAPTION)
+    columns = ["modality", "stage", "method", "objective", "axis", "correlation", "ci_low", "ci_high", "reliability"]
     fidelity, stages = pd.DataFrame(fidelity, columns=columns), pd.DataFrame(stages)
-    write_rows(stages, FOLDER / medium / "stages.csv")
+    write_rows(stages, FOLDER / modality / "stages.csv")
     text = report(fidelity, stages)
-    write_atomic(FOLDER / medium / "fidelity.md", text)
-    update_readme(f"fidelity-{medium}", summary(fidelity, stages))
+    write_atomic(FOLDER / modality / "fidelity.md", text)
+    update_readme(f"fidelity-{modality}", summary(fidelity, stages))
     path = FOLDER / "fidelity.csv"
     if path.exists():
         others = pd.read_csv(path)
-        fidelity = pd.concat([others[others["medium"] != medium], fidelity]).sort_values("medium", kind="stable")
+        fidelity = pd.concat([others[others["modality"] != modality], fidelity]).sort_values("modality", kind="stable")
     write_rows(fidelity, path)
-    return FOLDER / medium
+    return FOLDER / modality
 
 
 def read_truth(folder: Path, stage: str) -> tuple[pd.DataFrame, Truth]:
     """Published cells, one row a (step, sample, objective), and the truth as arrays."""
     path = folder / f"{stage}-cells.csv.gz"
     if not path.is_file():
-        raise InputError(f"{path} not found; make it with python -m reproduce.credit_fidelity --medium {folder.name}")
+        raise InputError(f"{path} not found; make it with python -m reproduce.credit_fidelity --modality {folder.name}")
     cells, samples = pd.read_csv(path), pd.read_csv(folder / f"{stage}-samples.csv.gz")
     shape = (cells["step"].nunique(), cells["sample"].nunique(), cells["objective"].nunique())
     of_cells = [cells[column].to_numpy().reshape(shape) for column in ("truth", "error")]
@@ -200,7 +206,7 @@ def read_cells(folder: Path, stage: str) -> tuple[pd.DataFrame, Truth, dict[str,
     if missing:
         raise InputError(
             f"{folder}/{stage}-cells.csv.gz has no {', '.join(missing)}; add it with python -m reproduce.credit_fidelity "
-            f"--medium {folder.name} --truth published"
+            f"--modality {folder.name} --truth published"
         )
     credits = {reading: cells[reading].to_numpy().reshape(truth.increment_TBK.shape) for reading in READINGS}
     group_B = cells[cells["step"] == 0].groupby("sample")["group"].first().to_numpy()
@@ -212,7 +218,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reproduce.credit_fidelity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--medium", choices=tuple(STUDIES), default="image", help="which task (default: image)")
+    parser.add_argument("--modality", choices=tuple(STUDIES), default="image", help="which task (default: image)")
     parser.add_argument("--render", action="store_true", help="only rebuild tables and figures from published cells")
     parser.add_argument(
         "--truth",
@@ -222,19 +228,19 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_jobs(parser, "tasks side by side (default: one a core; one with a GPU)")
     args = parser.parse_args(argv)
-    return run_command("credit_fidelity", lambda: make(args.medium, jobs_of(args.jobs), args.render, args.truth == "published"))
+    return run_command("credit_fidelity", lambda: make(args.modality, jobs_of(args.jobs), args.render, args.truth == "published"))
 
 
-def make(medium: str, jobs: int, render_alone: bool = False, published: bool = False) -> None:
+def make(modality: str, jobs: int, render_alone: bool = False, published: bool = False) -> None:
     """Measure what is missing (the truth too, unless the ``published`` one is to do), or nothing; then tables and figures."""
     if not render_alone:
         from reproduce.runner import run_tasks
         from reproduce.truth import tasks
 
-        for independent in tasks(STUDIES[medium], continued=not published):
+        for independent in tasks(STUDIES[modality], continued=not published):
             run_tasks(independent, jobs)
-        measure(STUDIES[medium], published)
-    folder = render(medium)
+        measure(STUDIES[modality], published)
+    folder = render(modality)
     print((folder / "fidelity.md").read_text())
     print(f"written: {folder}")
 

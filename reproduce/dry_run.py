@@ -13,14 +13,14 @@ from eval.held_out import MOTION
 from otca import presets
 from otca.budget import evaluations_per_sample
 from otca.config import TrainConfig
+from otca.distributed import process_state
 from otca.errors import InputError
 from otca.files import model_notes, resolve_model
-from otca.policies.pipeline import component_dtypes
-from otca.processes import process_state
+from otca.models.pipeline import component_dtypes
 from otca.prompts import evaluation_prompts, load_prompts
 from otca.rewards.base import build_reward, find_reward, is_remote
 from otca.rewards.published import PublishedReward, find_files
-from otca.runs import Arm, is_finished
+from otca.runs import RunSpec, is_finished
 from otca.shapes import empty_policy
 from reproduce.runner import arm_config
 
@@ -30,7 +30,7 @@ COMPRESSION = 0.5
 MISSING = "not here; the first run downloads it from the hub (where it is gated, accept its licence there and log in before)"
 
 
-def look_over(name: str, tier: str, arms: list[Arm], root: Path) -> int:
+def preflight(name: str, tier: str, arms: list[RunSpec], root: Path) -> int:
     """Print what a table's missing runs would read, cost and leave on disk; 2 if something is in their way, else 0."""
     missing = [arm for arm in arms if not is_finished(root / arm.path)]
     print(f"{name}, {tier} tier: {len(arms)} runs, {len(missing)} of them missing")
@@ -47,13 +47,13 @@ def look_over(name: str, tier: str, arms: list[Arm], root: Path) -> int:
         check(f"model {path}", lambda path=path: _where(path))
     for source in dict.fromkeys(config.prompts for config in configs.values()):
         check(f"training prompts {source}", lambda source=source: f"{len(load_prompts(source)):,}")
-    for medium in dict.fromkeys(arm.medium for arm in missing):
-        evaluation = presets.eval_config(f"{medium}/{tier}")
+    for modality in dict.fromkeys(arm.modality for arm in missing):
+        evaluation = presets.eval_config(f"{modality}/{tier}")
         check(
             f"evaluation prompts {evaluation.source}",
             lambda e=evaluation: f"{len(evaluation_prompts(e)):,} × {e.samples_per_prompt} samples",
         )
-        files = presets.train_config(f"{medium}/{tier}", "base", {}, 0).reward_files
+        files = presets.train_config(f"{modality}/{tier}", "base", {}, 0).reward_files
         for metric in evaluation.held_out:
             if metric != MOTION:
                 check(f"held-out metric {metric}", lambda metric=metric, files=files: _source(metric, files))
@@ -90,7 +90,7 @@ def _source(reward: str, files: str) -> str:
     return reward_class().source
 
 
-def _shared(configs: dict[Arm, TrainConfig]) -> str:
+def _shared(configs: dict[RunSpec, TrainConfig]) -> str:
     """How many processes there are, or InputError where an arm's samples cannot be shared evenly among them."""
     world = process_state().num_processes
     for arm, config in _trained(configs).items():
@@ -101,7 +101,7 @@ def _shared(configs: dict[Arm, TrainConfig]) -> str:
     return str(world)
 
 
-def _disk(configs: dict[Arm, TrainConfig], tier: str, root: Path) -> str:
+def _disk(configs: dict[RunSpec, TrainConfig], tier: str, root: Path) -> str:
     """Space that models, encoded prompts, checkpoints and media take, or InputError where there is less."""
     trained = _trained(configs)
     models = {config.policy: empty_policy(config.policy, component_dtypes(config.policy)) for config in configs.values()}
@@ -120,7 +120,7 @@ def _disk(configs: dict[Arm, TrainConfig], tier: str, root: Path) -> str:
     )
     media = 0
     for arm, config in configs.items():
-        evaluation, policy = presets.eval_config(f"{arm.medium}/{tier}"), config.policy
+        evaluation, policy = presets.eval_config(f"{arm.modality}/{tier}"), config.policy
         frames = policy.frames or model_notes(resolve_model(policy.path)).get("frames", 1)
         height, width = evaluation.height or policy.height, evaluation.width or policy.width
         media += round(3 * evaluation.prompts * evaluation.samples_per_prompt * frames * height * width * COMPRESSION)
@@ -139,10 +139,10 @@ def _listed(prompts: str) -> int:
     return len(load_prompts(prompts)) if prompts.startswith("embedded:") or Path(prompts).is_file() else sys.maxsize
 
 
-def _trained(configs: dict[Arm, TrainConfig]) -> dict[Arm, TrainConfig]:
+def _trained(configs: dict[RunSpec, TrainConfig]) -> dict[RunSpec, TrainConfig]:
     return {arm: config for arm, config in configs.items() if arm.method != "base"}
 
 
-def _evaluations(arm: Arm, config: TrainConfig) -> int:
+def _evaluations(arm: RunSpec, config: TrainConfig) -> int:
     samples = config.iterations * config.prompts_per_iteration * config.group_size
     return samples * evaluations_per_sample(config, find_method(arm.method))

@@ -1,4 +1,4 @@
-"""What an embedded task is like: `python -m reproduce.embedded_report [--medium video]` → results/embedded/<medium>.{csv,md,png}.
+"""What an embedded task is like: `python -m reproduce.embedded_report [--modality video]` → results/embedded/<modality>.{csv,md,png}.
 
 Accuracy of the two judges on renders and reconstructions; on base-model samples held-out accuracy by skill, agreement of the
 judges, raw scale of each reward and their correlations (they decide how a raw sum weighs the objectives).
@@ -22,11 +22,11 @@ from eval.generate import generate
 from eval.held_out import MEDIA
 from eval.plots import contact_sheet
 from otca.config import PolicyConfig
-from otca.embedded import scenes, verifier, video_scenes, video_verifier
 from otca.eval_config import EvalConfig
 from otca.files import write_atomic
-from otca.policies.base import build_policy
+from otca.models.base import build_policy
 from otca.rewards.base import build_reward
+from otca.tasks import scenes, verifier, video_scenes, video_verifier
 from otca.types import Prompt
 from reproduce.pretrain.vae import reconstruct
 from reproduce.pretrain.video_vae import reconstruct_clips
@@ -100,18 +100,18 @@ def judge_rows(task: Task, vae, judge) -> list[dict]:
     for what, drawn, right in zip(
         ("as drawn", "one attribute changed"), task.draw(wanted, np.random.default_rng(SEED)), (True, False)
     ):
-        for medium, media in (("renders", drawn), ("reconstructions", task.rebuild(vae, drawn))):
+        for modality, media in (("renders", drawn), ("reconstructions", task.rebuild(vae, drawn))):
             verdicts = {
                 "verifier": np.array([task.verify(m.numpy(), p.spec) for m, p in zip(media, wanted)]),
                 "judge": judge.score(media, wanted).numpy() == 1,
             }
-            rows += [row("right", f"{name}, {medium}, {what}", (v == right).mean(), len(v)) for name, v in verdicts.items()]
+            rows += [row("right", f"{name}, {modality}, {what}", (v == right).mean(), len(v)) for name, v in verdicts.items()]
     return rows
 
 
-def base_rows(medium: str, task: Task, policy, judge) -> tuple[list[dict], torch.Tensor]:
+def base_rows(modality: str, task: Task, policy, judge) -> tuple[list[dict], torch.Tensor]:
     """Rows about base-model samples, and the samples."""
-    config = EvalConfig(source=f"embedded:{medium}/test", prompts=task.samples, samples_per_prompt=1)
+    config = EvalConfig(source=f"embedded:{modality}/test", prompts=task.samples, samples_per_prompt=1)
     media, wanted = generate(policy, config, seed=SEED)
     items = score_items(media, wanted, [*(build_reward(name) for name in task.rewards), judge])
     hard = np.array([task.verify(m.numpy(), p.spec) for m, p in zip(media, wanted)])
@@ -151,15 +151,15 @@ def picture(media_BFCHW: torch.Tensor, path: Path, skills: int) -> None:
     Image.fromarray(sheet).resize((sheet.shape[1] * factor, sheet.shape[0] * factor), Image.Resampling.NEAREST).save(path)
 
 
-def write_markdown(medium: str) -> None:
-    """<medium>.md from <medium>.csv, then the README block."""
-    rows = pd.read_csv(FOLDER / f"{medium}.csv")
-    lines = [f"# Embedded {medium} task", ""]
+def write_markdown(modality: str) -> None:
+    """<modality>.md from <modality>.csv, then the README block."""
+    rows = pd.read_csv(FOLDER / f"{modality}.csv")
+    lines = [f"# Embedded {modality} task", ""]
     for kind, part in rows.groupby("kind", sort=False):
         cells = ", ".join(f"{name} {value:.3f}" for name, value in zip(part["name"], part["value"]))
         lines.append(f"- {kind.capitalize()} (n = {', '.join(str(n) for n in sorted(set(part['n'])))}): {cells}.")
-    write_atomic(FOLDER / f"{medium}.md", "\n".join(lines) + "\n")
-    update_readme(f"embedded-{medium}", (FOLDER / f"{medium}.md").read_text())
+    write_atomic(FOLDER / f"{modality}.md", "\n".join(lines) + "\n")
+    update_readme(f"embedded-{modality}", (FOLDER / f"{modality}.md").read_text())
 
 
 def main() -> None:
@@ -167,18 +167,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m reproduce.embedded_report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--medium", choices=tuple(TASKS), default="image", help="which task (default: image)")
+    parser.add_argument("--modality", choices=tuple(TASKS), default="image", help="which task (default: image)")
     parser.add_argument("--render", action="store_true", help="only rebuild the text from the csv")
     args = parser.parse_args()
     if not args.render:
-        task = TASKS[args.medium]
-        policy, judge = build_policy(PolicyConfig(path=f"embedded:{args.medium}")), MEDIA[args.medium]().judge
-        rows, media = base_rows(args.medium, task, policy, judge)
+        task = TASKS[args.modality]
+        policy, judge = build_policy(PolicyConfig(path=f"embedded:{args.modality}")), MEDIA[args.modality]().judge
+        rows, media = base_rows(args.modality, task, policy, judge)
         rows += judge_rows(task, policy.pipeline.vae, judge)
-        write_rows(pd.DataFrame(rows), FOLDER / f"{args.medium}.csv")
-        picture(media, FOLDER / f"{args.medium}.png", len(task.skills))
-    write_markdown(args.medium)
-    print((FOLDER / f"{args.medium}.md").read_text())
+        write_rows(pd.DataFrame(rows), FOLDER / f"{args.modality}.csv")
+        picture(media, FOLDER / f"{args.modality}.png", len(task.skills))
+    write_markdown(args.modality)
+    print((FOLDER / f"{args.modality}.md").read_text())
 
 
 if __name__ == "__main__":

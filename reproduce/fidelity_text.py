@@ -1,4 +1,4 @@
-"""What credit fidelity came to, as text: the tables of a medium, and the README's block (`reproduce.credit_fidelity`)."""
+"""What credit fidelity came to, as text: the tables of a modality, and the README's block (`reproduce.credit_fidelity`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMPARED, RIVALS, ASKED = "process_credit", ("uniform_grpo", "static_multi_rewar
 
 
 def report(fidelity: pd.DataFrame, stages: pd.DataFrame) -> str:
-    """Tables of a medium: how good the truth is, then correlations on each axis, averaged over the stages' estimates."""
+    """Tables of a modality: how good the truth is, then correlations on each axis, averaged over the stages' estimates."""
     lines = ["# Credit fidelity", "", "| Stage | Objective | Reliability (SE) | Luck of the initial noise | Worthless cells |"]
     lines.append("| --- | --- | ---: | ---: | ---: |")
     for row in stages.itertuples():

@@ -16,7 +16,7 @@ from eval.plot_outcomes import rewards_against, skill_profiles, trade_offs
 from eval.plots import clip_grid, contact_sheet, sample_grid
 from eval.tables import UNTRAINED
 from eval.videos import read_video
-from otca.embedded import scenes, video_scenes
+from otca.tasks import scenes, video_scenes
 from reproduce.costs import Timed, train_seconds, widest_hardware
 
 GRID_SEED = 0
@@ -40,10 +40,10 @@ def grid_files(folder: Path) -> list[dict]:
     return of_skills or list(chosen.values())[:GRID_PROMPTS]
 
 
-def draw_figures(rows_root: Path, medium: str, tier: str, methods: Sequence[str], folder: Path) -> None:
+def draw_figures(rows_root: Path, modality: str, tier: str, methods: Sequence[str], folder: Path) -> None:
     """Curves, credit maps and samples of the runs below ``rows_root``: PNG and SVG, and for videos clips.webp and clips.mp4."""
-    draw_training(rows_root / medium / tier, [method for method in methods if method != UNTRAINED], folder)
-    _draw_samples(rows_root / medium / tier, medium, methods, folder)
+    draw_training(rows_root / modality / tier, [method for method in methods if method != UNTRAINED], folder)
+    _draw_samples(rows_root / modality / tier, modality, methods, folder)
 
 
 def draw_training(runs: Path, methods: Sequence[str], folder: Path) -> None:
@@ -69,7 +69,7 @@ def draw_training(runs: Path, methods: Sequence[str], folder: Path) -> None:
 def draw_outcomes(rows: pd.DataFrame, runs: Path, metric: str, folder: Path, suffix: str = "") -> None:
     """Trade-offs of the trained objectives, their gain against a held-out metric, profiles over skills.
 
-    rows: those of `eval.tables.collect` that a table shows; ``runs`` is the folder of their medium and tier. What the rows do not
+    rows: those of `eval.tables.collect` that a table shows; ``runs`` is the folder of their modality and tier. What the rows do not
     have (a second trained objective, the metric, its skills, the untrained model) leaves its figure out.
     """
     present = list(rows["metric"].unique())
@@ -106,7 +106,7 @@ def on_one_hardware(
     return alike, f"{note} Left out, having run on another: {'; '.join(left_out)}." if left_out else note
 
 
-def _draw_samples(runs: Path, medium: str, methods: Sequence[str], folder: Path) -> None:
+def _draw_samples(runs: Path, modality: str, methods: Sequence[str], folder: Path) -> None:
     """The sample grid, and for videos the same grid playing."""
     shown = {m: runs / m / f"seed{GRID_SEED}" for m in methods}
     rows = grid_files(next(iter(shown.values())))
@@ -116,7 +116,7 @@ def _draw_samples(runs: Path, medium: str, methods: Sequence[str], folder: Path)
     marks = [[bool(verdicts[m][row["id"], 0]) for m in methods] for row in rows]
     files = [[run / "media" / row["file"] for run in shown.values()] for row in rows]
     texts = [row["prompt"] for row in rows]
-    if medium == "image":
+    if modality == "image":
         sample_grid([[_picture(file) for file in row] for row in files], texts, list(methods), folder / "grid.png", marks)
         return
     clips = [[_clip(file) for file in row] for row in files]

@@ -23,9 +23,9 @@ from eval.evaluate import write_rows
 from eval.markup import markdown_table
 from otca import presets
 from otca.config import TrainConfig
-from otca.ending import run_command
 from otca.errors import InputError
 from otca.methods import METHODS
+from otca.signals import run_command
 from otca.trainer import Trainer
 from reproduce.costs import hardware
 from reproduce.readme import update_readme
@@ -35,22 +35,22 @@ FP32 = "fp32"
 SMALL = {"prompts_per_iteration": 2, "group_size": 8, "micro_batch": 8, "optimizer.updates_per_iteration": 1}
 
 
-def deviation(medium: str, tuning: str, precision: str) -> float:
+def deviation(modality: str, tuning: str, precision: str) -> float:
     """Largest |ratio − 1| over the samples and trained steps of the first update."""
     settings = {"method": "otca", "policy.tuning": tuning, "policy.precision": precision}
-    config = TrainConfig.from_dotted(presets.preset(f"{medium}/quick") | SMALL | settings)
+    config = TrainConfig.from_dotted(presets.preset(f"{modality}/quick") | SMALL | settings)
     with tempfile.TemporaryDirectory() as folder:
         return Trainer(config, METHODS["otca"], Path(folder)).step()["first_ratio_deviation"]
 
 
 def measure() -> pd.DataFrame:
-    """One row a medium, tuning and precision."""
+    """One row a modality, tuning and precision."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cases = list(itertools.product(("image", "video"), ("full", "lora"), ("no", "bf16")))
     # accelerate keeps the precision of its first training for as long as a process lives
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         rows = [(*case, device, found, hardware()) for case, found in zip(cases, pool.map(deviation, *zip(*cases)))]
-    return pd.DataFrame(rows, columns=["medium", "tuning", "precision", "device", "largest_deviation", "hardware"])
+    return pd.DataFrame(rows, columns=["modality", "tuning", "precision", "device", "largest_deviation", "hardware"])
 
 
 def render() -> None:
@@ -58,7 +58,7 @@ def render() -> None:
     if not ROWS.is_file():
         raise InputError(f"{ROWS} not found; make it with python -m reproduce.first_ratio")
     rows = pd.read_csv(ROWS)
-    heads = {"Model": "medium", "Tuning": "tuning", "Precision": "precision", "On": "hardware"}
+    heads = {"Model": "modality", "Tuning": "tuning", "Precision": "precision", "On": "hardware"}
     grid = {head: [(FP32 if value == "no" else str(value), False) for value in rows[name]] for head, name in heads.items()}
     grid["Largest deviation of the ratio from 1"] = [(f"{value:.2g}", False) for value in rows["largest_deviation"]]
     update_readme("first-ratio", markdown_table(grid) + "\n")

@@ -35,10 +35,10 @@ from tqdm import tqdm
 from eval import generate, media, videos
 from eval.evaluate import write_rows
 from otca.commands import train
-from otca.embedded import scenes, video_scenes
 from otca.errors import MAX_LINE, InputError
 from otca.eval_config import EvalConfig
 from otca.prompts import MAX_NAME, load_prompts
+from otca.tasks import scenes, video_scenes
 from otca.types import Prompt
 from reproduce.fuzz_inputs import Input, prompt_files, settings_files
 from reproduce.fuzz_media import clip_files, picture_files

@@ -16,7 +16,7 @@ import yaml
 from hypothesis import strategies as st
 
 from otca.config import TrainConfig
-from otca.embedded import scenes, video_scenes
+from otca.tasks import scenes, video_scenes
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ from otca import presets, schedules
 from otca.config import TrainConfig
 from otca.files import write_atomic
 from otca.methods import process_advantage_TBK
-from otca.policies.base import Policy, build_policy
-from otca.process import process_values
+from otca.models.base import Policy, build_policy
 from otca.prompts import load_prompts, prompt_order
 from otca.rewards.base import Reward, build_reward, score_all
 from otca.rollout import condition_of, make_batch, rollout, transition_at, velocity_at
-from otca.types import Rollout, Scores
+from otca.state_values import process_values
+from otca.types import Scores, Trajectory
 from reproduce.readme import update_readme
 from reproduce.variants import credit_config
 
@@ -44,7 +44,9 @@ METHODS = (
 )
 
 
-def advantages_XTB(config: TrainConfig, sampled: Rollout, final: Scores, policy: Policy, rewards: list[Reward]) -> torch.Tensor:
+def advantages_XTB(
+    config: TrainConfig, sampled: Trajectory, final: Scores, policy: Policy, rewards: list[Reward]
+) -> torch.Tensor:
     """Advantage of every method, then of each objective's true gradient: (M + K, T, B)."""
     values: dict[int, torch.Tensor] = {}
 
@@ -63,7 +65,7 @@ def advantages_XTB(config: TrainConfig, sampled: Rollout, final: Scores, policy:
     return torch.stack([*out, *process_advantage_TBK(sampled, valued(truth), truth).unbind(2)])
 
 
-def gradients_XTD(policy: Policy, config: TrainConfig, sampled: Rollout, plan, advantage_XTB: torch.Tensor) -> torch.Tensor:
+def gradients_XTD(policy: Policy, config: TrainConfig, sampled: Trajectory, plan, advantage_XTB: torch.Tensor) -> torch.Tensor:
     """Gradient of mean advantage · log-probability at each trained step, one row an advantage: (X, T', D)."""
     parameters, steps = policy.trainable_parameters(), torch.nonzero(plan.trained_T).flatten().tolist()
     count = len(sampled.prompts)

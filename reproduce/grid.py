@@ -22,10 +22,10 @@ import submitit
 import torch
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
-from otca.ending import LAST_CALL, run_command
 from otca.errors import InputError, InUse, RewardError, TrainingError, one_line
 from otca.files import is_held
-from otca.runs import Arm, is_finished
+from otca.runs import RunSpec, is_finished
+from otca.signals import LAST_CALL, run_command
 from reproduce.costs import COST
 from reproduce.runner import arm_config, run_arm
 
@@ -46,7 +46,7 @@ class Job:
     lost, and submitit waits for it: stop the command and start it again.
     """
 
-    arms: tuple[Arm, ...]
+    arms: tuple[RunSpec, ...]
     root: Path
 
     def __call__(self) -> list[str]:
@@ -72,14 +72,14 @@ class Job:
                 continue
             except (RewardError, TrainingError, ValueError) as error:
                 traceback.print_exc()
-                failed.append(f"{arm.medium} {arm}: {' '.join(str(error).split())}")
+                failed.append(f"{arm.modality} {arm}: {' '.join(str(error).split())}")
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """The same again: what is finished is passed over, what was in work goes on from its newest checkpoint."""
         return submitit.helpers.DelayedSubmission(self)
 
 
-def run_grid(arms: Sequence[Arm], root: Path, jobs: int, slurm: str = "", gpus: int = 0) -> None:
+def run_grid(arms: Sequence[RunSpec], root: Path, jobs: int, slurm: str = "", gpus: int = 0) -> None:
     """Make every missing arm in ``jobs`` jobs, on this machine or in a ``slurm`` partition; a table of progress meanwhile.
 
     A job of Slurm asks for ``gpus`` GPUs; local jobs share this machine's first one, if it has any. Ctrl-C ends local jobs, which
@@ -140,7 +140,7 @@ def _failures(job: submitit.Job) -> list[str]:
     return []
 
 
-def _refuse_unfinished(arms: Sequence[Arm], root: Path, failed: Sequence[str]) -> None:
+def _refuse_unfinished(arms: Sequence[RunSpec], root: Path, failed: Sequence[str]) -> None:
     """Raise TrainingError for arms that failed, that other processes have in work, or that were left unfinished."""
     if failed:
         raise TrainingError(f"{len(failed)} runs failed, the first: {failed[0]}; mend that and start the same command again")
@@ -148,7 +148,7 @@ def _refuse_unfinished(arms: Sequence[Arm], root: Path, failed: Sequence[str]) -
     in_work = [arm for arm in unfinished if is_held(root / arm.path)]
     if not unfinished:
         return
-    first = f"the first: {unfinished[0].medium} {unfinished[0]}"
+    first = f"the first: {unfinished[0].modality} {unfinished[0]}"
     if in_work == unfinished:
         raise TrainingError(
             f"{len(in_work)} of {len(arms)} runs are still in work in other processes ({first}); start the same command again "
@@ -172,10 +172,10 @@ def _wait(started: Sequence[submitit.Job], seconds: float) -> None:
         time.sleep(0.2)
 
 
-def progress(arms: Sequence[Arm], root: Path) -> pd.DataFrame:
-    """One row a medium and method: runs done, running, left; seconds still to compute.
+def progress(arms: Sequence[RunSpec], root: Path) -> pd.DataFrame:
+    """One row a modality and method: runs done, running, left; seconds still to compute.
 
-    An arm costs what the finished arms of its medium and method did on average; a method without one, what all of its medium's
+    An arm costs what the finished arms of its modality and method did on average; a method without one, what all of its modality's
     did.
     """
     rows = []
@@ -185,19 +185,19 @@ def progress(arms: Sequence[Arm], root: Path) -> pd.DataFrame:
         running = not done and is_held(folder)
         cost = json.loads((folder / COST).read_text()) if done and (folder / COST).is_file() else {}
         seconds = sum(cost.get(name, 0.0) for name in ("train_seconds", "evaluate_seconds")) if cost else None
-        rows.append((arm.medium, arm.name, done, running, seconds, 1.0 - _share(arm, folder) if not done else 0.0))
-    table = pd.DataFrame(rows, columns=["medium", "method", "done", "running", "seconds", "to_do"])
-    typical = table.groupby(["medium", "method"])["seconds"].transform("mean")
-    typical = typical.fillna(table.groupby("medium")["seconds"].transform("mean")).fillna(table["seconds"].mean())
+        rows.append((arm.modality, arm.name, done, running, seconds, 1.0 - _share(arm, folder) if not done else 0.0))
+    table = pd.DataFrame(rows, columns=["modality", "method", "done", "running", "seconds", "to_do"])
+    typical = table.groupby(["modality", "method"])["seconds"].transform("mean")
+    typical = typical.fillna(table.groupby("modality")["seconds"].transform("mean")).fillna(table["seconds"].mean())
     table["left"] = ~table["done"] & ~table["running"]
     table["seconds_left"] = table["to_do"] * typical
-    sums = table.groupby(["medium", "method"], sort=False)[["done", "running", "left"]].sum()
+    sums = table.groupby(["modality", "method"], sort=False)[["done", "running", "left"]].sum()
     return sums.assign(
-        seconds_left=table.groupby(["medium", "method"], sort=False)["seconds_left"].sum(min_count=1)
+        seconds_left=table.groupby(["modality", "method"], sort=False)["seconds_left"].sum(min_count=1)
     ).reset_index()
 
 
-def _share(arm: Arm, folder: Path) -> float:
+def _share(arm: RunSpec, folder: Path) -> float:
     """Share of an unfinished arm's iterations that has rows."""
     path = folder / "train.csv"
     if arm.method == "base" or not path.is_file():
@@ -205,7 +205,7 @@ def _share(arm: Arm, folder: Path) -> float:
     return min(1.0, max(0, len(path.read_text().splitlines()) - 1) / arm_config(arm).iterations)
 
 
-def progress_text(arms: Sequence[Arm], root: Path, jobs: int) -> str:
+def progress_text(arms: Sequence[RunSpec], root: Path, jobs: int) -> str:
     """The table of `progress`, and the hours left for so many jobs."""
     table = progress(arms, root)
     sums = table[["done", "running", "left"]].sum()

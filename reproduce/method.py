@@ -14,9 +14,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from otca.ending import run_command
+from otca.distributed import is_main
 from otca.presets import SEEDS
-from otca.processes import is_main
+from otca.signals import run_command
 from reproduce.jobs import add_jobs, count_of, jobs_of
 from reproduce.variants import named_arm
 
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m reproduce.method", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="a method of baselines/, or method@variant")
-    parser.add_argument("--medium", choices=("image", "video"), default="image", help="(default: image)")
+    parser.add_argument("--modality", choices=("image", "video"), default="image", help="(default: image)")
     parser.add_argument("--tier", choices=tuple(SEEDS), default="quick", help="how large the runs are (default: quick)")
     parser.add_argument("--seeds", default="", metavar="N", help="so many seeds, from 0 (default: as the tier's headline arms)")
     add_jobs(parser)
@@ -38,15 +38,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _make(args: argparse.Namespace) -> int:
-    from reproduce.dry_run import look_over
-    from reproduce.runner import refuse_trained_arms, run_arms
+    from reproduce.dry_run import preflight
+    from reproduce.runner import check_trained_arms, run_arms
 
     seeds, jobs, root = count_of("--seeds", args.seeds) or SEEDS[args.tier], jobs_of(args.jobs), Path("runs")
-    arms = [named_arm(args.medium, args.tier, name, seed) for seed in range(seeds) for name in dict.fromkeys(args.names)]
+    arms = [named_arm(args.modality, args.tier, name, seed) for seed in range(seeds) for name in dict.fromkeys(args.names)]
     if not args.allow_trained_metric:
-        refuse_trained_arms(arms)
+        check_trained_arms(arms)
     if args.dry_run:
-        return look_over(", ".join(args.names), args.tier, arms, root)
+        return preflight(", ".join(args.names), args.tier, arms, root)
     run_arms(arms, root, jobs)
     if is_main():
         for folder in dict.fromkeys((root / arm.path).parent for arm in arms):

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from eval.page.document import build_page
 from eval.published import PICTURES, write_listings
-from otca.ending import run_command
 from otca.files import HASHES, write_atomic
+from otca.signals import run_command
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 Stages: `vae` (autoencoder); then side by side, one thread each, `flow` (rectified-flow transformer and text encoders) and, for
 images, `distill` (classifier-free guidance into one pass, as FLUX.1-dev), and `judge` (held-out detector) and, for images,
 `clip` (held-out open_clip model); then `publish` (copy into the package, write SHA-256). Everything is seeded and resumes from
-`runs/pretrain/<medium>/`; steps, seconds and accuracies are in `otca/embedded/checkpoints/pretrain-<medium>.json`. Nothing
+`runs/pretrain/<modality>/`; steps, seconds and accuracies are in `otca/embedded/checkpoints/pretrain-<modality>.json`. Nothing
 is downloaded.
 """
 
@@ -19,35 +19,37 @@ from reproduce.pretrain import image, video
 
 
 def main() -> int:
-    """Run one stage, or all; exit code 2 for a stage that the medium does not have."""
+    """Run one stage, or all; exit code 2 for a stage that the modality does not have."""
     parser = argparse.ArgumentParser(
         prog="python -m reproduce.pretrain_embedded", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--video", action="store_true", help="the video checkpoints (default: the image ones)")
     parser.add_argument("--stage", default="all", help="what to train (default: all)")
-    parser.add_argument("--folder", type=Path, default=None, help="where states are kept (default: runs/pretrain/<medium>)")
+    parser.add_argument("--folder", type=Path, default=None, help="where states are kept (default: runs/pretrain/<modality>)")
     args = parser.parse_args()
-    medium = video if args.video else image
+    modality = video if args.video else image
     folder = args.folder or Path("runs/pretrain") / ("video" if args.video else "image")
-    if args.stage not in ("all", *medium.STAGES):
-        print(f"pretrain_embedded: error: unknown stage {args.stage!r} (known: all, {', '.join(medium.STAGES)})", file=sys.stderr)
+    if args.stage not in ("all", *modality.STAGES):
+        print(
+            f"pretrain_embedded: error: unknown stage {args.stage!r} (known: all, {', '.join(modality.STAGES)})", file=sys.stderr
+        )
         return 2
     folder.mkdir(parents=True, exist_ok=True)
     if args.stage == "all":
         own = [sys.executable, "-m", "reproduce.pretrain_embedded", *["--video"] * args.video, "--folder", str(folder), "--stage"]
-        return run_all(medium, own, folder)
-    medium.STAGES[args.stage](folder)
+        return run_all(modality, own, folder)
+    modality.STAGES[args.stage](folder)
     return 0
 
 
-def run_all(medium, command: list[str], folder: Path) -> int:
+def run_all(modality, command: list[str], folder: Path) -> int:
     """`vae`, then the branches side by side, then `publish`; or the exit code of the first stage that fails.
 
     A stage of a branch is the process ``command`` + its name, with one thread; a failure stops the other branches.
     """
-    medium.STAGES["vae"](folder)
+    modality.STAGES["vae"](folder)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    waiting = [list(branch) for branch in medium.BRANCHES]
+    waiting = [list(branch) for branch in modality.BRANCHES]
     running: list[subprocess.Popen | None] = [None] * len(waiting)
     while any(waiting) or any(running):
         for index, branch in enumerate(waiting):
@@ -65,7 +67,7 @@ def run_all(medium, command: list[str], folder: Path) -> int:
                 for other in filter(None, running):
                     other.terminate()
                 return code
-    medium.STAGES["publish"](folder)
+    modality.STAGES["publish"](folder)
     return 0
 
 

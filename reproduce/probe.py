@@ -15,15 +15,15 @@ import pandas as pd
 from eval.evaluate import write_rows
 from otca import schedules
 from otca.config import TrainConfig
+from otca.distributed import is_main
 from otca.eval_config import EvalConfig
 from otca.methods import Method, assign_credit
-from otca.policies.base import Policy
-from otca.process import process_values
-from otca.processes import is_main
+from otca.models.base import Policy
 from otca.prompts import evaluation_prompts
 from otca.rewards.base import Reward, score_all
 from otca.rollout import make_batch, rollout
-from otca.types import Credit, Prompt, Rollout, Scores
+from otca.state_values import process_values
+from otca.types import Credit, Prompt, Scores, Trajectory
 
 ROWS = "probe.csv"
 COLUMNS = ["prompt_id", "step", "sigma", "objective", "reward", "credit"]
@@ -39,7 +39,7 @@ def shown_prompts(evaluation: EvalConfig) -> list[Prompt]:
 
 
 def credited(policy: Policy, method: Method, config: TrainConfig, rewards: list[Reward], prompts: list[Prompt]):
-    """A group of samples for each prompt, all steps stochastic but the last, and their credit: (Rollout, Scores, Credit)."""
+    """A group of samples for each prompt, all steps stochastic but the last, and their credit: (Trajectory, Scores, Credit)."""
     steps = config.sampler.steps
     sigma_S = schedules.sigmas_S(steps, config.sampler.shift or policy.shift)
     plan = schedules.plan_steps("all", steps, 0, np.random.default_rng(0), 1.0, steps, 1)
@@ -53,7 +53,7 @@ def credited(policy: Policy, method: Method, config: TrainConfig, rewards: list[
     return sampled, scores, assign_credit(method, sampled, scores, config)
 
 
-def rows_of(sampled: Rollout, scores: Scores, credit: Credit, group_size: int) -> pd.DataFrame:
+def rows_of(sampled: Trajectory, scores: Scores, credit: Credit, group_size: int) -> pd.DataFrame:
     """Credit (signed, as the update has it) of the first sample of every group: one row a prompt, trained step and objective.
 
     Methods that credit one sum have the objective "all", whose reward is the mean.

@@ -1,4 +1,4 @@
-"""Copy finished runs into results/: `python -m reproduce.publish [--tier quick] [--medium image]`, then `--render` a table.
+"""Copy finished runs into results/: `python -m reproduce.publish [--tier quick] [--modality image]`, then `--render` a table.
 
 Rows and manifests are copied whole; of the media only the few that sample grids show, and none of the variants that only tables
 without grids have. `--restore` copies the other way: what is published counts as made, so that a command over a whole
@@ -16,10 +16,10 @@ from pathlib import Path
 import pandas as pd
 
 from eval.videos import read_video, write_mp4
-from otca.ending import run_command
 from otca.errors import InputError
 from otca.files import sha256, write_atomic
-from otca.runs import RECORDED, damages, is_finished
+from otca.runs import RECORDED, integrity_errors, is_finished
+from otca.signals import run_command
 from reproduce.all import TABLES
 from reproduce.costs import COLUMNS, COST, publish_costs
 from reproduce.figures import GRID_SEED, grid_files
@@ -54,21 +54,21 @@ def publish_run(run: Path, target: Path) -> None:
         write_atomic(target / "media" / "prompts.jsonl", "".join(json.dumps(row) + "\n" for row in shown))
 
 
-def restore_runs(medium: str, tier: str) -> int:
-    """Copy the published runs of a medium and tier to where runs/ lacks them, with what they cost; returns how many.
+def restore_runs(modality: str, tier: str) -> int:
+    """Copy the published runs of a modality and tier to where runs/ lacks them, with what they cost; returns how many.
 
     Raises InputError where nothing is published there, and on a damaged run.
     """
-    published, count = Path("results") / medium / tier, 0
+    published, count = Path("results") / modality / tier, 0
     costs = pd.read_csv(published / "cost.csv") if (published / "cost.csv").is_file() else pd.DataFrame(columns=COLUMNS)
     if costs.empty:
-        raise InputError(f"nothing is published below {published}; take another --medium or --tier")
+        raise InputError(f"nothing is published below {published}; take another --modality or --tier")
     for row in costs.to_dict("records"):
         source = published / row["method"] / f"seed{row['seed']}"
         target = Path("runs") / source.relative_to("results")
         if target.exists():
             continue
-        broken = damages(source)
+        broken = integrity_errors(source)
         if broken:
             raise InputError(f"run {source} cannot be restored: {broken[0]}")
         aside = target.with_name(f"{target.name}.part")
@@ -81,11 +81,11 @@ def restore_runs(medium: str, tier: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Publish every finished run of a medium and tier, or restore the published ones; exit code 2 with one line on failure."""
+    """Publish every finished run of a modality and tier, or restore the published ones; exit code 2 with one line on failure."""
     parser = argparse.ArgumentParser(
         prog="python -m reproduce.publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--medium", default="image", help="image or video (default: image)")
+    parser.add_argument("--modality", default="image", help="image or video (default: image)")
     parser.add_argument("--tier", default="quick", help="how large the runs were (default: quick)")
     parser.add_argument("--restore", action="store_true", help="copy from results/ to runs/, where runs/ lacks the run")
     args = parser.parse_args(argv)
@@ -93,9 +93,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _make(args: argparse.Namespace) -> None:
-    place = f"{args.medium}/{args.tier}"
+    place = f"{args.modality}/{args.tier}"
     if args.restore:
-        print(f"restored {restore_runs(args.medium, args.tier)} runs of {place}")
+        print(f"restored {restore_runs(args.modality, args.tier)} runs of {place}")
         return
     source = Path("runs") / place
     runs = [run for run in sorted(source.glob("*/seed*")) if is_finished(run)]

@@ -23,32 +23,32 @@ from eval.evaluate import evaluate
 from eval.held_out import held_out_names, held_out_of
 from otca import presets
 from otca.config import TrainConfig
+from otca.distributed import launched, process_state
 from otca.errors import TrainingError
 from otca.files import held
-from otca.policies.base import build_policy
-from otca.processes import launched, process_state
+from otca.models.base import build_policy
 from otca.rewards.base import build_reward
-from otca.rewards.measured import refuse_trained_metrics
-from otca.runs import Arm, begin_run, code_of, finish_run, is_finished
+from otca.rewards.measured import check_trained_metrics
+from otca.runs import RunSpec, begin_run, code_of, finish_run, is_finished
 from otca.trainer import Trainer
 from reproduce.costs import write_cost
 from reproduce.probe import probe
 
 
-def arm_config(arm: Arm) -> TrainConfig:
+def arm_config(arm: RunSpec) -> TrainConfig:
     """The resolved training config of an arm (its variant last); ``base`` takes the tier's settings and trains nothing."""
     settings = {} if arm.method == "base" else find_method(arm.method).settings
-    return presets.train_config(f"{arm.medium}/{arm.tier}", arm.method, settings | dict(arm.settings), arm.seed)
+    return presets.train_config(f"{arm.modality}/{arm.tier}", arm.method, settings | dict(arm.settings), arm.seed)
 
 
-def refuse_trained_arms(arms: Sequence[Arm]) -> None:
+def check_trained_arms(arms: Sequence[RunSpec]) -> None:
     """Raise InputError where an arm would train on what its evaluation holds out."""
     for arm in arms:
-        place = f"{arm.medium}/{arm.tier}"
-        refuse_trained_metrics(arm, arm_config(arm).rewards, place, held_out_names(place))
+        place = f"{arm.modality}/{arm.tier}"
+        check_trained_metrics(arm, arm_config(arm).rewards, place, held_out_names(place))
 
 
-def run_arm(arm: Arm, root: Path) -> None:
+def run_arm(arm: RunSpec, root: Path) -> None:
     """Train (resuming), evaluate, and seal one arm with its manifest; a finished arm is left as it is.
 
     Where a launcher started several processes, all of them call it and the main one writes. Raises InputError where another
@@ -67,7 +67,7 @@ def run_arm(arm: Arm, root: Path) -> None:
     processes.wait_for_everyone()
 
 
-def _make(arm: Arm, folder: Path) -> None:
+def _make(arm: RunSpec, folder: Path) -> None:
     """Train, evaluate and seal an arm in its folder."""
     config, processes = arm_config(arm), process_state()
     budget = {"network_evaluations": 0, "reward_calls": 0}
@@ -78,14 +78,14 @@ def _make(arm: Arm, folder: Path) -> None:
         trainer.run()
         policy = trainer.policy
         budget = {name: getattr(trainer.progress, name) for name in budget}
-    tier, weights = f"{arm.medium}/{arm.tier}", (processes.device, config.reward_files, config.reward_timeout)
+    tier, weights = f"{arm.modality}/{arm.tier}", (processes.device, config.reward_files, config.reward_timeout)
     honest = presets.train_config(tier, "base", {}, arm.seed).rewards  # an arm may train on others
     loaded = {} if arm.method == "base" else dict(zip(config.rewards, trainer.rewards))
     rewards = [loaded[name] if name in loaded else build_reward(name, *weights) for name in honest]
     evaluation = presets.eval_config(tier)
     if arm.method != "base":
         probe(policy, trainer.method, config, trainer.rewards, evaluation, folder)
-    held_out = held_out_of(arm.medium, evaluation, *weights)
+    held_out = held_out_of(arm.modality, evaluation, *weights)
     started = time.perf_counter()
     protocol = evaluate(policy, held_out, evaluation, arm.seed, rewards, folder)
     if processes.is_main_process:
@@ -93,7 +93,7 @@ def _make(arm: Arm, folder: Path) -> None:
         finish_run(folder, arm, dataclasses.asdict(config), budget, protocol)
 
 
-def run_arms(arms: list[Arm], root: Path, jobs: int) -> None:
+def run_arms(arms: list[RunSpec], root: Path, jobs: int) -> None:
     """Run what is missing in ``jobs`` forked workers, with a progress bar; the first failure ends the command.
 
     Under a launcher (``accelerate launch -m reproduce.table1``) all its processes train each arm together, one after another.
@@ -148,7 +148,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _watch(futures: dict[Future, Arm], root: Path) -> None:
+def _watch(futures: dict[Future, RunSpec], root: Path) -> None:
     """Show iterations done, mean rewards of the newest row, time left; raise the first worker's error."""
     totals = {arm: 0 if arm.method == "base" else arm_config(arm).iterations for arm in futures.values()}
     start = sum(_last_row(root / arm.path)[0] for arm in totals)

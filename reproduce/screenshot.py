@@ -20,9 +20,9 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
 from eval.published import list_picture
-from otca.ending import run_command
 from otca.errors import InputError
 from otca.files import write_atomic
+from otca.signals import run_command
 
 SIZE = (1200, 800)
 """Width and height of the picture in pixels."""

@@ -43,9 +43,9 @@ GOAL_SECONDS = {"image": 5.0, "video": 7.0}
 ROUNDS = 5
 
 
-def make_trainer(medium: str, folder: Path) -> Trainer:
-    """A trainer of the medium's workload on its embedded checkpoint."""
-    return Trainer(TrainConfig.from_dotted(WORKLOADS[medium]), METHODS["otca"], folder)
+def make_trainer(modality: str, folder: Path) -> Trainer:
+    """A trainer of the modality's workload on its embedded checkpoint."""
+    return Trainer(TrainConfig.from_dotted(WORKLOADS[modality]), METHODS["otca"], folder)
 
 
 def bare_network_seconds(trainer: Trainer) -> float:
@@ -69,10 +69,10 @@ def bare_network_seconds(trainer: Trainer) -> float:
     return elapsed
 
 
-def engine(medium: str, folder: Path) -> dict[str, tuple[float, str, float | None, bool]]:
+def engine(modality: str, folder: Path) -> dict[str, tuple[float, str, float | None, bool]]:
     """Efficiency, credit share, seconds and phase shares of an iteration, bare and full rounds in turn."""
     torch.set_num_threads(1)
-    trainer = make_trainer(medium, folder)
+    trainer = make_trainer(modality, folder)
     trainer.step()
     bare_network_seconds(trainer)
     bare, phases = [], []
@@ -84,24 +84,24 @@ def engine(medium: str, folder: Path) -> dict[str, tuple[float, str, float | Non
     efficiency = statistics.median(b / (p["sampling"] + p["update"]) for b, p in zip(bare, phases))
     share = {name: statistics.median(p[name] / p["total"] for p in phases) for name in phases[0] if name != "total"}
     total = statistics.median(p["total"] for p in phases)
-    goal, samples = GOAL_SECONDS[medium], len(trainer._batch().prompts)
-    unit = f"s for {samples} {medium}s x {len(trainer.sigma_S) - 1} steps, decode and rewards included"
+    goal, samples = GOAL_SECONDS[modality], len(trainer._batch().prompts)
+    unit = f"s for {samples} {modality}s x {len(trainer.sigma_S) - 1} steps, decode and rewards included"
     out = {
         "engine_efficiency": (efficiency, "bare network seconds / engine seconds", 0.90, efficiency >= 0.90),
         "credit_share": (share["credit"], "share of an iteration", 0.01, share["credit"] <= 0.01),
         "iteration_seconds": (total, unit, goal, total <= goal),
     }
     out |= {f"share_{name}": (value, "share of an iteration", None, True) for name, value in share.items()}
-    return {f"{medium}_{name}": value for name, value in out.items()}
+    return {f"{modality}_{name}": value for name, value in out.items()}
 
 
-def process_credit_seconds(medium: str, folder: Path) -> dict[str, tuple[float, str, float | None, bool]]:
+def process_credit_seconds(modality: str, folder: Path) -> dict[str, tuple[float, str, float | None, bool]]:
     """Seconds of process credit's iterations, and of its whole trainings, for each one of static weighting's.
 
     The cpu tier's arms, an iteration of each in turn.
     """
     torch.set_num_threads(1)
-    arms = {name: named_arm(medium, "cpu", name, 0) for name in (BASELINE, *BEYOND)}
+    arms = {name: named_arm(modality, "cpu", name, 0) for name in (BASELINE, *BEYOND)}
     configs = {name: arm_config(arm) for name, arm in arms.items()}
     trainers = {n: Trainer(configs[n], find_method(arm.method), folder / n) for n, arm in arms.items()}
     for trainer in trainers.values():
@@ -118,8 +118,8 @@ def process_credit_seconds(medium: str, folder: Path) -> dict[str, tuple[float, 
     for name in BEYOND:
         ratio = statistics.median(row[name] / row[BASELINE] for row in rounds)
         whole = ratio * configs[name].iterations / configs[BASELINE].iterations
-        out[f"{medium}_{name}_iteration"] = (ratio, f"x the seconds of an iteration of {BASELINE}", None, True)
-        out[f"{medium}_{name}_training"] = (whole, f"x the seconds of a training of {BASELINE}, cpu tier", None, True)
+        out[f"{modality}_{name}_iteration"] = (ratio, f"x the seconds of an iteration of {BASELINE}", None, True)
+        out[f"{modality}_{name}_training"] = (whole, f"x the seconds of a training of {BASELINE}, cpu tier", None, True)
     return out
 
 
@@ -158,21 +158,21 @@ def _work(folder: Path, barrier, results, iterations: int) -> None:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m reproduce.speed", description=__doc__)
-    parser.add_argument("--medium", choices=(*WORKLOADS, "all"), default="all", help="which workload (default: all)")
+    parser.add_argument("--modality", choices=(*WORKLOADS, "all"), default="all", help="which workload (default: all)")
     parser.add_argument("--out", type=Path, default=Path("results/speed/speed.json"), help="file to write")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        measured = {} if args.medium == "video" else side_by_side(Path(folder))
-        for medium in WORKLOADS if args.medium == "all" else (args.medium,):
-            measured |= engine(medium, Path(folder) / medium)
-            measured |= process_credit_seconds(medium, Path(folder) / "credit" / medium)
+        measured = {} if args.modality == "video" else side_by_side(Path(folder))
+        for modality in WORKLOADS if args.modality == "all" else (args.modality,):
+            measured |= engine(modality, Path(folder) / modality)
+            measured |= process_credit_seconds(modality, Path(folder) / "credit" / modality)
     machine = hardware()
     table = {
         name: {"value": round(value, 4), "unit": unit, "goal": goal, "holds": holds, "hardware": machine}
         for name, (value, unit, goal, holds) in measured.items()
     }
-    kept = json.loads(args.out.read_text()) if args.out.exists() and args.medium != "all" else {}
-    kept = {name: row for name, row in kept.items() if not name.startswith(f"{args.medium}_")}
+    kept = json.loads(args.out.read_text()) if args.out.exists() and args.modality != "all" else {}
+    kept = {name: row for name, row in kept.items() if not name.startswith(f"{args.modality}_")}
     write_atomic(args.out, json.dumps(kept | table, indent=1) + "\n")
     for name, row in table.items():
         goal = "" if row["goal"] is None else f" (goal {row['goal']}: {'holds' if row['holds'] else 'falls short'})"

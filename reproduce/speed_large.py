@@ -28,12 +28,12 @@ from baselines import find_method
 from otca import presets
 from otca.architectures import empty_pipeline
 from otca.config import PolicyConfig, TrainConfig
-from otca.ending import run_command
 from otca.errors import InputError
 from otca.files import resolve_model, write_atomic
+from otca.models.base import Policy, build_policy
+from otca.models.pipeline import TEXT_ENCODERS, component_dtypes
 from otca.plan import GPUS, plan
-from otca.policies.base import Policy, build_policy
-from otca.policies.pipeline import TEXT_ENCODERS, component_dtypes
+from otca.signals import run_command
 from otca.trainer import Trainer
 from otca.types import Prompt
 

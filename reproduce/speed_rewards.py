@@ -214,7 +214,7 @@ def replayed(parts: Sequence[torch.nn.Module], score: Callable[[], object]) -> C
 
 def measured(name: str, network: str, reward: PublishedReward, side: int) -> dict[str, object]:
     """One row: media a second of a reward, frames of one counted as pictures, and its efficiency."""
-    count, frames = (VIDEOS, FRAMES) if reward.card.medium == "video" else (PICTURES, 1)
+    count, frames = (VIDEOS, FRAMES) if reward.card.modality == "video" else (PICTURES, 1)
     media_BFCHW, prompts = signs(count, frames, side), said(count)
     whole, forward = [], []
     with torch.inference_mode():

@@ -16,12 +16,12 @@ from eval.pairs import variant_differences, variant_grid
 from eval.plots import dot_plot
 from eval.sources import run_hashes, write_sources
 from eval.tables import EQUAL_CALLS, EQUAL_EVALUATIONS, build_table, clear_winners, collect, differences, write_table
-from otca.ending import run_command
+from otca.distributed import end_processes, is_main
 from otca.errors import InputError
 from otca.files import write_atomic
 from otca.presets import FEWER_SEEDS, SEEDS
-from otca.processes import end_processes, is_main
-from otca.runs import Arm
+from otca.runs import RunSpec
+from otca.signals import run_command
 from reproduce.comparable import COSTS, TOLERANCE
 from reproduce.costs import cost_line
 from reproduce.figures import draw_figures, draw_outcomes, draw_training
@@ -80,11 +80,11 @@ class Table:
         fewer = FEWER_SEEDS.get(tier, {})
         return SEEDS[tier] if name in HEADLINE else fewer.get("wide" if self.wide else "core", SEEDS[tier])
 
-    def arms(self, tier: str) -> list[Arm]:
+    def arms(self, tier: str) -> list[RunSpec]:
         """Every run of the table, seed by seed, so that an interrupted table has whole seeds."""
         return [
-            named_arm(medium, tier, name, seed)
-            for medium in self.media
+            named_arm(modality, tier, name, seed)
+            for modality in self.media
             for seed in range(SEEDS[tier])
             for name in self.rows(tier)
             if seed < self.seeds(tier, name)
@@ -94,25 +94,25 @@ class Table:
         """Table and figures from the runs below ``rows_root``; returns the folder written."""
         folder = rows_root / self.name / tier
         tables, winners, runs, methods = [], {}, {}, self.rows(tier)
-        for medium in self.media:
-            rows = collect(rows_root, medium, tier, methods)
-            runs |= run_hashes(rows, medium, tier)
+        for modality in self.media:
+            rows = collect(rows_root, modality, tier, methods)
+            runs |= run_hashes(rows, modality, tier)
             if self.metrics:
                 rows = rows[rows["metric"].isin(self.metrics)]
-            tables.append(build_table(rows, budget_label=self.budget, medium=medium))
+            tables.append(build_table(rows, budget_label=self.budget, modality=modality))
             at_budget = rows[~rows["method"].isin(off_budget(tables[-1]).index)]
-            winners |= clear_winners(at_budget, self.budget, medium)
+            winners |= clear_winners(at_budget, self.budget, modality)
             if tier == "cpu" and (self.versus or self.wide):
-                self._write_pairs(rows, medium, tier, rows_root)
-            suffix = f"-{medium}" if len(self.media) > 1 else ""
+                self._write_pairs(rows, modality, tier, rows_root)
+            suffix = f"-{modality}" if len(self.media) > 1 else ""
             if len(methods) > MOST_CURVES:
                 dot_plot(tables[-1], self.metrics, folder / f"dots{suffix}")
                 if self.curves:
-                    draw_training(rows_root / medium / tier, self.curves, folder)
+                    draw_training(rows_root / modality / tier, self.curves, folder)
             elif self.figures:
-                draw_figures(rows_root, medium, tier, methods, folder)
+                draw_figures(rows_root, modality, tier, methods, folder)
             if self.figures and len(methods) <= MOST_CROSSES:
-                draw_outcomes(rows, rows_root / medium / tier, self.primary, folder, suffix)
+                draw_outcomes(rows, rows_root / modality / tier, self.primary, folder, suffix)
         made = pd.concat(tables)
         notes = [*_seed_notes(dict(zip(made["method"], made["n_seeds"]))), *_budget_notes(made), *self.notes]
         primary = self.primary if (made["metric"] == self.primary).any() else _first_held_out(made, self.name)
@@ -120,17 +120,17 @@ class Table:
         write_sources(folder, rows_root, runs)
         return folder
 
-    def _write_pairs(self, rows: pd.DataFrame, medium: str, tier: str, rows_root: Path) -> None:
+    def _write_pairs(self, rows: pd.DataFrame, modality: str, tier: str, rows_root: Path) -> None:
         """``pairs/<table>-<tier>.md``: differences in the primary metric from each method of ``versus``, as those in table.md.
 
         A wide table's has those of its variants from their own methods as well, in the trained metrics, too.
         """
         label, text = METRICS[self.primary].label, [f"# {markdown(self.title)} ({tier} tier): pairs"]
         for name in self.versus:
-            against = build_table(rows[rows["metric"] == self.primary], name, self.budget, medium)
+            against = build_table(rows[rows["metric"] == self.primary], name, self.budget, modality)
             text += [f"## {label}: difference from {markdown(name)}", markdown_table(differences(against, self.primary))]
         asked = [m for m in METRICS if m == self.primary or (not METRICS[m].held_out and (rows["metric"] == m).any())]
-        made = variant_differences(rows[rows["metric"].isin(asked)], medium) if self.wide else pd.DataFrame()
+        made = variant_differences(rows[rows["metric"].isin(asked)], modality) if self.wide else pd.DataFrame()
         for metric in asked if len(made) else ():
             text += [f"## {METRICS[metric].label}: difference of variants from their own methods"]
             text += [markdown_table(variant_grid(made, metric))]
@@ -145,9 +145,9 @@ class Table:
         pairs = Path("results/pairs") / f"{self.name.replace('/', '-')}-{tier}.md"
         if pairs.is_file():
             update_readme(f"pairs-{self.name}-{tier}", pairs.read_text())
-        for medium in self.media:
-            spent = cost_line(Path("results") / medium / tier / "cost.csv", self.rows(tier))
-            update_readme(f"cost-{self.name}-{medium}-{tier}", spent)
+        for modality in self.media:
+            spent = cost_line(Path("results") / modality / tier / "cost.csv", self.rows(tier))
+            update_readme(f"cost-{self.name}-{modality}-{tier}", spent)
         return folder
 
     def reproduce(self, tier: str, jobs: int) -> Path:
@@ -193,13 +193,13 @@ def run_commands(tables: Sequence[Table], args: argparse.Namespace) -> int:
 def _make(table: Table, args: argparse.Namespace, jobs: int) -> int:
     """What the options ask for of one table; returns the exit code."""
     if not (args.render or args.allow_trained_metric):
-        from reproduce.runner import refuse_trained_arms
+        from reproduce.runner import check_trained_arms
 
-        refuse_trained_arms(table.arms(args.tier))
+        check_trained_arms(table.arms(args.tier))
     if args.dry_run:
-        from reproduce.dry_run import look_over
+        from reproduce.dry_run import preflight
 
-        return look_over(table.name, args.tier, table.arms(args.tier), Path("runs")) if is_main() else 0
+        return preflight(table.name, args.tier, table.arms(args.tier), Path("runs")) if is_main() else 0
     folder = table.render(args.tier) if args.render else table.reproduce(args.tier, jobs)
     if is_main():
         print((folder / "table.md").read_text())
@@ -224,13 +224,13 @@ def off_budget(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def _budget_notes(table: pd.DataFrame) -> list[str]:
-    """Arms that are not at the budget that their table says, and by how much: one line a medium, none where all are."""
+    """Arms that are not at the budget that their table says, and by how much: one line a modality, none where all are."""
     out = []
-    for (medium, _, baseline), part in table.groupby(["medium", "budget", "baseline"], sort=False):
+    for (modality, _, baseline), part in table.groupby(["modality", "budget", "baseline"], sort=False):
         ratios = off_budget(part).rename(columns=lambda name: name.replace("_", " "))
         said = [f"{method} ({', '.join(f'{of[name]:.2f} × {name}' for name in ratios)})" for method, of in ratios.iterrows()]
         if said:
-            where = f" ({medium})" if table["medium"].nunique() > 1 else ""
+            where = f" ({modality})" if table["modality"].nunique() > 1 else ""
             out.append(f"Not at that budget{where}, in multiples of {baseline}: {'; '.join(said)}.")
     return out
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from otca.embedded.video_scenes import SKILLS
+from otca.tasks.video_scenes import SKILLS
 from reproduce.table import BEYOND, COMPARISON, Table
 
 TABLE = Table(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from otca.embedded.scenes import SKILLS
+from otca.tasks.scenes import SKILLS
 from reproduce.table import Table
 from reproduce.table2 import TABLE as VIDEO
 

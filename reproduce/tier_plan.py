@@ -3,7 +3,7 @@
     python -m reproduce.tier_plan --tier cpu    plan every run of `reproduce.all`, from the costs of the tuning runs of that tier
 
 A run's seconds of training are taken as linear in its network evaluations and its reward calls, as they were in the tuning runs
-(results/tuning/<medium>-methods.csv), those of evaluation as the mean there.
+(results/tuning/<modality>-methods.csv), those of evaluation as the mean there.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from baselines import find_method
 from eval.evaluate import write_rows
 from otca import presets
 from otca.budget import evaluations_per_sample, scored_media
-from otca.ending import run_command
 from otca.errors import InputError
-from otca.policies.base import build_policy
-from otca.runs import Arm
+from otca.models.base import build_policy
+from otca.runs import RunSpec
+from otca.signals import run_command
 from reproduce.all import arms
 from reproduce.runner import arm_config
 from reproduce.tune import COSTS
@@ -39,13 +39,13 @@ def seconds_each(costs: pd.DataFrame) -> tuple[float, float, float]:
     return float(evaluation), float(call), float(costs[judging].mean())
 
 
-def planned(arm: Arm, seeds: int, rates: tuple[float, float, float], forwards: int) -> dict[str, object]:
+def planned(arm: RunSpec, seeds: int, rates: tuple[float, float, float], forwards: int) -> dict[str, object]:
     """One row: settings, budget and seconds of a run of an arm, and hours of one core for all its seeds.
 
     ``forwards``: passes of the network for one velocity, 2 under guidance.
     """
-    row: dict[str, object] = {"medium": arm.medium, "method": arm.name, "seeds": seeds}
-    test = presets.eval_config(f"{arm.medium}/{arm.tier}")
+    row: dict[str, object] = {"modality": arm.modality, "method": arm.name, "seeds": seeds}
+    test = presets.eval_config(f"{arm.modality}/{arm.tier}")
     evaluations = calls = 0
     if arm.method != "base":
         config, method = arm_config(arm), find_method(arm.method)
@@ -71,25 +71,25 @@ def main(argv: list[str] | None = None) -> int:
 
 def _make(tier: str) -> None:
     wanted = arms(tier)
-    seeds = Counter((arm.medium, arm.name) for arm in wanted)
+    seeds = Counter((arm.modality, arm.name) for arm in wanted)
     rates, forwards = {}, {}
-    for medium in dict.fromkeys(arm.medium for arm in wanted):
-        path = Path("results/tuning") / f"{medium}-methods.csv"
+    for modality in dict.fromkeys(arm.modality for arm in wanted):
+        path = Path("results/tuning") / f"{modality}-methods.csv"
         if not path.is_file():
             raise InputError(
-                f"{path} not found; make it with python -m reproduce.tune --grid methods --medium {medium} --tier {tier}"
+                f"{path} not found; make it with python -m reproduce.tune --grid methods --modality {modality} --tier {tier}"
             )
-        rates[medium] = seconds_each(pd.read_csv(path))
-        forwards[medium] = build_policy(presets.train_config(f"{medium}/{tier}", "base", {}, 0).policy).forwards_per_velocity
-    firsts = {(arm.medium, arm.name): arm for arm in reversed(wanted)}
+        rates[modality] = seconds_each(pd.read_csv(path))
+        forwards[modality] = build_policy(presets.train_config(f"{modality}/{tier}", "base", {}, 0).policy).forwards_per_velocity
+    firsts = {(arm.modality, arm.name): arm for arm in reversed(wanted)}
     rows = [planned(firsts[key], count, rates[key[0]], forwards[key[0]]) for key, count in seeds.items()]
     table = pd.DataFrame(rows)
     whole = ["iterations", "samples", "steps", "updates"]
     table[whole] = table[whole].astype("Int64")
     write_rows(table, FOLDER / f"{tier}.csv")
-    hours = table.groupby("medium", sort=False)["core_hours"].sum()
+    hours = table.groupby("modality", sort=False)["core_hours"].sum()
     print(table.to_string(index=False, na_rep="–"))
-    print(f"{len(wanted)} runs; core hours: {', '.join(f'{medium} {value:.1f}' for medium, value in hours.items())}")
+    print(f"{len(wanted)} runs; core hours: {', '.join(f'{modality} {value:.1f}' for modality, value in hours.items())}")
     print(f"written: {FOLDER / f'{tier}.csv'}")
 
 

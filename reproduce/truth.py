@@ -1,7 +1,7 @@
 """Trajectories of a study of credit, and the Monte-Carlo truth about each of their steps (METHOD §2.3); resumable.
 
 A study's model is trained by static multi-reward GRPO on a seed of its own and looked at before, halfway and at the end.
-Everything lies in ``runs/credit_fidelity/<medium>/``: ``train/``, then per stage ``trajectories.safetensors``, a file of state
+Everything lies in ``runs/credit_fidelity/<modality>/``: ``train/``, then per stage ``trajectories.safetensors``, a file of state
 values for each `Valuation`, and one of continuations for each state and block.
 """
 
@@ -20,13 +20,13 @@ from otca import checkpoint, presets, schedules
 from otca.config import TrainConfig
 from otca.credit_config import CreditConfig
 from otca.files import write_atomic
-from otca.policies.base import Policy, build_policy
-from otca.process import continuation_rewards_NBK, process_values
+from otca.models.base import Policy, build_policy
 from otca.prompts import load_prompts, prompt_order
 from otca.rewards.base import build_reward, score_all
 from otca.rollout import Batch, make_batch, rollout
+from otca.state_values import continuation_rewards_NBK, process_values
 from otca.trainer import Trainer
-from otca.types import Rollout, Scores
+from otca.types import Scores, Trajectory
 
 STAGES = ("base", "half", "end")
 TRAINED_BY, SEED = "static_multi_reward", 300
@@ -82,7 +82,7 @@ class Study:
     model changes of the quick tier.
     """
 
-    medium: str
+    modality: str
     prompts: int
     group_size: int
     steps: int
@@ -92,12 +92,12 @@ class Study:
     @property
     def folder(self) -> Path:
         """Where its files lie."""
-        return Path("runs/credit_fidelity") / self.medium
+        return Path("runs/credit_fidelity") / self.modality
 
     @property
     def config(self) -> TrainConfig:
         """Settings of the run that trains the model."""
-        config = presets.train_config(f"{self.medium}/quick", TRAINED_BY, dict(self.settings), SEED)
+        config = presets.train_config(f"{self.modality}/quick", TRAINED_BY, dict(self.settings), SEED)
         return dataclasses.replace(config, save_every=config.iterations // 2)
 
     @property
@@ -132,7 +132,7 @@ IMAGE_RUN = {
 """64 samples an iteration: the quick image tier as it was when the published study was made."""
 
 STUDIES = {
-    study.medium: study for study in (Study("image", 32, 8, 10, 64, tuple(IMAGE_RUN.items())), Study("video", 16, 8, 8, 32))
+    study.modality: study for study in (Study("image", 32, 8, 10, 64, tuple(IMAGE_RUN.items())), Study("video", 16, 8, 8, 32))
 }
 
 
@@ -208,13 +208,13 @@ def continue_state(study: Study, stage: str, state: int, block: range) -> None:
     _save({"draws_NBK": continuation_rewards_NBK(policy, sampled, rewards, config, state, block)}, path)
 
 
-def load_trajectories(study: Study, stage: str) -> tuple[Rollout, Scores]:
+def load_trajectories(study: Study, stage: str) -> tuple[Trajectory, Scores]:
     """The sampled trajectories without their media, and their final scores."""
     tensors = load_file(study.folder / stage / "trajectories.safetensors")
     batch = batch_of(study, stage)
     final_BK = tensors.pop("final_BK")
     media = torch.empty(len(batch.prompts), 0)  # what is scored already is not kept
-    sampled = Rollout(**tensors, media_BFCHW=media, prompts=batch.prompts, group_B=batch.group_B, seed_B=batch.seed_B)
+    sampled = Trajectory(**tensors, media_BFCHW=media, prompts=batch.prompts, group_B=batch.group_B, seed_B=batch.seed_B)
     return sampled, Scores(final_BK, study.objectives, {})
 
 

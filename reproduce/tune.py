@@ -21,8 +21,8 @@ import pandas as pd
 
 from eval.evaluate import write_rows
 from otca import presets
-from otca.ending import run_command
-from otca.runs import Arm, is_finished
+from otca.runs import RunSpec, is_finished
+from otca.signals import run_command
 from reproduce.costs import COST
 from reproduce.jobs import add_jobs, jobs_of
 from reproduce.runner import run_arms
@@ -76,7 +76,7 @@ REGIMES: dict[str, tuple[Settings, str]] = {
 
 
 FACTORS = {"image": (0.5, 1.0, 2.0), "video": (0.25, 0.5, 1.0, 2.0)}
-"""Learning rates that are tried for every method of a medium, as multiples of the tier's.
+"""Learning rates that are tried for every method of a modality, as multiples of the tier's.
 
 Videos began with the same three; the lowest was the best of the first methods, so all of them have a lower one beside it.
 """
@@ -89,12 +89,12 @@ METHODS = {"video": CORE, "image": CORE + RIVALS}
 """Methods that are tuned; variants take what was chosen for their method."""
 
 
-def _methods(medium: str, tier: str) -> list[Arm]:
-    rate = float(presets.preset(f"{medium}/{tier}")["optimizer.learning_rate"])
+def _methods(modality: str, tier: str) -> list[RunSpec]:
+    rate = float(presets.preset(f"{modality}/{tier}")["optimizer.learning_rate"])
     return [
-        Arm(medium, tier, method, 101, f"lr×{factor:g}", (("optimizer.learning_rate", rate * factor),))
-        for method in METHODS[medium]
-        for factor in FACTORS[medium]
+        RunSpec(modality, tier, method, 101, f"lr×{factor:g}", (("optimizer.learning_rate", rate * factor),))
+        for method in METHODS[modality]
+        for factor in FACTORS[modality]
     ]
 
 
@@ -110,20 +110,20 @@ def winners(rows: pd.DataFrame) -> dict[str, float]:
     return {method: float(of.droplevel(0).idxmax()) for method, of in means.groupby(level=0)}
 
 
-def _rates(medium: str, tier: str) -> list[Arm]:
-    return [Arm(medium, tier, "static_multi_reward", 101, name, tuple(given.items())) for name, given in RATES.items()]
+def _rates(modality: str, tier: str) -> list[RunSpec]:
+    return [RunSpec(modality, tier, "static_multi_reward", 101, name, tuple(given.items())) for name, given in RATES.items()]
 
 
-def _regimes(medium: str, tier: str) -> list[Arm]:
+def _regimes(modality: str, tier: str) -> list[RunSpec]:
     return [
-        Arm(medium, tier, method, seed, name, tuple(given.items()))
+        RunSpec(modality, tier, method, seed, name, tuple(given.items()))
         for seed in (103, 101)
         for name, (given, methods) in REGIMES.items()
         for method in methods.split()
     ]
 
 
-GRIDS: dict[str, tuple[Callable[[str, str], list[Arm]], Evaluation]] = {
+GRIDS: dict[str, tuple[Callable[[str, str], list[RunSpec]], Evaluation]] = {
     "rates": (_rates, {"prompts": 600, "samples_per_prompt": 3}),
     "regimes": (_regimes, {"prompts": 600, "samples_per_prompt": 3}),
     "methods": (_methods, {}),
@@ -131,16 +131,16 @@ GRIDS: dict[str, tuple[Callable[[str, str], list[Arm]], Evaluation]] = {
 """Name → the arms, and what it changes of the evaluation."""
 
 
-def arms(medium: str, tier: str, grid: str) -> list[Arm]:
+def arms(modality: str, tier: str, grid: str) -> list[RunSpec]:
     """The arms of a grid, and the untrained model on each of its seeds."""
-    trained = GRIDS[grid][0](medium, tier)
-    return [*(Arm(medium, tier, "base", seed) for seed in dict.fromkeys(arm.seed for arm in trained)), *trained]
+    trained = GRIDS[grid][0](modality, tier)
+    return [*(RunSpec(modality, tier, "base", seed) for seed in dict.fromkeys(arm.seed for arm in trained)), *trained]
 
 
-def read_run(folder: Path, arm: Arm) -> dict[str, object]:
+def read_run(folder: Path, arm: RunSpec) -> dict[str, object]:
     """One row: method, seed, the settings that it changes as JSON, means over the validation items, and what the run cost."""
     items = pd.read_csv(folder / "scores.csv.gz")
-    names = presets.train_config(f"{arm.medium}/{arm.tier}", "base", {}, arm.seed).rewards
+    names = presets.train_config(f"{arm.modality}/{arm.tier}", "base", {}, arm.seed).rewards
     means = items[[*names, HELD_OUT]].mean().to_dict()
     spent = json.loads((folder / "manifest.json").read_text())["budget"] | json.loads((folder / COST).read_text())
     row = dict(zip(ROW, (arm.method, arm.seed, arm.variant, json.dumps(dict(arm.settings)))))
@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reproduce.tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--medium", default="image", help="medium (default: image)")
+    parser.add_argument("--modality", default="image", help="modality (default: image)")
     parser.add_argument("--tier", default="quick", help="tier whose settings to tune (default: quick)")
     parser.add_argument("--grid", choices=tuple(GRIDS), default="rates", help="what to vary (default: rates)")
     add_jobs(parser)
@@ -164,14 +164,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _make(args: argparse.Namespace) -> None:
     jobs, suffix = jobs_of(args.jobs), args.tier if args.grid == "rates" else args.grid
-    path = Path("results/tuning") / f"{args.medium}-{suffix}.csv"
+    path = Path("results/tuning") / f"{args.modality}-{suffix}.csv"
     if args.winners:
         print("\n".join(f"{method}: {rate:g}" for method, rate in winners(pd.read_csv(path)).items()))
         return
-    name = f"{args.medium}/{args.tier}"
-    presets.EVAL[name] = presets.EVAL[name] | {"source": f"embedded:{args.medium}/validation"} | GRIDS[args.grid][1]
+    name = f"{args.modality}/{args.tier}"
+    presets.EVAL[name] = presets.EVAL[name] | {"source": f"embedded:{args.modality}/validation"} | GRIDS[args.grid][1]
     root = Path("runs/tuning") / args.grid
-    grid = arms(args.medium, args.tier, args.grid)
+    grid = arms(args.modality, args.tier, args.grid)
     if not args.collect:
         run_arms(grid, root, jobs)
     rows = pd.DataFrame([read_run(root / arm.path, arm) for arm in grid if is_finished(root / arm.path)])

@@ -10,7 +10,7 @@ from otca import presets
 from otca.budget import evaluations_per_sample
 from otca.config import TrainConfig
 from otca.errors import InputError
-from otca.runs import Arm
+from otca.runs import RunSpec
 
 _CORRUPTED = {
     "noise": ["alignment", "quality", "reproduce.corrupted:NoiseAesthetic"],
@@ -98,24 +98,24 @@ def credit_config(name: str, config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, credit=dataclasses.replace(config.credit, **changes))
 
 
-def named_arm(medium: str, tier: str, name: str, seed: int) -> Arm:
+def named_arm(modality: str, tier: str, name: str, seed: int) -> RunSpec:
     """The arm of a method or variant, or of one with the suffix `EQUAL`."""
     method, _, variant = name.partition("@")
     suffix = variant.rpartition("-")[2]
     if suffix in EQUAL:
         plain = name.removesuffix(suffix).rstrip("-@")
-        settings = variant_settings(plain) | {"iterations": affordable_iterations(medium, tier, plain, EQUAL[suffix])}
+        settings = variant_settings(plain) | {"iterations": affordable_iterations(modality, tier, plain, EQUAL[suffix])}
     else:
         settings = variant_settings(name)
-    return Arm(medium, tier, method, seed, variant, tuple(settings.items()))
+    return RunSpec(modality, tier, method, seed, variant, tuple(settings.items()))
 
 
-def affordable_iterations(medium: str, tier: str, name: str, share: float = 1.0) -> int:
+def affordable_iterations(modality: str, tier: str, name: str, share: float = 1.0) -> int:
     """Iterations of a method or variant that cost a share of static weighting's network evaluations, to the nearest one."""
     costs = []
     for arm in (name, BASELINE):
         method = find_method(arm.partition("@")[0])
-        config = presets.train_config(f"{medium}/{tier}", method.name, method.settings | variant_settings(arm), 0)
+        config = presets.train_config(f"{modality}/{tier}", method.name, method.settings | variant_settings(arm), 0)
         costs.append(evaluations_per_sample(config, method) * config.prompts_per_iteration * config.group_size)
     own, static = costs
     return max(1, round(share * config.iterations * static / own))

@@ -32,7 +32,7 @@ def fresh_accelerate():
 @pytest.fixture(scope="session")
 def untrained_pipeline(tmp_path_factory) -> str:
     """Folder of a FluxPipeline with random weights (made by diffusers' own `save_pretrained`)."""
-    from otca.embedded import architecture
+    from otca.tasks import architecture
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("pipeline")
@@ -43,7 +43,7 @@ def untrained_pipeline(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def untrained_wan(tmp_path_factory) -> str:
     """Folder of a WanPipeline with random weights and one transformer."""
-    from otca.embedded import video_architecture
+    from otca.tasks import video_architecture
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("wan")
@@ -54,7 +54,7 @@ def untrained_wan(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def untrained_experts(tmp_path_factory) -> str:
     """Folder of a WanPipeline laid out as Wan2.2-A14B: two transformers that differ, boundary_ratio 0.875."""
-    from otca.embedded import video_architecture
+    from otca.tasks import video_architecture
 
     torch.manual_seed(1)
     pipeline = video_architecture.build_pipeline(video_architecture.build_vae())
@@ -71,8 +71,8 @@ def untrained_sd3(tmp_path_factory) -> str:
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-    from otca.embedded.architecture import build_tokenizer, t5_sizes
-    from otca.embedded.scenes import vocabulary
+    from otca.tasks.architecture import build_tokenizer, t5_sizes
+    from otca.tasks.scenes import vocabulary
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer(vocabulary(), 12)
@@ -138,7 +138,7 @@ def video():
     """A rendered clip (9, 3, 64, 64) on 8-bit levels."""
     import numpy as np
 
-    from otca.embedded import video_scenes
+    from otca.tasks import video_scenes
 
     clip = video_scenes.draw_clip(video_scenes.prompts("validation", 1)[0].spec, np.random.default_rng(0))
     return (torch.from_numpy(video_scenes.render_clip(clip)) * 255).round() / 255

@@ -15,7 +15,7 @@ import sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
 import pytest
-from otca.ending import run_command
+from otca.signals import run_command
 from reproduce import grid
 from tests.test_survival_tables import TABLE, tiny_tier
 patched = pytest.MonkeyPatch()

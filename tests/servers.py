@@ -8,8 +8,8 @@ import threading
 import numpy as np
 import torch
 
-from otca.embedded import scenes, video_scenes
 from otca.serving import bound, server_of
+from otca.tasks import scenes, video_scenes
 from otca.types import Prompt
 from tests.killed import wait_for
 

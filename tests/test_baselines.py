@@ -12,12 +12,12 @@ import torch
 from baselines import coca, dance_grpo, diffusion_nft, find_method, grpo_guard, tempflow_grpo
 from otca.config import TrainConfig
 from otca.errors import InputError
-from otca.losses import Noised, Transition, clipped_surrogate, surrogate, velocity_distance
+from otca.losses import NoisedSample, Transition, clipped_surrogate, surrogate, velocity_distance
 from otca.methods import assign_credit
-from otca.policies.base import build_policy
+from otca.models.base import build_policy
 from otca.rollout import noised_at
 from otca.trainer import Trainer
-from otca.types import Rollout, Scores
+from otca.types import Scores, Trajectory
 from tests.toys import toy_settings
 
 RIVALS = ("flow_grpo", "dance_grpo", "mix_grpo", "tempflow_grpo", "flow_grpo_fast", "gdpo", "grpo_guard", "coca", "dense_grpo")
@@ -28,7 +28,7 @@ def record(reward_BK, latents_SB=None, velocity_TB=None, std=(0.3, 0.2, 0.1, 0.0
     count, steps = len(reward_BK), len(std)
     if latents_SB is None:
         latents_SB = torch.randn(steps + 1, count, 6, generator=torch.Generator().manual_seed(0))
-    rollout = Rollout(
+    rollout = Trajectory(
         latents_SB=latents_SB,
         std_T=torch.tensor(std, dtype=torch.float64),
         log_prob_TB=torch.zeros(steps, count),
@@ -209,7 +209,7 @@ def test_dense_grpo_scores_increments_step_by_step():
 def noised(velocity, old, advantage, clip=5.0):
     """One sample, one dimension: clean 1, noisy 2 at σ = ½, so the right velocity is 2."""
     value = torch.tensor([[1.0]])
-    return Noised(value, 2 * value, 0.5, torch.tensor([[velocity]]), torch.tensor([[old]]), torch.tensor([advantage]), clip)
+    return NoisedSample(value, 2 * value, 0.5, torch.tensor([[velocity]]), torch.tensor([[old]]), torch.tensor([advantage]), clip)
 
 
 def test_diffusion_nft_by_hand():

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from otca.__main__ import main
-from otca.embedded import scenes
+from otca.tasks import scenes
 
 
 def refused(capsys, *argv) -> str:
@@ -177,7 +177,7 @@ def test_score_takes_images_of_other_systems(capsys, tmp_path):
 def test_score_takes_videos_of_other_systems(capsys, tmp_path):
     """Renders as WebP: every metric and reward of each, a truncated file by name and counted, the rest still scored."""
     from eval.videos import write_webp
-    from otca.embedded import video_scenes
+    from otca.tasks import video_scenes
 
     prompts = video_scenes.prompts("test", 3)
     rng = np.random.default_rng(0)

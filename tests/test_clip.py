@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-import otca.embedded.clip as clip_module
-from otca.embedded.clip import EmbeddedClip
-from otca.embedded.scenes import captions, change_one_attribute, prompts, render, vocabulary
+import otca.tasks.clip as clip_module
+from otca.tasks.clip import EmbeddedClip
+from otca.tasks.scenes import captions, change_one_attribute, prompts, render, vocabulary
 from otca.types import Prompt
 from reproduce.pretrain.clip import also_true, contrastive_loss, retrieval_accuracy, rival_spec
 from reproduce.pretrain.drawings import random_spec_scene

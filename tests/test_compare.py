@@ -13,16 +13,16 @@ import pytest
 from eval.markup import markdown
 from eval.stats import smallest_detectable
 from otca.config import TrainConfig
-from otca.runs import Arm, _short_hash, begin_run, finish_run
+from otca.runs import RunSpec, _short_hash, begin_run, finish_run
 from reproduce import compare
 
 ROOT = Path(__file__).parent.parent
 PROTOCOL = {"sampler": "ode", "steps": 20, "prompts": "embedded:image/test", "policy": {"checkpoint": "embedded:image"}}
 
 
-def make(root, method, seed, accuracy, medium="image", tier="quick", cost=(1000, 100), protocol=None, config=None, **columns):
+def make(root, method, seed, accuracy, modality="image", tier="quick", cost=(1000, 100), protocol=None, config=None, **columns):
     """A finished run of ten prompts with one sample each; ``accuracy`` is a multiple of 0.1 or a verdict an item."""
-    folder = root / medium / tier / method / f"seed{seed}"
+    folder = root / modality / tier / method / f"seed{seed}"
     folder.mkdir(parents=True)
     settings = TrainConfig(method=method.partition("@")[0], seed=seed, **(config or {}))
     begin_run(folder, settings)
@@ -38,7 +38,7 @@ def make(root, method, seed, accuracy, medium="image", tier="quick", cost=(1000,
     ).to_csv(folder / "sets.csv", index=False)
     budget = dict(zip(("network_evaluations", "reward_calls"), cost))
     name, _, variant = method.partition("@")
-    arm = Arm(medium, tier, name, seed, variant)
+    arm = RunSpec(modality, tier, name, seed, variant)
     finish_run(folder, arm, dataclasses.asdict(settings), budget, PROTOCOL | {"noise_seed": seed} | (protocol or {}))
     return folder
 
@@ -193,7 +193,7 @@ def test_other_refusals(results, mine, tmp_path, capsys):
     assert "are the same method and seed" in run(capsys, results, mine, other, code=2)
     elsewhere = make(tmp_path / "x", "mine", 0, 0.5, tier="study")
     said = run(capsys, results, mine, elsewhere, code=2)
-    assert "mine ran at image/study, static_multi_reward at image/quick; compare runs of one medium and tier" in said
+    assert "mine ran at image/study, static_multi_reward at image/quick; compare runs of one modality and tier" in said
     lone = make(tmp_path / "x", "mine", 9, 0.5)
     said = run(capsys, results, lone, code=2)
     assert "no common seeds: mine has [9], static_multi_reward [0, 1, 2]" in said
@@ -233,14 +233,14 @@ def test_published_runs_compare(capsys):
     assert "| Accuracy ↑ | otca | 0.008 | [−0.098, 0.114] |" in out
 
 
-@pytest.mark.parametrize("medium, table, method", [("image", 1, "otca"), ("image", 1, "process_credit"), ("video", 2, "otca")])
-def test_published_arms_are_told_with_what_their_table_shows(capsys, medium, table, method):
+@pytest.mark.parametrize("modality, table, method", [("image", 1, "otca"), ("image", 1, "process_credit"), ("video", 2, "otca")])
+def test_published_arms_are_told_with_what_their_table_shows(capsys, modality, table, method):
     """p, pairs and what is shown are the published table's own, whichever of its seeds are given."""
     text = (ROOT / f"results/table{table}/cpu/table.md").read_text().partition("## Accuracy: difference from")[2]
     [row] = [line.split(" | ") for line in text.splitlines() if line.startswith(f"| {markdown(method)} | ")]
-    said = f"- Published Table {table}: {medium} (cpu tier), table{table}/cpu: Accuracy, {markdown(method)} against "
+    said = f"- Published Table {table}: {modality} (cpu tier), table{table}/cpu: Accuracy, {markdown(method)} against "
     said += f"static\\_multi\\_reward, {row[4]} pairs: p (Holm) {row[3]}, adjusted over its 7 rivals; shows: {row[-1][:-2]}.\n"
-    folder = ROOT / "results" / medium / "cpu" / method
+    folder = ROOT / "results" / modality / "cpu" / method
     for given in ([folder], [folder / "seed1"], [folder / "seed0", folder / "seed1"]):
         assert said in run(capsys, ROOT / "results", *given, "--metric", "accuracy", "--unequal-budget")
 

@@ -74,7 +74,7 @@ def test_two_processes_are_one(request, tmp_path, case):
 ENDED = """
 import sys
 from otca.commands import train
-from otca.processes import process_state
+from otca.distributed import process_state
 from tests.processes import gloo_workers
 
 process_state()

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from otca.embedded import scenes, verifier
-from otca.embedded.rewards import Aesthetic, Alignment, Quality
 from otca.files import EMBEDDED, sha256
+from otca.tasks import scenes, verifier
+from otca.tasks.rewards import Aesthetic, Alignment, Quality
 
 REWARDS = (Alignment(), Quality(), Aesthetic())
 
@@ -160,6 +160,6 @@ def test_shipped_files_match_their_hashes_and_are_small():
         assert files == {*listing, "sha256.json"}
         assert all(sha256(EMBEDDED / folder / name) == digest for name, digest in listing.items())
         assert not [f for f in files if Path(f).suffix in (".bin", ".pt", ".pkl", ".ckpt")]
-    for medium in ("image", "video"):
-        assert sum(p.stat().st_size for p in (EMBEDDED / medium).rglob("*.safetensors")) <= 8e6
+    for modality in ("image", "video"):
+        assert sum(p.stat().st_size for p in (EMBEDDED / modality).rglob("*.safetensors")) <= 8e6
     assert sum(p.stat().st_size for p in EMBEDDED.rglob("*") if p.is_file()) <= 18e6

@@ -27,10 +27,10 @@ from eval.metrics.encoders import (
     embedded_encoder,
 )
 from eval.metrics.motion import MotionMetrics
-from otca.embedded import video_scenes
 from otca.errors import InputError
 from otca.files import sha256
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
+from otca.tasks import video_scenes
 
 DINO = {"patch_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 3}
 SMALL = dataclasses.replace(CLIP_B32, width=128, layers=2, patch_size=56, features=16)

@@ -21,8 +21,8 @@ from otca.__main__ import main
 from otca.checkpoint import Progress, save_checkpoint
 from otca.config import PolicyConfig, TrainConfig, ValidationConfig
 from otca.files import HASHES, verify_hashes
-from otca.policies.base import build_policy
-from otca.runs import Arm, begin_run, finish_run
+from otca.models.base import build_policy
+from otca.runs import RunSpec, begin_run, finish_run
 from tests.test_published_row import DIFFERENCE, ROW, publish_table
 
 CALL = dict(prompt="a red circle", height=64, width=64, num_inference_steps=3, output_type="pt")
@@ -190,7 +190,7 @@ def evaluated(untrained_pipeline, tmp_path) -> Path:
         Image.new("RGB", (64, 64), (10 * number, 50, 90)).save(run / "media" / row["file"])
     (run / "media" / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     protocol = {"steps": 20, "shift": 2.0, "noise_seed": 0, "samples_per_prompt": 2, "policy": policy.protocol}
-    finish_run(run, Arm("image", "mine", "otca", 0), dataclasses.asdict(config), {}, protocol)
+    finish_run(run, RunSpec("image", "mine", "otca", 0), dataclasses.asdict(config), {}, protocol)
     return run
 
 

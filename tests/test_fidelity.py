@@ -15,13 +15,13 @@ from eval.fidelity import (
     AXES,
     Truth,
     correlations_RK,
+    initial_noise_share_RK,
     interval,
-    luck_RK,
+    misallocated_share_RK,
     profile_RTK,
     reliability_RK,
     resampled_counts,
     truth_of,
-    wasted_RK,
     worthless_TBK,
 )
 from otca import presets
@@ -59,7 +59,7 @@ def test_reliability_and_luck_of_a_known_walk(walk):
     _, truth = walk
     signal, noise = np.square(STEP_SIZE_T).sum(), (5 * 8 + 4) / N
     np.testing.assert_allclose(reliability_RK(truth, GROUP_B, COUNTS)[0], signal / (signal + noise), atol=0.03)
-    np.testing.assert_allclose(luck_RK(truth, GROUP_B, COUNTS)[0], 1 / (1 + signal), atol=0.03)
+    np.testing.assert_allclose(initial_noise_share_RK(truth, GROUP_B, COUNTS)[0], 1 / (1 + signal), atol=0.03)
 
 
 def test_the_truth_itself_correlates_as_its_reliability_allows(walk):
@@ -100,8 +100,8 @@ def test_waste_and_profile(walk):
     assert worthless[-1].all() and worthless[0].mean() < 0.2
     only_last = np.zeros_like(increment_TBK)
     only_last[-1] = np.random.default_rng(2).normal(size=only_last[-1].shape)
-    np.testing.assert_allclose(wasted_RK(only_last, exact, GROUP_B, COUNTS)[0], 1.0)
-    assert (wasted_RK(increment_TBK, exact, GROUP_B, COUNTS)[0] < 0.1).all()
+    np.testing.assert_allclose(misallocated_share_RK(only_last, exact, GROUP_B, COUNTS)[0], 1.0)
+    assert (misallocated_share_RK(increment_TBK, exact, GROUP_B, COUNTS)[0] < 0.1).all()
     profile_TK = profile_RTK(truth.increment_TBK, GROUP_B, COUNTS, truth.error_TBK)[0]
     np.testing.assert_allclose(profile_TK, np.tile(STEP_SIZE_T[:, None] / np.sqrt(np.square(STEP_SIZE_T).mean()), K), atol=0.2)
 
@@ -142,10 +142,10 @@ def tiny_study(tmp_path, monkeypatch, untrained_pipeline):
 
 def test_the_study_end_to_end(tiny_study, monkeypatch):
     """Train, sample, continue, measure and render; a second render changes no byte, a second run computes nothing."""
-    assert credit_fidelity.main(["--medium", "image", "--jobs", "1"]) == 0
+    assert credit_fidelity.main(["--modality", "image", "--jobs", "1"]) == 0
     folder = tiny_study / "results/credit_fidelity"
     rows = pd.read_csv(folder / "fidelity.csv")
-    assert list(rows) == ["medium", "stage", "method", "objective", "axis", "correlation", "ci_low", "ci_high", "reliability"]
+    assert list(rows) == ["modality", "stage", "method", "objective", "axis", "correlation", "ci_low", "ci_high", "reliability"]
     assert set(rows["method"]) == set(credit_fidelity.READINGS) and set(rows["objective"]) == {"red", "blue"}
     compared = rows[rows["axis"].str.startswith("over_")]
     assert len(rows) - len(compared) == 3 * len(credit_fidelity.READINGS) * 2 * 4 and len(compared) == 3 * 3 * 2
@@ -158,25 +158,25 @@ def test_the_study_end_to_end(tiny_study, monkeypatch):
     text = [f for f in folder.rglob("*") if f.suffix in (".csv", ".gz", ".md", ".svg")]
     before = {f: f.read_bytes() for f in (*text, tiny_study / "README.md")}
     assert b"STALE" not in before[tiny_study / "README.md"] and b"otca" in before[tiny_study / "README.md"]
-    assert credit_fidelity.main(["--medium", "image", "--render"]) == 0
+    assert credit_fidelity.main(["--modality", "image", "--render"]) == 0
     assert before == {f: f.read_bytes() for f in before}
     monkeypatch.setattr(truth, "rollout", None)  # would fail if called
-    assert credit_fidelity.main(["--medium", "image", "--jobs", "1"]) == 0
+    assert credit_fidelity.main(["--modality", "image", "--jobs", "1"]) == 0
     assert before == {f: f.read_bytes() for f in before}
 
 
 def test_new_readings_take_the_published_truth_about_the_same_trajectories(tiny_study, monkeypatch, capsys):
     """Without a continuation the cells come out the same; of trajectories that end otherwise the truth is refused."""
-    assert credit_fidelity.main(["--medium", "image", "--jobs", "1"]) == 0
+    assert credit_fidelity.main(["--modality", "image", "--jobs", "1"]) == 0
     cells = tiny_study / "results/credit_fidelity/image/half-cells.csv.gz"
     published, readings = pd.read_csv(cells), credit_fidelity.READINGS
     shutil.rmtree(tiny_study / "runs")
     published.drop(columns="otca").to_csv(cells, index=False)
     capsys.readouterr()
-    assert credit_fidelity.main(["--medium", "image", "--render"]) == 2
+    assert credit_fidelity.main(["--modality", "image", "--render"]) == 2
     assert "half-cells.csv.gz has no otca; add it with" in capsys.readouterr().err
     monkeypatch.setattr(truth, "continuation_rewards_NBK", None)  # would fail if called
-    assert credit_fidelity.main(["--medium", "image", "--jobs", "1", "--truth", "published"]) == 0
+    assert credit_fidelity.main(["--modality", "image", "--jobs", "1", "--truth", "published"]) == 0
     again = pd.read_csv(cells)
     assert list(again) == list(published) and set(readings) < set(again)
     for column in ("truth", "error", *readings):
@@ -185,7 +185,7 @@ def test_new_readings_take_the_published_truth_about_the_same_trajectories(tiny_
     ends = pd.read_csv(samples)
     ends.assign(final=ends["final"] + 2e-5).to_csv(samples, index=False)
     capsys.readouterr()
-    assert credit_fidelity.main(["--medium", "image", "--jobs", "1", "--truth", "published"]) == 2
+    assert credit_fidelity.main(["--modality", "image", "--jobs", "1", "--truth", "published"]) == 2
     assert "trajectories of stage 'half' end otherwise here than the published ones, by up to 2e-05" in capsys.readouterr().err
 
 
@@ -202,5 +202,5 @@ def test_steps_that_a_method_does_not_train_get_no_credit():
 
 
 def test_missing_cells_are_named(tiny_study, capsys):
-    assert credit_fidelity.main(["--medium", "video", "--render"]) == 2
+    assert credit_fidelity.main(["--modality", "video", "--render"]) == 2
     assert "results/credit_fidelity/video/base-cells.csv.gz not found; make it with" in capsys.readouterr().err

@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
-SMALL = "--iterations 3 --prompts_per_iteration 2 --group_size 4 --micro_batch 4 --sampler.steps 4 --optimizer.updates_per_iteration 1"
+SMALL = (
+    "--iterations 3 --prompts_per_iteration 2 --group_size 4 --micro_batch 4 --sampler.steps 4 "
+    "--optimizer.updates_per_iteration 1"
+)
 RUNS = {
     "image-static": "--preset image/quick --method static_multi_reward",
     "image-otca": "--preset image/quick --method otca",

@@ -16,8 +16,8 @@ import torch
 
 from otca import presets
 from otca.errors import TrainingError
-from otca.files import held
-from otca.runs import Arm
+from otca.files import run_lock
+from otca.runs import RunSpec
 from reproduce.all import TABLES, arms
 from reproduce.costs import COLUMNS, total_cost_line
 from reproduce.grid import Job, _failures, _refuse_unfinished, progress, progress_text
@@ -35,15 +35,15 @@ def tiny(monkeypatch, untrained_pipeline):
 
 def test_the_seeds_of_the_standardised_numbers():
     """10 paired seeds for the headline arms, 5 for the other arms of Tables 1 to 4, 3 for the wide grid, images only."""
-    counts = Counter((arm.medium, arm.name) for arm in arms("cpu"))
+    counts = Counter((arm.modality, arm.name) for arm in arms("cpu"))
     assert len(arms("cpu")) == len(set(arms("cpu")))
-    for medium in ("image", "video"):
+    for modality in ("image", "video"):
         for name in ("base", "uniform_grpo", "static_multi_reward", "otca", *BEYOND):
-            assert counts[medium, name] == 10
-        assert counts[medium, "otca_tcd"] == counts[medium, "otca_moca"] == 5
-    others = {name: n for (medium, name), n in counts.items() if n not in (5, 10)}
+            assert counts[modality, name] == 10
+        assert counts[modality, "otca_tcd"] == counts[modality, "otca_moca"] == 5
+    others = {name: n for (modality, name), n in counts.items() if n not in (5, 10)}
     assert set(others.values()) == {3} and {"flow_grpo", "otca_moca@rho0", "diffusion_nft"} <= set(others)
-    assert {name for medium, name in counts if medium == "video"} < {name for medium, name in counts if medium == "image"}
+    assert {name for modality, name in counts if modality == "video"} < {name for modality, name in counts if modality == "image"}
     for table in TABLES[:3]:
         assert not {*BEYOND} & {*table.rows("quick")} and table.rows("cpu")[-3:] == BEYOND
     assert [arm.seed for arm in arms("cpu")] != sorted(arm.seed for arm in arms("cpu"))  # the paper's tables come first
@@ -51,19 +51,21 @@ def test_the_seeds_of_the_standardised_numbers():
 
 def test_what_was_tuned_for_a_method_comes_before_what_it_sets(monkeypatch):
     monkeypatch.setitem(presets.TUNED, "image/cpu", {"otca": {"optimizer.learning_rate": 7e-4}})
-    assert arm_config(Arm("image", "cpu", "otca", 0)).optimizer.learning_rate == 7e-4
-    assert arm_config(Arm("image", "cpu", "otca", 0, "x", (("optimizer.learning_rate", 1e-3),))).optimizer.learning_rate == 1e-3
-    assert arm_config(Arm("image", "cpu", "otca_moca", 0)).optimizer.learning_rate != 7e-4
+    assert arm_config(RunSpec("image", "cpu", "otca", 0)).optimizer.learning_rate == 7e-4
+    assert (
+        arm_config(RunSpec("image", "cpu", "otca", 0, "x", (("optimizer.learning_rate", 1e-3),))).optimizer.learning_rate == 1e-3
+    )
+    assert arm_config(RunSpec("image", "cpu", "otca_moca", 0)).optimizer.learning_rate != 7e-4
 
 
 def test_progress(tiny, tmp_path):
-    """One finished, one in work at half its iterations, one untouched: 8 + 5 seconds each, of their medium's mean."""
+    """One finished, one in work at half its iterations, one untouched: 8 + 5 seconds each, of their modality's mean."""
     base, static, _ = (tmp_path / arm.path for arm in tiny)
     assert "3 left; time left with 2 jobs: unknown until a run is finished" in progress_text(tiny, tmp_path, 2)
     base.mkdir(parents=True)
     (base / "manifest.json").write_text("{}")
     (base / "cost.json").write_text(json.dumps({"train_seconds": 8.0, "evaluate_seconds": 5.0}))
-    with held(static):
+    with run_lock(static):
         (static / "train.csv").write_text("iteration,loss\n0,1.0\n")
         table = progress(tiny, tmp_path).set_index("method")
         text = progress_text(tiny, tmp_path, 1)
@@ -76,7 +78,7 @@ def test_progress(tiny, tmp_path):
 def test_a_job_passes_over_what_is_in_other_hands_and_names_what_fails(tiny, tmp_path, monkeypatch):
     torch.set_num_threads(1)
     monkeypatch.setitem(presets.TRAIN, "image/tiny", presets.TRAIN["image/tiny"] | {"policy.path": "/nowhere"})
-    with held(tmp_path / tiny[0].path):
+    with run_lock(tmp_path / tiny[0].path):
         failed = Job(tuple(tiny), tmp_path)()
     assert len(failed) == 2 and failed[0].startswith("image static_multi_reward seed 0: policy.path /nowhere: no model_index")
     assert not (tmp_path / tiny[0].path / "manifest.json").exists()
@@ -103,7 +105,7 @@ def test_a_grid_with_runs_missing_says_so(tiny, tmp_path, untrained_pipeline):
     assert re.fullmatch(
         rf"grid: error: {left} of 2 runs are unfinished \(the first: image .* seed 0\); the same command goes on", said
     )
-    with held(tmp_path / "runs" / tiny[1].path):
+    with run_lock(tmp_path / "runs" / tiny[1].path):
         done = grid_of(tmp_path, untrained_pipeline, 2, 1)
     assert done.returncode == 2 and finished(tmp_path) == {"base"}
     assert done.stderr.splitlines() == [
@@ -145,7 +147,7 @@ def test_what_a_job_leaves(outcome, lines, said, tmp_path, capsys):
 
 
 def test_what_failed_and_what_others_have_is_told_apart(tiny, tmp_path):
-    with held(tmp_path / tiny[0].path):
+    with run_lock(tmp_path / tiny[0].path):
         with pytest.raises(TrainingError, match="3 of 3 runs are unfinished, 1 of them in work in other processes"):
             _refuse_unfinished(tiny, tmp_path, [])
         with pytest.raises(TrainingError, match="1 runs failed, the first: x; mend that"):
@@ -153,10 +155,10 @@ def test_what_failed_and_what_others_have_is_told_apart(tiny, tmp_path):
 
 
 def test_the_cost_of_a_tier_is_the_sum_of_its_runs(tmp_path):
-    """1.5 hours of training on one medium, half an hour each of training and evaluation on the other: 2.5 core hours."""
-    for medium, train, evaluate, machine in (("image", 5400, 0, "B"), ("video", 1800, 1800, "A")):
-        (tmp_path / medium).mkdir()
-        (tmp_path / medium / "cost.csv").write_text(f"{','.join(COLUMNS)}\nbase,0,{train},{evaluate},{machine}\n")
-    assert total_cost_line([tmp_path / medium / "cost.csv" for medium in ("image", "video")]) == (
+    """1.5 hours of training on one modality, half an hour each of training and evaluation on the other: 2.5 core hours."""
+    for modality, train, evaluate, machine in (("image", 5400, 0, "B"), ("video", 1800, 1800, "A")):
+        (tmp_path / modality).mkdir()
+        (tmp_path / modality / "cost.csv").write_text(f"{','.join(COLUMNS)}\nbase,0,{train},{evaluate},{machine}\n")
+    assert total_cost_line([tmp_path / modality / "cost.csv" for modality in ("image", "video")]) == (
         "Measured: 2 runs, 2.0 hours of training and 0.5 of evaluation on one core each: about 1.2 hours on two (A; B)."
     )

@@ -18,7 +18,7 @@ import yaml
 from otca.checkpoint import checkpoints
 from otca.config import TrainConfig
 from otca.errors import InputError, RewardError
-from otca.rewards.base import Background, Limited, build_reward, score_all
+from otca.rewards.base import AsyncScoring, TimeLimitedReward, build_reward, score_all
 from otca.rewards.workers import Worker, Workers
 from otca.runs import begin_run
 from otca.serving import make_app
@@ -59,7 +59,7 @@ def at_work(name):
 @pytest.mark.parametrize("late", [1, 0])
 def test_a_reward_that_hangs_is_named_with_its_prompts_and_the_setting(gate, late):
     """Whether it is asked first or last."""
-    rewards = [Limited(Told(torch.ones(5)), 60.0), Limited(Told(None, gate.wait), 0.2)][:: 1 if late else -1]
+    rewards = [TimeLimitedReward(Told(torch.ones(5)), 60.0), TimeLimitedReward(Told(None, gate.wait), 0.2)][:: 1 if late else -1]
     started = time.perf_counter()
     with pytest.raises(RewardError) as caught:
         score_all(rewards, *blank(5))
@@ -73,7 +73,7 @@ def test_a_reward_that_hangs_is_named_with_its_prompts_and_the_setting(gate, lat
 def test_a_reward_that_computes_without_end_is_ended():
     """Its thread would take the processor from the checkpoint, and abort the interpreter at its end."""
     with pytest.raises(RewardError, match=r"'computes' has not scored .* within 0.2 s"):
-        score_all([Limited(type("AtOnce", (Computes,), {"good": 0})(), 0.2)], *blank(1))
+        score_all([TimeLimitedReward(type("AtOnce", (Computes,), {"good": 0})(), 0.2)], *blank(1))
     for thread in at_work("computes"):
         thread.join(5)
     assert not at_work("computes")
@@ -112,7 +112,7 @@ def test_a_slow_reward_in_time_scores_the_same_bits_under_the_same_settings(monk
     media_BFCHW, prompts = torch.rand(6, 1, 3, 32, 32), blank(6)[1]
     reward, token = Settings(), HERE.set("here")
     with mode():
-        near, far = (score_all([r], media_BFCHW, prompts).reward_BK for r in (reward, Limited(reward, 30.0)))
+        near, far = (score_all([r], media_BFCHW, prompts).reward_BK for r in (reward, TimeLimitedReward(reward, 30.0)))
     HERE.reset(token)
     assert torch.equal(near, far) and len(near.unique()) == 6 and not far.requires_grad
     assert Settings.seen == (expected, expected)
@@ -123,20 +123,23 @@ def test_the_limit_leaves_all_else_as_it_was():
         needs_spec, submit = True, None
 
     own = Own(torch.arange(3.0))
-    limited = Limited(own, 1.0)
+    limited = TimeLimitedReward(own, 1.0)
     assert limited.score(*blank(2)).tolist() == [0, 1] and own.calls == 1
     assert (limited.name, limited.range, limited.needs_spec) == ("told", own.range, True) and hasattr(limited, "submit")
     limited.fps = 8.0
     assert own.fps == limited.fps == 8.0 and "fps" not in vars(limited)
-    assert not hasattr(Limited(Told(None), 1.0), "submit")
-    assert type(build_reward("quality")) is Limited and build_reward("quality").seconds == TrainConfig().reward_timeout == 600
-    assert type(build_reward("quality", timeout=0)) is not Limited
+    assert not hasattr(TimeLimitedReward(Told(None), 1.0), "submit")
+    assert (
+        type(build_reward("quality")) is TimeLimitedReward
+        and build_reward("quality").seconds == TrainConfig().reward_timeout == 600
+    )
+    assert type(build_reward("quality", timeout=0)) is not TimeLimitedReward
 
 
 @pytest.mark.parametrize("error", [ValueError("no GPU"), TimeoutError("of its own")])
 def test_what_a_reward_raises_in_time_is_its_own_failure(error):
     with pytest.raises(RewardError) as caught:
-        score_all([Limited(Told(error), 60.0)], *blank(1))
+        score_all([TimeLimitedReward(Told(error), 60.0)], *blank(1))
     assert str(caught.value) == f"reward 'told' failed: {error!r} on 1 prompts: 0 ('x')" and caught.value.__cause__ is error
 
 
@@ -145,7 +148,7 @@ def test_a_reward_that_leaves_the_program_leaves_it():
         raise SystemExit(7)
 
     with pytest.raises(SystemExit) as caught:
-        score_all([Limited(Told(None, leave), 60.0)], *blank(1))
+        score_all([TimeLimitedReward(Told(None, leave), 60.0)], *blank(1))
     assert caught.value.code == 7
 
 
@@ -167,7 +170,7 @@ def test_signals_get_through_while_a_reward_is_waited_for(gate, far):
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.2)
         with pytest.raises(Struck):
-            score_all([Limited(reward, 60.0)], *blank(1))
+            score_all([TimeLimitedReward(reward, 60.0)], *blank(1))
     finally:
         signal.signal(signal.SIGALRM, before)
     assert time.perf_counter() - started < 2
@@ -177,7 +180,7 @@ def test_scores_that_do_not_come_from_elsewhere_are_waited_for_no_longer(gate):
     """Of three requests one is answered, one hangs and one waits for its turn, which is called off."""
     workers, told = Workers(1, "far"), Told(torch.ones(1))
     told.submit = lambda media, prompts: [workers.submit(call) for call in (lambda: torch.ones(1), gate.wait, told.calls)]
-    background = Background([Limited(told, 0.2)])
+    background = AsyncScoring([TimeLimitedReward(told, 0.2)])
     background.add(*blank(3))
     with pytest.raises(RewardError, match=r"'told' has not scored 3 prompts: .* within 0.2 s"):
         score_all(background.rewards, *blank(3), background)
@@ -191,13 +194,17 @@ def test_the_first_failure_of_several_requests_ends_the_waiting(gate):
     told = Told(None)
     told.submit = lambda media, prompts: [Workers(1, "far").submit(gate.wait), failed]
     with pytest.raises(RewardError, match=r"reward 'told' failed: ValueError\('no GPU'\)"):
-        score_all([Limited(told, 60.0)], *blank(2))
+        score_all([TimeLimitedReward(told, 60.0)], *blank(2))
 
 
 def test_a_reward_that_hangs_behind_a_server(gate):
     """The run's limit, the client's own limit and retries, and the server's, after which it answers others again."""
     hanging, limited = Told(torch.ones(1), gate.wait), Told(torch.ones(1), gate.wait)
-    with running(make_app(hanging)) as address, running(make_app(Limited(limited, 0.2))) as other, contextlib.ExitStack() as last:
+    with (
+        running(make_app(hanging)) as address,
+        running(make_app(TimeLimitedReward(limited, 0.2))) as other,
+        contextlib.ExitStack() as last,
+    ):
         last.callback(gate.set)  # the servers are waited for
         with pytest.raises(RewardError, match=r"'told' has not scored 1 prompts: .* within 0.3 s"):
             score_all([build_reward(f"{address}/told", timeout=0.3)], *blank(1))
@@ -228,13 +235,13 @@ def test_a_thread_that_never_comes_back_keeps_no_process():
     """Neither one that scores here, nor one that waits for a server."""
     script = """
 import sys, threading
-from otca.rewards.base import Limited
+from otca.rewards.base import TimeLimitedReward
 from otca.rewards.workers import Late, Workers
 from tests.servers import Told, blank
 gate = threading.Event()
 Workers(1, "far").submit(gate.wait)
 try:
-    Limited(Told(None, gate.wait), 0.1).score(*blank(1))
+    TimeLimitedReward(Told(None, gate.wait), 0.1).score(*blank(1))
 except Late:
     sys.exit(2)
 """

@@ -15,18 +15,18 @@ from eval.metrics.motion import MotionMetrics
 from eval.tables import ROW_COLUMNS, run_rows
 from otca import presets
 from otca.__main__ import main as otca_main
-from otca.embedded import scenes
-from otca.embedded.rewards import Quality
 from otca.errors import InputError
 from otca.eval_config import EvalConfig
-from otca.rewards.base import Limited, build_reward, score_all
+from otca.rewards.base import TimeLimitedReward, build_reward, score_all
 from otca.rewards.clip import ClipScoreB32
-from otca.rewards.measured import measured, refuse_trained_metrics
-from otca.runs import Arm
+from otca.rewards.measured import check_trained_metrics, measured
+from otca.runs import RunSpec
+from otca.tasks import scenes
+from otca.tasks.rewards import Quality
 from otca.types import Prompt
 from reproduce import ablations, method, runner, table1
 from reproduce import all as all_runs
-from reproduce.runner import arm_config, refuse_trained_arms
+from reproduce.runner import arm_config, check_trained_arms
 from tests.test_score_folder import Rate
 
 
@@ -48,9 +48,9 @@ def test_named_metrics_score_as_the_rewards_do():
 def test_named_metrics_keep_to_the_time_that_is_configured():
     for timeout in (7.0, 600.0):
         held_out = held_out_of("image", EvalConfig(held_out=["quality", "alignment"]), timeout=timeout)
-        assert [(type(reward), reward.seconds) for reward in held_out.rewards] == [(Limited, timeout)] * 2
+        assert [(type(reward), reward.seconds) for reward in held_out.rewards] == [(TimeLimitedReward, timeout)] * 2
     (reward,) = held_out_of("image", EvalConfig(held_out=["quality"]), timeout=0).rewards
-    assert not isinstance(reward, Limited)
+    assert not isinstance(reward, TimeLimitedReward)
 
 
 def test_a_run_gives_its_time_to_what_is_held_out(monkeypatch, tmp_path):
@@ -65,7 +65,7 @@ def test_a_run_gives_its_time_to_what_is_held_out(monkeypatch, tmp_path):
     monkeypatch.setattr(runner, "build_policy", lambda config, device: None)
     monkeypatch.setattr(runner, "arm_config", lambda arm: dataclasses.replace(arm_config(arm), reward_timeout=7.0))
     with pytest.raises(InputError, match="far enough"):
-        runner._make(Arm("image", "quick", "base", 0), tmp_path)
+        runner._make(RunSpec("image", "quick", "base", 0), tmp_path)
     assert given[0][0] == "image" and given[0][-1] == 7.0
 
 
@@ -88,13 +88,13 @@ def test_motion_is_one_name_for_all_its_columns(video):
 
 def test_two_metrics_of_one_name_are_refused():
     with pytest.raises(InputError, match="two of them are called 'quality'"):
-        NamedHeldOut(["quality", "otca.embedded.rewards:Quality"], fps=8.0)
+        NamedHeldOut(["quality", "otca.tasks.rewards:Quality"], fps=8.0)
 
 
 def test_an_arm_may_not_train_on_what_is_held_out(monkeypatch, capsys):
     monkeypatch.setitem(presets.EVAL, "image/quick", presets.EVAL["image/quick"] | {"held_out": ["quality"]})
     with pytest.raises(InputError, match="base seed 0 trains on quality, which the evaluation of image/quick holds out"):
-        refuse_trained_arms(table1.TABLE.arms("quick"))
+        check_trained_arms(table1.TABLE.arms("quick"))
     assert table1.TABLE.main("", ["--dry-run"]) == 2
     assert "say --allow-trained-metric" in capsys.readouterr().err
     assert table1.TABLE.main("", ["--dry-run", "--allow-trained-metric"]) == 0
@@ -109,13 +109,13 @@ def test_an_arm_may_not_train_on_what_is_held_out(monkeypatch, capsys):
         ("http://127.0.0.1:8000/of_mine", "http://127.0.0.1:9000/of_mine"),
         ("videoalign", "videoalign_ta"),
         ("http://127.0.0.1:8000/videoalign", "videoalign_ta"),
-        ("otca.embedded.rewards:Quality", "quality"),
+        ("otca.tasks.rewards:Quality", "quality"),
     ],
 )
 def test_another_name_or_a_part_is_the_same_metric(name, held_out):
     with pytest.raises(InputError, match="mine trains on .*, which the evaluation of image/x holds out"):
-        refuse_trained_metrics("mine", ["clip", name], "image/x", ["motion", held_out])
-    refuse_trained_metrics("mine", ["clip", "videoalign_vq", "otca.embedded.rewards:Aesthetic"], "image/x", ["motion", held_out])
+        check_trained_metrics("mine", ["clip", name], "image/x", ["motion", held_out])
+    check_trained_metrics("mine", ["clip", "videoalign_vq", "otca.tasks.rewards:Aesthetic"], "image/x", ["motion", held_out])
 
 
 @pytest.mark.parametrize("command", [otca_main, method.main, all_runs.main])
@@ -185,9 +185,9 @@ def test_recipes_without_an_evaluation_hold_nothing_out(capsys, preset):
 @pytest.mark.parametrize("place", [name for name, settings in presets.EVAL.items() if "held_out" not in settings])
 def test_what_published_runs_hold_out_has_a_name_here(place):
     """Every column that tables call held out, and none of the trained ones."""
-    medium, tier = place.split("/")
+    modality, tier = place.split("/")
     run = Path(__file__).parent.parent / "results" / place / "otca" / "seed0"
-    columns = {row[ROW_COLUMNS.index("metric")] for row in run_rows(run, Arm(medium, tier, "otca", 0))}
+    columns = {row[ROW_COLUMNS.index("metric")] for row in run_rows(run, RunSpec(modality, tier, "otca", 0))}
     names = set(held_out_names(place))
     assert "accuracy" in columns and {name for name in columns if METRICS[name].held_out} <= names
     assert not {name for name in columns if not METRICS[name].held_out} & names
@@ -197,7 +197,7 @@ def test_every_published_arm_may_be_trained():
     """Those of corrupted rewards too, which derive from the trained ones."""
     wanted = [*all_runs.arms("quick"), *all_runs.arms("cpu"), *ablations.FAMILIES["targets"].arms("study")]
     assert any("NoiseAesthetic" in str(arm.settings) for arm in wanted)
-    refuse_trained_arms([arm for arm in wanted if arm.seed == 0])
+    check_trained_arms([arm for arm in wanted if arm.seed == 0])
 
 
 def test_a_derived_class_measures_what_its_base_does():
@@ -206,7 +206,7 @@ def test_a_derived_class_measures_what_its_base_does():
     assert measured("reproduce.corrupted:FlippedAlignment") == {"alignment"}
     assert measured("clip_b32") == measured("tests.test_held_out:OwnClip") == {"clip_b32"}
     assert measured("tests.test_held_out:Nameless") == {"tests.test_held_out:Nameless"}
-    assert issubclass(OwnClip, ClipScoreB32) and measured("otca.embedded.rewards:Quality") == {Quality.name}
+    assert issubclass(OwnClip, ClipScoreB32) and measured("otca.tasks.rewards:Quality") == {Quality.name}
 
 
 class Nameless:

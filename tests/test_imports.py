@@ -40,7 +40,7 @@ def imported(path: Path) -> set[str]:
 
 
 def part_of(name: str) -> str:
-    """otca.policies.flux → policies."""
+    """otca.models.flux → policies."""
     return name.split(".")[1]
 
 
@@ -93,5 +93,5 @@ def test_files_stay_readable():
 
 
 def test_judge_and_verifier_share_no_code():
-    assert not {n for n in imported(ROOT / "otca/embedded/judge.py") if "verifier" in n or "rewards" in n}
-    assert not {n for n in imported(ROOT / "otca/embedded/verifier.py") if "judge" in n}
+    assert not {n for n in imported(ROOT / "otca/tasks/judge.py") if "verifier" in n or "rewards" in n}
+    assert not {n for n in imported(ROOT / "otca/tasks/verifier.py") if "judge" in n}

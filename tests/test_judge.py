@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-import otca.embedded.judge as judge_module
-from otca.embedded.judge import Detection, HeldOutJudge, fulfils
-from otca.embedded.scenes import COLORS, SKILLS, all_specs, draw_scene, prompts, render
+import otca.tasks.judge as judge_module
+from otca.tasks.judge import Detection, HeldOutJudge, fulfils
+from otca.tasks.scenes import COLORS, SKILLS, all_specs, draw_scene, prompts, render
 from otca.types import Prompt
 from reproduce.pretrain.drawings import FAULTS, draw_thing, random_background, random_spec_scene
 from reproduce.pretrain.judge import judge_accuracy
@@ -144,7 +144,7 @@ def test_shares_no_code_with_the_training_verifier():
         f"{node.module}.{alias.name}" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
     }
     ours = {name for name in imported if name.startswith("otca")}
-    assert ours == {f"otca.embedded.scenes.{name}" for name in ("COLORS", "SHAPES", "SIZE")} | {"otca.types.Prompt"}
+    assert ours == {f"otca.tasks.scenes.{name}" for name in ("COLORS", "SHAPES", "SIZE")} | {"otca.types.Prompt"}
 
 
 def test_every_kind_of_malformed_object_is_refused(judge):

@@ -11,9 +11,9 @@ import torch
 from eval.metrics.encoders import consistency
 from eval.metrics.flow import DisFlow, warp
 from eval.metrics.motion import MotionMetrics, dynamic_degree, motion_smoothness, temporal_flickering, warping_error
-from otca.embedded import video_scenes
-from otca.embedded.scenes import signed_distance
 from otca.errors import InputError
+from otca.tasks import video_scenes
+from otca.tasks.scenes import signed_distance
 from tests.samples import texture
 
 SIDE = 24  # of the moving square, pixels

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from otca.errors import InputError, RewardError
-from otca.rewards.base import build_reward, refuse_prompts, score_all
+from otca.rewards.base import build_reward, check_prompts, score_all
 from otca.rewards.ocr import LONGEST_READ, RATIO, agreement, grounded, wanted_text
 from otca.types import Prompt
 
@@ -133,7 +133,7 @@ def test_a_prompt_that_wants_no_text_stops_the_run(ocr, text, what):
     """Before any of it is read, as any picture would say nothing; in one line, at the start of a training as well."""
     said = f"prompt 'p7' has {what} in quotation marks; ocr needs a text, as in: a sign that says \"STOP\""
     with pytest.raises(InputError) as refusal:
-        refuse_prompts([ocr], [saying("STOP"), Prompt("p7", text)], "here")
+        check_prompts([ocr], [saying("STOP"), Prompt("p7", text)], "here")
     assert str(refusal.value) == said
     with pytest.raises(RewardError, match=r"reward 'ocr' failed: .*p7.* has .* in quotation marks; ocr needs a text"):
         score_all([ocr], sign("STOP")[None, None].expand(2, -1, -1, -1, -1), [saying("STOP"), Prompt("p7", text)])

@@ -99,7 +99,7 @@ def test_every_table_and_every_sample_folder_is_on_the_page():
     texts = {path.relative_to(RESULTS).as_posix() for path in RESULTS.rglob("*.md") if path.parent != RESULTS}
     assert texts == {name for d in data["documents"] for name in d["files"] if name.endswith(".md")}
     places = {tuple(path.relative_to(RESULTS).parts[:2]) for path in RESULTS.glob("*/*/*/seed*/media/prompts.jsonl")}
-    assert places == {(gallery["medium"], gallery["tier"]) for gallery in data["galleries"]}
+    assert places == {(gallery["modality"], gallery["tier"]) for gallery in data["galleries"]}
     assert all(len(gallery["methods"]) <= MOST_METHODS for gallery in data["galleries"])
 
 
@@ -153,7 +153,7 @@ def test_rows_of_a_cell_are_the_runs_of_the_table(data, published):
     for name in TABLES:
         found = document(data, name)
         listed = json.loads((RESULTS / name / "sources.json").read_text())["runs"]
-        runs = [run for of_medium in found["runs"].values() for of_method in of_medium.values() for run in of_method]
+        runs = [run for of_modality in found["runs"].values() for of_method in of_modality.values() for run in of_method]
         assert dict(runs) == listed
         assert all((published / run / file).is_file() for run, _ in runs for file in ROWS)
         assert all("kernel_distance" in sets or "frechet_distance" in sets for sets in found["sets"].values())
@@ -181,13 +181,13 @@ def test_curves_are_the_rows_of_the_probe(data):
 
 def test_samples_are_the_published_files(data):
     for gallery, method in ((g, m) for g in data["galleries"] for m in ("base", "otca")):
-        folder = RESULTS / gallery["medium"] / gallery["tier"] / method / "seed0"
+        folder = RESULTS / gallery["modality"] / gallery["tier"] / method / "seed0"
         rows = [json.loads(line) for line in (folder / "media" / "prompts.jsonl").read_text().splitlines()]
         scores = pd.read_csv(folder / "scores.csv.gz")
         right = scores[scores["sample"] == 0].set_index("prompt_id")["judge_correct"]
         for row, prompt in zip(rows, gallery["prompts"], strict=True):
             sample = prompt["samples"][gallery["methods"].index(method)]
-            file = (folder / "media" / row["file"]).with_suffix(".mp4" if gallery["medium"] == "video" else ".png")
+            file = (folder / "media" / row["file"]).with_suffix(".mp4" if gallery["modality"] == "video" else ".png")
             assert base64.b64decode(sample["src"].partition(",")[2]) == file.read_bytes()
             assert sample["right"] == bool(right[row["id"]])
 
@@ -203,7 +203,7 @@ def test_a_full_gallery_keeps_the_rows_of_the_tables(tmp_path):
         pd.DataFrame({"prompt_id": ["p"], "sample": [0]}).to_csv(media.parent / "scores.csv.gz", index=False)
     for name, rows in (("table2/cpu", "z@equal"), ("table1/cpu", "z"), ("table1/quick", "a@21"), ("ablations/x/cpu", "a@21")):
         (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "table.csv").write_text(f"medium,method\nimage,{rows}\n")
+        (tmp_path / name / "table.csv").write_text(f"modality,method\nimage,{rows}\n")
     [gallery] = galleries(tmp_path)
     assert gallery["methods"] == ["z", "z@equal", "rival", *variants[:-1]] and gallery["left_out"] == variants[-1:]
 

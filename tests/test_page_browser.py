@@ -178,13 +178,13 @@ def test_arrow_keys_go_from_cell_to_cell(page):
 
 
 def test_filters_of_medium_skill_and_method(page):
-    medium, skill = (Select(page.find_element(By.ID, f"filter-{name}")) for name in ("medium", "skill"))
+    modality, skill = (Select(page.find_element(By.ID, f"filter-{name}")) for name in ("modality", "skill"))
     images, clips = (page.find_element(By.ID, f"gallery-{name}") for name in ("image-cpu", "video-quick"))
     table1, table2 = (page.find_element(By.ID, f"document-{name}") for name in ("table1-cpu", "table2-quick"))
     others = [page.find_element(By.ID, f"document-{name}") for name in ("pairs-table1-cpu", "embedded-image")]
-    medium.select_by_visible_text("video")
+    modality.select_by_visible_text("video")
     assert [part.is_displayed() for part in (images, clips, table1, table2, *others)] == [False, True, False, True, False, False]
-    medium.select_by_visible_text("image")
+    modality.select_by_visible_text("image")
     assert [part.is_displayed() for part in (images, clips, table1, table2)] == [True, False, True, False]
     open_part(page, "#gallery-image-cpu")
     figures, by_skill = "#gallery-image-cpu figure", f"{TABLE1} .scroll:nth-of-type(2)"

@@ -29,11 +29,11 @@ def shown(published):
     return {document["id"]: document for document in documents(published)}
 
 
-def test_pairs_follow_their_table_and_have_its_medium(shown):
+def test_pairs_follow_their_table_and_have_its_modality(shown):
     ids = [*shown]
     for table, pairs in (("table1/cpu", "pairs/table1-cpu"), ("ablations/tcd/cpu", "pairs/ablations-tcd-cpu")):
         assert ids[ids.index(table) + 1] == pairs and shown[pairs]["of"] == table
-        assert {block["medium"] for block in shown[pairs]["blocks"]} == {"image"}
+        assert {block["modality"] for block in shown[pairs]["blocks"]} == {"image"}
     assert [name for name in ids if "of" in shown[name]] == ["pairs/table1-cpu", "pairs/ablations-tcd-cpu"]
 
 
@@ -47,7 +47,7 @@ def test_pairs_without_their_table_are_text(published, tmp_path):
     (tmp_path / "pairs" / "table9-cpu.md").write_text((published / "pairs" / "table1-cpu.md").read_text())
     [document] = documents(tmp_path)
     assert document["title"] == "Table 1: image (cpu tier): pairs" and "of" not in document
-    assert {block["medium"] for block in document["blocks"]} == {""}
+    assert {block["modality"] for block in document["blocks"]} == {""}
 
 
 @pytest.mark.parametrize("name", ["pairs/table1-cpu", "pairs/ablations-tcd-cpu"])
@@ -73,8 +73,8 @@ def test_differences_of_pairs_are_those_of_the_runs_that_their_cells_lead_to(sho
 
 
 def test_a_text_about_one_medium_has_it(shown):
-    assert {block["medium"] for block in shown["embedded/image"]["blocks"]} == {"image"}
-    assert {block["medium"] for document in shown.values() for block in document["blocks"]} <= {"", *MEDIA}
+    assert {block["modality"] for block in shown["embedded/image"]["blocks"]} == {"image"}
+    assert {block["modality"] for document in shown.values() for block in document["blocks"]} <= {"", *MEDIA}
 
 
 def test_columns_that_some_training_rows_lack_are_told():
@@ -83,12 +83,12 @@ def test_columns_that_some_training_rows_lack_are_told():
     for path in RESULTS.glob("*/*/*/seed*/train.csv"):
         with path.open() as file:
             header = next(csv.reader(file))
-        medium, tier, method = path.parts[-5:-2]
+        modality, tier, method = path.parts[-5:-2]
         new = "skipped_updates" in header
         summed = method.partition("@")[0] in ONE_SUM
         assert any(re.match(r"weight_(?!step_\d)", name) for name in header) == (not summed), path
         assert any(name.startswith("credit_step_") for name in header) == (new and not summed), path
-        lacking.setdefault(f"{medium}/{tier}", []).append(not new)
+        lacking.setdefault(f"{modality}/{tier}", []).append(not new)
     [line] = [line for line in (RESULTS / "README.md").read_text().splitlines() if line.startswith("| `<run>/train.csv`")]
     assert f"(not {', '.join(f'`{name}`' for name in ONE_SUM)} and their variants" in line
     assert sorted(place for place, of_run in lacking.items() if all(of_run)) == ["image/study", "video/quick"]

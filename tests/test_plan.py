@@ -13,8 +13,8 @@ from otca.__main__ import main
 from otca.architectures import PUBLISHED, empty_pipeline
 from otca.config import PolicyConfig, TrainConfig
 from otca.errors import InputError
+from otca.models.base import build_policy
 from otca.plan import plan
-from otca.policies.base import build_policy
 from otca.shapes import empty_policy
 from otca.trainer import Trainer
 from tests.killed import finish

@@ -9,8 +9,8 @@ import torch
 from otca.config import PolicyConfig, SamplerConfig, TrainConfig
 from otca.errors import InputError
 from otca.methods import METHODS
-from otca.policies.base import build_policy
-from otca.policies.texts import TextCache
+from otca.models.base import build_policy
+from otca.models.texts import TextCache
 from otca.presets import VIDEO
 from otca.prompts import load_prompts
 from otca.rewards.base import build_reward, score_all
@@ -131,7 +131,7 @@ def test_training_encodes_its_prompts_before_it_starts(untrained_pipeline, tmp_p
 def test_memory_keeps_the_newest_texts(request, monkeypatch):
     policy = build_policy(config_of(request, "untrained_pipeline"))
     one = sum(part.nbytes for part in policy.texts.get(["a"])[0])
-    monkeypatch.setattr("otca.policies.texts.MEMORY_BYTES", 2 * one)
+    monkeypatch.setattr("otca.models.texts.MEMORY_BYTES", 2 * one)
     policy.encode(["a", "b"]), policy.encode(["a"]), policy.encode(["c"])
     assert list(policy.texts.kept) == ["a", "c"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from otca.embedded import architecture, scenes, video_architecture, video_scenes
+from otca.tasks import architecture, scenes, video_architecture, video_scenes
 from reproduce.pretrain.flow import Bank, distill_guidance, stored_latents, tokenize
 from reproduce.pretrain.loop import train
 from reproduce.pretrain.video_vae import ignore_time
@@ -141,7 +141,7 @@ with open({log!r}, "a") as file:
 
 
 class Stages:
-    """A medium of the tests: what its stages did is in a log."""
+    """A modality of the tests: what its stages did is in a log."""
 
     def __init__(self, log, branches):
         self.BRANCHES = branches

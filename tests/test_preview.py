@@ -8,7 +8,7 @@ import torch
 
 from otca.config import PolicyConfig, SamplerConfig, TrainConfig
 from otca.methods import METHODS
-from otca.policies.base import build_policy
+from otca.models.base import build_policy
 from otca.preview import cell_features, fit_preview
 from otca.prompts import load_prompts
 from otca.rollout import make_batch, rollout
@@ -55,11 +55,11 @@ def test_processes_share_the_fit():
     torch.testing.assert_close(half.map_FDP[0], whole.map_FDP[0])
 
 
-@pytest.mark.parametrize("medium", ["image", "video"])
-def test_it_shows_what_the_autoencoder_would(medium):
+@pytest.mark.parametrize("modality", ["image", "video"])
+def test_it_shows_what_the_autoencoder_would(modality):
     """Fitted on some samples of the embedded model, it draws others, most of what sets them apart from their mean."""
-    policy = build_policy(PolicyConfig(path=f"embedded:{medium}"))
-    batch = make_batch(load_prompts(f"embedded:{medium}/validation", 36), list(range(36)), 1, ("preview",))
+    policy = build_policy(PolicyConfig(path=f"embedded:{modality}"))
+    batch = make_batch(load_prompts(f"embedded:{modality}/validation", 36), list(range(36)), 1, ("preview",))
     never = torch.zeros(6, dtype=torch.bool)
     sampled = rollout(policy, batch, SamplerConfig(steps=6), sigmas_S(6, 3.0), StepPlan(never, never), 12)
     grid, media = policy.latent_grid(sampled.latents_SB[-1]), sampled.media_BFCHW

@@ -9,7 +9,7 @@ import torch
 from baselines import find_method
 from otca.config import TrainConfig
 from otca.eval_config import EvalConfig
-from otca.policies.base import build_policy
+from otca.models.base import build_policy
 from otca.rewards.base import build_rewards
 from reproduce.probe import COLUMNS, MOST_PROMPTS, credited, probe, rows_of, shown_prompts
 from tests.toys import toy_settings

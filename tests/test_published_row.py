@@ -39,8 +39,8 @@ def publish_table(results: Path, name="table1", tier="tiny", values=VALUES, titl
     return runs
 
 
-def shown(results: Path, method="otca", run_hash="otca1", medium="image", tier="tiny") -> str:
-    return "\n\n".join(row_as_markdown(published_row(results, medium, tier, method), run_hash))
+def shown(results: Path, method="otca", run_hash="otca1", modality="image", tier="tiny") -> str:
+    return "\n\n".join(row_as_markdown(published_row(results, modality, tier, method), run_hash))
 
 
 def test_the_row_has_means_intervals_seeds_costs_and_the_difference(tmp_path):
@@ -92,7 +92,7 @@ def test_the_first_table_of_the_medium_and_tier_that_has_the_method_is_taken(tmp
 
 def test_what_is_not_published_has_no_row(tmp_path):
     publish_table(tmp_path)
-    for medium, tier, method in (
+    for modality, tier, method in (
         ("video", "tiny", "otca"),
         ("image", "cpu", "otca"),
         ("image", "*", "otca"),
@@ -100,7 +100,7 @@ def test_what_is_not_published_has_no_row(tmp_path):
         ("image", "tiny", "otc"),
         ("image", "tiny", "otca@rho0"),
     ):
-        assert published_row(tmp_path, medium, tier, method) is None
+        assert published_row(tmp_path, modality, tier, method) is None
     assert published_row(tmp_path / "nowhere", "image", "tiny", "otca") is None
     (tmp_path / "table1" / "tiny" / "sources.json").unlink()  # written last: the table is not whole
     assert published_row(tmp_path, "image", "tiny", "otca") is None
@@ -112,7 +112,7 @@ def test_what_is_not_published_has_no_row(tmp_path):
         ("table.md", "0.617", "0.917", False, "table.md was changed: expected SHA-256 "),
         ("table.csv", "0.616667", "0.916667", False, "table.csv was changed: expected SHA-256 "),
         ("sources.json", "table.csv", "table.xls", False, "sources.json does not say what a table was made from"),
-        ("table.csv", "medium,method", "medium,arm", True, "table.csv has not the columns of a published table"),
+        ("table.csv", "modality,method", "modality,arm", True, "table.csv has not the columns of a published table"),
         ("table.csv", "image,base,accuracy", '"image,base,accuracy', True, "table.csv is no published table"),
         ("table.csv", ",3,", ",many,", True, "table.csv is no published table"),
         ("table.md", "Budget: equal", "Budget: unequal", True, "table.md has not the sections of table.csv"),
@@ -140,29 +140,29 @@ def test_texts_of_a_table_stay_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "medium, tier, method, folder",
+    "modality, tier, method, folder",
     [
         ("image", "cpu", "process_credit", "table1/cpu"),  # with bold cells
         ("video", "cpu", "otca", "table2/cpu"),
         ("image", "quick", "otca_tcd@averaged", "ablations/temporal/quick"),
     ],
 )
-def test_rows_of_this_repository_are_those_of_table_md(medium, tier, method, folder):
+def test_rows_of_this_repository_are_those_of_table_md(modality, tier, method, folder):
     """Every line of table.md that begins with the method, as it stands there; and its runs are all of its published ones."""
-    row, name = published_row(RESULTS, medium, tier, method), method.replace("_", "\\_")
+    row, name = published_row(RESULTS, modality, tier, method), method.replace("_", "\\_")
     assert row.folder == folder
     lines = [line for line in (RESULTS / folder / "table.md").read_text().splitlines() if line.startswith(f"| {name} |")]
     text = "\n\n".join(row_as_markdown(row, "none"))
     assert len(lines) >= 2 and [line for line in text.splitlines() if line.startswith(f"| {name} |")] == lines
-    rows = collect(RESULTS, medium, tier, [method])
-    assert dict(row.hashes) == run_hashes(rows, medium, tier)
+    rows = collect(RESULTS, modality, tier, [method])
+    assert dict(row.hashes) == run_hashes(rows, modality, tier)
 
 
 def test_a_table_of_several_media_is_read_by_section(tmp_path):
     """Table 4 has images first, then videos, and its notes are last."""
     shutil.copytree(RESULTS / "table4", tmp_path / "table4")
-    for medium, own, other in (("image", "Alignment", "VQ"), ("video", "VQ", "Alignment")):
-        text = shown(tmp_path, medium=medium, tier="cpu")
+    for modality, own, other in (("image", "Alignment", "VQ"), ("video", "VQ", "Alignment")):
+        text = shown(tmp_path, modality=modality, tier="cpu")
         assert f"| Method | {own} ↑ (trained) |" in text and f"| {other} ↑" not in text
         assert text.count("| Method | Difference |") == 1
         assert "### Video" not in text and "numbers are this repository's own" in text.splitlines()[-1]

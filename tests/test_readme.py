@@ -74,7 +74,7 @@ def test_a_judges_environment_needs_no_more_than_is_said(tmp_path):
     absent = {"cv2", "open_clip", *absent} - {"safetensors", "tqdm"}  # which accelerate and its hub bring
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({sorted(absent)!r})); sys.path.insert(0, {str(tmp_path)!r})\n"
-        "import otca.commands.serve_reward, otca.processes, otca.serving\n"
+        "import otca.commands.serve_reward, otca.distributed, otca.serving\n"
         "from otca.rewards.base import build_reward\n"
         "otca.serving.make_app(build_reward('colourfulness:Colourfulness')); print('served')"
     )

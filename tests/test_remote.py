@@ -24,7 +24,7 @@ from otca.errors import InputError, RewardError
 from otca.methods import METHODS
 from otca.plan import _reward_bytes
 from otca.rewards import remote, wire
-from otca.rewards.base import Limited, build_reward, score_all
+from otca.rewards.base import TimeLimitedReward, build_reward, score_all
 from otca.rewards.pixels import to_pixels
 from otca.serving import bound, described, make_app
 from otca.trainer import Trainer
@@ -43,7 +43,7 @@ def test_scores_are_those_of_this_process_bit_for_bit(name, media):
     near = build_reward(name)
     assert torch.equal(found.reward_BK[:, 0], near.score(to_pixels(media_BFCHW).float() / 255, prompts))
     assert found.names == (name,) and len(found.reward_BK.unique()) > 1
-    assert (far.range, far.source, far.licence, far.medium) == (near.range, near.source, near.licence, near.medium)
+    assert (far.range, far.source, far.licence, far.modality) == (near.range, near.source, near.licence, near.modality)
 
 
 def test_numbers_keep_all_bits_and_bounds_may_be_infinite():
@@ -52,7 +52,7 @@ def test_numbers_keep_all_bits_and_bounds_may_be_infinite():
         far = build_reward(f"{address}/told")
         found_B = far.score(*blank(7))
     assert found_B.numpy().tobytes() == value_B.numpy().tobytes()
-    assert far.range == (float("-inf"), float("inf")) and far.medium == "unknown"
+    assert far.range == (float("-inf"), float("inf")) and far.modality == "unknown"
 
 
 def test_requests_keep_within_the_limits_of_the_server(monkeypatch):
@@ -96,7 +96,7 @@ class Rated(Told):
 
 def test_rewards_are_asked_at_the_rate_that_their_client_states():
     """What others ask, and what stands in /health, does not change with it."""
-    with running(make_app(Limited(Rated(None), 60.0))) as address:
+    with running(make_app(TimeLimitedReward(Rated(None), 60.0))) as address:
         first, second = (build_reward(f"{address}/told", fps=fps) for fps in (0.0, 8.0))
         assert (first.fps, second.fps) == (16.0, 8.0)
         assert second.score(*blank(1)) == 8 and first.score(*blank(1)) == 16
@@ -310,7 +310,7 @@ class Elsewhere(Brightness):
 
 def test_scoring_begins_with_the_first_micro_batch_and_changes_no_number(untrained_pipeline, tmp_path, monkeypatch):
     """Four micro-batches of two: each is submitted before the next is sampled; rows and weights are those without."""
-    from otca.policies.flux import FluxPolicy
+    from otca.models.flux import FluxPolicy
 
     decode = FluxPolicy.decode
 
@@ -332,7 +332,7 @@ def test_the_next_micro_batch_is_decoded_while_a_server_scores(untrained_pipelin
 
     Were there no overlap, neither would ever go on, and both would say so.
     """
-    from otca.policies.flux import FluxPolicy
+    from otca.models.flux import FluxPolicy
 
     decode, log, asked, go_on = FluxPolicy.decode, [], threading.Event(), threading.Event()
 

@@ -194,7 +194,7 @@ def test_what_is_damaged_is_not_restored(tiny, tmp_path):
         assert said.startswith("publish: error: run results/image/tiny/otca/seed0 cannot be restored:") and said.count("\n") == 1
         assert not (folder / "runs/image/tiny/otca/seed0").exists()
         said = run('publish.main(["--tier", "none", "--restore"])', code=2)
-        assert said == "publish: error: nothing is published below results/image/none; take another --medium or --tier\n"
+        assert said == "publish: error: nothing is published below results/image/none; take another --modality or --tier\n"
     finally:
         rows.write_bytes(kept)
         shutil.rmtree(folder / "runs", ignore_errors=True)
@@ -210,7 +210,7 @@ def test_tables_2_and_3_share_runs(tmp_path, untrained_pipeline, untrained_wan):
     sealed = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("manifest.json")}
     run('table3.TABLE.main("", ["--tier", "tiny"])')
     assert len(sealed) == 12 and sealed == {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("manifest.json")}
-    run('publish.main(["--medium", "video", "--tier", "tiny"])')
+    run('publish.main(["--modality", "video", "--tier", "tiny"])')
     run('table2.TABLE.main("", ["--tier", "tiny", "--render"]) or table3.TABLE.main("", ["--tier", "tiny", "--render"])')
     for name in ("table2", "table3"):
         made, rendered = (tmp_path / root / name / "tiny" for root in ("runs", "results"))
@@ -273,10 +273,10 @@ EARLY_STEPS = {
 )
 def test_it_learns(tmp_path, reward, settings, errors):
     """A minute of training for one reward raises it, on prompts and noise never trained on, by so many standard errors."""
-    from otca.embedded.scenes import prompts
     from otca.rewards.base import build_reward, score_all
     from otca.rollout import make_batch, rollout
     from otca.schedules import StepPlan
+    from otca.tasks.scenes import prompts
     from otca.trainer import Trainer
 
     fixed = {"rewards": [reward], "sampler.steps": 6, "save_every": 100}
@@ -299,7 +299,7 @@ def test_arms_beyond_the_budget_of_their_table_are_named():
     """By what they spent of everything that the label calls equal; the untrained model spends nothing."""
     spent = {"base": (0, 0), "static_multi_reward": (100, 60), "otca": (100, 60), "coca": (101, 60), "process_credit": (143, 360)}
     rows = [("image", EQUAL_CALLS, "static_multi_reward", name, *of) for name, of in spent.items()] * 2
-    table = pd.DataFrame(rows, columns=["medium", "budget", "baseline", "method", "network_evaluations", "reward_calls"])
+    table = pd.DataFrame(rows, columns=["modality", "budget", "baseline", "method", "network_evaluations", "reward_calls"])
     [note] = _budget_notes(table)
     said = "Not at that budget, in multiples of static_multi_reward: process_credit ("
     assert note == f"{said}1.43 × network evaluations, 6.00 × reward calls)."

@@ -12,7 +12,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
 from otca.config import PolicyConfig, SamplerConfig
-from otca.policies.base import build_policy, swapped
+from otca.models.base import build_policy, swapped
 from otca.rollout import make_batch, rollout, sample_seed, slots_of
 from otca.schedules import StepPlan, plan_steps, sigmas_S
 from otca.types import Prompt

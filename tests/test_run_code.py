@@ -60,12 +60,12 @@ def test_what_git_cannot_read_has_no_commit(checkout):
 
 def test_a_manifest_has_it_and_stays_the_same_run(tmp_path, monkeypatch):
     """The hash, by which tables refer to runs, is that of what ran and of its rows, whichever commit made them."""
-    arm = runs.Arm("image", "mine", "otca", 0)
+    arm = runs.RunSpec("image", "mine", "otca", 0)
     own = runs.finish_run(tmp_path, arm, {}, {}, {})
     assert own["code"] == code_of() and runs.read_manifest(tmp_path) == own
     monkeypatch.setattr(runs, "code_of", lambda: {"version": "9", "commit": "1" * 40, "changed": True})
     other = runs.finish_run(tmp_path, arm, {}, {}, {})
-    assert other["code"]["version"] == "9" and other["hash"] == own["hash"] and not runs.damages(tmp_path)
+    assert other["code"]["version"] == "9" and other["hash"] == own["hash"] and not runs.integrity_errors(tmp_path)
     assert runs.finish_run(tmp_path, arm, {}, {"reward_calls": 1}, {})["hash"] != own["hash"]
 
 

@@ -20,7 +20,7 @@ from otca.plan import plan
 from otca.published_prompts import LISTS
 from reproduce import recipes, speed_large, table1
 from reproduce.all import TABLES
-from reproduce.dry_run import look_over
+from reproduce.dry_run import preflight
 from reproduce.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
@@ -122,7 +122,7 @@ def test_a_dry_run_of_every_table_and_tier_resolves_all(tmp_path, monkeypatch, c
         pytest.skip("the ablations are of the embedded task")
     monkeypatch.chdir(tmp_path)
     arms = [arm for arm in table.arms(tier) if arm.seed == 0]
-    code, out = look_over(table.name, tier, arms, tmp_path / "runs"), capsys.readouterr().out
+    code, out = preflight(table.name, tier, arms, tmp_path / "runs"), capsys.readouterr().out
     assert code == (2 if tier == "paper" else 0), out
     assert ("in the way: " in out) == (tier == "paper") and f"{len(arms)} runs, {len(arms)} of them missing" in out
     assert not list(tmp_path.iterdir())
@@ -130,7 +130,7 @@ def test_a_dry_run_of_every_table_and_tier_resolves_all(tmp_path, monkeypatch, c
 
 def test_a_dry_run_names_a_micro_batch_that_does_not_divide(monkeypatch, capsys):
     monkeypatch.setitem(presets.TRAIN, "image/quick", presets.TRAIN["image/quick"] | {"micro_batch": 33})
-    assert look_over("table1", "quick", table1.TABLE.arms("quick"), Path("elsewhere")) == 2
+    assert preflight("table1", "quick", table1.TABLE.arms("quick"), Path("elsewhere")) == 2
     assert "micro_batch is 33; it must divide the 64 samples of one update" in capsys.readouterr().out
 
 
@@ -139,7 +139,7 @@ def test_a_dry_run_refuses_prompts_that_processes_cannot_share(monkeypatch, caps
         num_processes = 3
 
     monkeypatch.setattr("reproduce.dry_run.process_state", Three)
-    assert look_over("table1", "quick", table1.TABLE.arms("quick"), Path("elsewhere")) == 2
+    assert preflight("table1", "quick", table1.TABLE.arms("quick"), Path("elsewhere")) == 2
     assert "the 4 prompts of one update must be a multiple of the 3 processes" in capsys.readouterr().out
 
 
@@ -151,9 +151,9 @@ def test_speed_of_a_model_with_random_weights_is_measured_anywhere(tmp_path, cap
         found = json.loads(path.read_text())
         assert 0 < found["seconds"]["sampling"] < found["seconds"]["total"] and found["utilisation"] is None
         assert found["seconds"]["update"] > 0 and found["planned_memory_gib"] > 0
-        medium = found["model"].removeprefix("embedded:")
+        modality = found["model"].removeprefix("embedded:")
         settings = {"policy.prompt_cache": "x", "rewards": ["reproduce.speed_large:Brightness"]}
-        config = presets.train_config(f"{medium}/quick", "otca", find_method("otca").settings | settings, 0)
+        config = presets.train_config(f"{modality}/quick", "otca", find_method("otca").settings | settings, 0)
         planned = plan(config, find_method("otca"))  # without the text encoders, which the measured model lacks
         assert found["planned_memory_gib"] == pytest.approx(max(planned.sampling_peak, planned.update_peak) / 2**30, rel=0.02)
     assert len(list(tmp_path.iterdir())) == 2

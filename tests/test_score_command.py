@@ -15,8 +15,8 @@ from eval import scorers
 from eval.metrics.encoders import FrameEncoder
 from eval.videos import write_webp
 from otca.__main__ import main
-from otca.embedded import scenes, video_scenes
 from otca.errors import InputError
+from otca.tasks import scenes, video_scenes
 from tests.test_cli import refused
 
 
@@ -43,7 +43,7 @@ def test_short_videos_and_no_motion(capsys, tmp_path, video):
     [
         ("quality,http://127.0.0.1:9/quality", "quality and http://127.0.0.1:9/quality both fill the column 'quality'"),
         ("quality,quality", "rewards quality and quality both fill the column 'quality'"),
-        ("quality,otca.embedded.rewards:Quality", "both fill the column 'quality'"),
+        ("quality,otca.tasks.rewards:Quality", "both fill the column 'quality'"),
         ("clip,otca.rewards.clip:ClipScore", "both fill the column 'clip'"),
     ],
 )
@@ -123,10 +123,10 @@ def test_models_are_loaded_one_by_one_on_the_device(capsys, tmp_path, video, mon
     assert loaded == [(what, "meta") for what in models] and not alive
 
 
-@pytest.mark.parametrize("medium", ["--images", "--videos"])
-def test_a_device_that_is_none_is_refused_first(capsys, tmp_path, medium):
+@pytest.mark.parametrize("modality", ["--images", "--videos"])
+def test_a_device_that_is_none_is_refused_first(capsys, tmp_path, modality):
     """Before the folder is looked into, which is not even there."""
-    argv = ["score", medium, str(tmp_path / "none"), "--prompts", str(tmp_path / "none.csv"), "--device", "nonsense"]
+    argv = ["score", modality, str(tmp_path / "none"), "--prompts", str(tmp_path / "none.csv"), "--device", "nonsense"]
     said = refused(capsys, *argv)
     assert "device 'nonsense' cannot be used (" in said and said.endswith("; use cpu, cuda or cuda:0")
 
@@ -160,13 +160,13 @@ def test_a_prompt_of_several_samples_counts_once(capsys, tmp_path):
     assert refused(capsys, *argv, "ocr").endswith('as in: a sign that says "STOP"')
 
 
-@pytest.mark.parametrize("medium", ["--images", "--videos"])
-def test_specs_that_the_held_out_judge_cannot_read_are_refused_first(capsys, tmp_path, video, medium):
-    """Those of the other medium's grammar; without the judge, a reward that reads no spec scores them."""
-    prompt = (video_scenes if medium == "--images" else scenes).prompts("test", 1)[0]
+@pytest.mark.parametrize("modality", ["--images", "--videos"])
+def test_specs_that_the_held_out_judge_cannot_read_are_refused_first(capsys, tmp_path, video, modality):
+    """Those of the other modality's grammar; without the judge, a reward that reads no spec scores them."""
+    prompt = (video_scenes if modality == "--images" else scenes).prompts("test", 1)[0]
     argv = pictures(tmp_path, [{"id": "a", "prompt": prompt.text, "spec": prompt.spec}])
-    argv[1] = medium
-    if medium == "--videos":
+    argv[1] = modality
+    if modality == "--videos":
         write_webp(tmp_path / "a.webp", video)
     argv += ["tests.test_score_command:Untouched"]
     assert "prompt 'a' has the spec" in refused(capsys, *argv)

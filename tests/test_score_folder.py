@@ -29,9 +29,9 @@ from eval.scorers import (
 )
 from eval.videos import write_mp4, write_webp
 from otca.__main__ import main
-from otca.embedded import scenes
 from otca.errors import InputError, RewardError
 from otca.serving import make_app
+from otca.tasks import scenes
 from otca.types import Prompt
 from tests.servers import Told, running
 from tests.test_videos import make_bad, save_frames

@@ -10,7 +10,7 @@ from diffusers import StableDiffusion3Pipeline
 from otca.config import PolicyConfig, SamplerConfig, TrainConfig
 from otca.errors import InputError
 from otca.methods import METHODS
-from otca.policies.base import build_policy
+from otca.models.base import build_policy
 from otca.rollout import make_batch, rollout
 from otca.schedules import StepPlan, sigmas_S
 from otca.trainer import Trainer

@@ -37,7 +37,7 @@ def test_published_rewards_are_described_by_their_cards():
     card = Card("hpsv9", "taste", "both", (0.0, 1.0), "arXiv", "MIT", 1.0, (HubFile("a/b", "c.pt", 1, "d0"),))
     published = type("Published", (PublishedReward,), {"card": card, "__init__": lambda self: None})()
     said = described(published)
-    assert (said["name"], said["medium"], said["licence"], said["revision"]) == ("hpsv9", "both", "MIT", "a/b@d0")
+    assert (said["name"], said["modality"], said["licence"], said["revision"]) == ("hpsv9", "both", "MIT", "a/b@d0")
 
 
 def test_other_addresses_methods_and_types_are_refused(quality):

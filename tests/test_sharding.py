@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from otca.config import PolicyConfig, TrainConfig
+from otca.distributed import check_dropped_plugin, keep_inputs_whole
 from otca.errors import InputError
 from otca.methods import METHODS
-from otca.policies.base import build_policy
-from otca.processes import keep_inputs_whole, refuse_dropped_plugin
+from otca.models.base import build_policy
 from otca.sharding import shard_precision
 from otca.trainer import Trainer
 from tests.processes import ran
@@ -135,9 +135,9 @@ def test_the_first_version_of_fsdp_is_refused():
     plugin = SimpleNamespace(mixed_precision_policy=None)
     launched = SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=False, state=SimpleNamespace(fsdp_plugin=plugin))
     with pytest.raises(InputError, match="version 1 of FSDP; set fsdp_version: 2"):
-        refuse_dropped_plugin(launched)
+        check_dropped_plugin(launched)
     launched.is_fsdp2 = True
-    refuse_dropped_plugin(launched)
+    check_dropped_plugin(launched)
     keep_inputs_whole(launched, torch.bfloat16)
     assert plugin.mixed_precision_policy == shard_precision(torch.bfloat16)
 

@@ -93,13 +93,13 @@ def test_what_is_left_to_the_machine_that_submits(monkeypatch, capsys):
     """With --slurm the tables, but no measurement; without it, both."""
     monkeypatch.setattr(grid, "run_grid", lambda *options: print(*options[2:]))
     monkeypatch.setattr(Table, "write", lambda *_: "table")
-    monkeypatch.setattr(credit_fidelity, "make", lambda medium, jobs: print(f"measured: {medium}"))
+    monkeypatch.setattr(credit_fidelity, "make", lambda modality, jobs: print(f"measured: {modality}"))
     assert all_runs.main(["--tier", "cpu", "--slurm", "short", "--jobs", "40", "--gpus", "1"]) == 0
     first, *tables, image, video = capsys.readouterr().out.splitlines()
     assert first == "40 short 1" and tables == ["written: table"] * len(all_runs.TABLES)
     assert [image, video] == [
-        f"not measured with --slurm: credit fidelity; start python -m reproduce.credit_fidelity --medium {medium}"
-        for medium in ("image", "video")
+        f"not measured with --slurm: credit fidelity; start python -m reproduce.credit_fidelity --modality {modality}"
+        for modality in ("image", "video")
     ]
     assert all_runs.main(["--tier", "quick", "--jobs", "1"]) == 0
     assert "fidelity" not in capsys.readouterr().out

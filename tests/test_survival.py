@@ -18,8 +18,8 @@ import otca.rollout
 import otca.trainer
 import otca.updater
 from otca.__main__ import main
-from otca.checkpoint import expendable
-from otca.ending import LAST_CALL
+from otca.checkpoint import prunable
+from otca.signals import LAST_CALL
 from otca.tracking import RowLog
 from otca.validation import Validation
 from tests.killed import code_of, content, dying, finish, start, wait_for
@@ -83,7 +83,7 @@ PHASES = {
     "checkpoint without hashes": (otca.checkpoint, "write_hashes", 2, False),
     "checkpoint not in place": (otca.checkpoint, "flush_tree", 3, True),
     "checkpoint in place": (otca.checkpoint, "flush_tree", 4, True),
-    "old checkpoint half-removed": (otca.checkpoint, "remove_expendable", 3, False),
+    "old checkpoint half-removed": (otca.checkpoint, "remove_prunable", 3, False),
 }
 EVERY_TIME = ("optimizer step", "checkpoint half-written", "validation")
 """Phases that the quick suite tries."""
@@ -167,14 +167,14 @@ def test_a_signal_in_an_update_waits_for_its_end(untrained_pipeline, tmp_path, m
 @pytest.mark.parametrize("deaf", [False, True])
 def test_who_does_not_come_to_an_end_is_stopped(deaf, monkeypatch):
     """A put-off signal acts after its grace; code that never answers is ended by the last call."""
-    import otca.ending
-    from otca.ending import put_off_while, run_command
+    import otca.signals
+    from otca.signals import defer_signals, run_command
 
-    monkeypatch.setattr(otca.ending, "GRACE", 0.2)
-    monkeypatch.setattr(otca.ending, "LAST_CALL", 1.0)
+    monkeypatch.setattr(otca.signals, "GRACE", 0.2)
+    monkeypatch.setattr(otca.signals, "LAST_CALL", 1.0)
 
     def stubborn():
-        with put_off_while(lambda: True):
+        with defer_signals(lambda: True):
             os.kill(os.getpid(), signal.SIGTERM)
             end = time.monotonic() + 10
             while time.monotonic() < end:
@@ -198,4 +198,4 @@ def test_who_does_not_come_to_an_end_is_stopped(deaf, monkeypatch):
 )
 def test_which_checkpoints_stay(found, best, gone):
     every = 1 if found == [1, 2, 3, 4] else 2
-    assert expendable(found, every, 2, best) == gone
+    assert prunable(found, every, 2, best) == gone

@@ -38,7 +38,7 @@ def publish(root, method, seed, correct, alignment=(0.5, 0.7), distance=0.1, cla
     folder = root / "image" / "quick" / method / f"seed{seed}"
     folder.mkdir(parents=True)
     budget = {"network_evaluations": 1200, "reward_calls": 300}
-    record = {"method": method, "seed": seed, "tier": "quick", "medium": "image", "hash": f"{method}-{seed}", "budget": budget}
+    record = {"method": method, "seed": seed, "tier": "quick", "modality": "image", "hash": f"{method}-{seed}", "budget": budget}
     (folder / "manifest.json").write_text(json.dumps(record | {"seconds": 1.5} | (claims or {})))
     scores = {"prompt_id": [1, 2], "sample": [0, 0], "skill": ["counting", "position"], "text": ["two, rings", "a | b"]}
     scores |= {"alignment": alignment, "quality": (0.2, 0.4), "judge_correct": correct}
@@ -92,7 +92,7 @@ def test_collect_reads_seeds_in_numerical_order_variants_and_true_false(tmp_path
 
 
 def test_a_missing_run_or_file_names_the_folder_and_the_command(tmp_path):
-    place = "--medium image --tier quick`"
+    place = "--modality image --tier quick`"
     make_it = (
         f"make it with `python -m reproduce.method otca@T5 {place}, and publish it with `python -m reproduce.publish {place}$"
     )
@@ -100,7 +100,7 @@ def test_a_missing_run_or_file_names_the_folder_and_the_command(tmp_path):
         collect(tmp_path, "image", "quick", ["otca@T5"])
     (publish(tmp_path, "otca", 3, (1, 1)) / "sets.csv").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"otca.seed3 lacks sets.csv; make it with .*method otca --medium image --tier quick"
+        FileNotFoundError, match=r"otca.seed3 lacks sets.csv; make it with .*method otca --modality image --tier quick"
     ):
         collect(tmp_path, "image", "quick", ["otca"])
 
@@ -299,9 +299,9 @@ def test_rows_off_the_budget_are_told_and_never_bold(tmp_path, monkeypatch):
 
 def test_published_pairs_are_those_of_their_rows():
     """The differences of process credit at equal evaluations from OTCA, read from the pair's other side."""
-    for name, medium in (("table1", "image"), ("table2", "video")):
+    for name, modality in (("table1", "image"), ("table2", "video")):
         text = (RESULTS / "pairs" / f"{name}-cpu.md").read_text()
-        rows = collect(RESULTS, medium, "cpu", ["otca", "process_credit@equal"])
+        rows = collect(RESULTS, modality, "cpu", ["otca", "process_credit@equal"])
         accuracy = rows[rows["metric"] == "accuracy"].pivot(index="seed", columns="method", values="value")
         difference = paired_difference(accuracy["process_credit@equal"].to_numpy(), accuracy["otca"].to_numpy())
         against_otca = text.partition("difference from otca")[2].partition("\n## ")[0]

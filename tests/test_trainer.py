@@ -16,7 +16,7 @@ from otca.credit_config import CreditConfig
 from otca.errors import InputError, RewardError
 from otca.methods import METHODS, assign_credit
 from otca.trainer import Trainer
-from otca.types import Rollout, Scores
+from otca.types import Scores, Trajectory
 
 
 class Brightness:
@@ -279,7 +279,7 @@ def record(rewards_BK, steps=4, group=4):
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(steps + 1, count, 6, generator=generator)
     trained = torch.arange(steps) < steps - 1
-    made = Rollout(
+    made = Trajectory(
         latents,
         torch.ones(steps),
         torch.zeros(steps, count),

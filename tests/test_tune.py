@@ -10,7 +10,7 @@ import pytest
 from eval.evaluate import write_rows
 from otca import presets
 from otca.presets import SEEDS
-from otca.runs import Arm
+from otca.runs import RunSpec
 from reproduce import tune
 from reproduce.runner import arm_config
 
@@ -26,10 +26,10 @@ def test_every_arm_is_a_run_of_its_own_on_a_tuning_seed(grid):
 
 
 def test_every_method_has_the_same_grid():
-    for medium, methods in tune.METHODS.items():
-        arms = [arm for arm in tune.arms(medium, "cpu", "methods") if arm.method != "base"]
+    for modality, methods in tune.METHODS.items():
+        arms = [arm for arm in tune.arms(modality, "cpu", "methods") if arm.method != "base"]
         tried = {method: sorted((a.seed, *a.settings) for a in arms if a.method == method) for method in methods}
-        assert len({str(grid) for grid in tried.values()}) == 1 and len(arms) == len(methods) * len(tune.FACTORS[medium])
+        assert len({str(grid) for grid in tried.values()}) == 1 and len(arms) == len(methods) * len(tune.FACTORS[modality])
 
 
 def test_the_winner_has_the_highest_product_of_mean_rewards():
@@ -52,7 +52,7 @@ def test_rates_are_the_winners_of_the_published_rows(name):
 
 
 def test_a_row_has_the_means_and_the_settings(tmp_path):
-    arm = Arm("image", "quick", "otca", 101, "x", (("iterations", 7), ("reward_weights", [4.0, 1.0, 1.0])))
+    arm = RunSpec("image", "quick", "otca", 101, "x", (("iterations", 7), ("reward_weights", [4.0, 1.0, 1.0])))
     items = {
         "prompt_id": ["a", "b"],
         "alignment": [0.0, 1.0],

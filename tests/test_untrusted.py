@@ -16,13 +16,13 @@ from eval.evaluate import write_rows
 from eval.metrics.alignment import JudgeAccuracy, VideoJudgeAccuracy
 from otca.__main__ import main
 from otca.commands import train
-from otca.embedded import scenes, video_scenes
 from otca.errors import MAX_LINE, InputError, printable
 from otca.eval_config import EvalConfig
-from otca.policies.tuning import LORA_FILE, apply_weights
+from otca.models.tuning import LORA_FILE, apply_weights
 from otca.prompts import load_prompts
-from otca.rewards.base import build_reward, find_reward, refuse_prompts
+from otca.rewards.base import build_reward, check_prompts, find_reward
 from otca.rewards.published import read_weights
+from otca.tasks import scenes, video_scenes
 from otca.types import Prompt
 
 
@@ -156,7 +156,7 @@ def test_pictures_are_judged_only_by_specs_of_the_grammar(spec):
         JudgeAccuracy.score(None, None, [Prompt("p", "t", spec)])
     good = Prompt("p", "t", SPEC)
     with pytest.raises(InputError, match="prompt 'p' has the spec"):
-        refuse_prompts([build_reward("quality"), build_reward("alignment")], [good, Prompt("p", "t", spec)], "here")
+        check_prompts([build_reward("quality"), build_reward("alignment")], [good, Prompt("p", "t", spec)], "here")
 
 
 @pytest.mark.parametrize("spec", [*BAD_CLIPS, SPEC], ids=str)

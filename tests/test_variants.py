@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from baselines import find_method
-from otca.embedded.scenes import random_examples
 from otca.errors import InputError
 from otca.rewards.base import build_reward
+from otca.tasks.scenes import random_examples
 from otca.types import Prompt
 from reproduce import ablations
 from reproduce import all as all_runs
@@ -70,7 +70,7 @@ def test_a_family_that_is_not_published_at_a_tier_says_how_its_runs_are_made(mon
     assert ablations.main(["--tier", "cpu", "--family", "targets", "--render"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("ablations/targets: error: no run in results/image/cpu/base/seed0; make it with `python -m ")
-    assert "reproduce.method base --medium image --tier cpu`" in said and said.count("\n") == 1
+    assert "reproduce.method base --modality image --tier cpu`" in said and said.count("\n") == 1
 
 
 def test_noise_is_uniform_and_the_image_s_own(media):

@@ -159,7 +159,7 @@ def test_an_edited_cell_is_found_although_its_hash_was_fixed_up(capsys, table, c
         (lambda rows: rows.drop(index=67), "table.csv has 77 rows and 18 columns; its rows give 78 and 18"),
         (lambda rows: rows[rows["method"] != "otca"], "table.csv has 65 rows"),
         (lambda rows: rows.drop(columns="iqm"), "has 78 rows and 17 columns; its rows give 78 and 18"),
-        (lambda rows: rows.assign(medium="video"), "it was made from runs of image, and has rows of video"),
+        (lambda rows: rows.assign(modality="video"), "it was made from runs of image, and has rows of video"),
         (lambda rows: rows.assign(baseline="none"), "table.csv cannot be made again from its rows (baseline 'none' has no"),
         (lambda rows: rows.iloc[:0], "table.csv cannot be made again"),
     ],
@@ -209,7 +209,7 @@ def test_a_missing_manifest_is_named_once_however_many_tables_need_it(capsys, ta
         ({"root": "/etc"}, "root '/etc'"),
         ({"root": "../../x/.."}, "root '../../x/..'"),
         ({"runs": {}}, "0 runs"),
-        ({"runs": {"../../../etc/seed0": ""}}, "lists '../../../etc/seed0', which is no medium/tier/method/seedN"),
+        ({"runs": {"../../../etc/seed0": ""}}, "lists '../../../etc/seed0', which is no modality/tier/method/seedN"),
         ({"files": {"../table.csv": ""}}, "files ['../table.csv']"),
     ],
 )
@@ -229,7 +229,7 @@ def test_checkpoints_are_looked_at(capsys, tmp_path):
     assert "1 damage in" in verified(capsys, tmp_path)[1]
     lost.unlink()
     code, said = verified(capsys, tmp_path)
-    assert code == 2 and "2 damages in" in said and "compared 0 runs, 1 checkpoint, 0 tables: " in said
+    assert code == 2 and "2 integrity_errors in" in said and "compared 0 runs, 1 checkpoint, 0 tables: " in said
     assert f"checkpoint file {victim} is damaged" in said and f"checkpoint file {lost} is missing" in said
     with pytest.raises(InputError, match=r"missing or damaged in all: 2 files\)$"):
         otca.files.verify_hashes(folder)
@@ -239,7 +239,7 @@ def test_a_checkpoint_cannot_have_folders_hashed(tmp_path):
     """A listing of somebody else's may name any, such as that of all files of the machine."""
     (tmp_path / "sub").mkdir()
     (tmp_path / otca.files.HASHES).write_text(json.dumps({"sub/": "0", "/": "0"}))
-    lines = otca.files.hash_damages(tmp_path)
+    lines = otca.files.hash_integrity_errors(tmp_path)
     assert [line.split(" (")[0] for line in lines] == [f"checkpoint file {path} is missing" for path in (tmp_path / "sub", "/")]
 
 

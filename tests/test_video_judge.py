@@ -12,10 +12,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-import otca.embedded.video_judge as judge_module
-from otca.embedded.video_judge import Track, VideoJudge, fulfils, motion_accuracy
-from otca.embedded.video_scenes import COLORS, FRAMES, SHAPES, SKILLS, draw_clip, motion, path, prompts, render_clip
+import otca.tasks.video_judge as judge_module
 from otca.files import EMBEDDED, resolve_model
+from otca.tasks.video_judge import Track, VideoJudge, fulfils, motion_accuracy
+from otca.tasks.video_scenes import COLORS, FRAMES, SHAPES, SKILLS, draw_clip, motion, path, prompts, render_clip
 from otca.types import Prompt
 from reproduce.pretrain.drawings import FAULTS, draw_thing, random_background
 from reproduce.pretrain.video_judge import near_legal, random_spec, random_track, rendered, video_judge_accuracy
@@ -270,6 +270,6 @@ def test_shares_no_code_with_the_training_verifiers():
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     ours = {name for name in modules if name.startswith("otca")}
-    assert ours == {"otca.embedded.judge", "otca.embedded.scenes", "otca.embedded.video_scenes", "otca.types"}
+    assert ours == {"otca.tasks.judge", "otca.tasks.scenes", "otca.tasks.video_scenes", "otca.types"}
     fitted = {"path", "PROFILES", "signed_distance"}  # the outlines and profiles that the verifiers fit
     assert not fitted & {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}

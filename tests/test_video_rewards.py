@@ -11,11 +11,11 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch.nn import functional
 
-from otca.embedded import verifier, video_scenes, video_verifier
-from otca.embedded.scenes import SIZE
-from otca.embedded.video_rewards import MotionQuality, TextAlignment, VisualQuality
-from otca.embedded.video_scenes import FRAMES, motion
 from otca.files import resolve_model
+from otca.tasks import verifier, video_scenes, video_verifier
+from otca.tasks.scenes import SIZE
+from otca.tasks.video_rewards import MotionQuality, TextAlignment, VisualQuality
+from otca.tasks.video_scenes import FRAMES, motion
 from reproduce.pretrain.video_vae import reconstruct_clips
 
 REWARDS = (VisualQuality(), MotionQuality(), TextAlignment())

@@ -18,11 +18,11 @@ from safetensors import safe_open
 from otca.__main__ import main
 from otca.config import PolicyConfig
 from otca.errors import InputError
-from otca.policies.base import build_policy
-from otca.policies.flux import FluxPolicy
-from otca.policies.sd3 import Sd3Policy
-from otca.policies.tuning import LORA_FILE
-from otca.policies.wan import WanPolicy
+from otca.models.base import build_policy
+from otca.models.flux import FluxPolicy
+from otca.models.sd3 import Sd3Policy
+from otca.models.tuning import LORA_FILE
+from otca.models.wan import WanPolicy
 from otca.schedules import sigmas_S
 from tests.test_sd3 import LENGTH, stock
 

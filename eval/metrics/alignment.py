@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import torch
 
-from otca.embedded import scenes, video_scenes
 from otca.files import resolve_model
+from otca.tasks import scenes, video_scenes
 from otca.types import Prompt
 
 
@@ -22,7 +22,7 @@ class JudgeAccuracy:
     check_prompt = staticmethod(scenes.check_spec)
 
     def __init__(self):
-        from otca.embedded.judge import HeldOutJudge
+        from otca.tasks.judge import HeldOutJudge
 
         self.judge = HeldOutJudge.from_pretrained(resolve_model("embedded:judge"))
 
@@ -44,7 +44,7 @@ class VideoJudgeAccuracy:
     check_prompt = staticmethod(video_scenes.check_spec)
 
     def __init__(self):
-        from otca.embedded.video_judge import VideoJudge
+        from otca.tasks.video_judge import VideoJudge
 
         self.judge = VideoJudge.from_pretrained(resolve_model("embedded:video_judge"))
 
@@ -71,6 +71,6 @@ class ClipScore:
 
 def embedded_clip():
     """The shipped open_clip model."""
-    from otca.embedded.clip import EmbeddedClip
+    from otca.tasks.clip import EmbeddedClip
 
     return EmbeddedClip.from_pretrained(resolve_model("embedded:clip"))

@@ -63,7 +63,7 @@ class DisFlow:
     name = "dis"
     vbench = False
     protocol: ClassVar[dict[str, str]] = {
-        "backbone": "OpenCV DISOpticalFlow, preset medium, on the principal colour axis of the two frames",
+        "backbone": "OpenCV DISOpticalFlow, preset modality, on the principal colour axis of the two frames",
         "resolution": f"as given, enlarged by a whole factor to at least {MIN_SIDE} pixels a side",
     }
 

@@ -32,9 +32,9 @@ TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".mp4": "video/mp4"}
 
 
 def galleries(results: Path) -> list[dict]:
-    """A gallery for each medium and tier with published samples, in the order of tiers.
+    """A gallery for each modality and tier with published samples, in the order of tiers.
 
-    Each: ``id``, ``medium``, ``tier``, ``methods`` shown, ``left_out`` methods, ``without_curve`` methods, ``objectives`` of the
+    Each: ``id``, ``modality``, ``tier``, ``methods`` shown, ``left_out`` methods, ``without_curve`` methods, ``objectives`` of the
     curves, and ``prompts``: ``id``, ``text``, ``skill`` and ``samples`` (one a method or None: ``src``, ``right``, ``curve``).
     Raises InputError on a listing that cannot be used.
     """
@@ -81,7 +81,7 @@ def _gallery(place: Path, runs: dict[str, Path], left: int) -> tuple[dict, int]:
         rows.append({"id": key, "text": prompt["prompt"], "skill": prompt["skill"], "samples": samples})
     gallery = {
         "id": f"gallery-{place.parent.name}-{place.name}",
-        "medium": place.parent.name,
+        "modality": place.parent.name,
         "tier": place.name,
         "methods": shown,
         "left_out": [method for method in runs if method not in shown],

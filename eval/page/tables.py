@@ -49,7 +49,7 @@ def documents(results: Path) -> list[dict]:
 
     Each: ``id``, ``title``, ``folder`` (below the results), ``blocks`` (texts and tables), ``files`` (its data) and ``figures``
     (paths below the results), whether it is a CSV file alone (``rows``); of a table of runs also ``cells`` (of each section,
-    `_in_full`), ``runs`` ({medium: {method: [[path, hash], …]}}) and ``sets`` ({medium: metrics of whole sets}); of pairs ``of``,
+    `_in_full`), ``runs`` ({modality: {method: [[path, hash], …]}}) and ``sets`` ({modality: metrics of whole sets}); of pairs ``of``,
     the folder of their table.
     Raises InputError on a table that does not fit its sources.
     """
@@ -105,7 +105,7 @@ def _document(path: Path, results: Path) -> dict:
     }
     if isinstance(blocks[0], Heading) and blocks[0].level == 1:
         out["title"], blocks = blocks[0].text, blocks[1:]
-    place = next((medium for medium in MEDIA if medium in (*Path(below).parts, path.stem)), "")
+    place = next((modality for modality in MEDIA if modality in (*Path(below).parts, path.stem)), "")
     if SOURCES in (file.name for file in beside):
         return out | _table_of_runs(folder, results, blocks)
     if below == PAIRS:
@@ -113,17 +113,17 @@ def _document(path: Path, results: Path) -> dict:
     return out | {"blocks": [_plain_block(block, place) for block in blocks]}
 
 
-def _plain_block(block: Block, medium: str) -> dict:
+def _plain_block(block: Block, modality: str) -> dict:
     """One block of a text: ``kind`` and what it holds."""
     match block:
         case Heading(_, text):
-            return {"kind": "heading", "text": text, "medium": medium}
+            return {"kind": "heading", "text": text, "modality": modality}
         case Paragraph(text):
-            return {"kind": "text", "text": text, "medium": medium}
+            return {"kind": "text", "text": text, "modality": modality}
         case Items(texts):
-            return {"kind": "list", "texts": texts, "medium": medium}
+            return {"kind": "list", "texts": texts, "modality": modality}
         case Cells(heads, rows, bold):
-            shown = {"kind": "table", "heads": heads, "rows": rows, "bold": sorted(bold), "medium": medium}
+            shown = {"kind": "table", "heads": heads, "rows": rows, "bold": sorted(bold), "modality": modality}
             return shown | {"metrics": [""] * len(heads), "skills": [""] * len(heads)}
 
 
@@ -131,24 +131,24 @@ def _pairs(name: str, results: Path, blocks: list[Block]) -> dict:
     """Blocks of the pairs of a table: each section's metric, and the method that it (or, in a column Of, a row) compares with."""
     tables = {path.parent.relative_to(results).as_posix().replace("/", "-"): path.parent for path in results.rglob(SOURCES)}
     media = [*_runs(tables[name], results)] if name in tables else []
-    medium = media[0] if len(media) == 1 else ""
+    modality = media[0] if len(media) == 1 else ""
     out, metric, against = [], "", ""
     for block in blocks:
         if isinstance(block, Heading):
             metric = next((m for m in METRICS if block.text.startswith(f"{METRICS[m].label}: difference ")), "")
             against = block.text.partition(": difference from ")[2]
-        shown = _plain_block(block, medium)
+        shown = _plain_block(block, modality)
         if isinstance(block, Cells) and metric:
             shown |= {"metrics": [metric if head in DIFFERENCE_HEADS else "" for head in block.heads]}
             shown |= {"label": METRICS[metric].label, "against": against}
         out.append(shown)
-    return {"blocks": out} | ({"of": tables[name].relative_to(results).as_posix()} if medium else {})
+    return {"blocks": out} | ({"of": tables[name].relative_to(results).as_posix()} if modality else {})
 
 
 def _table_of_runs(folder: Path, results: Path, blocks: list[Block]) -> dict:
     """Blocks of a table.md with the metric and skill of every column, and what its cells and rows are."""
     table = pd.read_csv(folder / "table.csv")
-    parts = [(*at, part) for at, part in table.groupby(["medium", "budget"], sort=False)]
+    parts = [(*at, part) for at, part in table.groupby(["modality", "budget"], sort=False)]
     at, metric, out, cells = -1, "", [], {}
     for block in blocks:
         if isinstance(block, Heading):
@@ -156,9 +156,9 @@ def _table_of_runs(folder: Path, results: Path, blocks: list[Block]) -> dict:
         if isinstance(block, Paragraph) and block.text.startswith("Budget: "):
             at += 1
             _check_section(folder, block.text, parts, at)
-        new_medium = isinstance(block, Heading) and block.text.lower() in set(table["medium"])
-        medium = parts[at + new_medium][0] if 0 <= at + new_medium < len(parts) else ""
-        shown = _plain_block(block, "" if isinstance(block, Items) else medium)
+        new_modality = isinstance(block, Heading) and block.text.lower() in set(table["modality"])
+        modality = parts[at + new_modality][0] if 0 <= at + new_modality < len(parts) else ""
+        shown = _plain_block(block, "" if isinstance(block, Items) else modality)
         if isinstance(block, Cells):
             present = {heading(m): m for m in METRICS if (parts[at][2]["metric"] == m).any()}
             shown["metrics"] = ["", *(metric or present.get(head, "") for head in block.heads[1:])]
@@ -174,8 +174,8 @@ def _table_of_runs(folder: Path, results: Path, blocks: list[Block]) -> dict:
     if at + 1 != len(parts):
         raise InputError(f"{folder}/table.md has {at + 1} sections, table.csv {len(parts)}; render the table again")
     runs = _runs(folder, results)
-    firsts = {medium: next(iter(of_method.values()))[0][0] for medium, of_method in runs.items()}
-    sets = {medium: pd.read_csv(results / run / "sets.csv")["metric"].tolist() for medium, run in firsts.items()}
+    firsts = {modality: next(iter(of_method.values()))[0][0] for modality, of_method in runs.items()}
+    sets = {modality: pd.read_csv(results / run / "sets.csv")["metric"].tolist() for modality, run in firsts.items()}
     return {"blocks": out, "cells": cells, "runs": runs, "sets": sets}
 
 
@@ -204,7 +204,7 @@ def _in_full(part: pd.DataFrame) -> dict:
 
 
 def _runs(folder: Path, results: Path) -> dict[str, dict[str, list[list[str]]]]:
-    """Runs of a table by medium and method. Raises InputError where one is not published."""
+    """Runs of a table by modality and method. Raises InputError where one is not published."""
     root, runs, _ = read_sources(folder)
     out: dict[str, dict[str, list[list[str]]]] = {}
     for run, digest in runs.items():
@@ -212,8 +212,8 @@ def _runs(folder: Path, results: Path) -> dict[str, dict[str, list[list[str]]]]:
         if root.resolve() != results.resolve() or missing:
             lacking = f"lacks {', '.join(missing)}" if missing else f"is not below {results}"
             raise InputError(f"{folder / SOURCES} lists {run}, which {lacking}; publish the run")
-        medium, _, method, _ = RUN.fullmatch(run).groups()
-        out.setdefault(medium, {}).setdefault(method, []).append([run, str(digest)])
+        modality, _, method, _ = RUN.fullmatch(run).groups()
+        out.setdefault(modality, {}).setdefault(method, []).append([run, str(digest)])
     return out
 
 
@@ -228,7 +228,7 @@ def _plain_rows(path: Path) -> pd.DataFrame:
 def _of_rows(path: Path, rows: pd.DataFrame, results: Path) -> dict:
     """A document of one small CSV file."""
     name = path.relative_to(results).as_posix()
-    place = next((medium for medium in MEDIA if re.search(rf"\b{medium}\b", name)), "")
+    place = next((modality for modality in MEDIA if re.search(rf"\b{modality}\b", name)), "")
     block = Cells(tuple(rows.columns), tuple(map(tuple, rows.to_numpy().tolist())), frozenset())
     return {
         "id": name.removesuffix(".csv"),

@@ -47,11 +47,11 @@ def run(argv: list[str]) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there already; name a folder that is new or empty")
     from otca.files import PARTIAL, flush_tree, writable_folder, write_hashes
-    from otca.runs import damages, is_finished
+    from otca.runs import integrity_errors, is_finished
     from otca.validation import chosen_checkpoint
 
     checkpoint = chosen_checkpoint(source, given.checkpoint)
-    broken = damages(source) if is_finished(source) else []
+    broken = integrity_errors(source) if is_finished(source) else []
     if broken:
         raise InputError(f"run {source} is damaged: {broken[0]}; restore it before it is exported")
     target = folder.resolve()
@@ -116,7 +116,7 @@ def _shown(source: Path, settings: TrainConfig, manifest: Mapping, folder: Path)
     lines = (source / "media" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
     slot = [json.loads(line)["file"] for line in lines].index(rows[0]["file"]) // protocol["samples_per_prompt"]
     seed = noise_seed(Prompt(rows[0]["id"], texts[0]), slot, protocol["noise_seed"])
-    tier = f"{manifest['medium']}/{manifest['tier']}"
+    tier = f"{manifest['modality']}/{manifest['tier']}"
     return _sampling(
         settings,
         protocol["policy"],
@@ -134,9 +134,9 @@ def _sampled(checkpoint: Path, settings: TrainConfig, count: int, folder: Path) 
     """A grid of samples drawn now, of validation prompts with noise of the run's seed; returns how."""
     from eval.generate import generate, noise_seed
     from eval.plots import contact_sheet
+    from otca.distributed import process_state
     from otca.eval_config import EvalConfig
-    from otca.policies.base import build_policy
-    from otca.processes import process_state
+    from otca.models.base import build_policy
 
     each = {"samples_per_prompt": 1, "shift": settings.sampler.shift, "batch": 1}
     config = EvalConfig(source=_validation_of(settings), prompts=max(count, 1), **each)

@@ -55,7 +55,7 @@ def _described(name: str, files: str) -> str:
     what = found.card.measures if published else (found.__doc__ or "").strip().splitlines()[0]
     memory = _memory(found.card) if published else "none, as it has no network"
     lines = [
-        f"{MEDIA[facts.medium]}; range: {facts.range[0]:g} to {facts.range[1]:g}; memory: {memory}; licence: {facts.licence}",
+        f"{MEDIA[facts.modality]}; range: {facts.range[0]:g} to {facts.range[1]:g}; memory: {memory}; licence: {facts.licence}",
         f"source: {facts.source}",
         *(
             _files(found.card, files)

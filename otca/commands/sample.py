@@ -31,9 +31,9 @@ def run(argv: list[str]) -> None:
     given = parse(parser(), argv)
     settings, policy_config = given.eval, given.policy
     from eval.generate import generate
+    from otca.distributed import usable_device
     from otca.files import writable_folder
-    from otca.policies.base import build_policy
-    from otca.processes import usable_device
+    from otca.models.base import build_policy
     from otca.runs import config_of
     from otca.validation import chosen_checkpoint
 

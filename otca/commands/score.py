@@ -74,7 +74,7 @@ def parser() -> ArgumentParser:
 
 def run(argv: list[str]) -> None:
     """Score, write the rows, print means with intervals."""
-    from otca.processes import usable_device
+    from otca.distributed import usable_device
 
     given = parse(parser(), argv)
     if (given.images is None) == (given.videos is None):
@@ -126,9 +126,9 @@ def _scorers(given, entries, prompts: list[Prompt]):
     names = own if given.rewards is None else [name.strip() for name in given.rewards.strip("[]").split(",") if name.strip()]
     if not known:
         _refuse_readers_of_drawings(names, given.prompts)
-    scorers.refuse_twice(names)
+    scorers.check_twice(names)
     judge = JudgeAccuracy if given.images else VideoJudgeAccuracy
-    scorers.refuse_unfit(names, judge if given.held_out and known else None, prompts, given.prompts)
+    scorers.check_unfit(names, judge if given.held_out and known else None, prompts, given.prompts)
     out = _video_scorers(given, entries) if given.videos else []
     weights = (given.device, given.reward_files, given.reward_timeout)
     out += [scorers.reward_scorer(name, given.batch, *weights) for name in names]

@@ -36,7 +36,7 @@ def run(argv: list[str]) -> None:
         at_least(name, getattr(given, name), 1)
     for name in ("reward_timeout", "reward_fps"):
         at_least(name, getattr(given, name), 0)
-    from otca.processes import usable_device
+    from otca.distributed import usable_device
     from otca.rewards.base import build_reward
     from otca.rewards.wire import bearer_token
     from otca.serving import bound, make_app, serve

@@ -38,7 +38,7 @@ def run_parser(command: str, description: str) -> ArgumentParser:
     """What every command has that takes the settings of a run."""
     parser = make_parser(command, description)
     parser.add_argument("--config", action=SettingsFile, help="YAML file with the keys below")
-    parser.add_argument("--preset", type=str, default="image/quick", help="medium/tier whose settings to start from")
+    parser.add_argument("--preset", type=str, default="image/quick", help="modality/tier whose settings to start from")
     parser.add_class_arguments(TrainConfig)
     return parser
 
@@ -70,13 +70,13 @@ def run(argv: list[str]) -> None:
     given, config, method = resolve(parser(), argv)
     if not given.allow_trained_metric:
         from eval.held_out import held_out_names
-        from otca.rewards.measured import refuse_trained_metrics
+        from otca.rewards.measured import check_trained_metrics
 
-        refuse_trained_metrics(f"preset {given.preset}", config.rewards, given.preset, held_out_names(given.preset))
+        check_trained_metrics(f"preset {given.preset}", config.rewards, given.preset, held_out_names(given.preset))
     if given.dry_run:
         print(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), end="")
         return
-    from otca.processes import end_processes, is_main
+    from otca.distributed import end_processes, is_main
 
     folder = given.out or Path("runs/adhoc") / config.method / f"seed{config.seed}"
     _train(config, method, folder, given.override_config)
@@ -90,13 +90,13 @@ def _train(config: TrainConfig, method: Method, folder: Path, override_config: b
     from tqdm import tqdm
 
     from otca.checkpoint import checkpoints, iteration_of
-    from otca.files import held
+    from otca.files import run_lock
     from otca.runs import begin_run
     from otca.trainer import Trainer
 
     trainer = Trainer(config, method, folder)
     main = trainer.accelerator.is_main_process
-    with held(folder) if main else nullcontext():
+    with run_lock(folder) if main else nullcontext():
         if main:
             reached = checkpoints(folder)
             begin_run(folder, config, override_config, iteration_of(reached[-1]) if reached else 0)

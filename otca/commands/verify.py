@@ -25,10 +25,10 @@ def parser() -> ArgumentParser:
 
 def run(argv: list[str]) -> None:
     """Print what is damaged, and how much was compared. Raises InputError where anything is."""
-    from eval.published import PICTURES, listing_damages, published_files, published_roots, run_damages
+    from eval.published import PICTURES, listing_integrity_errors, published_files, published_roots, run_integrity_errors
     from eval.sources import SOURCES, source_runs
     from otca.files import HASHES
-    from otca.runs import MANIFEST, damages
+    from otca.runs import MANIFEST, integrity_errors
 
     folder = parse(parser(), argv).folder
     if not folder.is_dir():
@@ -45,8 +45,8 @@ def run(argv: list[str]) -> None:
     published = [published_files(root) for root in roots]
     found = [
         *_damages_of_tables(tables),
-        *(line for one in runs for line in damages(one)),
-        *(line for one in published for line in (*run_damages(one), *listing_damages(one))),
+        *(line for one in runs for line in integrity_errors(one)),
+        *(line for one in published for line in (*run_integrity_errors(one), *listing_integrity_errors(one))),
         *(line for one in checkpoints for line in _damages_of_checkpoint(one)),
     ]
     found = [*dict.fromkeys(found)]  # a table's files are listed twice
@@ -69,9 +69,9 @@ def counted(number: int, thing: str) -> str:
 
 def _damages_of_tables(tables: Iterable[Path]) -> list[str]:
     """What is wrong with tables; of a missing run one line, whatever number of tables was made from it."""
-    from eval.sources import source_runs, table_damages
+    from eval.sources import source_runs, table_integrity_errors
 
-    out = [line for one in tables for line in table_damages(one)]
+    out = [line for one in tables for line in table_integrity_errors(one)]
     lost: dict[Path, list[Path]] = {}
     for one in tables:
         for run in source_runs(one):
@@ -84,9 +84,9 @@ def _damages_of_tables(tables: Iterable[Path]) -> list[str]:
 
 
 def _damages_of_checkpoint(folder: Path) -> list[str]:
-    from otca.files import hash_damages
+    from otca.files import hash_integrity_errors
 
     try:
-        return hash_damages(folder)
+        return hash_integrity_errors(folder)
     except InputError as error:
         return [str(error)]

@@ -18,12 +18,12 @@ from otca.rewards.workers import Late, Workers, answers, as_here
 from otca.types import Prompt, Scores
 
 REGISTRY = {
-    "alignment": "otca.embedded.rewards:Alignment",
-    "quality": "otca.embedded.rewards:Quality",
-    "aesthetic": "otca.embedded.rewards:Aesthetic",
-    "vq": "otca.embedded.video_rewards:VisualQuality",
-    "mq": "otca.embedded.video_rewards:MotionQuality",
-    "ta": "otca.embedded.video_rewards:TextAlignment",
+    "alignment": "otca.tasks.rewards:Alignment",
+    "quality": "otca.tasks.rewards:Quality",
+    "aesthetic": "otca.tasks.rewards:Aesthetic",
+    "vq": "otca.tasks.video_rewards:VisualQuality",
+    "mq": "otca.tasks.video_rewards:MotionQuality",
+    "ta": "otca.tasks.video_rewards:TextAlignment",
     "videoalign": "otca.rewards.video_align:Overall",
     "videoalign_vq": "otca.rewards.video_align:VisualQuality",
     "videoalign_mq": "otca.rewards.video_align:MotionQuality",
@@ -59,7 +59,7 @@ class Reward(Protocol):
         """Score media in [0, 1], shape (B, F, 3, H, W), against B prompts: float32 (B,)."""
 
 
-class Limited:
+class TimeLimitedReward:
     """A reward whose scores are waited for no longer than so many ``seconds``; all else is the reward's own, set or read."""
 
     def __init__(self, reward: Reward, seconds: float):
@@ -95,7 +95,7 @@ def build_reward(
     """Construct a reward of the registry, a ``module:class`` of the user's own, or a client of the server at an address.
 
     Published rewards live on ``device`` and look for their weights in ``files/<reward>/``, then in the
-    hub's cache (`load_published`). It is `Limited` to ``timeout`` seconds a call, unless 0, and told the ``fps`` of the media,
+    hub's cache (`load_published`). It is `TimeLimitedReward` to ``timeout`` seconds a call, unless 0, and told the ``fps`` of the media,
     unless 0, if its scores depend on it. Raises InputError for an unknown name, for weights that are missing or do not fit, and
     for no answer.
     """
@@ -110,7 +110,7 @@ def build_reward(
         raise InputError(f"reward {name!r}: the class has no {' and no '.join(lacking)}; a reward needs both")
     if fps and hasattr(reward, "fps"):
         reward.fps = fps
-    return Limited(reward, timeout) if timeout else reward
+    return TimeLimitedReward(reward, timeout) if timeout else reward
 
 
 def build_rewards(
@@ -128,7 +128,7 @@ def build_rewards(
     return rewards
 
 
-def refuse_prompts(rewards: Sequence[Reward], prompts: Sequence[Prompt], source: str) -> None:
+def check_prompts(rewards: Sequence[Reward], prompts: Sequence[Prompt], source: str) -> None:
     """Raise InputError for prompts that a reward cannot judge: without a spec that a verifier can read, without quoted text.
 
     It names the first, and says how many there are. ``rewards`` may be classes: what is checked needs no model.
@@ -176,7 +176,7 @@ def find_reward(name: str) -> type:
     return found
 
 
-class Background:
+class AsyncScoring:
     """Scores asked for while sampling goes on: media come in parts, in order, and go to the rewards that can `submit`."""
 
     def __init__(self, rewards: list[Reward]):
@@ -221,7 +221,7 @@ def joined(parts: list[Future[torch.Tensor]], seconds: float = 0.0) -> torch.Ten
 
 
 def score_all(
-    rewards: list[Reward], media_BFCHW: torch.Tensor, prompts: list[Prompt], background: Background | None = None
+    rewards: list[Reward], media_BFCHW: torch.Tensor, prompts: list[Prompt], background: AsyncScoring | None = None
 ) -> Scores:
     """Score every sample with every reward; raises `RewardError` on an exception, NaN, Inf, a wrong shape, or no end in time.
 
@@ -229,7 +229,7 @@ def score_all(
     waited for last; their ``seconds`` are those of the wait.
     """
     if background is None:
-        background = Background(rewards)
+        background = AsyncScoring(rewards)
         background.add(media_BFCHW, prompts)
     value_KB, seconds = {}, {}
     try:
@@ -254,7 +254,7 @@ def score_all(
 
 def _seconds(reward: Reward) -> float:
     """Limit of the time that its scores are waited for; 0 is none."""
-    return reward.seconds if isinstance(reward, Limited) else 0.0
+    return reward.seconds if isinstance(reward, TimeLimitedReward) else 0.0
 
 
 def _failure(reward: Reward, error: Exception, prompts: list[Prompt]) -> RewardError:

@@ -51,7 +51,7 @@ class HPSv2(PublishedReward):
     card = Card(
         name="hpsv2",
         measures="human preference of a picture for its prompt (HPSv2.1)",
-        medium="both",
+        modality="both",
         range=(-1.0, 1.0),
         source="Wu et al. 2023, arXiv:2306.09341; github.com/tgxs002/HPSv2",
         licence="Apache-2.0",
@@ -99,7 +99,7 @@ class ClipScore(PublishedReward):
     card = Card(
         name="clip",
         measures="agreement of picture and prompt (CLIP ViT-L/14 of OpenAI)",
-        medium="both",
+        modality="both",
         range=(-1.0, 1.0),
         source="Hessel et al. 2021, arXiv:2104.08718; Radford et al. 2021, arXiv:2103.00020",
         licence="Apache-2.0",
@@ -136,7 +136,7 @@ class ClipScoreDfn5b(ClipScore):
     card = Card(
         name="clip_dfn5b",
         measures="agreement of picture and prompt (CLIP ViT-H/14-378 DFN5B)",
-        medium="both",
+        modality="both",
         range=(-1.0, 1.0),
         source="Fang et al. 2023, arXiv:2309.17425; Hessel et al. 2021, arXiv:2104.08718",
         licence="apple-amlr (Apple's own, for research; LICENSE in the hub repository)",
@@ -162,7 +162,7 @@ class ClipScoreB32(ClipScore):
     card = Card(
         name="clip_b32",
         measures="agreement of picture and prompt (CLIP ViT-B/32 of OpenAI)",
-        medium="both",
+        modality="both",
         range=(-1.0, 1.0),
         source="Hessel et al. 2021, arXiv:2104.08718; Radford et al. 2021, arXiv:2103.00020",
         licence="Apache-2.0",
@@ -189,7 +189,7 @@ class AestheticV2(PublishedReward):
     card = Card(
         name="aesthetic_v2",
         measures="how much a picture would be liked, whatever its prompt (LAION aesthetic v2)",
-        medium="both",
+        modality="both",
         range=(1.0, 10.0),
         source="Schuhmann 2022, github.com/christophschuhmann/improved-aesthetic-predictor",
         licence="Apache-2.0",

@@ -84,7 +84,7 @@ class ImageReward(PublishedReward):
     card = Card(
         name=NAME,
         measures="human preference among pictures of a prompt",
-        medium="both",
+        modality="both",
         range=(-2.0, 2.0),
         source="arXiv:2304.05977; github.com/THUDM/ImageReward",
         licence="Apache-2.0",

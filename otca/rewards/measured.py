@@ -37,7 +37,7 @@ def _own_names(found: type) -> set[str]:
     return out
 
 
-def refuse_trained_metrics(who: object, rewards: Sequence[str], place: str, held_out: Sequence[str]) -> None:
+def check_trained_metrics(who: object, rewards: Sequence[str], place: str, held_out: Sequence[str]) -> None:
     """Raise InputError where ``who`` would train on what the evaluation of ``place`` holds out, under whatever name."""
     kept = set().union(*map(measured, held_out))
     both = [name for name in rewards if measured(name) & kept]

@@ -40,7 +40,7 @@ class Ocr(PublishedReward):
     card = Card(
         name="ocr",
         measures="the text in quotation marks is written in the picture",
-        medium="both",
+        modality="both",
         range=(0.0, 1.0),
         source="Flow-GRPO's text-rendering reward (arXiv 2505.05470), with PP-OCR's small models through rapidocr",
         licence="Apache-2.0",

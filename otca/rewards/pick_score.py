@@ -36,7 +36,7 @@ class PickScore(PublishedReward):
     card = Card(
         name="pickscore",
         measures="human preference of a picture for its prompt (PickScore v1)",
-        medium="both",
+        modality="both",
         range=(-100.0, 100.0),
         source="Kirstain et al. 2023, arXiv:2305.01569; github.com/yuvalkirstain/PickScore",
         licence="none stated on the hub; MIT in the code's repository",

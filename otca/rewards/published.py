@@ -56,7 +56,7 @@ class Card:
 
     name: str
     measures: str
-    medium: str
+    modality: str
     range: tuple[float, float]
     source: str
     licence: str

@@ -57,7 +57,7 @@ def pause(tries: int) -> float:
 
 
 class RemoteReward:
-    """Scores of a server. What it is (range, source, licence, medium, fps) is what the server says of it.
+    """Scores of a server. What it is (range, source, licence, modality, fps) is what the server says of it.
 
     Media travel as files: a picture as PNG, a video as an array of bytes, each value rounded to 256 levels. The score is
     therefore that of the saved picture, and equals the score that the same reward gives such media in this process.
@@ -81,7 +81,7 @@ class RemoteReward:
                 )
             lowest, highest = said["range"]
             self.range = (float("-inf" if lowest is None else lowest), float("inf" if highest is None else highest))
-            self.source, self.licence, self.medium = said["source"], said["licence"], said["medium"]
+            self.source, self.licence, self.modality = said["source"], said["licence"], said["modality"]
             self.revision = f"{said['revision']} at {self.url}"
             if said.get("fps") is not None:  # its scores depend on it; older servers do not know the field
                 self.fps = checked_rate("fps", said["fps"])

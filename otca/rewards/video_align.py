@@ -260,7 +260,7 @@ def _card(name: str, measures: str, spread: float) -> Card:
     return Card(
         name=name,
         measures=measures,
-        medium="video",
+        modality="video",
         range=(-spread, spread),
         source="VideoAlign, arXiv 2501.13918; github.com/KwaiVGI/VideoAlign, inference.py",
         licence="Apache-2.0",

@@ -1,4 +1,4 @@
-"""Train and measure the small open_clip model (`otca/embedded/clip.py`)."""
+"""Train and measure the small open_clip model (`otca/tasks/clip.py`)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from otca.embedded.architecture import MAX_SEQUENCE_LENGTH, build_tokenizer
-from otca.embedded.clip import EmbeddedClip
-from otca.embedded.scenes import SIZE, SKILLS, Scene, captions, draw_scene, render, vocabulary
+from otca.tasks.architecture import MAX_SEQUENCE_LENGTH, build_tokenizer
+from otca.tasks.clip import EmbeddedClip
+from otca.tasks.scenes import SIZE, SKILLS, Scene, captions, draw_scene, render, vocabulary
 from reproduce.pretrain.drawings import random_emptiness, random_spec_scene, skill_specs
 from reproduce.pretrain.loop import train
 from reproduce.pretrain.vae import reconstruct

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from otca.embedded.architecture import MAX_SEQUENCE_LENGTH
+from otca.tasks.architecture import MAX_SEQUENCE_LENGTH
 from reproduce.pretrain.publish import publish
 
 VAE_STEPS = 8000
@@ -32,7 +32,7 @@ def run_flow(folder: Path) -> None:
     """Train transformer and text encoders on the autoencoder's latents and save `folder/teacher/`."""
     from diffusers import AutoencoderKL
 
-    from otca.embedded.architecture import build_pipeline
+    from otca.tasks.architecture import build_pipeline
     from reproduce.pretrain.flow import pretrain_flow
     from reproduce.pretrain.image_flow import image_bank, image_network
 
@@ -84,7 +84,7 @@ def run_publish(folder: Path) -> None:
     """Copy what ships into the package, with its hashes, costs and accuracies."""
     publish(
         folder,
-        medium="image",
+        modality="image",
         models={"pipeline": "image", "judge": "judge", "clip": "clip"},
         notes={"max_sequence_length": MAX_SEQUENCE_LENGTH},
         stages=[name for name in STAGES if name != "publish"],

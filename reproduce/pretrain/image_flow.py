@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from otca.embedded import architecture
-from otca.embedded.scenes import LATTICE, SIZE, captions, draw_scene, render, split_specs
+from otca.tasks import architecture
+from otca.tasks.scenes import LATTICE, SIZE, captions, draw_scene, render, split_specs
 from reproduce.pretrain.flow import Bank, draw_specs, stored_latents, tokenize
 
 SKILL_SHARES = {"single_object": 1, "two_objects": 2, "counting": 2, "colors": 1, "position": 2, "color_attr": 2}

@@ -1,4 +1,4 @@
-"""Train and measure the held-out judge (`otca/embedded/judge.py`)."""
+"""Train and measure the held-out judge (`otca/tasks/judge.py`)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from otca.embedded.judge import STRIDE, HeldOutJudge, Maps
-from otca.embedded.scenes import COLORS, SHAPES, SIZE, SKILLS, Scene, change_one_attribute, render
+from otca.tasks.judge import STRIDE, HeldOutJudge, Maps
+from otca.tasks.scenes import COLORS, SHAPES, SIZE, SKILLS, Scene, change_one_attribute, render
 from otca.types import Prompt
 from reproduce.pretrain.drawings import Label, ghosts, random_drawing, random_emptiness, random_spec_scene
 from reproduce.pretrain.loop import train

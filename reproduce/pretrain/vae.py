@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from otca.embedded import architecture
-from otca.embedded.scenes import random_examples
+from otca.tasks import architecture
+from otca.tasks.scenes import random_examples
 from reproduce.pretrain.loop import train
 
 KL_WEIGHT = 1e-7

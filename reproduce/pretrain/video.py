@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from otca.embedded.video_architecture import MAX_SEQUENCE_LENGTH
-from otca.embedded.video_scenes import FRAMES
 from otca.files import EMBEDDED
+from otca.tasks.video_architecture import MAX_SEQUENCE_LENGTH
+from otca.tasks.video_scenes import FRAMES
 from reproduce.pretrain.publish import publish
 
 VAE_STEPS, VAE_DECAY_FROM = 7500, 4500
@@ -32,7 +32,7 @@ def run_flow(folder: Path) -> None:
     """Train transformer and text encoder on the autoencoder's latents and save `folder/pipeline/`."""
     from diffusers import AutoencoderKLWan
 
-    from otca.embedded.video_architecture import build_pipeline
+    from otca.tasks.video_architecture import build_pipeline
     from reproduce.pretrain.flow import pretrain_flow
     from reproduce.pretrain.video_flow import video_bank, video_network
 
@@ -47,7 +47,7 @@ def run_judge(folder: Path) -> None:
     """Train the held-out judge, some of its clips through the autoencoder, and save `folder/judge/`."""
     from diffusers import AutoencoderKLWan
 
-    from otca.embedded.video_judge import VideoJudge
+    from otca.tasks.video_judge import VideoJudge
     from reproduce.pretrain.video_judge import ACCURACIES, pretrain_video_judge, video_judge_accuracy
     from reproduce.pretrain.video_vae import reconstruct_clips
 
@@ -63,7 +63,7 @@ def run_publish(folder: Path) -> None:
     """Copy what ships into the package, with its hashes, costs and accuracies."""
     publish(
         folder,
-        medium="video",
+        modality="video",
         models={"pipeline": "video", "judge": "video_judge"},
         notes={"max_sequence_length": MAX_SEQUENCE_LENGTH, "frames": FRAMES},
         stages=["vae", "flow", "video_judge_detector", "video_judge_reader"],

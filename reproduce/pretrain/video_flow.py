@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from otca.embedded.scenes import LATTICE
-from otca.embedded.video_architecture import MAX_SEQUENCE_LENGTH
-from otca.embedded.video_scenes import captions, draw_clip, render_clip, split_specs
+from otca.tasks.scenes import LATTICE
+from otca.tasks.video_architecture import MAX_SEQUENCE_LENGTH
+from otca.tasks.video_scenes import captions, draw_clip, render_clip, split_specs
 from reproduce.pretrain.flow import Bank, draw_specs, stored_latents, tokenize
 
 SKILL_SHARES = {"direction": 2, "speed": 2, "stop_and_go": 1, "turning": 2, "bouncing": 1, "scale": 1, "two_objects": 3}

@@ -1,4 +1,4 @@
-"""Train and measure the held-out judge of the embedded video task (`otca/embedded/video_judge.py`).
+"""Train and measure the held-out judge of the embedded video task (`otca/tasks/video_judge.py`).
 
 The detector of frames starts from the image judge's weights and sees still drawings, legal clips and moving free drawings
 with faults, some reconstructed. The reader of motions sees synthetic tracks: legal but sloppy, and illegal in ten ways.
@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from otca.embedded import video_scenes
-from otca.embedded.judge import OTHER, STRIDE, HeldOutJudge
-from otca.embedded.scenes import SIZE
-from otca.embedded.video_judge import DIRECTION_CLASSES, KINDS, NOWHERE, UNIT_RADIUS, VideoJudge
-from otca.embedded.video_scenes import FRAMES, SKILLS, STRAIGHT, Clip, change_one_attribute, draw_clip, frame_of, render_clip
+from otca.tasks import video_scenes
+from otca.tasks.judge import OTHER, STRIDE, HeldOutJudge
+from otca.tasks.scenes import SIZE
+from otca.tasks.video_judge import DIRECTION_CLASSES, KINDS, NOWHERE, UNIT_RADIUS, VideoJudge
+from otca.tasks.video_scenes import FRAMES, SKILLS, STRAIGHT, Clip, change_one_attribute, draw_clip, frame_of, render_clip
 from otca.types import Prompt
 from reproduce.pretrain.drawings import FAULTS, Label, draw_thing, ghosts, random_background
 from reproduce.pretrain.judge import FAITHFUL, Targets, augment, detection_loss, grid_targets, judge_batch, scene_labels

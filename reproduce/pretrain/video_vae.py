@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample
 
-from otca.embedded import video_architecture
-from otca.embedded.scenes import render
-from otca.embedded.video_scenes import FRAMES, SKILLS, draw_clip, frame_of, render_clip, split_specs
+from otca.tasks import video_architecture
+from otca.tasks.scenes import render
+from otca.tasks.video_scenes import FRAMES, SKILLS, draw_clip, frame_of, render_clip, split_specs
 from reproduce.pretrain.loop import train
 from reproduce.pretrain.vae import KL_WEIGHT
 

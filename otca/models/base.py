@@ -1,0 +1,133 @@
+"""The policy contract: what rollout and trainer ask of a generator, whatever its family."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from otca.config import PolicyConfig
+from otca.errors import InputError
+from otca.files import resolve_model
+from otca.sharding import is_sharded, refill
+
+FAMILIES = {"flux": "otca.models.flux:FluxPolicy", "sd3": "otca.models.sd3:Sd3Policy", "wan": "otca.models.wan:WanPolicy"}
+"""Family → ``module:class`` of its adapter."""
+
+PIPELINES = {"FluxPipeline": "flux", "StableDiffusion3Pipeline": "sd3", "WanPipeline": "wan"}
+"""Pipeline class in model_index.json → family."""
+
+
+class Policy(Protocol):
+    """A rectified-flow generator. Latents have the model's own layout, (B, …), in fp32."""
+
+    network: torch.nn.Module
+    """The module that is trained (the trainer may wrap it)."""
+
+    device: torch.device
+    forwards_per_velocity: int
+    """Network evaluations of one sample at one step: 1, or 2 with classifier-free guidance."""
+
+    experts: int
+    """Trained networks, of which one answers at each noise level."""
+
+    shift: float
+    """Time shift of the noise levels that the stock pipeline would use, where the settings leave it to the checkpoint."""
+
+    protocol: dict[str, object]
+    """What shapes its samples, for manifests: checkpoint and its hash, guidance, text length, frames."""
+
+    def encode(self, texts: list[str]) -> object:
+        """Encode prompts, one row a text: what `velocity` takes as its condition."""
+
+    def encode_ahead(self, texts: Iterable[str]) -> None:
+        """Told all texts that a run will ask for; may prepare them."""
+
+    def sized(self, height: int, width: int) -> AbstractContextManager:
+        """Samples of another size in pixels within the block; 0 keeps the own."""
+
+    def noise(self, generators: list[torch.Generator]) -> torch.Tensor:
+        """Standard normal latents (B, …), row b from generator b."""
+
+    def velocity(self, latents: torch.Tensor, sigma_B: torch.Tensor, condition: object) -> torch.Tensor:
+        """Velocity (noise − data) in fp32, guidance included."""
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Media (B, F, 3, H, W) in [0, 1], fp32."""
+
+    def latent_grid(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (B, C, F, H, W) as the autoencoder sees them, but for scale and shift: an image has one latent frame."""
+
+    def trainable_parameters(self) -> list[torch.nn.Parameter]:
+        """Parameters that the optimizer moves, in a fixed order."""
+
+    def save(self, folder: Path, write: bool = True) -> None:
+        """Write the trained part in the ecosystem's format (LoRA, or a transformer folder).
+
+        Where weights lie in shards every process must call it, and one is to ``write``.
+        """
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+
+
+def build_policy(
+    config: PolicyConfig, device: str | torch.device = "cpu", pipeline=None, networks_on: torch.device | None = None
+) -> Policy:
+    """Load the checkpoint with its family's adapter, or drive a pipeline that is there. InputError where no adapter does.
+
+    ``networks_on``: where the trained networks stay if not on ``device``, as long as they are not in shards yet.
+    """
+    module, _, name = FAMILIES[family_of(config, pipeline)].partition(":")
+    return getattr(importlib.import_module(module), name)(config, torch.device(device), pipeline, networks_on)
+
+
+def family_of(config: PolicyConfig, pipeline=None) -> str:
+    """Key of `FAMILIES`, where the settings leave it open read from the checkpoint (or of a pipeline that is there).
+
+    Raises InputError where no adapter drives it.
+    """
+    if config.family != "auto":
+        return config.family
+    return _family_of(type(pipeline).__name__ if pipeline else _pipeline_of(resolve_model(config.path)), config.path)
+
+
+def _pipeline_of(folder: str) -> str:
+    from diffusers import DiffusionPipeline
+
+    return DiffusionPipeline.load_config(folder, local_files_only=Path(folder).is_dir()).get("_class_name")
+
+
+def _family_of(pipeline: str, path: str) -> str:
+    if pipeline not in PIPELINES:
+        raise InputError(f"policy.path {path} is a {pipeline}; there are adapters for {', '.join(PIPELINES)}")
+    return PIPELINES[pipeline]
+
+
+@contextmanager
+def swapped(network: torch.nn.Module, parameters: list[torch.nn.Parameter], weights: list[torch.Tensor]):
+    """Let the network answer with other weights (reference, lagged or averaged ones) in the place of its parameters.
+
+    Whole weights are exchanged without a copy. Those in shards are copied in and back, and what the network had gathered of
+    them is given up, so that each forward and backward pass gathers what is there.
+    """
+    if is_sharded(parameters):
+        own = [p.detach().clone() for p in parameters]
+        try:
+            refill(network, parameters, weights)
+            yield
+        finally:
+            refill(network, parameters, own)
+        return
+    own = [p.data for p in parameters]
+    try:
+        for p, w in zip(parameters, weights, strict=True):
+            p.data = w
+        yield
+    finally:
+        for p, w in zip(parameters, own, strict=True):
+            p.data = w

@@ -1,0 +1,123 @@
+"""Wan: drives any WanPipeline, from the embedded checkpoint to Wan2.1 and the two experts of Wan2.2-A14B."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from otca.config import PolicyConfig
+from otca.errors import InputError
+from otca.models.pipeline import Encoded, PipelinePolicy
+from otca.models.texts import Parts
+
+BOUNDARY_TOLERANCE = 1e-6
+"""Noise levels within this of the boundary count as on it, so that rounding never picks the expert."""
+
+
+class Experts(nn.Module):
+    """The network that is trained: one transformer, or Wan2.2's two, of which ``low`` answers at low noise."""
+
+    def __init__(self, high: nn.Module, low: nn.Module | None):
+        super().__init__()
+        self.high, self.low = high, low
+        self._no_split_modules = high._no_split_modules  # the blocks that shards are gathered by
+
+    def forward(self, low: bool, **inputs) -> torch.Tensor:
+        """Velocity of one transformer; every sample of a call is at the same noise level."""
+        return (self.low if low else self.high)(**inputs, return_dict=False)[0]
+
+
+class WanPolicy(PipelinePolicy):
+    """A WanPipeline as a policy; latents (B, C, 1 + (frames − 1)/4, height/8, width/8), normalised per channel.
+
+    Encoded prompts: UMT5 features (B, L, D), zero after the end of the text. With two experts the high-noise one answers at
+    σ ≥ boundary_ratio, the boundary included, as in diffusers; ``true_guidance`` is theirs, high noise first.
+    """
+
+    pipeline_class = "WanPipeline"
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")  # as diffusers' Wan LoRAs have them
+
+    def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None, networks_on: torch.device | None = None):
+        super().__init__(config, device, pipeline, networks_on)
+        self.network = Experts(self.networks[0], self.networks[1] if len(self.networks) == 2 else None)
+        low_noise = config.true_guidance_2 or self.notes.get("true_guidance_2", self.true_guidance)
+        self.true_guidance = (self.true_guidance, low_noise)
+        self.forwards_per_velocity = 2 if max(self.true_guidance) > 1 else 1
+        self.frames = config.frames or self.notes.get("frames", 0)
+        self._set_size(config.height, config.width)
+        vae = self.pipeline.vae.config
+        self.latents_mean = torch.tensor(vae.latents_mean, device=device).view(1, -1, 1, 1, 1)
+        self.latents_std = torch.tensor(vae.latents_std, device=device).view(1, -1, 1, 1, 1)
+
+    def _trained(self) -> list[str]:
+        self.boundary = self.pipeline.config.boundary_ratio
+        if (self.boundary is None) != (self.pipeline.transformer_2 is None):
+            raise InputError(f"policy.path {self.config.path}: a second transformer needs a boundary_ratio, and the reverse")
+        return ["transformer"] + ["transformer_2"] * (self.boundary is not None)
+
+    @property
+    def protocol(self) -> dict[str, object]:
+        """What shapes its samples, for manifests."""
+        return super().protocol | {"true_guidance": list(self.true_guidance), "latent_shape": list(self.latent_shape)}
+
+    def _tokens(self) -> int:
+        _, frames, height, width = self.latent_shape
+        time, down, across = self.pipeline.transformer.config.patch_size
+        return frames * height * width // (time * down * across)
+
+    def _longest_text(self) -> int:
+        return 512  # WanPipeline's own default
+
+    def _encode_text(self, pipeline, text: str) -> Parts:
+        prompt, _ = pipeline.encode_prompt(
+            prompt=text, do_classifier_free_guidance=False, device=self.device, max_sequence_length=self.max_sequence_length
+        )
+        return (prompt[0],)
+
+    def _set_size(self, height: int, width: int) -> None:
+        space, time, frames = self.pipeline.vae_scale_factor_spatial, self.pipeline.vae_scale_factor_temporal, self.frames
+        if frames < 1 or frames % time != 1:
+            raise InputError(f"policy.frames is {frames}; {self.config.path} makes {time}·k + 1 frames, such as {time + 1}")
+        self.height, self.width = height, width
+        self.latent_shape = (self.pipeline.vae.config.z_dim, (frames - 1) // time + 1, height // space, width // space)
+
+    def text_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the parts of one encoded prompt."""
+        return ((self.max_sequence_length, self.pipeline.transformer.config.text_dim),)
+
+    def noise(self, generators: list[torch.Generator]) -> torch.Tensor:
+        """Standard normal latents, row b from generator b (drawn on its device)."""
+        return self._draw(self.latent_shape, generators).to(self.device)
+
+    def is_low_noise(self, sigma: float) -> bool:
+        """Whether the low-noise expert answers at a noise level; the boundary itself belongs to the high-noise one."""
+        return self.boundary is not None and sigma < self.boundary - BOUNDARY_TOLERANCE
+
+    def _expert_at(self, sigma_B) -> int:
+        """0 for high noise, 1 for low; ValueError for noise levels on both sides of the boundary in one call."""
+        sides = {self.is_low_noise(sigma) for sigma in sigma_B.tolist()}
+        if len(sides) > 1:
+            raise ValueError("one call cannot serve noise levels on both sides of the experts' boundary; split the batch")
+        return int(sides.pop())
+
+    def _guidance_of(self, expert: int) -> float:
+        return self.true_guidance[expert]
+
+    def _forward(self, latents, sigma_B, condition: Encoded, expert: int) -> torch.Tensor:
+        [prompt_BLD] = condition.parts
+        timestep = sigma_B * self.pipeline.scheduler.config.num_train_timesteps
+        return self.network(
+            bool(expert), hidden_states=latents.to(self.dtype), timestep=timestep, encoder_hidden_states=prompt_BLD
+        )
+
+    @torch.no_grad()
+    def decode(self, latents) -> torch.Tensor:
+        """Clips (B, F, 3, H, W) in [0, 1], fp32."""
+        vae = self.pipeline.vae
+        raw = latents * self.latents_std + self.latents_mean
+        clip_BCFHW = vae.decode(raw.to(vae.dtype), return_dict=False)[0]
+        return (clip_BCFHW.float() / 2 + 0.5).clamp(0, 1).transpose(1, 2)
+
+    def latent_grid(self, latents) -> torch.Tensor:
+        """The latents themselves, (B, C, F, H, W)."""
+        return latents

@@ -1,0 +1,120 @@
+"""The untrained parts of the embedded FluxPipeline, built from diffusers and transformers classes alone."""
+
+from __future__ import annotations
+
+from otca.tasks.scenes import vocabulary
+
+MAX_SEQUENCE_LENGTH = 16
+"""Text tokens a caption is padded to (the longest caption has 13 words, plus the end token)."""
+
+LATENT_CHANNELS = 8
+TEXT_WIDTH = 64
+
+
+def build_vae():
+    """AutoencoderKL, 8× down, 0.4 M parameters."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=LATENT_CHANNELS,
+        block_out_channels=(8, 16, 32, 48),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=64,
+        mid_block_add_attention=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+    )
+
+
+def build_transformer():
+    """FluxTransformer2DModel, about 1 M parameters, 16 image tokens of 2×2 packed latents."""
+    from diffusers import FluxTransformer2DModel
+
+    return FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=4 * LATENT_CHANNELS,
+        num_layers=2,
+        num_single_layers=3,
+        attention_head_dim=32,
+        num_attention_heads=3,
+        joint_attention_dim=TEXT_WIDTH,
+        pooled_projection_dim=TEXT_WIDTH,
+        guidance_embeds=False,
+        axes_dims_rope=(8, 12, 12),
+    )
+
+
+def build_tokenizer(vocabulary: list[str], max_length: int):
+    """Word-level tokenizer over the captions' words; serves every text encoder's slot."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "</s>", "<unk>", *vocabulary]
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    core.normalizer = normalizers.Lowercase()
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=max_length
+    )
+
+
+def t5_sizes(vocabulary_size: int) -> dict:
+    """Settings of a T5 (or UMT5) encoder of two layers of width 64, without dropout."""
+    return dict(
+        vocab_size=vocabulary_size,
+        d_model=TEXT_WIDTH,
+        d_kv=16,
+        d_ff=2 * TEXT_WIDTH,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
+        feed_forward_proj="gated-gelu",
+    )
+
+
+def build_text_encoders(vocabulary_size: int):
+    """A CLIP text model (pooled vector) and a T5 encoder (token features), two layers of width 64 each."""
+    from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+    clip = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary_size,
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=2 * TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_SEQUENCE_LENGTH,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=1,
+        )
+    )
+    t5 = T5EncoderModel(T5Config(**t5_sizes(vocabulary_size)))
+    return clip, t5
+
+
+def build_pipeline(vae=None):
+    """An untrained FluxPipeline of embedded size (around a given autoencoder, if any)."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+
+    tokenizer = build_tokenizer(vocabulary(), MAX_SEQUENCE_LENGTH)
+    clip, t5 = build_text_encoders(len(tokenizer))
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
+        vae=vae or build_vae(),
+        text_encoder=clip,
+        tokenizer=tokenizer,
+        text_encoder_2=t5,
+        tokenizer_2=tokenizer,
+        transformer=build_transformer(),
+    )

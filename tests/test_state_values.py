@@ -1,0 +1,312 @@
+"""Process credit: values of states by completion, their cost, and the credit made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from otca import credit, process
+from otca.config import PolicyConfig, SamplerConfig, TrainConfig
+from otca.credit_config import CreditConfig
+from otca.errors import InputError
+from otca.methods import METHODS, assign_credit
+from otca.models.base import build_policy
+from otca.rollout import continued_from, make_batch, rollout
+from otca.schedules import StepPlan, sigmas_S
+from otca.state_values import completion_path, continuation_rewards_NBK, process_values, regressed_values_SBK, scored_states
+from otca.trainer import Trainer
+from otca.types import Prompt, Trajectory
+from tests.test_baselines import record
+from tests.toys import toy_settings
+
+ROOT = math.sqrt(2)
+STEPS = 5
+SAMPLER = SamplerConfig(steps=STEPS)
+
+
+class Brightness:
+    """A reward of the tests: mean value of the media."""
+
+    name, range, source, licence, revision = "brightness", (0, 1), "", "", ""
+
+    def score(self, media_BFCHW, prompts):
+        return media_BFCHW.mean((1, 2, 3, 4))
+
+
+@pytest.fixture(scope="module")
+def policy(untrained_pipeline):
+    return build_policy(PolicyConfig(path=untrained_pipeline))
+
+
+def sampled(policy, stochastic):
+    """Four samples of one prompt, by ODE or with noise at every step but the last."""
+    plan = torch.arange(STEPS) < STEPS - 1 if stochastic else torch.zeros(STEPS, dtype=torch.bool)
+    batch = make_batch([Prompt("a", "a red circle")], [0], 4, ("process",))
+    return rollout(policy, batch, SAMPLER, sigmas_S(STEPS, 3.0), StepPlan(plan, plan), 2, frozenset({"velocity"}))
+
+
+def values(policy, record, **settings):
+    final_BK = Brightness().score(record.media_BFCHW, None).unsqueeze(1)
+    config = TrainConfig(sampler=SAMPLER, credit=CreditConfig(**settings), micro_batch=2)
+    out, costs = process_values(policy, record, final_BK, [Brightness()], config)
+    return out, costs, final_BK
+
+
+def test_completing_an_ode_trajectory_changes_nothing(policy):
+    """Without noise the completion of every state is the trajectory itself: every value is the final reward, for nothing."""
+    record = sampled(policy, stochastic=False)
+    out, costs, final_BK = values(policy, record, process_completion=0)
+    assert torch.equal(out, final_BK.expand(STEPS + 1, -1, -1)) and costs == {"network_evaluations": 0, "reward_calls": 0}
+    forked = dataclasses.replace(record, std_T=torch.ones(STEPS))  # had it been sampled with noise, completions would be made
+    out, costs, final_BK = values(policy, forked, process_completion=0)
+    torch.testing.assert_close(out, final_BK.expand(STEPS + 1, -1, -1), rtol=0, atol=1e-5)
+    assert costs == {"network_evaluations": 4 * (4 + 3 + 2 + 1), "reward_calls": 4 * STEPS}
+
+
+def test_one_step_is_the_clean_prediction_and_free(policy):
+    """The last transition is the clean prediction, so its state takes the final reward, unscored."""
+    record = sampled(policy, stochastic=True)
+    out, costs, final_BK = values(policy, record, process_completion=1)
+    assert costs == {"network_evaluations": 0, "reward_calls": 4 * (STEPS - 1)}
+    for state, sigma in enumerate(record.sigma_S[:-1].tolist()):
+        clean = record.latents_SB[state] - sigma * record.velocity_TB[state]
+        expected = Brightness().score(policy.decode(clean), None)
+        torch.testing.assert_close(out[state, :, 0], expected, rtol=0, atol=1e-5)
+    assert torch.equal(out[-1], final_BK) and torch.equal(out[-2], final_BK)
+
+
+def test_continuations_average_fresh_noise(policy):
+    """State T − 2 has one noisy step left: its value is the mean over draws of the reward of the ODE step from there."""
+    record, draws = sampled(policy, stochastic=True), 3
+    out, costs, _ = values(policy, record, process_continuations=draws)
+    assert costs == {"network_evaluations": 4 * draws * (4 + 3 + 2 + 1), "reward_calls": 4 * draws * (STEPS - 1)}
+    state, every = STEPS - 2, slice(0, 4)
+    condition, config = policy.encode([p.text for p in record.prompts]), TrainConfig(sampler=SAMPLER, micro_batch=3)
+    ends = [continued_from(policy, record, SAMPLER, state, n, every, condition) for n in range(draws)]
+    mean_B = torch.stack([Brightness().score(policy.decode(end), None) for end in ends]).mean(0)
+    torch.testing.assert_close(out[state, :, 0], mean_B, rtol=0, atol=1e-5)
+    assert not torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], record.latents_SB[-1])
+    again_NBK = continuation_rewards_NBK(policy, record, [Brightness()], config, state, range(draws))  # another micro-batch
+    torch.testing.assert_close(again_NBK.mean(0), out[state], rtol=0, atol=1e-5)
+
+
+def test_states_in_between_are_interpolated(policy):
+    """Two of five states, 0 and 2 (rounded from 2.5): state 1 is their mean, 3 and 4 lie a third and two thirds to the end."""
+    record = sampled(policy, stochastic=True)
+    whole, _, _ = values(policy, record)
+    out, costs, final_BK = values(policy, record, process_states=2)
+    assert costs["reward_calls"] == 4 * 2 and scored_states(STEPS, 2) == [0, 2]
+    torch.testing.assert_close(out[[0, 2]], whole[[0, 2]])
+    torch.testing.assert_close(out[1], (whole[0] + whole[2]) / 2)
+    torch.testing.assert_close(out[3], whole[2] + (final_BK - whole[2]) / 3)
+
+
+def test_early_states_alone_are_scored(policy):
+    """States 1 and 2 of five: the initial noise is worth its group's mean, 3 and 4 lie a third and two thirds to the end."""
+    record = sampled(policy, stochastic=True)
+    whole, every, _ = values(policy, record)
+    out, costs, final_BK = values(policy, record, process_states=2, process_spread="early")
+    assert costs["reward_calls"] == 4 * 2 and costs["network_evaluations"] < every["network_evaluations"]
+    torch.testing.assert_close(out[[1, 2]], whole[[1, 2]])
+    torch.testing.assert_close(out[4], whole[2] + 2 * (final_BK - whole[2]) / 3)
+    means = torch.stack([final_BK[record.group_B == group].mean(0) for group in record.group_B])
+    torch.testing.assert_close(out[0], means)
+    gain_TBK = credit.value_deltas_TBK(credit.shrunk_values_SBK(out, record.group_B))
+    torch.testing.assert_close(gain_TBK.sum(0), credit.group_center(final_BK, record.group_B).float(), rtol=0, atol=1e-6)
+
+
+def test_paths_and_subsets():
+    assert completion_path(2, 10, 1) == [2, 10] and completion_path(8, 10, 3) == [8, 9, 10]
+    assert completion_path(0, 10, 2) == [0, 5, 10] and completion_path(6, 10, 0) == [6, 7, 8, 9, 10]
+    assert scored_states(4, 0) == scored_states(4, 9) == [0, 1, 2, 3] and scored_states(6, 3) == [0, 2, 4]
+    assert scored_states(6, 3, "early") == [1, 2, 3] and scored_states(4, 0, "early") == scored_states(4, 9, "early") == [1, 2, 3]
+
+
+def test_generalised_increments_by_hand():
+    """Values 0, 1, 3, 2: increments 1, 2, −1; λ = ½: 1 + 1 − ¼, 2 − ½, −1; λ = 1: what is left to gain, 2, 1, −1."""
+    value_SBK = torch.tensor([0.0, 1.0, 3.0, 2.0]).view(4, 1, 1)
+    increments = credit.value_deltas_TBK(value_SBK)
+    assert increments.flatten().tolist() == [1, 2, -1]
+    assert credit.gae_TBK(increments, 0.0).flatten().tolist() == [1, 2, -1]
+    assert credit.gae_TBK(increments, 0.5).flatten().tolist() == [1.75, 1.5, -1]
+    assert credit.gae_TBK(increments, 1.0).flatten().tolist() == [2, 1, -1]
+
+
+def test_shrinkage_learns_from_the_other_groups_by_hand():
+    """Centred values ±1 in both groups; finals ±2 and ±4: each group's slope is what the other's final rewards say."""
+    value_SBK = torch.tensor([[[5.0], [3.0], [0.0], [2.0]], [[7.0], [3.0], [6.0], [14.0]]])
+    out_SBK = credit.shrunk_values_SBK(value_SBK, torch.tensor([7, 7, 9, 9]), ridge=0.0)
+    torch.testing.assert_close(out_SBK[0, :, 0], torch.tensor([4.0, -4.0, -2.0, 2.0]))
+    torch.testing.assert_close(out_SBK[1, :, 0], torch.tensor([2.0, -2.0, -4.0, 4.0]))  # final rewards, only centred
+
+
+def test_shrinkage_never_sees_a_sample_s_own_reward():
+    """Changing the rewards of one group moves the values of the others, and its own only at the end."""
+    value_SBK = torch.randn(5, 12, 2, generator=torch.Generator().manual_seed(0))
+    group_B = torch.arange(12) // 4
+    before_SBK = credit.shrunk_values_SBK(value_SBK, group_B)
+    value_SBK[-1, :4] += torch.randn(4, 2, generator=torch.Generator().manual_seed(1))
+    after_SBK = credit.shrunk_values_SBK(value_SBK, group_B)
+    assert torch.equal(before_SBK[:-1, :4], after_SBK[:-1, :4]) and not torch.equal(before_SBK[-1, :4], after_SBK[-1, :4])
+    assert not torch.equal(before_SBK[:-1, 4:], after_SBK[:-1, 4:])
+
+
+def test_shrinkage_forgets_noise_and_keeps_what_foretells():
+    """Estimates that are the final reward plus noise of the same variance get slope ½; pure noise gets about 0."""
+    generator = torch.Generator().manual_seed(0)
+    final_BK, noise_SBK = torch.randn(4000, 1, generator=generator), torch.randn(2, 4000, 1, generator=generator)
+    value_SBK = torch.stack([noise_SBK[0], final_BK + noise_SBK[1], final_BK])
+    group_B = torch.arange(4000) // 8
+    out_SBK = credit.shrunk_values_SBK(value_SBK, group_B)
+    centred_SBK = torch.stack([credit.group_center(value_BK, group_B) for value_BK in value_SBK]).float()
+    slope_S = (out_SBK * centred_SBK).sum((1, 2)) / centred_SBK.square().sum((1, 2))
+    torch.testing.assert_close(slope_S, torch.tensor([0.0, 0.5, 1.0]), rtol=0, atol=0.05)
+    one_group = credit.shrunk_values_SBK(value_SBK[:, :8], torch.zeros(8))
+    torch.testing.assert_close(one_group, centred_SBK[:, :8])
+
+
+def test_process_advantages_are_centred_in_the_group_with_rms_one():
+    """At each step and objective the groups' means are 0; over trained steps the RMS is 1; a constant objective gives 0."""
+    generator = torch.Generator().manual_seed(0)
+    value_SBK = torch.rand(6, 8, 3, generator=generator) * torch.tensor([1.0, 100.0, 0.0])
+    group_B, trained_T = torch.arange(8) // 4, torch.arange(5) < 4
+    advantage_TBK = credit.process_advantage_TBK(value_SBK, group_B, 0.3, trained_T)
+    assert advantage_TBK.view(5, 2, 4, 3).mean(2).abs().max() < 1e-5
+    rms_K = advantage_TBK[trained_T].square().mean((0, 1)).sqrt()
+    torch.testing.assert_close(rms_K, torch.tensor([1.0, 1.0, 0.0]), rtol=1e-3, atol=0)
+
+
+def test_the_rms_may_be_each_step_s_own():
+    """Equal size at every step, nothing else changed: each step's advantages keep their direction."""
+    generator, group_B = torch.Generator().manual_seed(3), torch.arange(12) // 4
+    value_SBK = torch.randn(5, 12, 2, generator=generator) * torch.tensor([1.0, 5.0, 0.1, 2.0, 1.0]).view(5, 1, 1)
+    trained_T = torch.tensor([True, True, False, True])
+    whole, single = (credit.process_advantage_TBK(value_SBK, group_B, 0.3, trained_T, scale=s) for s in ("run", "step"))
+    torch.testing.assert_close(single.square().mean(1).sqrt(), torch.ones(4, 2), rtol=1e-3, atol=0)
+    torch.testing.assert_close(torch.nn.functional.normalize(single, dim=1), torch.nn.functional.normalize(whole, dim=1))
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("process_credit", [[1.0, ROOT / 2], [0.0, -ROOT / 2]]),  # weights ½ each
+        ("process_moca", [[0.5, 0.75 * ROOT], [0.0, -0.75 * ROOT]]),  # final z-scores √2 and √1.5: ¼ and ¾
+        ("moca_step", [[0.5, 0.75 * ROOT], [0.0, -0.25 * ROOT]]),  # (2, √2): ¼ and ¾; (0, −√2): ¾ and ¼
+    ],
+)
+def test_objective_weights_of_process_advantages_by_hand(name, expected):
+    """Three samples of a group; the first's values rise by (2, 1), then (0, −1), the others' stay: its advantages are those, less
+    a third, over their RMS ⅔ and √2/3: (2, √2), (0, −√2). MOCA gives the smaller of one sign half of all, and ρ/K = ¼ to each."""
+    first_SK = torch.tensor([[0.0, 0.0], [2.0, 1.0], [2.0, 0.0], [2.0, 0.0]])
+    rollout, scores = record(torch.tensor([[3.0, 2.0], [0.0, 1.0], [0.0, 0.0]]), std=(0.3, 0.2, 0.0), groups=1)
+    values_SBK = torch.stack([first_SK, torch.zeros(4, 2), torch.zeros(4, 2)], dim=1)
+    scores = dataclasses.replace(scores, process_reward_SBK=values_SBK)
+    settings = {"method": name, "rewards": ["x", "y"], "credit.rho": 0.5}
+    settings |= {"credit.process_shrinkage": False, "credit.process_decay": 0.0}
+    credited = assign_credit(METHODS[name], rollout, scores, TrainConfig.from_dotted(settings))
+    product_TBK = credited.credit_TBK * credited.advantage_BK
+    torch.testing.assert_close(product_TBK[:2, 0], torch.tensor(expected), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["process_credit", "process_moca", "moca_step"])
+@pytest.mark.parametrize("completion, extra", [(1, 0), (3, 2 * 4 + 1)])
+def test_process_methods_train_and_count_their_cost(untrained_pipeline, tmp_path, name, completion, extra):
+    """Five states scored for each of six samples and two rewards, beside the final one; clean predictions cost no evaluation."""
+    settings = toy_settings(name, untrained_pipeline, **{"credit.process_completion": completion})
+    Trainer(TrainConfig.from_dotted(settings), METHODS[name], tmp_path).run()
+    row = pd.read_csv(tmp_path / "train.csv").iloc[0]
+    assert row.notna().all() and row["first_ratio_deviation"] == 0 and row["update_norm"] > 0
+    assert row["network_evaluations"] == 6 * (6 + 5 * 3 + extra) and row["reward_calls"] == 6 * 2 * 6
+    assert pd.read_csv(tmp_path / "timing.csv")["process"].iloc[0] > 0
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(InputError, match=r"credit.process_decay is 1.5; it must lie in \[0, 1\]"):
+        CreditConfig(process_decay=1.5)
+    with pytest.raises(InputError, match="credit.process_completion is -1"):
+        CreditConfig(process_completion=-1)
+
+
+def sampled_run(pipeline, folder, count):
+    settings = {
+        "method": "otca",
+        "policy.path": pipeline,
+        "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
+        "prompts_per_iteration": 2,
+        "group_size": 4,
+        "micro_batch": 4,
+        "iterations": 2,
+        "sampler.steps": 6,
+        "credit.sampled_steps": count,
+    }
+    trainer = Trainer(TrainConfig.from_dotted(settings), METHODS["otca"], folder)
+    trainer.run()
+    return trainer, pd.read_csv(folder / "train.csv")
+
+
+def test_sampling_every_step_is_training_every_step(untrained_pipeline, tmp_path):
+    """Five of five steps: each is certain, weighs 1, and the run is the same bit for bit."""
+    whole, rows = sampled_run(untrained_pipeline, tmp_path / "whole", 0)
+    drawn, drawn_rows = sampled_run(untrained_pipeline, tmp_path / "drawn", 5)
+    assert rows.equals(drawn_rows)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters, drawn.parameters))
+
+
+def test_sampled_steps_cost_what_they_train(untrained_pipeline, tmp_path):
+    """Two of five steps of each of eight samples: six passes of sampling, then three for each of two steps."""
+    _, rows = sampled_run(untrained_pipeline, tmp_path, 2)
+    assert rows["network_evaluations"].tolist() == [8 * (6 + 2 * 3), 2 * 8 * (6 + 2 * 3)]
+    assert (rows["update_norm"] > 0).all() and (rows["first_ratio_deviation"] < 1e-5).all()
+
+
+def trajectories(groups=(0, 0, 0, 3, 3, 3, 7, 7), steps=2, shape=(2, 3), seed=0):
+    """Random states and velocities, without media."""
+    generator = torch.Generator().manual_seed(seed)
+    count = len(groups)
+    latents, velocity = (torch.randn(n, count, *shape, generator=generator) for n in (steps + 1, steps))
+    sigma_S, std_T = torch.linspace(1, 0, steps + 1), torch.ones(steps)
+    prompts = [Prompt(str(g), "x") for g in groups]
+    trained_T, media = torch.ones(steps, dtype=torch.bool), torch.empty(count, 0)
+    log_prob_TB, group_B = torch.zeros(steps, count), torch.tensor(groups)
+    return Trajectory(latents, std_T, log_prob_TB, sigma_S, trained_T, media, prompts, group_B, [0] * count, velocity)
+
+
+def test_a_regressed_value_is_ridge_regression_on_the_other_groups():
+    """Against least squares with the penalty as rows of data, group by group."""
+    record = trajectories()
+    final_BK = torch.randn(8, 2, generator=torch.Generator().manual_seed(1))
+    out = regressed_values_SBK(record, final_BK)
+    centred_BK = credit.group_center(final_BK, record.group_B)
+    torch.testing.assert_close(out[-1].double(), centred_BK, rtol=0, atol=1e-6)
+    for t, sigma in enumerate([1.0, 0.5]):
+        clean = (record.latents_SB[t] - sigma * record.velocity_TB[t]).flatten(1)
+        x_BD = credit.group_center(clean, record.group_B)
+        penalty = x_BD.square().sum(1).mean().sqrt() * torch.eye(6, dtype=torch.double)
+        for group in (0, 3, 7):
+            own = record.group_B == group
+            rows, targets = torch.cat([x_BD[~own], penalty]), torch.cat([centred_BK[~own], torch.zeros(6, 2)])
+            expected = x_BD[own] @ torch.linalg.lstsq(rows, targets).solution
+            torch.testing.assert_close(out[t, own].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_no_reward_enters_a_regressed_value_of_its_own_group():
+    record, final_BK = trajectories(), torch.randn(8, 1, generator=torch.Generator().manual_seed(2))
+    changed_BK = final_BK.clone()
+    changed_BK[:3] = torch.tensor([[5.0], [-5.0], [0.0]])
+    before, after = (regressed_values_SBK(record, values_BK)[:-1] for values_BK in (final_BK, changed_BK))
+    torch.testing.assert_close(before[:, :3], after[:, :3], rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(before[:, 3:], after[:, 3:], atol=1e-3)
+
+
+def test_regression_is_free_and_refuses_what_it_cannot_do(policy, monkeypatch):
+    out, costs, _ = values(policy, sampled(policy, stochastic=True), process_value="regression")
+    assert costs == {"network_evaluations": 0, "reward_calls": 0} and (out[:-1] == 0).all()  # one group has no others
+    with pytest.raises(InputError, match="regression, which continues no state; set credit.process_continuations to 0"):
+        CreditConfig(process_value="regression", process_continuations=4)
+    monkeypatch.setattr(process, "REGRESSED_NUMBERS", 5)
+    with pytest.raises(InputError, match="6 latent numbers of a sample, more than 5; use credit.process_value reward"):
+        regressed_values_SBK(trajectories(), torch.zeros(8, 1))
