@@ -18,7 +18,6 @@ test-all: $(INSTALLED)
 render: $(INSTALLED)
 	$(BIN)/python -m reproduce.all --tier quick --render
 	$(BIN)/python -m reproduce.all --tier cpu --render
-	for modality in image video; do $(BIN)/python -m reproduce.embedded_report --modality $$modality --render || exit 1; done
 	for modality in image video; do $(BIN)/python -m reproduce.credit_fidelity --modality $$modality --render || exit 1; done
 	$(BIN)/python -m reproduce.ablations --family targets --tier study --render
 	$(BIN)/python -m reproduce.gradient_signal --render

@@ -33,13 +33,8 @@ class Truth:
 
 
 def truth_of(draws_SNBK: np.ndarray, final_BK: np.ndarray) -> Truth:
-    """The truth from rewards of N continuations of states 0 … S−1, where state S has the final reward without spread.
-
-    Draw n of neighbouring states shares its noise, so an increment's error is that of the paired differences.
-    """
-    count = draws_SNBK.shape[1]
-    last_1NBK = np.broadcast_to(final_BK, (1, *draws_SNBK.shape[1:]))
-    difference_TNBK = np.diff(np.concatenate([draws_SNBK, last_1NBK]), axis=0)
+    """The truth from rewards of N continuations of states 0 … S−1, where state S has the final reward without spread."""
+    difference_TNBK, count = _differences_TNBK(draws_SNBK, final_BK), draws_SNBK.shape[1]
     return Truth(
         increment_TBK=difference_TNBK.mean(1),
         error_TBK=difference_TNBK.var(1, ddof=1) / count,
@@ -47,6 +42,28 @@ def truth_of(draws_SNBK: np.ndarray, final_BK: np.ndarray) -> Truth:
         start_error_BK=draws_SNBK[0].var(0, ddof=1) / count,
         final_BK=final_BK,
     )
+
+
+def _differences_TNBK(draws_SNBK: np.ndarray, final_BK: np.ndarray) -> np.ndarray:
+    """What each draw says of each increment: draw n of neighbouring states shares its noise, so their difference is paired."""
+    last_1NBK = np.broadcast_to(final_BK, (1, *draws_SNBK.shape[1:]))
+    return np.diff(np.concatenate([draws_SNBK, last_1NBK]), axis=0)
+
+
+def true_covariance_TKK(draws_SNBK: np.ndarray, final_BK: np.ndarray, group_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Covariance between objectives of the centred true increments at each step, (T, K, K): without and with error.
+
+    The error's own covariance is that of the paired differences over N; centring in a group of G keeps 1 − 1/G of it. What the
+    initial noise decides is in no increment.
+    """
+    difference_TNBK, count = _differences_TNBK(draws_SNBK, final_BK), draws_SNBK.shape[1]
+    centred_TBK = group_centred(difference_TNBK.mean(1), group_B)
+    total_TKK = np.einsum("tbk,tbl->tkl", centred_TBK, centred_TBK) / len(group_B)
+    spread_TNBK = difference_TNBK - difference_TNBK.mean(1, keepdims=True)
+    _, of_B, size_P = np.unique(group_B, return_inverse=True, return_counts=True)
+    kept_B = (1 - 1 / size_P[of_B]) / (count * (count - 1) * len(group_B))
+    error_TKK = np.einsum("tnbk,tnbl,b->tkl", spread_TNBK, spread_TNBK, kept_B, optimize=True)
+    return total_TKK - error_TKK, total_TKK
 
 
 def group_centred(value_XBK: np.ndarray, group_B: np.ndarray) -> np.ndarray:

@@ -60,7 +60,6 @@ READINGS = (
     *("coca", "gdpo", "otca_moca@rho0", "otca_moca@rho0.1", "otca_moca@rho0.25", "otca_moca", "otca", "otca@x0_hat"),
     *("dense_grpo", "process_credit@clean-raw", "process_credit@clean-decay0", "process_credit@clean"),
     *("process_credit@completion2", "process_credit", "process_credit@whole", "process_credit@raw"),
-    *("process_credit@clean-preview", "process_credit@preview", "process_credit@regressed"),
     *("process_credit@decay0", "process_credit@decay.6", "process_credit@decay1"),
     *("process_credit@early3", "process_credit@even3", "process_moca", "moca_step"),
 )
@@ -100,7 +99,7 @@ def published_truth(study: Study, stage: str, final_BK: np.ndarray) -> Truth:
     off = np.abs(truth.final_BK - final_BK).max() if truth.final_BK.shape == final_BK.shape else np.inf
     if off > SAME:
         raise InputError(
-            f"the {study.modality} trajectories of stage {stage!r} end otherwise here than the published ones, by up to {off:.2g} "
+            f"the {study.modality} trajectories of stage {stage!r} end otherwise here than published, by up to {off:.2g} "
             f"in a reward; leave out --truth published, and the truth about these is measured"
         )
     return truth

@@ -69,8 +69,8 @@ def draw_training(runs: Path, methods: Sequence[str], folder: Path) -> None:
 def draw_outcomes(rows: pd.DataFrame, runs: Path, metric: str, folder: Path, suffix: str = "") -> None:
     """Trade-offs of the trained objectives, their gain against a held-out metric, profiles over skills.
 
-    rows: those of `eval.tables.collect` that a table shows; ``runs`` is the folder of their modality and tier. What the rows do not
-    have (a second trained objective, the metric, its skills, the untrained model) leaves its figure out.
+    rows: those of `eval.tables.collect` that a table shows; ``runs`` is the folder of their modality and tier. What the rows do
+    not have (a second trained objective, the metric, its skills, the untrained model) leaves its figure out.
     """
     present = list(rows["metric"].unique())
     trained = [name for name in METRICS if name in present and not METRICS[name].held_out]

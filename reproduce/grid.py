@@ -175,8 +175,8 @@ def _wait(started: Sequence[submitit.Job], seconds: float) -> None:
 def progress(arms: Sequence[RunSpec], root: Path) -> pd.DataFrame:
     """One row a modality and method: runs done, running, left; seconds still to compute.
 
-    An arm costs what the finished arms of its modality and method did on average; a method without one, what all of its modality's
-    did.
+    An arm costs what the finished arms of its modality and method did on average; a method without one, what all of its
+    modality's did.
     """
     rows = []
     for arm in dict.fromkeys(arms):

@@ -25,7 +25,7 @@ from otca import presets
 from otca.config import TrainConfig
 from otca.distributed import launched, process_state
 from otca.errors import TrainingError
-from otca.files import held
+from otca.files import run_lock
 from otca.models.base import build_policy
 from otca.rewards.base import build_reward
 from otca.rewards.measured import check_trained_metrics
@@ -59,7 +59,7 @@ def run_arm(arm: RunSpec, root: Path) -> None:
         return
     code_of()  # asked before training, during which the checkout may move on
     processes.wait_for_everyone()
-    with held(folder) if processes.is_main_process else nullcontext():
+    with run_lock(folder) if processes.is_main_process else nullcontext():
         if processes.is_main_process:
             begin_run(folder, arm_config(arm))
         processes.wait_for_everyone()

@@ -34,8 +34,8 @@ TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".mp4": "video/mp4"}
 def galleries(results: Path) -> list[dict]:
     """A gallery for each modality and tier with published samples, in the order of tiers.
 
-    Each: ``id``, ``modality``, ``tier``, ``methods`` shown, ``left_out`` methods, ``without_curve`` methods, ``objectives`` of the
-    curves, and ``prompts``: ``id``, ``text``, ``skill`` and ``samples`` (one a method or None: ``src``, ``right``, ``curve``).
+    Each: ``id``, ``modality``, ``tier``, ``methods`` shown, ``left_out`` methods, ``without_curve`` methods, ``objectives`` of
+    the curves, and ``prompts``: ``id``, ``text``, ``skill``, ``samples`` (one a method or None: ``src``, ``right``, ``curve``).
     Raises InputError on a listing that cannot be used.
     """
     media = [path.parent for path in results.glob("*/*/*/seed*/media/prompts.jsonl")]

@@ -49,8 +49,8 @@ def documents(results: Path) -> list[dict]:
 
     Each: ``id``, ``title``, ``folder`` (below the results), ``blocks`` (texts and tables), ``files`` (its data) and ``figures``
     (paths below the results), whether it is a CSV file alone (``rows``); of a table of runs also ``cells`` (of each section,
-    `_in_full`), ``runs`` ({modality: {method: [[path, hash], …]}}) and ``sets`` ({modality: metrics of whole sets}); of pairs ``of``,
-    the folder of their table.
+    `_in_full`), ``runs`` ({modality: {method: [[path, hash], …]}}) and ``sets`` ({modality: metrics of whole sets}); of pairs
+    ``of``, the folder of their table.
     Raises InputError on a table that does not fit its sources.
     """
     texts = sorted(path for path in results.rglob("*.md") if path.parent != results)

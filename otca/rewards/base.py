@@ -95,9 +95,9 @@ def build_reward(
     """Construct a reward of the registry, a ``module:class`` of the user's own, or a client of the server at an address.
 
     Published rewards live on ``device`` and look for their weights in ``files/<reward>/``, then in the
-    hub's cache (`load_published`). It is `TimeLimitedReward` to ``timeout`` seconds a call, unless 0, and told the ``fps`` of the media,
-    unless 0, if its scores depend on it. Raises InputError for an unknown name, for weights that are missing or do not fit, and
-    for no answer.
+    hub's cache (`load_published`). A call takes at most ``timeout`` seconds, unless 0 (`TimeLimitedReward`); the ``fps`` of the
+    media, unless 0, is told to rewards that depend on it. Raises InputError for an unknown name, for weights that are missing or
+    do not fit, and for no answer.
     """
     reward_class = find_reward(name)
     if is_remote(name):
