@@ -22,8 +22,7 @@ def assign(rollout: Trajectory, scores: Scores, config: TrainConfig) -> tuple[to
 
 def loss(step: Transition) -> torch.Tensor:
     """Σ_k of the clipped surrogate of objective k alone: (B,). A positive and a negative part are clipped on their own sides."""
-    new_B1, old_B1 = step.log_prob_B.unsqueeze(1), step.old_log_prob_B.unsqueeze(1)
-    return clipped_surrogate(new_B1, old_B1, step.advantage_BK, step.clip_low, step.clip_high).sum(1)
+    return clipped_surrogate(step.scaled_log_ratio_B.unsqueeze(1), step.advantage_BK, step.clip_low, step.clip_high).sum(1)
 
 
 METHOD = Method(
@@ -39,6 +38,7 @@ METHOD = Method(
         "credit.advantage_epsilon": 1e-8,
         "loss.clip_low": 1e-4,
         "loss.clip_high": 1e-4,
+        "loss.clip_dims": 129600,  # FLUX at 720 px
     },
     loss=loss,
 )

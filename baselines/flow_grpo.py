@@ -33,6 +33,7 @@ METHOD = Method(
         "sampler.level": 0.7,
         "loss.clip_low": 1e-4,
         "loss.clip_high": 1e-4,
+        "loss.clip_dims": 65536,  # SD3.5 at 512 px
         "loss.kl_beta": 0.04,
         "loss.kl_scale": "flow_grpo",
     },

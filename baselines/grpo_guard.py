@@ -17,10 +17,10 @@ from otca.methods import Method
 
 
 def loss(step: Transition) -> torch.Tensor:
-    """Clipped surrogate of r = exp((Δ log p + b)·std), over Δ: (B,)."""
+    """Clipped surrogate of r = exp((Δ log p + b)·std), over Δ: (B,). It has a step scale of its own, whatever loss.step_scale."""
     moved_B = (step.mean - step.old_mean).square().flatten(1).mean(1)
-    log_ratio_B = (step.log_prob_B - step.old_log_prob_B + moved_B / (2 * step.std**2)) * step.std
-    guarded = clipped_surrogate(log_ratio_B, torch.zeros_like(log_ratio_B), step.advantage_B, step.clip_low, step.clip_high)
+    log_ratio_B = (step.log_ratio_B + moved_B / (2 * step.std**2)) * step.std
+    guarded = clipped_surrogate(log_ratio_B, step.advantage_B, step.clip_low, step.clip_high)
     return guarded / step.delta
 
 
@@ -33,7 +33,7 @@ METHOD = Method(
     "grpo_guard",
     "GRPO-Guard: static weights, ratios normalised step by step, loss over Δ",
     assign,
-    settings={"loss.clip_low": 3e-6, "loss.clip_high": 3e-6},
+    settings={"loss.clip_low": 3e-6, "loss.clip_high": 3e-6, "loss.clip_dims": 65536},
     needs=needs,
     loss=loss,
 )

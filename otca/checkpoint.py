@@ -123,6 +123,28 @@ def load_checkpoint(
     return Progress(**json.loads((path / "state.json").read_text()))
 
 
+def load_weights(path: Path, policy: Policy, weights: str = "auto") -> bool:
+    """Load a verified checkpoint's weights to sample from, as ``eval.weights`` says; whether they are the average.
+
+    Raises InputError where the average is asked for and the run kept none.
+    """
+    policy.load(path)
+    file = path / "average.safetensors"
+    if not averages(weights, file.is_file(), str(path)):
+        return False
+    parameters = policy.trainable_parameters()
+    for i, weight in load_file(file).items():
+        copy_whole(parameters[int(i)], weight)
+    return True
+
+
+def averages(weights: str, kept: bool, what: str) -> bool:
+    """Whether ``eval.weights`` means the average, of a run that does or does not keep one. InputError for one that is not there."""
+    if weights == "average" and not kept:
+        raise InputError(f"{what} has no averaged weights; train with optimizer.ema_decay, or use eval.weights raw")
+    return kept and weights != "raw"
+
+
 def latest_valid_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint of a run whose hashes are right (None for a run without any), and what is wrong with newer ones.
 

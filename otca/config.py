@@ -120,9 +120,13 @@ class LossConfig:
     """Policy loss."""
 
     clip_low: float = 1e-3
-    """Ratio clip below 1."""
+    """Ratio clip below 1, for latents of clip_dims numbers."""
     clip_high: float = 1e-3
-    """Ratio clip above 1."""
+    """Ratio clip above 1, for latents of clip_dims numbers."""
+    clip_dims: int = 0
+    """Latent numbers of a sample that the clip range was stated for: it scales as 1/√D (see otca/losses.py). 0: its own."""
+    step_scale: Literal["exact", "equal"] = "exact"
+    """Size of each step's gradient: as the likelihood has it, or the same at every trained step (see otca/losses.py)."""
     advantage_clip: float = 5.0
     """Advantages are held within ± this."""
     kl_beta: float = 0.0
@@ -134,6 +138,7 @@ class LossConfig:
         validate_fields(self, "loss.")
         for name in ("clip_low", "clip_high", "advantage_clip"):
             positive(f"loss.{name}", getattr(self, name))
+        at_least("loss.clip_dims", self.clip_dims, 0)
         if self.kl_beta < 0:
             raise InputError(f"loss.kl_beta is {self.kl_beta}; it cannot be negative")
 

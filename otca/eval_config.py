@@ -11,7 +11,7 @@ from otca.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """How a model is judged: ODE sampling on held-out prompts, raw weights of the last iteration."""
+    """How a model is judged: ODE sampling on held-out prompts, weights of the last iteration."""
 
     source: str = "embedded:image/test"
     """Evaluation prompts: embedded:MODALITY/SPLIT or a prompts file."""
@@ -21,6 +21,9 @@ class EvalConfig:
     """Which prompts of the list: the first, or evenly spread over it, for lists in the order of their topics."""
     samples_per_prompt: int = 2
     """Images a prompt."""
+    weights: Literal["auto", "average", "raw"] = "auto"
+    """Weights of a trained model that are judged: their average (optimizer.ema_decay), the trained ones themselves, or ("auto")
+    the average where the run keeps one."""
     steps: int = 20
     """ODE steps."""
     shift: float = 3.0

@@ -7,10 +7,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from otca.checkpoint import averages, load_weights
 from otca.config import PolicyConfig
 from otca.errors import InputError
 from otca.files import resolve_model
-from otca.models.base import build_policy, family_of
+from otca.models.base import Policy, build_policy, family_of
 from otca.models.pipeline import NETWORKS
 from otca.models.tuning import LORA_FILE
 from otca.untrusted import read_object
@@ -30,7 +31,7 @@ class Layout:
     """What lies in an exported folder.
 
     ``networks``: components that were trained; ``lora``: they are LoRAs; ``whole``: the folder is a pipeline of its own;
-    ``merged``: a LoRA, and the weights that it was trained on top of, were merged into the network.
+    ``merged``: a LoRA, and the weights that it was trained on top of, were merged into the network; ``averaged``: the weights are the run's average.
     """
 
     family: str
@@ -38,11 +39,13 @@ class Layout:
     lora: bool
     whole: bool
     merged: bool
+    averaged: bool
 
 
-def export_weights(checkpoint: Path, config: PolicyConfig, folder: Path) -> Layout:
+def export_weights(checkpoint: Path, config: PolicyConfig, folder: Path, weights: str = "auto") -> Layout:
     """Write the weights of a run's checkpoint into a folder, and around whole networks the rest of a local pipeline.
 
+    ``weights`` as ``eval.weights``: the average where the run keeps one, unless raw ones are asked for.
     A LoRA on top of ``policy.weights`` would be nothing without these: both are merged, and the network is written whole.
     Raises InputError for a pipeline whose other components have pickled weights alone.
     """
@@ -50,8 +53,13 @@ def export_weights(checkpoint: Path, config: PolicyConfig, folder: Path) -> Layo
     merged = config.tuning == "lora" and bool(config.weights)
     lora = config.tuning == "lora" and not merged
     base = Path(resolve_model(config.path))
-    if merged:
-        _merge(checkpoint, config, networks, folder)
+    averaged = averages(weights, (checkpoint / "average.safetensors").is_file(), str(checkpoint))
+    if merged or averaged:
+        policy = build_policy(config)
+        load_weights(checkpoint, policy, weights)
+        _merge(policy, networks, folder) if merged else policy.save(folder)
+        for file in folder.rglob("config.json"):
+            _forget_paths(file)
     else:
         for name in networks:
             part = "" if lora and name == networks[0] else name
@@ -60,18 +68,15 @@ def export_weights(checkpoint: Path, config: PolicyConfig, folder: Path) -> Layo
     whole = base.is_dir() and not lora
     if whole:
         _copy_pipeline(base, networks, folder)
-    return Layout(family_of(config), networks, lora, whole, merged)
+    return Layout(family_of(config), networks, lora, whole, merged, averaged)
 
 
-def _merge(checkpoint: Path, config: PolicyConfig, networks: tuple[str, ...], folder: Path) -> None:
+def _merge(policy: Policy, networks: tuple[str, ...], folder: Path) -> None:
     """Write the networks with the starting weights and the trained LoRA merged into them."""
-    policy = build_policy(config)
-    policy.load(checkpoint)
     policy.pipeline.fuse_lora(components=list(networks))
     policy.pipeline.unload_lora_weights()
     for name in networks:
         getattr(policy.pipeline, name).save_pretrained(folder / name)
-        _forget_paths(folder / name / "config.json")
 
 
 def _copy_pipeline(base: Path, networks: tuple[str, ...], folder: Path) -> None:

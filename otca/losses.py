@@ -1,7 +1,20 @@
-"""Policy loss: the clipped surrogate and the KL to a reference, elementwise (METHOD §3)."""
+"""Policy loss: the clipped surrogate and the KL to a reference, elementwise.
+
+Step scale. The mean μ of a transition is linear in the velocity v: ∂μ/∂v = c_t. So a unit advantage has a gradient with
+respect to v of size g_t = c_t / std_t times the noise that was drawn, and the KL of a velocity that drifts by δ is
+½·g_t²·mean δ². On `flow_sde` g_t grows about tenfold over the steps: late steps own the update.
+``equal`` evens this out, as GRPO-Guard does in form (ratio exponent × std, loss / Δ), with the exact slope in place of Δ:
+
+    r_t = exp(κ_t · (log p − log p_old)),  κ_t = ḡ / g_t,  ḡ² = mean over the trained steps of g_t²
+    KL_t = κ_t² · Gaussian KL = ½·ḡ²·mean (v − v_ref)²      (flow_grpo: × the g²-weighted mean of Δ)
+
+Every step then has the gradient ḡ·A and the same spread of log-ratios, so a clip range means the same at each of them. The
+mean square of the gradient and the KL of an even drift stay what they are with ``exact`` (κ = 1), so β keeps its scale.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,13 +26,13 @@ KL_SCALES = ("gaussian", "flow_grpo")
 class Transition:
     """What a policy loss may read of one trained transition of one micro-batch.
 
-    log_prob_B, with gradient, and old_log_prob_B (B,); advantage_B (B,), fused and clipped; advantage_BK (B, K), its parts
+    log_ratio_B (B,), log p − log p_old with gradient; advantage_B (B,), fused and clipped; advantage_BK (B, K), its parts
     credit · advantage before fusing, each clipped; mean (B, …), with gradient, of the transition under the policy, and
-    old_mean under the one that sampled (kept only for methods that need "mean"); std, its noise; delta, the fall in σ.
+    old_mean under the one that sampled (kept only for methods that need "mean"); std, its noise; delta, the fall in σ;
+    clip_low and clip_high, the range of 1 − … to 1 + …; ratio_scale, κ_t of the module's docstring.
     """
 
-    log_prob_B: torch.Tensor
-    old_log_prob_B: torch.Tensor
+    log_ratio_B: torch.Tensor
     advantage_B: torch.Tensor
     advantage_BK: torch.Tensor
     mean: torch.Tensor
@@ -28,6 +41,12 @@ class Transition:
     delta: float
     clip_low: float
     clip_high: float
+    ratio_scale: float = 1.0
+
+    @property
+    def scaled_log_ratio_B(self) -> torch.Tensor:
+        """κ_t · log_ratio_B, what a ratio is made of unless the loss has a step scale of its own."""
+        return self.log_ratio_B * self.ratio_scale
 
 
 @dataclass(frozen=True)
@@ -49,13 +68,33 @@ class NoisedSample:
 
 def surrogate(step: Transition) -> torch.Tensor:
     """The loss of every method that brings none of its own: `clipped_surrogate` of the fused advantage, (B,)."""
-    return clipped_surrogate(step.log_prob_B, step.old_log_prob_B, step.advantage_B, step.clip_low, step.clip_high)
+    return clipped_surrogate(step.scaled_log_ratio_B, step.advantage_B, step.clip_low, step.clip_high)
 
 
-def clipped_surrogate(log_prob, old_log_prob, advantage, clip_low: float, clip_high: float) -> torch.Tensor:
-    """max(−A·r, −A·clip(r, 1−ε_lo, 1+ε_hi)) with r = exp(log_prob − old_log_prob), elementwise (the caller averages)."""
-    ratio = torch.exp(log_prob - old_log_prob)
+def clipped_surrogate(log_ratio, advantage, clip_low: float, clip_high: float) -> torch.Tensor:
+    """max(−A·r, −A·clip(r, 1−ε_lo, 1+ε_hi)) with r = exp(log_ratio), elementwise (the caller averages)."""
+    ratio = torch.exp(log_ratio)
     return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip_low, 1 + clip_high))
+
+
+def clip_range(clip: float, dims: int, stated_dims: int) -> float:
+    """A clip range stated for latents of ``stated_dims`` numbers, at ``dims`` numbers; 0 means that it is stated for these.
+
+    Where the mean of a transition moves by u standard deviations in each dimension, the log-ratio, a mean over D dimensions,
+    is normal with standard deviation u/√D (and mean −u²/2). So a range holds u, the drift in each dimension, to the same
+    size if it scales as 1/√D.
+    """
+    return clip * (stated_dims / dims) ** 0.5 if stated_dims else clip
+
+
+def equal_step_scales(slopes: Sequence[float], drifts: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Factors of ``step_scale: equal`` for each trained step: κ_t of the log-ratio, and the factor of the KL.
+
+    ``slopes``: size of ∂ log p / ∂v for unit noise (up to a common factor); ``drifts``: KL of a unit drift of the velocity.
+    """
+    size = (sum(g * g for g in slopes) / len(slopes)) ** 0.5
+    kl = sum(drifts) / len(drifts)
+    return [size / g for g in slopes], [kl / a for a in drifts]
 
 
 def velocity_distance(velocity, velocity_ref) -> torch.Tensor:

@@ -46,6 +46,15 @@ def transition(kind: str, x, velocity, sigma: float, sigma_next: float, level: f
     raise ValueError(f"unknown sampler {kind!r}; choose from {', '.join(KINDS)}")
 
 
+def velocity_slopes(kind: str, sigma: float, sigma_next: float, level: float, sigma_max: float) -> tuple[float, float]:
+    """How much a stochastic transition feels the velocity: size of ∂ log p / ∂v for unit noise, and of ∂ mean / ∂v / std.
+
+    They differ for `cps_mse` alone, whose log-probability is not the Gaussian's.
+    """
+    slope, std = transition(kind, 0.0, 1.0, sigma, sigma_next, level, sigma_max)
+    return abs(slope) * (2 * std if kind == "cps_mse" else 1 / std), abs(slope) / std
+
+
 def step(kind, x, velocity, sigma, sigma_next, level, noise=None, prev=None, sigma_max=None):
     """One transition from ``sigma`` to ``sigma_next`` (plain floats, 1 ≥ σ > σ_next ≥ 0).
 

@@ -36,6 +36,7 @@ from otca.models.pipeline import INFERENCE
 from otca.prompts import load_prompts, prompt_order
 from otca.rewards.base import AsyncScoring, build_rewards, check_prompts, score_all
 from otca.rollout import Batch, make_batch, rollout, slots_of
+from otca.sharding import refill
 from otca.signals import Terminated, defer_signals
 from otca.state_values import process_values
 from otca.tracking import RowLog, flat_settings, require_trackers, timed
@@ -122,7 +123,8 @@ class Trainer:
         if config.trackers:
             self.accelerator.init_trackers("otca", config=flat_settings(dataclasses.asdict(config)))
         try:
-            validation.run_if_due(self.progress.iteration)
+            with self.updater.averaged():
+                validation.run_if_due(self.progress.iteration)
             while self.progress.iteration < config.iterations:
                 started = time.perf_counter()
                 with defer_signals(lambda: self.updater.moved):
@@ -135,7 +137,8 @@ class Trainer:
                 if on_row and main:
                     on_row(row)
                 self.accelerator.log({k: v for k, v in row.items() if k != "iteration"}, step=row["iteration"])
-                better = validation.run_if_due(self.progress.iteration)
+                with self.updater.averaged():
+                    better = validation.run_if_due(self.progress.iteration)
                 if better or self.progress.iteration % config.save_every == 0 or self.progress.iteration == config.iterations:
                     self._save()
                     if main:
@@ -148,6 +151,13 @@ class Trainer:
             self.policy.network = self.updater.zero.release()
         for tracker in self.accelerator.trackers:
             tracker.finish()
+
+    def judge(self, weights: str = "auto") -> bool:
+        """Give the policy the weights that are to be judged, once training is over (``eval.weights``); whether the average."""
+        averaged = checkpoint.averages(weights, bool(self.updater.average), str(self.folder))
+        if averaged:
+            refill(self.policy.network, self.parameters, self.updater.average)
+        return averaged
 
     def _restore(self) -> None:
         """Take up the newest checkpoint that is whole; damaged ones are named and made anew."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save
 
-from otca import losses
+from otca import losses, samplers
 from otca.config import TrainConfig
 from otca.distributed import gathered
 from otca.errors import TrainingError
@@ -66,6 +66,10 @@ class Updater:
         """Weights that the run keeps beside the trained ones and needs to go on."""
         return {"average": self.average, "lagged": self.lagged}
 
+    def averaged(self) -> AbstractContextManager:
+        """Let the policy answer with averaged weights within the block, where the run keeps them."""
+        return swapped(self.policy.network, self.parameters, self.average) if self.average else nullcontext()
+
     def run(self, sampled: Trajectory, credit: Credit, plan: StepPlan, iteration: int) -> dict[str, float]:
         """One pass over the samples: each optimizer step sees an equal share, every trained transition of it.
 
@@ -73,6 +77,7 @@ class Updater:
         raises TrainingError after ``config.patience`` of them in a row, with the batch kept in `REFUSED`.
         """
         config, updates = self.config, self.config.optimizer.updates_per_iteration
+        self.ratio_scale, self.kl_factor = self._step_scales(plan)
         totals = dict.fromkeys(("loss", "kl", "clip_fraction", "gradient_norm", "first_ratio_deviation"), 0.0)
         before, skipped = self._copied(), 0
         for first in range(0, len(sampled.prompts), self.share):
@@ -94,6 +99,21 @@ class Updater:
         out = {k: v if k == "first_ratio_deviation" else v / updates for k, v in totals.items()}
         squared = sum(float(whole((p.detach() - b).square().sum())) for p, b in zip(self.parameters, before))
         return out | {"update_norm": squared**0.5, "skipped_updates": skipped}
+
+    def _step_scales(self, plan: StepPlan) -> tuple[dict[int, float], dict[int, float]]:
+        """κ_t and the KL's factor of each trained step (see `losses`): 1 with ``loss.step_scale: exact``."""
+        steps, loss = torch.nonzero(plan.trained_T).flatten().tolist(), self.config.loss
+        ones = dict.fromkeys(steps, 1.0)
+        if loss.step_scale == "exact" or self.method.forward_loss:
+            return ones, ones
+        sigma, sampler = self.sigma_S.tolist(), self.config.sampler
+        slopes, drifts = [], []
+        for t in steps:
+            slope, drift = samplers.velocity_slopes(sampler.kind, sigma[t], sigma[t + 1], sampler.level, sigma[1])
+            slopes.append(slope)
+            drifts.append(drift**2 * (sigma[t] - sigma[t + 1] if loss.kl_scale == "flow_grpo" else 1.0))
+        scales = losses.equal_step_scales(slopes, drifts)
+        return dict(zip(steps, scales[0])), dict(zip(steps, scales[1]))
 
     def _step(self) -> float:
         """Clip the gradient and move the weights by it, unless it is not finite; returns its norm."""
@@ -172,12 +192,11 @@ class Updater:
         x, prev = sampled.latents_SB[t, rows], sampled.latents_SB[t + 1, rows]
         velocity = velocity_at(self.policy, x, t, sigma_S, condition)
         _, log_prob_B, mean, std = transition_at(config.sampler, plan, t, sigma_S, x, velocity, prev=prev)
-        old_B = sampled.log_prob_TB[t, rows]
         delta = float(sigma_S[t] - sigma_S[t + 1])
-        low, high = config.loss.clip_low, config.loss.clip_high
+        dims, stated = x[0].numel(), config.loss.clip_dims
+        low, high = (losses.clip_range(clip, dims, stated) for clip in (config.loss.clip_low, config.loss.clip_high))
         transition = losses.Transition(
-            log_prob_B=log_prob_B,
-            old_log_prob_B=old_B,
+            log_ratio_B=log_prob_B - sampled.log_prob_TB[t, rows],
             advantage_B=credit.advantage_TB[t, rows].to(log_prob_B),
             advantage_BK=credit.advantage_TBK[t, rows].to(log_prob_B),
             mean=mean,
@@ -186,15 +205,16 @@ class Updater:
             delta=delta,
             clip_low=low,
             clip_high=high,
+            ratio_scale=self.ratio_scale[t],
         )
         loss_B, kl_B = self.method.loss(transition), None
         if config.loss.kl_beta:
             with torch.no_grad(), swapped(self.policy.network, self.parameters, self.reference):
                 reference = velocity_at(self.policy, x, t, sigma_S, condition)
             mean_ref = transition_at(config.sampler, plan, t, sigma_S, x, reference, prev=prev)[2]
-            kl_B = losses.kl_to_reference(mean, mean_ref, std, delta, config.loss.kl_scale)
+            kl_B = losses.kl_to_reference(mean, mean_ref, std, delta, config.loss.kl_scale) * self.kl_factor[t]
         self._accumulate(loss_B, kl_B, credit.step_weight_TB[t, rows], pairs, totals)
-        ratio_B = (log_prob_B.detach() - old_B).exp()
+        ratio_B = transition.scaled_log_ratio_B.detach().exp()
         clipped = float(((ratio_B < 1 - low) | (ratio_B > 1 + high)).float().mean())
         totals["clip_fraction"] += clipped * (len(ratio_B) / self.micro_batch) / pairs
         if first_update:

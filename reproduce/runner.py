@@ -72,11 +72,11 @@ def _make(arm: RunSpec, folder: Path) -> None:
     config, processes = arm_config(arm), process_state()
     budget = {"network_evaluations": 0, "reward_calls": 0}
     if arm.method == "base":
-        policy = build_policy(dataclasses.replace(config.policy, tuning="none"), processes.device)
+        policy, averaged = build_policy(dataclasses.replace(config.policy, tuning="none"), processes.device), False
     else:
         trainer = Trainer(config, find_method(arm.method), folder)
         trainer.run()
-        policy = trainer.policy
+        policy, averaged = trainer.policy, trainer.judge(presets.eval_config(f"{arm.modality}/{arm.tier}").weights)
         budget = {name: getattr(trainer.progress, name) for name in budget}
     tier, weights = f"{arm.modality}/{arm.tier}", (processes.device, config.reward_files, config.reward_timeout)
     honest = presets.train_config(tier, "base", {}, arm.seed).rewards  # an arm may train on others
@@ -90,6 +90,7 @@ def _make(arm: RunSpec, folder: Path) -> None:
     protocol = evaluate(policy, held_out, evaluation, arm.seed, rewards, folder)
     if processes.is_main_process:
         write_cost(folder, time.perf_counter() - started)
+        protocol |= {"weights": "average"} if averaged else {}
         finish_run(folder, arm, dataclasses.asdict(config), budget, protocol)
 
 

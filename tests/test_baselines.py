@@ -53,7 +53,7 @@ def transition(log_prob, old, advantage_BK, **others):
     log_prob_B, advantage_BK = torch.tensor(log_prob), torch.tensor(advantage_BK)
     zeros = torch.zeros(len(log_prob_B), 1)
     defaults = dict(mean=zeros, old_mean=zeros, std=1.0, delta=1.0, clip_low=0.1, clip_high=0.1)
-    return Transition(log_prob_B, torch.tensor(old), advantage_BK.sum(1), advantage_BK, **(defaults | others))
+    return Transition(log_prob_B - torch.tensor(old), advantage_BK.sum(1), advantage_BK, **(defaults | others))
 
 
 def test_uniform_grpo_standardises_the_sum_and_static_weighting_each_objective():
@@ -128,7 +128,7 @@ def test_grpo_guard_has_the_gradient_of_the_surrogate_up_to_its_scale():
     mean = torch.zeros(1, 1, requires_grad=True)
     step = transition([0.0], [0.0], [[2.0]], mean=mean, std=0.5, delta=0.25)
     log_prob_B = 3.0 * mean[:, 0]
-    guarded = grpo_guard.loss(Transition(**(step.__dict__ | {"log_prob_B": log_prob_B})))
+    guarded = grpo_guard.loss(Transition(**(step.__dict__ | {"log_ratio_B": log_prob_B})))
     (gradient,) = torch.autograd.grad(guarded.sum(), mean)
     torch.testing.assert_close(gradient, torch.tensor([[-2.0 * 0.5 / 0.25 * 3.0]]))
 
@@ -315,5 +315,5 @@ def test_every_rival_trains(untrained_pipeline, tmp_path, name):
 
 def test_the_default_loss_is_the_clipped_surrogate():
     step = transition([0.05, -0.3], [0.0, 0.0], [[1.0], [-2.0]])
-    expected = clipped_surrogate(step.log_prob_B, step.old_log_prob_B, torch.tensor([1.0, -2.0]), 0.1, 0.1)
+    expected = clipped_surrogate(step.log_ratio_B, torch.tensor([1.0, -2.0]), 0.1, 0.1)
     assert torch.equal(surrogate(step), expected)

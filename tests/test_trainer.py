@@ -8,13 +8,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from baselines import find_method
-from otca.checkpoint import checkpoints
+from otca.checkpoint import checkpoints, load_weights
 from otca.config import LossConfig, OptimizerConfig, PolicyConfig, SamplerConfig, StepSelectionConfig, TrainConfig
 from otca.credit_config import CreditConfig
 from otca.errors import InputError, RewardError
+from otca.eval_config import ValidationConfig
+from otca.export import export_weights
 from otca.methods import METHODS, assign_credit
+from otca.models.base import build_policy
 from otca.trainer import Trainer
 from otca.types import Scores, Trajectory
 
@@ -345,3 +349,33 @@ def test_what_a_run_logs_of_its_credit():
     logged = [[made.diagnostics[f"credit_step_{t}_r{k}"] for k in range(3)] for t in range(4)]
     assert logged == [pytest.approx(size_K.tolist())] * 3 + [[0.0] * 3]
     assert not [name for name in assign("uniform_grpo", rewards_BK).diagnostics if name.startswith("credit_step")]
+
+
+def test_the_average_is_judged_where_one_is_kept(untrained_pipeline, tmp_path):
+    """An average that hardly moves validates as the start does; a checkpoint holds both; every switch gives its own."""
+    settings = config(
+        untrained_pipeline,
+        optimizer=OptimizerConfig(learning_rate=1e-3, ema_decay=0.999999),
+        validation=ValidationConfig(every=1, source="embedded:image/validation", prompts=2, samples_per_prompt=1, steps=3),
+    )
+    trainer = train(settings, tmp_path)
+    scores = pd.read_csv(tmp_path / "validation.csv")["mean_brightness"]
+    assert scores.max() - scores.min() < 1e-5
+    raw, average = weights(trainer), torch.cat([w.flatten() for w in trainer.updater.average])
+    for which, averaged, expected in (("auto", True, average), ("average", True, average), ("raw", False, raw)):
+        policy = build_policy(settings.policy)
+        assert load_weights(checkpoints(tmp_path)[-1], policy, which) == averaged
+        torch.testing.assert_close(torch.cat([p.detach().flatten() for p in policy.trainable_parameters()]), expected)
+    export_weights(checkpoints(tmp_path)[-1], settings.policy, tmp_path / "export")
+    exported = load_file(tmp_path / "export/transformer/diffusion_pytorch_model.safetensors")
+    names = [name for name, p in policy.network.named_parameters() if p.requires_grad]
+    assert torch.equal(torch.cat([exported[name].flatten() for name in names]), average)
+    assert trainer.judge("raw") is False and torch.equal(weights(trainer), raw)
+    assert trainer.judge() is True and torch.equal(weights(trainer), average)
+
+
+def test_an_average_that_no_run_kept_is_an_error(untrained_pipeline, tmp_path):
+    trainer = train(config(untrained_pipeline, iterations=1), tmp_path)
+    assert trainer.judge() is False
+    with pytest.raises(InputError, match="has no averaged weights; train with optimizer.ema_decay"):
+        trainer.judge("average")

@@ -30,6 +30,7 @@ def parser() -> ArgumentParser:
     out.add_argument("run_folder", type=Path, metavar="RUN", help="run folder with a checkpoint")
     out.add_argument("folder", type=Path, metavar="DIR", help="folder to write; must be new or empty")
     out.add_argument("--checkpoint", type=str, default="last", help="which of the run's: last, best (in validation) or a number")
+    out.add_argument("--weights", choices=("auto", "average", "raw"), default="auto", help="as eval.weights (default: auto)")
     out.add_argument("--samples", type=int, default=6, help="prompts in the sample grid, where the run has no media; 0: no grid")
     out.add_argument("--results", type=Path, default=None, help="folder of published tables (default: the repository's own)")
     return out
@@ -58,7 +59,7 @@ def run(argv: list[str]) -> None:
     aside = target.with_name(f".{target.name}{PARTIAL}")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        _write(source, checkpoint, given.samples, given.results, writable_folder(aside))
+        _write(source, checkpoint, given.weights, given.samples, given.results, writable_folder(aside))
         write_hashes(aside)
         flush_tree(aside)
         os.replace(aside, target)
@@ -67,7 +68,7 @@ def run(argv: list[str]) -> None:
     print(f"exported {checkpoint} to {folder}; look through README.md and config.yaml before you publish it")
 
 
-def _write(source: Path, checkpoint: Path, samples: int, results: Path | None, folder: Path) -> None:
+def _write(source: Path, checkpoint: Path, weights: str, samples: int, results: Path | None, folder: Path) -> None:
     """Everything but the hashes."""
     from eval.model_card import REPOSITORY, Exported, licence, model_card
     from eval.published_row import RESULTS
@@ -76,12 +77,12 @@ def _write(source: Path, checkpoint: Path, samples: int, results: Path | None, f
     from otca.runs import OVERRIDDEN, config_of
 
     settings, progress = config_of(source), json.loads((checkpoint / "state.json").read_text())
-    layout = export_weights(checkpoint, settings.policy, folder)
-    manifest = _evaluation_of(source, settings, progress)
+    layout = export_weights(checkpoint, settings.policy, folder, weights)
+    manifest = _evaluation_of(source, settings, progress, layout.averaged)
     if manifest is not None and (source / "media" / "prompts.jsonl").is_file():
         sampling = _shown(source, settings, manifest, folder)
     else:
-        sampling = _sampled(checkpoint, settings, samples, folder)
+        sampling = _sampled(checkpoint, settings, samples, folder, weights)
     values = run_values(source) if manifest is not None else None
     for name in ("config.yaml", OVERRIDDEN):
         if (source / name).is_file():
@@ -93,13 +94,14 @@ def _write(source: Path, checkpoint: Path, samples: int, results: Path | None, f
     (folder / "LICENSE").write_text(own if exported.embedded else licence(exported) + "\n", encoding="utf-8")
 
 
-def _evaluation_of(source: Path, settings: TrainConfig, progress: Mapping) -> dict | None:
-    """The run's manifest, where its scores and media are of this checkpoint: those are of the last iteration."""
+def _evaluation_of(source: Path, settings: TrainConfig, progress: Mapping, averaged: bool) -> dict | None:
+    """The run's manifest, where its scores and media are of these weights: those of the last iteration, averaged or not."""
     from otca.runs import is_finished, read_manifest
 
     if not is_finished(source) or progress["iteration"] != settings.iterations:
         return None
-    return read_manifest(source)
+    manifest = read_manifest(source)
+    return manifest if (manifest["protocol"].get("weights") == "average") == averaged else None
 
 
 def _shown(source: Path, settings: TrainConfig, manifest: Mapping, folder: Path) -> Sampling:
@@ -130,10 +132,11 @@ def _shown(source: Path, settings: TrainConfig, manifest: Mapping, folder: Path)
     )
 
 
-def _sampled(checkpoint: Path, settings: TrainConfig, count: int, folder: Path) -> Sampling:
+def _sampled(checkpoint: Path, settings: TrainConfig, count: int, folder: Path, weights: str) -> Sampling:
     """A grid of samples drawn now, of validation prompts with noise of the run's seed; returns how."""
     from eval.generate import generate, noise_seed
     from eval.plots import contact_sheet
+    from otca.checkpoint import load_weights
     from otca.distributed import process_state
     from otca.eval_config import EvalConfig
     from otca.models.base import build_policy
@@ -143,7 +146,7 @@ def _sampled(checkpoint: Path, settings: TrainConfig, count: int, folder: Path) 
     shift, protocol, texts, seed = config.shift, {}, [], 0
     if count:
         policy = build_policy(settings.policy, process_state().device)
-        policy.load(checkpoint)
+        load_weights(checkpoint, policy, weights)
         media_BFCHW, prompts = generate(policy, config, settings.seed)
         media_BFHWC = (media_BFCHW * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()
         texts = [prompt.text for prompt in prompts]

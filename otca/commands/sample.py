@@ -31,6 +31,7 @@ def run(argv: list[str]) -> None:
     given = parse(parser(), argv)
     settings, policy_config = given.eval, given.policy
     from eval.generate import generate
+    from otca.checkpoint import load_weights
     from otca.distributed import usable_device
     from otca.files import writable_folder
     from otca.models.base import build_policy
@@ -42,6 +43,6 @@ def run(argv: list[str]) -> None:
         chosen, policy_config = chosen_checkpoint(given.run, given.checkpoint), config_of(given.run).policy
     policy = build_policy(policy_config, usable_device(given.device))
     if chosen is not None:
-        policy.load(chosen)
+        load_weights(chosen, policy, settings.weights)
     media, _ = generate(policy, settings, given.seed, folder)
     print(f"wrote {len(media)} media: {folder}")
