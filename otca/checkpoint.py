@@ -139,7 +139,7 @@ def load_weights(path: Path, policy: Policy, weights: str = "auto") -> bool:
 
 
 def averages(weights: str, kept: bool, what: str) -> bool:
-    """Whether ``eval.weights`` means the average, of a run that does or does not keep one. InputError for one that is not there."""
+    """Whether ``eval.weights`` means the average, of a run that keeps one or not. InputError where it is not there."""
     if weights == "average" and not kept:
         raise InputError(f"{what} has no averaged weights; train with optimizer.ema_decay, or use eval.weights raw")
     return kept and weights != "raw"

@@ -31,7 +31,8 @@ class Layout:
     """What lies in an exported folder.
 
     ``networks``: components that were trained; ``lora``: they are LoRAs; ``whole``: the folder is a pipeline of its own;
-    ``merged``: a LoRA, and the weights that it was trained on top of, were merged into the network; ``averaged``: the weights are the run's average.
+    ``merged``: a LoRA, and the weights that it was trained on top of, were merged into the network;
+    ``averaged``: the weights are the run's average.
     """
 
     family: str
