@@ -1,27 +1,34 @@
-"""What a table would do: every arm's settings resolved, every file looked for, nothing trained, downloaded or written."""
+"""What a table would do: every arm's settings resolved, every file looked for, its costs; nothing is trained or downloaded."""
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
+from scipy.optimize import nnls
 
 from baselines import find_method
 from eval.held_out import MOTION
 from otca import presets
-from otca.budget import evaluations_per_sample
+from otca.budget import evaluations_per_sample, scored_media
 from otca.config import TrainConfig
 from otca.distributed import process_state
 from otca.errors import InputError
 from otca.files import model_notes, resolve_model
+from otca.models.base import Policy
 from otca.models.pipeline import component_dtypes
 from otca.prompts import evaluation_prompts, load_prompts
 from otca.rewards.base import build_reward, find_reward, is_remote
 from otca.rewards.published import PublishedReward, find_files
-from otca.runs import RunSpec, is_finished
+from otca.runs import MANIFEST, RunSpec, is_finished
 from otca.shapes import empty_policy
+from reproduce.costs import COST
 from reproduce.runner import arm_config
 
 COMPRESSION = 0.5
@@ -35,6 +42,7 @@ def preflight(name: str, tier: str, arms: list[RunSpec], root: Path) -> int:
     missing = [arm for arm in arms if not is_finished(root / arm.path)]
     print(f"{name}, {tier} tier: {len(arms)} runs, {len(missing)} of them missing")
     configs = {arm: arm_config(arm) for arm in missing}
+    trained = {arm: config for arm, config in configs.items() if arm.method != "base"}
     problems: list[str] = []
 
     def check(what: str, look: Callable[[], str]) -> None:
@@ -49,23 +57,53 @@ def preflight(name: str, tier: str, arms: list[RunSpec], root: Path) -> int:
         check(f"training prompts {source}", lambda source=source: f"{len(load_prompts(source)):,}")
     for modality in dict.fromkeys(arm.modality for arm in missing):
         evaluation = presets.eval_config(f"{modality}/{tier}")
-        check(
-            f"evaluation prompts {evaluation.source}",
-            lambda e=evaluation: f"{len(evaluation_prompts(e)):,} × {e.samples_per_prompt} samples",
-        )
+        said = f" × {evaluation.samples_per_prompt} samples"
+        check(f"evaluation prompts {evaluation.source}", lambda e=evaluation, said=said: f"{len(evaluation_prompts(e)):,}{said}")
         files = presets.train_config(f"{modality}/{tier}", "base", {}, 0).reward_files
-        for metric in evaluation.held_out:
-            if metric != MOTION:
-                check(f"held-out metric {metric}", lambda metric=metric, files=files: _source(metric, files))
+        for metric in (metric for metric in evaluation.held_out if metric != MOTION):
+            check(f"held-out metric {metric}", lambda metric=metric, files=files: _source(metric, files))
     for reward, files in dict.fromkeys((name, config.reward_files) for config in configs.values() for name in config.rewards):
         check(f"reward {reward}", lambda reward=reward, files=files: _source(reward, files))
-    check("processes", lambda: _shared(configs))
+    check("processes", lambda: _shared(trained))
     check("disk", lambda: _disk(configs, tier, root))
-    evaluations = sum(_evaluations(arm, config) for arm, config in _trained(configs).items())
-    print(f"  cost: {evaluations:,} network evaluations of training, guidance not counted; `python -m otca plan` says more")
+    print("\n".join(_costs(trained, root)))
     for problem in problems:
         print(f"  in the way: {problem}")
     return 2 if problems else 0
+
+
+def _costs(trained: dict[RunSpec, TrainConfig], root: Path) -> list[str]:
+    """Network evaluations and reward calls of each method's runs; core hours too, where finished runs tell what they take.
+
+    A run's seconds of training are taken as linear in both, fitted to the finished runs of the same modality and tier.
+    """
+    seeds, whole = Counter((arm.modality, arm.tier, arm.name) for arm in trained), 0
+    budgets = {}
+    for arm, config in trained.items():
+        method, samples = find_method(arm.method), config.iterations * config.prompts_per_iteration * config.group_size
+        budgets[arm.modality, arm.tier, arm.name] = np.array(
+            [samples * evaluations_per_sample(config, method), samples * scored_media(config, method) * len(config.rewards)]
+        )
+    lines = []
+    for key, count in seeds.items():
+        evaluations, calls = budgets[key] * count
+        whole += evaluations
+        rates = seconds_each(root / key[0] / key[1])
+        hours = "" if rates is None else f", {count * budgets[key] @ rates / 3600:.2f} core hours"
+        lines.append(f"  {key[2]} ({key[0]}), {count} runs: {evaluations:,} network evaluations, {calls:,} reward calls{hours}")
+    return [*lines, f"  cost: {whole:,} network evaluations of training, guidance not counted; `python -m otca plan` says more"]
+
+
+def seconds_each(runs: Path) -> np.ndarray | None:
+    """Seconds of a network evaluation and of a reward call, from the finished runs of a modality and tier; None without any."""
+    found = [path.parent for path in sorted(runs.glob(f"*/seed*/{COST}")) if path.with_name(MANIFEST).is_file()]
+    budgets = [json.loads((run / MANIFEST).read_text())["budget"] for run in found]
+    seconds = [json.loads((run / COST).read_text())["train_seconds"] for run in found]
+    rows = [(b["network_evaluations"], b["reward_calls"], s) for b, s in zip(budgets, seconds) if b["network_evaluations"]]
+    if not rows:
+        return None
+    table = np.array(rows, dtype=float)
+    return nnls(table[:, :2], table[:, 2])[0]
 
 
 def _where(path: str) -> str:
@@ -90,10 +128,10 @@ def _source(reward: str, files: str) -> str:
     return reward_class().source
 
 
-def _shared(configs: dict[RunSpec, TrainConfig]) -> str:
+def _shared(trained: dict[RunSpec, TrainConfig]) -> str:
     """How many processes there are, or InputError where an arm's samples cannot be shared evenly among them."""
     world = process_state().num_processes
-    for arm, config in _trained(configs).items():
+    for arm, config in trained.items():
         try:
             config.rows_per_pass(world)
         except InputError as error:
@@ -103,28 +141,28 @@ def _shared(configs: dict[RunSpec, TrainConfig]) -> str:
 
 def _disk(configs: dict[RunSpec, TrainConfig], tier: str, root: Path) -> str:
     """Space that models, encoded prompts, checkpoints and media take, or InputError where there is less."""
-    trained = _trained(configs)
+    trained = [config for arm, config in configs.items() if arm.method != "base"]
     models = {config.policy: empty_policy(config.policy, component_dtypes(config.policy)) for config in configs.values()}
     missing = {policy.path: parts for policy, (_, parts) in models.items() if _where(policy.path) == MISSING}
-    downloads = sum(2 * sum(p.numel() for p in part.parameters()) for parts in missing.values() for part in parts.values())
-    caches: dict[tuple[str, str], int] = {}
-    for config in trained.values():
-        if config.policy.prompt_cache:
-            policy = models[config.policy][0]
-            each = sum(math.prod(shape) for shape in policy.text_shapes()) * policy.dtype.itemsize
-            texts = min(config.iterations * config.prompts_per_iteration, _listed(config.prompts))
-            caches[config.policy.prompt_cache, config.policy.path] = each * texts
-    checkpoints = sum(  # weights, two moments, an average; the best and one in writing
-        (config.keep_last + 2) * 4 * sum(p.numel() * p.element_size() for p in models[config.policy][0].trainable_parameters())
-        for config in trained.values()
-    )
+    caches = {  # as many texts as the largest of the runs that share a cache
+        (config.policy.prompt_cache, config.policy.path): _encoding(models[config.policy][0])
+        * min(config.iterations * config.prompts_per_iteration, _listed(config.prompts))
+        for config in trained
+        if config.policy.prompt_cache
+    }
     media = 0
     for arm, config in configs.items():
         evaluation, policy = presets.eval_config(f"{arm.modality}/{tier}"), config.policy
         frames = policy.frames or model_notes(resolve_model(policy.path)).get("frames", 1)
         height, width = evaluation.height or policy.height, evaluation.width or policy.width
         media += round(3 * evaluation.prompts * evaluation.samples_per_prompt * frames * height * width * COMPRESSION)
-    parts = {"models, in bf16": downloads, "encoded prompts": sum(caches.values()), "checkpoints": checkpoints, "media": media}
+    parts = {
+        "models, in bf16": 2 * sum(p.numel() for made in missing.values() for part in made.values() for p in part.parameters()),
+        "encoded prompts": sum(caches.values()),
+        # weights, two moments, an average; the best and one in writing
+        "checkpoints": sum((c.keep_last + 2) * 4 * _trained_bytes(models[c.policy][0]) for c in trained),
+        "media": media,
+    }
     needed = sum(parts.values())
     free = shutil.disk_usage(next(folder for folder in (root, *root.resolve().parents) if folder.is_dir())).free
     listed = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in parts.items() if size)
@@ -134,15 +172,14 @@ def _disk(configs: dict[RunSpec, TrainConfig], tier: str, root: Path) -> str:
     return said
 
 
+def _encoding(policy: Policy) -> int:
+    return sum(math.prod(shape) for shape in policy.text_shapes()) * policy.dtype.itemsize
+
+
+def _trained_bytes(policy: Policy) -> int:
+    return sum(p.numel() * p.element_size() for p in policy.trainable_parameters())
+
+
 def _listed(prompts: str) -> int:
     """Prompts of a list; of one that is missing, which is said elsewhere, any number."""
     return len(load_prompts(prompts)) if prompts.startswith("embedded:") or Path(prompts).is_file() else sys.maxsize
-
-
-def _trained(configs: dict[RunSpec, TrainConfig]) -> dict[RunSpec, TrainConfig]:
-    return {arm: config for arm, config in configs.items() if arm.method != "base"}
-
-
-def _evaluations(arm: RunSpec, config: TrainConfig) -> int:
-    samples = config.iterations * config.prompts_per_iteration * config.group_size
-    return samples * evaluations_per_sample(config, find_method(arm.method))

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
+import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from torch import nn
 
 from baselines import find_method
 from otca import presets
 from otca.architectures import PUBLISHED
-from otca.plan import plan
 from otca.published_prompts import LISTS
-from reproduce import recipes, speed_large, table1
+from otca.recipes import RECIPES, describe_recipes
+from reproduce import benchmark, table1
 from reproduce.all import TABLES
-from reproduce.dry_run import preflight
-from reproduce.recipes import RECIPES
+from reproduce.dry_run import preflight, seconds_each
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = sorted((ROOT / "otca" / "launch").glob("*.yaml"))
@@ -56,32 +55,20 @@ def test_launchers_configs_are_read_by_accelerate(path):
 
 def test_recipes_name_presets_and_launchers_that_exist_and_share_evenly():
     for recipe in RECIPES:
-        config = presets.train_config(recipe.preset, recipe.method, find_method(recipe.method).settings, 0)
+        config = recipe.config(find_method(recipe.method))
         launch = yaml.safe_load((ROOT / "otca" / "launch" / f"{recipe.launch}.yaml").read_text())
         assert launch["num_processes"] == recipe.processes and ("fsdp" in recipe.launch) == (recipe.sharding == "fsdp2")
         per_update = config.prompts_per_iteration // config.optimizer.updates_per_iteration
         assert per_update % recipe.processes == 0
         assert (per_update // recipe.processes * config.group_size) % config.micro_batch == 0
-        assert f"--preset {recipe.preset} --method {recipe.method}" in recipe.command
 
 
-def test_published_recipes_are_those_of_the_code_and_render(tmp_path, monkeypatch):
-    rows = pd.read_csv(ROOT / recipes.ROWS, keep_default_na=False)
-    assert rows["recipe"].tolist() == [recipe.title for recipe in RECIPES] and rows["fits"].all()
-    (tmp_path / "results" / "plans").mkdir(parents=True)
-    shutil.copy(ROOT / recipes.ROWS, tmp_path / recipes.ROWS)
-    (tmp_path / "README.md").write_text("<!-- recipes -->\n<!-- /recipes -->\n")
-    monkeypatch.chdir(tmp_path)
-    assert recipes.main(["--render"]) == 0
-    page = (tmp_path / "README.md").read_text()
-    assert all(recipe.title in page and recipe.command in page for recipe in RECIPES)
-
-
-def test_a_published_recipe_row_is_what_is_planned_today():
-    row = pd.read_csv(ROOT / recipes.ROWS, keep_default_na=False).iloc[0]
-    assert {key: pytest.approx(value, rel=1e-4) if isinstance(value, float) else value for key, value in row.items()} == {
-        key: value for key, value in recipes.planned(RECIPES[0]).items()
-    }
+def test_recipes_are_described_by_their_plans():
+    recipe = RECIPES[0]
+    said = describe_recipes(find_method, (recipe,))
+    made = recipe.plan(find_method(recipe.method))
+    assert f"{made.peak / 2**30:.1f}" in said and f"{made.evaluations:,}" in said and "yes (24 GB)" in said
+    assert said.endswith(f"--preset {recipe.preset} --method {recipe.method}\n") and "rewards --fetch hpsv2" in said
 
 
 def test_a_dry_run_says_what_is_there_and_leaves_nothing(tmp_path, monkeypatch, capsys):
@@ -143,33 +130,32 @@ def test_a_dry_run_refuses_prompts_that_processes_cannot_share(monkeypatch, caps
     assert "the 4 prompts of one update must be a multiple of the 3 processes" in capsys.readouterr().out
 
 
-def test_speed_of_a_model_with_random_weights_is_measured_anywhere(tmp_path, capsys):
-    """What runs on a GPU at FLUX.1-dev's size runs on the embedded sizes here, without their weights."""
-    for preset in ("image/quick", "video/quick"):
-        assert speed_large.main(["--preset", preset, "--gpu", "none", "--iterations", "1", "--out", str(tmp_path)]) == 0
-    for path in tmp_path.iterdir():
-        found = json.loads(path.read_text())
-        assert 0 < found["seconds"]["sampling"] < found["seconds"]["total"] and found["utilisation"] is None
-        assert found["seconds"]["update"] > 0 and found["planned_memory_gib"] > 0
-        modality = found["model"].removeprefix("embedded:")
-        settings = {"policy.prompt_cache": "x", "rewards": ["reproduce.speed_large:Brightness"]}
-        config = presets.train_config(f"{modality}/quick", "otca", find_method("otca").settings | settings, 0)
-        planned = plan(config, find_method("otca"))  # without the text encoders, which the measured model lacks
-        assert found["planned_memory_gib"] == pytest.approx(max(planned.sampling_peak, planned.update_peak) / 2**30, rel=0.02)
-    assert len(list(tmp_path.iterdir())) == 2
+def test_a_dry_run_reckons_hours_from_finished_runs(tmp_path):
+    """Two methods whose seconds are .001 an evaluation and .01 a reward call."""
+    for name, evaluations, calls in (("a", 1000, 100), ("b", 3000, 100), ("base", 0, 0)):
+        run = tmp_path / name / "seed0"
+        run.mkdir(parents=True)
+        budget = {"network_evaluations": evaluations, "reward_calls": calls}
+        (run / "manifest.json").write_text(json.dumps({"budget": budget}))
+        (run / "cost.json").write_text(json.dumps({"train_seconds": evaluations / 1000 + calls / 100}))
+    assert seconds_each(tmp_path) == pytest.approx([0.001, 0.01])
+    assert seconds_each(tmp_path / "elsewhere") is None
 
 
-def test_utilisation_counts_no_recomputation_and_the_gpu_that_is_here(tmp_path, monkeypatch, capsys):
-    """With checkpointing the backward pass computes the forward pass anew, which is no progress."""
-    small = {"prompts_per_iteration": 2, "group_size": 4, "micro_batch": 4, "sampler.steps": 3}
-    config = presets.train_config("image/quick", "otca", small | {"rewards": ["reproduce.speed_large:Brightness"]}, 0)
-    flops = {}
-    for again in (False, True):
-        changed = dataclasses.replace(config, policy=dataclasses.replace(config.policy, gradient_checkpointing=again))
-        flops[again] = speed_large.measure(changed, "h100", 1, tmp_path / str(again))["tflop_an_iteration"]
-    assert flops[True] == flops[False] > 0
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for name, known in (("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA GeForce RTX 4090", "rtx4090"), ("Abacus", "none")):
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda name=name: name)
-        assert speed_large._known("auto") == known
-    assert speed_large.main(["--gpu", "abacus"]) == 2 and "gpu is 'abacus'" in capsys.readouterr().err
+def test_a_published_size_is_measured_anywhere(tmp_path):
+    """What runs on a GPU at FLUX.1-dev's size runs on the embedded sizes here, with random weights and no text encoders."""
+    out = tmp_path / "speed.json"
+    out.write_text('{"kept": {}}')
+    assert benchmark.main(["--preset", "image/quick", "--iterations", "1", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert "kept" in found and found["image/quick_planned_gib"]["value"] > 0
+    seconds = {name: found[f"image/quick_{name}_seconds"]["value"] for name in ("sampling", "update", "total")}
+    assert 0 < seconds["sampling"] < seconds["total"] and seconds["update"] > 0
+
+
+def test_the_share_inside_networks_leaves_the_rest_out():
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    network[1].register_forward_pre_hook(lambda *_: time.sleep(0.05))
+    seconds, share = benchmark.share_inside_networks(lambda: (network(torch.zeros(1, 4)), time.sleep(0.05)))
+    assert seconds > 0.1 and share == pytest.approx(0.5, abs=0.1)
+    assert benchmark.share_inside_networks(lambda: time.sleep(0.01))[1] == 0

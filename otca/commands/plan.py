@@ -19,13 +19,20 @@ def parser() -> ArgumentParser:
     out.add_argument(
         "--utilisation", type=float, default=UTILISATION, help="share of the GPU's TFLOP/s that is reached (assumed)"
     )
+    out.add_argument("--recipes", action="store_true", help="what every recipe at scale needs, with its commands, and stop")
     return out
 
 
 def run(argv: list[str]) -> None:
-    """Print what the run needs."""
+    """Print what the run needs, or the recipes."""
     from otca.plan import check_gpu, describe, plan
 
+    if "--recipes" in argv:
+        from baselines import find_method
+        from otca.recipes import describe_recipes
+
+        print(describe_recipes(find_method), end="")
+        return
     given, config, method = resolve(parser(), argv)
     check_gpu(given.gpu, given.utilisation)
     made = plan(config, method, given.processes, given.sharding)
