@@ -19,7 +19,7 @@ from eval.markup import Grid, markdown, markdown_table
 from eval.published_row import RESULTS, published_row, row_as_markdown
 from otca.config import TrainConfig
 from otca.export import Layout
-from otca.models.tuning import LORA_FILE
+from otca.models.weights import LORA_FILE
 
 SAMPLES = "samples.png"
 """File of the sample grid."""

@@ -100,6 +100,10 @@ PUBLISHED: dict[str, dict] = {
 """Hub id → its components."""
 
 
+OPTIONS = ("boundary_ratio", "expand_timesteps", "is_distilled")
+"""Settings of a pipeline that are no components."""
+
+
 def pipeline_class(path: str) -> str:
     """Name of the pipeline of a local folder or a published checkpoint."""
     if path in PUBLISHED:
@@ -122,12 +126,14 @@ def empty_pipeline(path: str, dtypes: dict[str, torch.dtype], without: tuple[str
             continue
         made[name] = _build(*part, dtypes.get(name, dtypes["default"]))
     expected, _ = loader._get_signature_keys(loader)
-    optional = {name: parts[name] for name in ("boundary_ratio",) if name in parts}
+    optional = {name: parts[name] for name in OPTIONS if name in parts}
     return loader(**{name: made.get(name) for name in sorted(expected)}, **optional)
 
 
 def _build(library: str, name: str, config: dict, dtype: torch.dtype):
-    kind = getattr(importlib.import_module(library), name)
+    kind = getattr(
+        importlib.import_module(library if library in ("diffusers", "transformers") else f"diffusers.pipelines.{library}"), name
+    )
     if not issubclass(kind, nn.Module):
         return kind.from_config(config)
     former = torch.get_default_dtype()
@@ -154,16 +160,14 @@ def _read(path: str) -> dict:
     out = {}
     index = _index(path)
     for name, value in index.items():
-        if name == "boundary_ratio" and value is not None:
+        if name in OPTIONS and value is not None:
             out[name] = value
-        if not isinstance(value, list) or len(value) != 2 or value[0] is None or "tokenizer" in name:
+        if not isinstance(value, list) or len(value) != 2 or value[0] is None or "tokenizer" in name or name == "processor":
             continue
         library, kind = value
-        if library not in ("diffusers", "transformers"):
-            raise InputError(
-                f"policy.path {path}: its {name} is of the library {library!r}; only diffusers and transformers are built"
-            )
-        file = Path(path) / name / ("scheduler_config.json" if name == "scheduler" else "config.json")
+        if library not in ("diffusers", "transformers", "ltx2"):
+            raise InputError(f"policy.path {path}: its {name} is of the library {library!r}, of which nothing is built")
+        file = Path(path) / name / (f"{name}_config.json" if name in ("scheduler", "guider") else "config.json")
         config = read_object(file, f"policy.path {path}")
         out[name] = (library, kind, {key: v for key, v in config.items() if not key.startswith("_")})
     return out

@@ -22,8 +22,10 @@ class PolicyConfig:
     path: str = "embedded:image"
     """Pipeline folder or hub id; ``embedded:image`` and ``embedded:video`` ship with the package."""
     weights: str = ""
-    """Folder of a LoRA, which is merged, or a transformer to start from: of a run here, Flow-GRPO, DanceGRPO, …"""
-    family: Literal["auto", "flux", "sd3", "wan"] = "auto"
+    """LoRA, which is merged, or transformer to start from: file, folder or hub id; of a run here, Flow-GRPO, DanceGRPO, …"""
+    family: Literal[
+        "auto", "flux", "flux2", "flux2_klein", "sd3", "qwen_image", "qwen_image_21", "z_image", "wan", "hunyuan_video", "ltx2"
+    ] = "auto"
     """Which adapter drives it; "auto" reads it from the pipeline's model_index.json."""
     tuning: Literal["full", "lora", "none"] = "full"
     """Train every transformer weight, or a LoRA. "none" trains nothing: to sample from a model, all of it in ``precision``."""
@@ -54,6 +56,8 @@ class PolicyConfig:
     """Folder for encoded prompts, shared by runs: text encoders are in memory only while new prompts are encoded."""
     vae_slicing: bool = False
     """Decode one sample at a time: less memory, the same pixels."""
+    distilled: bool = False
+    """Use a checkpoint that was distilled to a few steps (Turbo, schnell, lightning), which is refused otherwise."""
 
     def __post_init__(self):
         validate_fields(self, "policy.")

@@ -12,8 +12,8 @@ from otca.config import PolicyConfig
 from otca.errors import InputError
 from otca.files import resolve_model
 from otca.models.base import Policy, build_policy, family_of
-from otca.models.pipeline import NETWORKS
-from otca.models.tuning import LORA_FILE
+from otca.models.loading import NETWORKS
+from otca.models.weights import LORA_FILE
 from otca.untrusted import read_object
 
 CARRIED = (".safetensors", ".json", ".txt", ".model", ".jinja")

@@ -18,7 +18,7 @@ from otca.config import TrainConfig
 from otca.errors import InputError
 from otca.methods import Method
 from otca.models.base import Policy
-from otca.models.pipeline import TEXT_ENCODERS, component_dtypes
+from otca.models.loading import TEXT_ENCODERS, component_dtypes
 from otca.models.texts import MEMORY_BYTES
 from otca.rewards.base import find_reward, is_remote
 from otca.rewards.published import PublishedReward

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -119,10 +120,25 @@ class _FakeTensors(FakeTensorMode):
     avoid_device_init = False
 
 
+class _NoPadding(TorchFunctionMode):
+    """Masks of texts as if every token were one, since what they hold is not known here."""
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        if function is torch.Tensor.__bool__:
+            return True
+        mask = arguments[1] if function is torch.Tensor.__getitem__ else None
+        if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool:
+            return arguments[0][:0] if hasattr(mask, "inverted") else arguments[0]
+        out = function(*arguments, **(keywords or {}))
+        if function is torch.Tensor.__invert__:
+            out.inverted = True
+        return out
+
+
 def measure_passes(policy: Policy, config: TrainConfig, rows: int) -> Passes:
     """Run sampling, update and decoding of a micro-batch of an `empty_policy`, which is used up by it."""
     levels = tuple(sigmas_S(config.sampler.steps, config.sampler.shift or policy.shift)[1:3].tolist())
-    with _FakeTensors(allow_non_fake_inputs=True):
+    with _FakeTensors(allow_non_fake_inputs=True), _NoPadding():
         _fill(policy)
         peaks = {}
         for gradient in (False, True):

@@ -32,7 +32,7 @@ from otca.errors import InputError, RewardError, TrainingError
 from otca.files import writable_folder
 from otca.methods import Method, assign_credit
 from otca.models.base import build_policy
-from otca.models.pipeline import INFERENCE
+from otca.models.loading import INFERENCE
 from otca.prompts import load_prompts, prompt_order
 from otca.rewards.base import AsyncScoring, build_rewards, check_prompts, score_all
 from otca.rollout import Batch, make_batch, rollout, slots_of

@@ -22,7 +22,7 @@ from otca.distributed import process_state
 from otca.errors import InputError
 from otca.files import model_notes, resolve_model
 from otca.models.base import Policy
-from otca.models.pipeline import component_dtypes
+from otca.models.loading import component_dtypes
 from otca.prompts import evaluation_prompts, load_prompts
 from otca.rewards.base import build_reward, find_reward, is_remote
 from otca.rewards.published import PublishedReward, find_files

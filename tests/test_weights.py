@@ -21,8 +21,8 @@ from otca.errors import InputError
 from otca.models.base import build_policy
 from otca.models.flux import FluxPolicy
 from otca.models.sd3 import Sd3Policy
-from otca.models.tuning import LORA_FILE
 from otca.models.wan import WanPolicy
+from otca.models.weights import LORA_FILE
 from otca.schedules import sigmas_S
 from tests.test_sd3 import LENGTH, stock
 

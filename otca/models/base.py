@@ -11,15 +11,27 @@ from typing import Protocol
 import torch
 
 from otca.config import PolicyConfig
-from otca.errors import InputError
+from otca.errors import InputError, one_line
 from otca.files import resolve_model
 from otca.sharding import is_sharded, refill
+from otca.untrusted import read_object
 
-FAMILIES = {"flux": "otca.models.flux:FluxPolicy", "sd3": "otca.models.sd3:Sd3Policy", "wan": "otca.models.wan:WanPolicy"}
-"""Family → ``module:class`` of its adapter."""
+FAMILIES = {
+    "flux": ("FluxPipeline", "otca.models.flux:FluxPolicy"),
+    "flux2": ("Flux2Pipeline", "otca.models.flux2:Flux2Policy"),
+    "flux2_klein": ("Flux2KleinPipeline", "otca.models.flux2:Flux2KleinPolicy"),
+    "sd3": ("StableDiffusion3Pipeline", "otca.models.sd3:Sd3Policy"),
+    "qwen_image": ("QwenImagePipeline", "otca.models.qwen_image:QwenImagePolicy"),
+    "qwen_image_21": ("QwenImage21Pipeline", "otca.models.qwen_image:QwenImage21Policy"),
+    "z_image": ("ZImagePipeline", "otca.models.z_image:ZImagePolicy"),
+    "wan": ("WanPipeline", "otca.models.wan:WanPolicy"),
+    "hunyuan_video": ("HunyuanVideo15Pipeline", "otca.models.hunyuan_video:HunyuanVideoPolicy"),
+    "ltx2": ("LTX2Pipeline", "otca.models.ltx2:Ltx2Policy"),
+}
+"""Family → its pipeline's class in model_index.json, and ``module:class`` of its adapter."""
 
-PIPELINES = {"FluxPipeline": "flux", "StableDiffusion3Pipeline": "sd3", "WanPipeline": "wan"}
-"""Pipeline class in model_index.json → family."""
+PIPELINES = {pipeline: family for family, (pipeline, _) in FAMILIES.items()}
+"""Pipeline class → family."""
 
 
 class Policy(Protocol):
@@ -82,8 +94,13 @@ def build_policy(
 
     ``networks_on``: where the trained networks stay if not on ``device``, as long as they are not in shards yet.
     """
-    module, _, name = FAMILIES[family_of(config, pipeline)].partition(":")
-    return getattr(importlib.import_module(module), name)(config, torch.device(device), pipeline, networks_on)
+    return adapter_of(family_of(config, pipeline))(config, torch.device(device), pipeline, networks_on)
+
+
+def adapter_of(family: str) -> type:
+    """The adapter's class of a key of `FAMILIES`."""
+    module, _, name = FAMILIES[family][1].partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def family_of(config: PolicyConfig, pipeline=None) -> str:
@@ -93,19 +110,22 @@ def family_of(config: PolicyConfig, pipeline=None) -> str:
     """
     if config.family != "auto":
         return config.family
-    return _family_of(type(pipeline).__name__ if pipeline else _pipeline_of(resolve_model(config.path)), config.path)
+    name = type(pipeline).__name__ if pipeline else _pipeline_of(resolve_model(config.path), config.path)
+    if name not in PIPELINES:
+        raise InputError(f"policy.path {config.path} is a {name}; there are adapters for {', '.join(PIPELINES)}")
+    return PIPELINES[name]
 
 
-def _pipeline_of(folder: str) -> str:
+def _pipeline_of(folder: str, path: str) -> str:
+    index = Path(folder) / "model_index.json"
+    if Path(folder).is_dir():
+        return read_object(index, f"policy.path {path}").get("_class_name")
     from diffusers import DiffusionPipeline
 
-    return DiffusionPipeline.load_config(folder, local_files_only=Path(folder).is_dir()).get("_class_name")
-
-
-def _family_of(pipeline: str, path: str) -> str:
-    if pipeline not in PIPELINES:
-        raise InputError(f"policy.path {path} is a {pipeline}; there are adapters for {', '.join(PIPELINES)}")
-    return PIPELINES[pipeline]
+    try:
+        return DiffusionPipeline.load_config(folder).get("_class_name")
+    except Exception as error:  # no such repository, no network, nothing in the cache
+        raise InputError(f"policy.path {path}: neither a folder here nor a pipeline on the hub ({one_line(error)})") from error
 
 
 @contextmanager

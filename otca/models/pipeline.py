@@ -1,4 +1,4 @@
-"""What adapters of diffusers pipelines share: loading, encoding every text once, guidance in one batch, the trained weights."""
+"""What adapters of diffusers pipelines share: loading, encoding every text once, guidance in one batch, latents, decoding."""
 
 from __future__ import annotations
 
@@ -7,48 +7,58 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from otca.config import PolicyConfig
+from otca.errors import InputError
 from otca.files import model_identity, model_notes, resolve_model
+from otca.models.loading import INFERENCE, NETWORKS, TEXT_ENCODERS, check_distilled, load_pipeline
 from otca.models.texts import Parts, TextCache, encoders_identity
-from otca.models.tuning import apply_weights, load_tuned, quiet_libraries, save_tuned, start_tuning
-
-INFERENCE = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Dtype of what is not trained, and of the forward pass, by ``policy.precision``."""
-
-NETWORKS = ("transformer", "transformer_2")
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-"""Components of the families' pipelines, as diffusers names them."""
-
-
-def component_dtypes(config: PolicyConfig) -> dict[str, torch.dtype]:
-    """By component: what is trained whole and the VAE are fp32, the rest ("default") is in inference dtype."""
-    whole = dict.fromkeys(NETWORKS, torch.float32) if config.tuning == "full" else {}
-    return whole | {"vae": torch.float32, "default": INFERENCE[config.precision]}
+from otca.models.tuning import load_tuned, quiet_libraries, save_tuned, start_tuning
+from otca.models.weights import apply_weights
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Encoded prompts, one row a sample: tensors (B, …), in the order of the adapter's `_encode_text`."""
+    """Encoded prompts, one row a sample: tensors (L, …), in the order of the adapter's `_encode_text`."""
 
-    parts: Parts
+    rows: list[Parts]
+
+    @cached_property
+    def parts(self) -> Parts:
+        """Tensors (B, L, …), with zeros after shorter texts."""
+        return tuple(pad_sequence(list(part), batch_first=True) for part in zip(*self.rows))
+
+    @cached_property
+    def mask(self) -> torch.Tensor | None:
+        """True where the first part has a token, (B, L); None where all texts are of one length."""
+        lengths, device = [len(row[0]) for row in self.rows], self.rows[0][0].device
+        if len(set(lengths)) == 1:
+            return None
+        return torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
 
 
 class PipelinePolicy(ABC):
-    """Base of the adapters. A family says which pipeline, how a text is encoded, and what one forward pass is.
+    """Base of the adapters. A family says which pipeline, how a text is encoded, the shape of its latents, and one forward pass.
 
-    Its constructor calls this one's, works out what it needs and takes the config's size by `_set_size`.
+    Latents are drawn as diffusers draws them, (B, *latent_shape), and held as `_pack` lays them out.
     """
 
     pipeline_class: ClassVar[str]
     """Name of the pipeline in diffusers."""
     lora_targets: ClassVar[tuple[str, ...]]
     """Modules that a LoRA adapts, as the ecosystem's LoRAs of the family have them."""
+    longest_text: ClassVar[int] = 512
+    """Text tokens of the family's stock pipeline, where neither settings nor checkpoint say."""
+    guidance_kind: ClassVar[str] = "true CFG"
+    """How a prompt is made stronger, in words."""
+    is_video: ClassVar[bool] = False
 
     def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None, networks_on: torch.device | None = None):
         """Load the checkpoint, or take a pipeline that is there, onto ``device``; the trained networks onto ``networks_on``."""
@@ -59,7 +69,9 @@ class PipelinePolicy(ABC):
         self.folder = resolve_model(config.path)
         self.notes = model_notes(self.folder)
         self.loader, self.dtype = getattr(diffusers, self.pipeline_class), INFERENCE[config.precision]
-        self.pipeline = pipeline or self._load(without=TEXT_ENCODERS if config.prompt_cache else ())
+        without = TEXT_ENCODERS if config.prompt_cache else ()
+        self.pipeline = pipeline or load_pipeline(self.loader, self.folder, config, without)
+        check_distilled(config, self.pipeline)
         self.trained = self._trained()
         self.experts = len(self.trained)
         if config.weights:
@@ -70,21 +82,16 @@ class PipelinePolicy(ABC):
         self.pipeline.set_progress_bar_config(disable=True)
         self.networks = start_tuning(self.pipeline, self.trained, config, self.lora_targets)
         self.network: nn.Module = self.networks[0]
-        self.true_guidance: float = config.true_guidance or self.notes.get("true_guidance", 1.0)
+        self.true_guidance: float = config.true_guidance or self.notes.get("true_guidance", self._own_guidance())
         self.forwards_per_velocity = 2 if self.true_guidance > 1 else 1
-        self.max_sequence_length = config.max_sequence_length or self.notes.get("max_sequence_length", self._longest_text())
+        self.max_sequence_length = config.max_sequence_length or self.notes.get("max_sequence_length", self.longest_text)
         shapes = f"{encoders_identity(self.folder)} {self.max_sequence_length} {self.dtype}"
         folder = Path(config.prompt_cache).expanduser() if config.prompt_cache else None
         self.texts = TextCache(self._encode_texts, shapes, folder, device)
         if config.vae_slicing:
             self.pipeline.vae.enable_slicing()
-
-    def _load(self, without: tuple[str, ...]):
-        """The pipeline less some components."""
-        local = Path(self.folder).is_dir()
-        present = self.loader.load_config(self.folder, local_files_only=local)
-        left_out = {name: None for name in without if name in present}
-        return self.loader.from_pretrained(self.folder, dtype=component_dtypes(self.config), local_files_only=local, **left_out)
+        self.frames = (config.frames or self.notes.get("frames", 0)) if self.is_video else 1
+        self._set_size(config.height, config.width)
 
     @property
     def protocol(self) -> dict[str, object]:
@@ -95,6 +102,7 @@ class PipelinePolicy(ABC):
             **model_identity(self.folder),
             "true_guidance": self.true_guidance,
             "max_sequence_length": self.max_sequence_length,
+            **({"latent_shape": list(self.latent_shape)} if self.is_video else {}),
         }
 
     @property
@@ -117,21 +125,41 @@ class PipelinePolicy(ABC):
         finally:
             self._set_size(*own)
 
-    @abstractmethod
     def _set_size(self, height: int, width: int) -> None:
         """Set ``height`` and ``width`` in pixels and what depends on them. Raises InputError for a size that cannot be."""
+        (time, space), side = self._compression(), self._side()
+        if self.is_video and (self.frames < 1 or self.frames % time != 1):
+            raise InputError(f"policy.frames is {self.frames}; {self.config.path} makes {time}·k + 1 frames, such as {time + 1}")
+        if height % side or width % side:
+            raise InputError(f"height × width is {height} × {width}; {self.config.path} makes multiples of {side} pixels a side")
+        self.height, self.width = height, width
+        self.latent_shape = self._latent_shape((self.frames - 1) // time + 1, height // space, width // space)
+
+    def _compression(self) -> tuple[int, int]:
+        """Frames and pixels a side of one latent, of the autoencoder."""
+        if self.is_video:
+            return self.pipeline.vae_scale_factor_temporal, self.pipeline.vae_scale_factor_spatial
+        return 1, self.pipeline.vae_scale_factor
+
+    def _side(self) -> int:
+        """What height and width must be a multiple of: one token's pixels, for patches of two latents a side."""
+        return 2 * self._compression()[1]
 
     @abstractmethod
+    def _latent_shape(self, frames: int, height: int, width: int) -> tuple[int, ...]:
+        """Shape of one sample's latents as they are drawn, from its size in latents."""
+
     def _tokens(self) -> int:
         """Image tokens of one sample."""
+        return self.latent_shape[-2] * self.latent_shape[-1] // 4
 
     def _trained(self) -> list[str]:
         """Components of the pipeline that are trained, in a fixed order."""
         return ["transformer"]
 
-    @abstractmethod
-    def _longest_text(self) -> int:
-        """Text tokens of the family's stock pipeline, where neither settings nor checkpoint say."""
+    def _own_guidance(self) -> float:
+        """Classifier-free guidance where neither settings nor the checkpoint's notes say."""
+        return 1.0
 
     @abstractmethod
     def _encode_text(self, pipeline, text: str) -> Parts:
@@ -139,7 +167,7 @@ class PipelinePolicy(ABC):
 
     @abstractmethod
     def text_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of the parts of one encoded prompt."""
+        """Shapes of the parts of one encoded prompt, the longest there is."""
 
     @abstractmethod
     def _forward(self, latents, sigma_B, condition: Encoded, expert: int) -> torch.Tensor:
@@ -149,7 +177,7 @@ class PipelinePolicy(ABC):
 
     def encode(self, texts: list[str]) -> Encoded:
         """Encode prompts, one row a text; every distinct text is encoded once."""
-        return Encoded(tuple(torch.stack(part) for part in zip(*self.texts.get(texts))))
+        return Encoded(self.texts.get(texts))
 
     def encode_ahead(self, texts: Iterable[str]) -> None:
         """Encode to disk all that a run will ask for, with ``policy.prompt_cache``: the encoders are in memory once."""
@@ -159,21 +187,31 @@ class PipelinePolicy(ABC):
     @torch.no_grad()
     def _encode_texts(self, texts: list[str]) -> Iterator[Parts]:
         """Encode one by one by the pipeline's own encoders; with a cache they are loaded for this call alone."""
-        encoders = self._load(without=(*NETWORKS, "vae")).to(self.device) if self.config.prompt_cache else self.pipeline
+        encoders = self.pipeline
+        if self.config.prompt_cache:
+            encoders = load_pipeline(self.loader, self.folder, self.config, (*NETWORKS, "vae")).to(self.device)
         for text in texts:
-            yield self._encode_text(encoders, text)
+            parts = self._encode_text(encoders, text)
+            for part, shape in zip(parts, self.text_shapes(), strict=True):
+                if part.shape[1:] != shape[1:]:
+                    said = f"encodes texts to width {part.shape[-1]}, but its transformer takes {shape[-1]}"
+                    raise InputError(f"policy.path {self.config.path} {said}; its components are of different models")
+            yield parts
 
     # ------------------------------------------------------------------------------------------------------ network
 
     def velocity(self, latents, sigma_B, condition: Encoded) -> torch.Tensor:
-        """Velocity like the latents, in fp32; with guidance g above 1, v_empty + g·(v − v_empty), both in one batch."""
+        """Velocity like the latents, in fp32; with guidance above 1 against the empty prompt, both in one batch."""
         expert, count = self._expert_at(sigma_B), len(latents)
         guidance = self._guidance_of(expert)
         if guidance <= 1:
             return self._cast_forward(latents, sigma_B, condition, expert)
-        empty = self.encode([""] * count)
-        both = Encoded(tuple(torch.cat(pair) for pair in zip(empty.parts, condition.parts)))
+        both = Encoded(self.encode([""] * count).rows + condition.rows)
         free, guided = self._cast_forward(torch.cat([latents] * 2), torch.cat([sigma_B] * 2), both, expert).split(count)
+        return self._guided(free, guided, guidance)
+
+    def _guided(self, free: torch.Tensor, guided: torch.Tensor, guidance: float) -> torch.Tensor:
+        """Classifier-free guidance g: v_empty + g·(v − v_empty)."""
         return free + guidance * (guided - free)
 
     def _cast_forward(self, latents, sigma_B, condition: Encoded, expert: int) -> torch.Tensor:
@@ -189,9 +227,41 @@ class PipelinePolicy(ABC):
         """Classifier-free guidance of an expert; at most 1 is none."""
         return self.true_guidance
 
-    def _draw(self, shape: tuple[int, ...], generators: list[torch.Generator]) -> torch.Tensor:
-        """Standard normal (B, *shape) on the CPU or each generator's device, row b from generator b."""
-        return torch.cat([torch.randn((1, *shape), generator=g, device=g.device) for g in generators])
+    # ------------------------------------------------------------------------------------------------------ latents
+
+    def noise(self, generators: list[torch.Generator]) -> torch.Tensor:
+        """Standard normal latents, row b from generator b (drawn on its device, in the shape in which diffusers draws them)."""
+        drawn = [torch.randn((1, *self.latent_shape), generator=g, device=g.device) for g in generators]
+        return self._pack(torch.cat(drawn)).to(self.device)
+
+    def _pack(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents as the transformer takes them, from those as they are drawn."""
+        return latents
+
+    def latent_grid(self, latents) -> torch.Tensor:
+        """Latents (B, C, F, H, W); an image has one latent frame."""
+        return latents if latents.dim() == 5 else latents.unsqueeze(2)
+
+    @torch.no_grad()
+    def decode(self, latents) -> torch.Tensor:
+        """Media (B, F, 3, H, W) in [0, 1], fp32; an image has one frame."""
+        media = self._decoded(self.latent_grid(latents)).float()
+        return (media.unsqueeze(2) if media.dim() == 4 else media).div(2).add(0.5).clamp(0, 1).transpose(1, 2)
+
+    def _decoded(self, grid_BCFHW: torch.Tensor) -> torch.Tensor:
+        """Media (B, 3, H, W) or (B, 3, F, H, W) in [−1, 1], of normalised latents."""
+        vae = self.pipeline.vae
+        if vae.config.get("latents_mean"):
+            mean, std = (
+                torch.tensor(values, device=grid_BCFHW.device).view(1, -1, 1, 1, 1)
+                for values in (vae.config.latents_mean, vae.config.latents_std)
+            )
+            raw = grid_BCFHW * std + mean
+        else:
+            raw = grid_BCFHW / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+        return vae.decode((raw if self.is_video or vae.config.get("z_dim") else raw.squeeze(2)).to(vae.dtype), return_dict=False)[
+            0
+        ]
 
     # ------------------------------------------------------------------------------------------------------ weights
 
@@ -206,10 +276,3 @@ class PipelinePolicy(ABC):
     def load(self, folder: Path) -> None:
         """Read what `save` wrote for the same tuning."""
         load_tuned(self.pipeline, self.trained, self.config.tuning, folder)
-
-
-def decoded_images(vae: nn.Module, latents_BCHW: torch.Tensor) -> torch.Tensor:
-    """Images (B, 1, 3, H, W) in [0, 1], fp32, of an AutoencoderKL with a shift factor (FLUX, SD3)."""
-    scaled = latents_BCHW / vae.config.scaling_factor + vae.config.shift_factor
-    image_BCHW = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
-    return (image_BCHW.float() / 2 + 0.5).clamp(0, 1).unsqueeze(1)

@@ -1,6 +1,8 @@
-"""Wan: drives any WanPipeline, from the embedded checkpoint to Wan2.1 and the two experts of Wan2.2-A14B."""
+"""Wan: drives any WanPipeline: the embedded checkpoint, Wan2.1, Wan2.2-TI2V-5B and the two experts of Wan2.2-A14B."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import nn
@@ -36,6 +38,7 @@ class WanPolicy(PipelinePolicy):
 
     pipeline_class = "WanPipeline"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")  # as diffusers' Wan LoRAs have them
+    is_video = True
 
     def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None, networks_on: torch.device | None = None):
         super().__init__(config, device, pipeline, networks_on)
@@ -43,11 +46,6 @@ class WanPolicy(PipelinePolicy):
         low_noise = config.true_guidance_2 or self.notes.get("true_guidance_2", self.true_guidance)
         self.true_guidance = (self.true_guidance, low_noise)
         self.forwards_per_velocity = 2 if max(self.true_guidance) > 1 else 1
-        self.frames = config.frames or self.notes.get("frames", 0)
-        self._set_size(config.height, config.width)
-        vae = self.pipeline.vae.config
-        self.latents_mean = torch.tensor(vae.latents_mean, device=device).view(1, -1, 1, 1, 1)
-        self.latents_std = torch.tensor(vae.latents_std, device=device).view(1, -1, 1, 1, 1)
 
     def _trained(self) -> list[str]:
         self.boundary = self.pipeline.config.boundary_ratio
@@ -58,15 +56,13 @@ class WanPolicy(PipelinePolicy):
     @property
     def protocol(self) -> dict[str, object]:
         """What shapes its samples, for manifests."""
-        return super().protocol | {"true_guidance": list(self.true_guidance), "latent_shape": list(self.latent_shape)}
+        return super().protocol | {"true_guidance": list(self.true_guidance)}
+
+    def _latent_shape(self, frames: int, height: int, width: int) -> tuple[int, ...]:
+        return self.pipeline.vae.config.z_dim, frames, height, width
 
     def _tokens(self) -> int:
-        _, frames, height, width = self.latent_shape
-        time, down, across = self.pipeline.transformer.config.patch_size
-        return frames * height * width // (time * down * across)
-
-    def _longest_text(self) -> int:
-        return 512  # WanPipeline's own default
+        return math.prod(self.latent_shape[1:]) // math.prod(self.pipeline.transformer.config.patch_size)
 
     def _encode_text(self, pipeline, text: str) -> Parts:
         prompt, _ = pipeline.encode_prompt(
@@ -74,20 +70,9 @@ class WanPolicy(PipelinePolicy):
         )
         return (prompt[0],)
 
-    def _set_size(self, height: int, width: int) -> None:
-        space, time, frames = self.pipeline.vae_scale_factor_spatial, self.pipeline.vae_scale_factor_temporal, self.frames
-        if frames < 1 or frames % time != 1:
-            raise InputError(f"policy.frames is {frames}; {self.config.path} makes {time}·k + 1 frames, such as {time + 1}")
-        self.height, self.width = height, width
-        self.latent_shape = (self.pipeline.vae.config.z_dim, (frames - 1) // time + 1, height // space, width // space)
-
     def text_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of the parts of one encoded prompt."""
         return ((self.max_sequence_length, self.pipeline.transformer.config.text_dim),)
-
-    def noise(self, generators: list[torch.Generator]) -> torch.Tensor:
-        """Standard normal latents, row b from generator b (drawn on its device)."""
-        return self._draw(self.latent_shape, generators).to(self.device)
 
     def is_low_noise(self, sigma: float) -> bool:
         """Whether the low-noise expert answers at a noise level; the boundary itself belongs to the high-noise one."""
@@ -106,18 +91,8 @@ class WanPolicy(PipelinePolicy):
     def _forward(self, latents, sigma_B, condition: Encoded, expert: int) -> torch.Tensor:
         [prompt_BLD] = condition.parts
         timestep = sigma_B * self.pipeline.scheduler.config.num_train_timesteps
+        if self.pipeline.config.expand_timesteps:  # Wan2.2-TI2V-5B has a noise level for each token
+            timestep = timestep[:, None].expand(-1, self._tokens())
         return self.network(
             bool(expert), hidden_states=latents.to(self.dtype), timestep=timestep, encoder_hidden_states=prompt_BLD
         )
-
-    @torch.no_grad()
-    def decode(self, latents) -> torch.Tensor:
-        """Clips (B, F, 3, H, W) in [0, 1], fp32."""
-        vae = self.pipeline.vae
-        raw = latents * self.latents_std + self.latents_mean
-        clip_BCFHW = vae.decode(raw.to(vae.dtype), return_dict=False)[0]
-        return (clip_BCFHW.float() / 2 + 0.5).clamp(0, 1).transpose(1, 2)
-
-    def latent_grid(self, latents) -> torch.Tensor:
-        """The latents themselves, (B, C, F, H, W)."""
-        return latents

@@ -1,0 +1,89 @@
+"""FLUX.2: drives Flux2Pipeline (dev, guidance embedded) and Flux2KleinPipeline (klein base, true guidance)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from otca.models.flux import JOINT_ATTENTION
+from otca.models.pipeline import Encoded, PipelinePolicy
+from otca.models.texts import Parts
+
+STEPS = 50
+"""Steps of the stock pipelines, for which the time shift is computed: theirs depends on the number of steps."""
+
+
+class Flux2Policy(PipelinePolicy):
+    """A Flux2Pipeline as a policy; latents are packed: (B, N, 4·channels), N = (height/16)·(width/16) tokens.
+
+    Encoded prompts: features of three layers of the language model, side by side, (L, 3·D).
+    """
+
+    pipeline_class = "Flux2Pipeline"
+    lora_targets = (*JOINT_ATTENTION, "attn.to_qkv_mlp_proj")  # both kinds of blocks, as diffusers' FLUX.2 example
+    guidance_kind = "embedded"
+
+    @property
+    def protocol(self) -> dict[str, object]:
+        """What shapes its samples, for manifests; ``guidance`` is the embedded one."""
+        embeds = self.pipeline.transformer.config.guidance_embeds
+        return super().protocol | {"guidance": self.config.guidance if embeds else None}
+
+    @property
+    def shift(self) -> float:
+        """The pipelines' own time shift e^μ, μ by tokens and steps, for `STEPS` steps."""
+        from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
+
+        return math.exp(compute_empirical_mu(self._tokens(), STEPS))
+
+    def _latent_shape(self, frames: int, height: int, width: int) -> tuple[int, ...]:
+        return self.pipeline.transformer.config.in_channels, height // 2, width // 2
+
+    def _tokens(self) -> int:
+        return self.latent_shape[1] * self.latent_shape[2]
+
+    def _encode_text(self, pipeline, text: str) -> Parts:
+        prompt, _ = pipeline.encode_prompt(prompt=text, device=self.device, max_sequence_length=self.max_sequence_length)
+        return (prompt[0],)
+
+    def text_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the parts of one encoded prompt."""
+        return ((self.max_sequence_length, self.pipeline.transformer.config.joint_attention_dim),)
+
+    def _pack(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.pipeline._pack_latents(latents)
+
+    def _patches(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents.transpose(1, 2).reshape(len(latents), *self.latent_shape)
+
+    def latent_grid(self, latents) -> torch.Tensor:
+        """Latents (B, C, 1, H, W)."""
+        return self.pipeline._unpatchify_latents(self._patches(latents)).unsqueeze(2)
+
+    def _decoded(self, grid_BCFHW: torch.Tensor) -> torch.Tensor:
+        vae, patches = self.pipeline.vae, self.pipeline._patchify_latents(grid_BCFHW.squeeze(2))
+        mean, variance = (values.view(1, -1, 1, 1) for values in (vae.bn.running_mean, vae.bn.running_var))
+        raw = patches * torch.sqrt(variance + vae.config.batch_norm_eps) + mean
+        return vae.decode(self.pipeline._unpatchify_latents(raw).to(vae.dtype), return_dict=False)[0]
+
+    def _forward(self, latents, sigma_B, condition: Encoded, expert: int) -> torch.Tensor:
+        [prompt_BLD] = condition.parts
+        embeds = self.pipeline.transformer.config.guidance_embeds
+        ids = self.pipeline._prepare_text_ids(prompt_BLD), self.pipeline._prepare_latent_ids(self._patches(latents))
+        return self.network(
+            hidden_states=latents.to(self.dtype),
+            timestep=sigma_B,
+            guidance=torch.full_like(sigma_B, self.config.guidance) if embeds else None,
+            encoder_hidden_states=prompt_BLD,
+            txt_ids=ids[0].to(latents.device),
+            img_ids=ids[1].to(latents.device),
+            return_dict=False,
+        )[0]
+
+
+class Flux2KleinPolicy(Flux2Policy):
+    """A Flux2KleinPipeline as a policy; its base models take true guidance, its distilled ones none."""
+
+    pipeline_class = "Flux2KleinPipeline"
+    guidance_kind = "true CFG"

@@ -1,0 +1,258 @@
+"""Weights of this and other trainers onto a pipeline: LoRAs are merged, whole networks replaced; all tensors find a place."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from otca.errors import InputError, one_line
+from otca.models.loading import check_finite, misfit, tensor_shapes, weight_files
+from otca.untrusted import parse_json, read_object
+
+log = logging.getLogger(__name__)
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""Name under which diffusers looks for a LoRA in a folder."""
+
+WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "transformer.", "transformer_2.", "diffusion_model.")
+"""What data parallelism, compilation, peft and pipelines put before the names of a network's tensors."""
+
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+HALF = re.compile(r"(.+)\.(?:lora_([AB])(?:\.\w+)?|lora(?:_linear_layer)?[._](down|up))\.weight")
+"""Module and half of a LoRA's tensor: A or down (r, in), B or up (out, r)."""
+
+Tensors = dict[str, torch.Tensor]
+
+
+def apply_weights(pipeline, names: list[str], path: str) -> None:
+    """Start from what this or another trainer made of the model: merge a LoRA (W + alpha/r·B·A), or replace the trained networks.
+
+    ``path`` is a safetensors file, a folder or a hub id (or ``owner/name/file``): a LoRA as diffusers or peft saves it (Flow-GRPO
+    has it in ``lora/``, DanceGRPO its alpha beside it), a network with its ``config.json``, or one folder a network
+    (``transformer/``, so full runs here). A model of two experts needs one of each. Nothing is unpickled.
+    Raises InputError naming the file, and the first tensor without a place and the first that is missing.
+    """
+    place = _locate(path)
+    found = {name: _weights_of(place, name, names) for name in names}
+    absent = [name for name, files in found.items() if not files]
+    if len(absent) == len(names):
+        if len(names) > 1 and (place.is_file() or any(place.glob("*.safetensors"))):
+            said = f"one network, but the model has {len(names)} ({', '.join(names)}), and it does not say for which"
+            raise InputError(f"policy.weights {path}: {said}; give each its own in a folder of its name")
+        raise InputError(f"policy.weights {path}: no {LORA_FILE}, adapter_config.json, config.json or {names[0]}/ there")
+    if absent:
+        raise InputError(f"policy.weights {path}: nothing for {absent[0]} there; each network needs its own, in {absent[0]}/")
+    for name, files in found.items():
+        what = f"policy.weights {files[0]}"
+        shapes = {key: shape for file in files for key, shape in tensor_shapes(file, what).items()}
+        tensors = {key: value for file in files for key, value in load_file(file).items()}
+        check_finite(tensors.items(), what)
+        if any("lora" in key for key in shapes):
+            _merge_lora(pipeline, name, tensors, files[0], what)
+        else:
+            _replace(getattr(pipeline, name), tensors, files[0].parent, what)
+
+
+def _locate(path: str) -> Path:
+    """The file or folder, fetched from the hub where it is none here."""
+    place = Path(path).expanduser()
+    if place.exists():
+        return place
+    owner, _, rest = path.partition("/")
+    name, _, file = rest.partition("/")
+    if not name or path.startswith((".", "/", "~")):
+        raise InputError(f"policy.weights {path}: no such file or folder; give one, or a hub id as owner/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = [file] if file else ["*.safetensors", "*.json"]
+        return Path(snapshot_download(f"{owner}/{name}", allow_patterns=patterns)) / file
+    except Exception as error:  # no such repository, no network, nothing in the cache
+        raise InputError(f"policy.weights {path}: neither here nor on the hub ({one_line(error)})") from error
+
+
+def _weights_of(place: Path, name: str, names: list[str]) -> list[Path]:
+    """The safetensors files of one network: its own folder's, or, where it is the only one, those of the place itself."""
+    if place.is_file():
+        if place.suffix != ".safetensors":
+            raise InputError(f"policy.weights {place}: only safetensors are read, since other files could run code")
+        return [place] if len(names) == 1 else []
+    alone = len(names) == 1 or (name == names[0] and (place / LORA_FILE).is_file())
+    places = (place / "lora", place / name, place) if alone else (place / name,)
+    return next((files for own in places if own.is_dir() and (files := _files_in(own))), [])
+
+
+def _files_in(folder: Path) -> list[Path]:
+    if (folder / "adapter_config.json").is_file() and not (folder / "adapter_model.safetensors").is_file():
+        raise InputError(f"policy.weights {folder}: no adapter_model.safetensors there; save the LoRA as safetensors")
+    for file in (folder / LORA_FILE, folder / "adapter_model.safetensors"):
+        if file.is_file():
+            return [file]
+    if (folder / "config.json").is_file():
+        return weight_files(folder, f"policy.weights {folder}")
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) > 1:
+        raise InputError(f"policy.weights {folder}: it has {', '.join(file.name for file in files)}; give the path of one")
+    return files
+
+
+def unwrapped(key: str) -> str:
+    """A tensor's name without the `WRAPPERS` before it."""
+    while start := next((wrapper for wrapper in WRAPPERS if key.startswith(wrapper)), ""):
+        key = key.removeprefix(start)
+    return key
+
+
+def _replace(network: nn.Module, tensors: Tensors, folder: Path, what: str) -> None:
+    """Other weights into a network, in its own precision."""
+    given = {unwrapped(key): value for key, value in tensors.items()}
+    if (folder / "config.json").is_file():
+        config = read_object(folder / "config.json", what)
+        other = [
+            key for key in config if key[0] != "_" and json.dumps(network.config.get(key, config[key])) != json.dumps(config[key])
+        ]
+        if other:
+            said = f"{other[0]} is {config[other[0]]}, but that of policy.path {network.config[other[0]]}"
+            raise InputError(f"{what}: of another model: {said}")
+    if differs := misfit(*({key: value.shape for key, value in held.items()} for held in (network.state_dict(), given))):
+        raise InputError(f"{what} {differs}; it is of another model than policy.path")
+    network.load_state_dict(given)
+
+
+# --------------------------------------------------------------------------------------------------------------- LoRAs
+
+
+def _merge_lora(pipeline, name: str, tensors: Tensors, file: Path, what: str) -> None:
+    """Add alpha/r·B·A to every module of the network, and of the text encoders, that the LoRA adapts."""
+    settings = _settings(file)
+    modules, unplaced = _pairs(pipeline, name, tensors)
+    if unplaced:  # names of other trainers, as far as diffusers knows them
+        converted, still = _pairs(pipeline, name, _converted(pipeline, tensors))
+        if converted and not still:
+            modules, unplaced = converted, []
+    missing = _targets_without(pipeline, name, modules, settings, what)
+    missing += [f"{module}.lora_{half}.weight" for module, halves in modules.items() for half in "AB" if half not in halves]
+    if unplaced or missing:
+        said = [f"has {unplaced[0]}, for which there is no place in {name}"] if unplaced else []
+        said += [f"lacks {missing[0]}"] if missing else []
+        raise InputError(f"{what} {' and '.join(said)} ({len(unplaced)} and {len(missing)} such tensors); is it of this model?")
+    if settings.get("lora_alpha") is None and not all("alpha" in halves for halves in modules.values()):
+        log.warning("%s records no alpha; it is taken to be the rank, as diffusers does", file)
+    for module, halves in modules.items():
+        component, _, inner = module.partition(":")
+        weight = getattr(pipeline, component).get_submodule(inner).weight
+        down, up = halves["A"].float(), halves["B"].float()
+        if down.shape[1:].numel() != weight.shape[1:].numel() or up.shape[0] != weight.shape[0] or up.shape[1] != down.shape[0]:
+            control = "; a control LoRA, which takes an image as input, cannot be used" if "x_embedder" in inner else ""
+            said = f"A {tuple(down.shape)} and B {tuple(up.shape)} do not fit the weight {tuple(weight.shape)}{control}"
+            raise InputError(f"{what}: {inner}: {said}")
+        delta = _scale(settings, inner, len(down), halves.get("alpha")) * (up.flatten(1) @ down.flatten(1)).view_as(weight)
+        weight.data.copy_((weight.data.float() + delta.to(weight.device)).to(weight.dtype))
+
+
+def _pairs(pipeline, name: str, tensors: Tensors) -> tuple[dict[str, Tensors], list[str]]:
+    """``component:module`` → its tensors A, B and alpha, and the keys of tensors that no module of the pipeline takes."""
+    modules: dict[str, Tensors] = {}
+    unplaced = []
+    for key, value in tensors.items():
+        encoder = next((part for part in ENCODERS if key.startswith(f"{part}.")), "")
+        inner = key.removeprefix(f"{encoder}.") if encoder else unwrapped(key)
+        module, half = (inner.removesuffix(".alpha"), "alpha") if inner.endswith(".alpha") else ("", "")
+        if match := HALF.fullmatch(inner):
+            module, half = match[1], {"down": "A", "up": "B"}.get(match[3], match[2])
+        network = getattr(pipeline, encoder or name, None)
+        if network is None and encoder:
+            raise InputError(
+                f"policy.weights: a part of the LoRA is for {encoder} ({key}), which is not loaded here; merge it first"
+            )
+        placed = next((m for m in (module, module.removeprefix("text_model.")) if m and _has_weight(network, m)), None)
+        if placed is None:
+            unplaced.append(key)
+        else:
+            modules.setdefault(f"{encoder or name}:{placed}", {})[half] = value
+    return modules, unplaced
+
+
+def _has_weight(network: nn.Module, module: str) -> bool:
+    try:
+        return isinstance(getattr(network.get_submodule(module), "weight", None), torch.Tensor)
+    except AttributeError:
+        return False
+
+
+def _converted(pipeline, tensors: Tensors) -> Tensors:
+    """The tensors as diffusers names them; what its converters leave out keeps its name, and is found to have no place."""
+
+    def convert(some: Tensors) -> Tensors:
+        try:
+            return type(pipeline).lora_state_dict(dict(some))
+        except Exception as error:  # the converters raise whatever they meet
+            log.debug("not a LoRA that diffusers converts: %s", one_line(error))
+            return {}
+
+    groups: dict[str, Tensors] = {}
+    for key, value in tensors.items():
+        groups.setdefault(re.split(r"\.(?:lora|alpha|diff)", key)[0], {})[key] = value
+    left = {key: value for group in groups.values() if not convert(group) for key, value in group.items()}
+    return convert(tensors) | left
+
+
+def _settings(file: Path) -> dict[str, object]:
+    """What is recorded of a LoRA: in the file by diffusers, beside it by peft or DanceGRPO."""
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata() or {}
+    if "lora_adapter_metadata" in metadata:
+        recorded = parse_json(metadata["lora_adapter_metadata"], str(file))
+        return {key.partition(".")[2]: value for key, value in recorded.items() if key.startswith("transformer")}
+    if (beside := file.parent / "adapter_config.json").is_file():
+        return read_object(beside, "policy.weights")
+    if (beside := file.parent / "lora_config.json").is_file():
+        recorded = read_object(beside, "policy.weights").get("lora_params")
+        alpha = recorded.get("lora_alpha") if isinstance(recorded, dict) else None
+        if not isinstance(alpha, int | float):
+            raise InputError(f"{beside}: no lora_params.lora_alpha there; mend the file")
+        return {"lora_alpha": alpha}
+    return {}
+
+
+def _scale(settings: dict, module: str, rank: int, alpha: torch.Tensor | None) -> float:
+    """alpha/r of one module, alpha/√r where the LoRA is rank-stabilised."""
+    from peft.utils.other import get_pattern_key
+
+    if alpha is not None:
+        return float(alpha) / rank
+    patterns = settings.get("alpha_pattern") or {}
+    value = patterns.get(get_pattern_key(patterns, module), settings.get("lora_alpha"))
+    if value is None:
+        return 1.0
+    return float(value) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+
+
+def _targets_without(pipeline, name: str, modules: dict[str, Tensors], settings: dict, what: str) -> list[str]:
+    """Keys of the tensors that a peft config asks for and the file has not."""
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    if not settings.get("target_modules") or settings["target_modules"] == "all-linear":
+        return []
+    known = {field.name for field in fields(LoraConfig)}
+    try:
+        config = LoraConfig(**{key: value for key, value in settings.items() if key in known})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what}: its settings are none of a LoRA ({one_line(error)})") from error
+    inside = [
+        inner
+        for inner, part in getattr(pipeline, name).named_modules()
+        if isinstance(getattr(part, "weight", None), torch.Tensor)
+    ]
+    asked = [inner for inner in inside if check_target_module_exists(config, inner)]
+    return [f"{inner}.lora_A.weight" for inner in asked if f"{name}:{inner}" not in modules]

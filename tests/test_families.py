@@ -1,0 +1,222 @@
+"""Every family against its stock pipeline: samples, exact first ratios, LoRAs that diffusers reads, time shift, plan.
+
+``python -m tests.test_families`` measures the parity anew and writes it to results/precision/families.csv.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from diffusers import ClassifierFreeGuidance, FlowMatchEulerDiscreteScheduler
+
+from otca.config import PolicyConfig, SamplerConfig, TrainConfig
+from otca.errors import InputError
+from otca.methods import METHODS
+from otca.models.base import FAMILIES, build_policy, family_of
+from otca.plan import plan
+from otca.rollout import make_batch, rollout
+from otca.schedules import StepPlan, sigmas_S
+from otca.trainer import Trainer
+from otca.types import Prompt
+from tests.tiny_pipelines import BUILD, build
+
+PARITY = Path(__file__).parents[1] / "results" / "precision" / "families.csv"
+TEXT, LENGTH, STEPS = 'a red circle, "yes"', 300, 3
+VIDEO = {"wan_5b": 5, "hunyuan_video": 5, "ltx2": 9}
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Family → folder of its small pipeline."""
+    made: dict[str, str] = {}
+
+    def folder(name: str) -> str:
+        if name not in made:
+            made[name] = str(tmp_path_factory.mktemp(name))
+            build(name).save_pretrained(made[name])
+        return made[name]
+
+    return folder
+
+
+def settings(name: str, path: str, **more) -> dict[str, object]:
+    return {"path": path, "max_sequence_length": LENGTH, "frames": VIDEO.get(name, 0)} | more
+
+
+class Fixed(FlowMatchEulerDiscreteScheduler):
+    """The stock scheduler on given noise levels."""
+
+    levels: torch.Tensor
+
+    def set_timesteps(self, num_inference_steps=None, device=None, sigmas=None, mu=None, timesteps=None):
+        super().set_timesteps(sigmas=self.levels[:-1].tolist(), device=device)
+
+
+def arguments(name: str, pipeline, guidance: float, latents: torch.Tensor, policy) -> dict[str, object]:
+    """What the stock pipeline is called with."""
+    empty = {"negative_prompt": [""] * len(latents)}
+    out = {"latents": latents, "max_sequence_length": LENGTH}
+    if name in ("flux2", "flux2_klein"):
+        out |= {
+            "latents": policy._patches(latents),
+            "guidance_scale": guidance if name == "flux2_klein" else policy.config.guidance,
+        }
+    elif name.startswith("qwen_image"):
+        out |= {"true_cfg_scale": guidance} | (empty if guidance > 1 else {})
+    elif name == "z_image":
+        out |= {"guidance_scale": guidance - 1} | empty
+    elif name == "wan_5b":
+        out |= {"guidance_scale": guidance} | empty
+    elif name == "hunyuan_video":
+        pipeline.guider, pipeline.tokenizer_max_length = ClassifierFreeGuidance(guidance_scale=guidance), LENGTH
+        pipeline.vae.enable_slicing()  # stock decoding of two at once fails in its attention mask
+    elif name == "ltx2":
+        audio = latents[:, policy._tokens() :]
+        statistics = pipeline.audio_vae.latents_mean, pipeline.audio_vae.latents_std
+        out |= {
+            "latents": latents[:, : policy._tokens()],
+            "audio_latents": pipeline._denormalize_audio_latents(audio, *statistics),
+        }
+        out |= {"guidance_scale": guidance, "audio_guidance_scale": guidance, "stg_scale": 0.0, "audio_stg_scale": 0.0}
+        out |= {"modality_scale": 1.0, "audio_modality_scale": 1.0, "guidance_rescale": 0.0, "audio_guidance_rescale": 0.0}
+    if name in ("hunyuan_video", "qwen_image_21"):
+        del out["max_sequence_length"]
+    return out
+
+
+def stock(name: str, pipeline, policy, latents: torch.Tensor, sigma_S: torch.Tensor, guidance: float) -> torch.Tensor:
+    """Media (B, F, 3, H, W) of the stock pipeline itself, from the same noise on the same levels."""
+    pipeline.scheduler = Fixed(shift=1.0)
+    pipeline.scheduler.levels = sigma_S
+    pipeline.set_progress_bar_config(disable=True)
+    size = {"height": policy.height, "width": policy.width} | ({"num_frames": policy.frames} if name in VIDEO else {})
+    given = arguments(name, pipeline, guidance, latents, policy)
+    out = pipeline(prompt=[TEXT] * len(latents), num_inference_steps=len(sigma_S) - 1, output_type="pt", **size, **given)
+    return out.frames if name in VIDEO else out.images[:, :3].unsqueeze(1)
+
+
+def ours(policy, sigma_S: torch.Tensor):
+    never = torch.zeros(len(sigma_S) - 1, dtype=torch.bool)
+    batch = make_batch([Prompt("a", TEXT)], [0], 2, ("parity",))
+    return rollout(policy, batch, SamplerConfig(steps=len(sigma_S) - 1), sigma_S, StepPlan(never, never), 2)
+
+
+def parity(name: str, path: str, guidance: float) -> float:
+    """Largest difference of a pixel between our ODE rollout and the stock pipeline's."""
+    embedded = {"guidance": guidance, "true_guidance": 1.0}
+    policy = build_policy(PolicyConfig(**settings(name, path, **(embedded if name == "flux2" else {"true_guidance": guidance}))))
+    assert policy.forwards_per_velocity == (2 if guidance > 1 and name != "flux2" else 1)
+    sigma_S = sigmas_S(STEPS, 3.0)
+    sampled = ours(policy, sigma_S)
+    theirs = stock(name, policy.pipeline, policy, sampled.latents_SB[0], sigma_S, guidance)
+    assert theirs.std() > 0.01 and theirs.shape == sampled.media_BFCHW.shape
+    return float((sampled.media_BFCHW - theirs).abs().max())
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("name", BUILD)
+def test_ode_rollout_is_the_stock_pipeline(folders, name, guidance):
+    assert family_of(PolicyConfig(path=folders(name))) == name.removesuffix("_5b")
+    assert parity(name, folders(name), guidance) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_training_starts_at_ratio_one_and_stock_diffusers_reads_the_lora(folders, tmp_path, name):
+    """One iteration of a LoRA: the first ratio is 1, weights move, and the saved LoRA gives our sample in the stock pipeline."""
+    policy = {f"policy.{key}": value for key, value in settings(name, folders(name)).items()}
+    lora = {"policy.tuning": "lora", "policy.lora_rank": 2, "policy.lora_alpha": 6.0, "policy.true_guidance": 1.0}
+    rewards = {"method": "otca", "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"], "sampler.steps": STEPS}
+    sizes = {"prompts_per_iteration": 1, "group_size": 2, "micro_batch": 2, "iterations": 1}
+    rates = {"optimizer.updates_per_iteration": 1, "optimizer.learning_rate": 0.1}
+    trainer = Trainer(TrainConfig.from_dotted(policy | lora | rewards | sizes | rates), METHODS["otca"], tmp_path)
+    trainer.run()
+    row = pd.read_csv(tmp_path / "train.csv").iloc[0]
+    assert row["first_ratio_deviation"] == 0 and row["update_norm"] > 0
+    saved, fresh, sigma_S = tmp_path / "checkpoints" / "iteration_000001", type(trainer.policy.pipeline), sigmas_S(STEPS, 3.0)
+    trained, fresh = ours(trainer.policy, sigma_S), fresh.from_pretrained(folders(name))
+    before = stock(name, fresh, trainer.policy, trained.latents_SB[0], sigma_S, 1.0)
+    getattr(fresh, "load_lora_weights", fresh.transformer.load_lora_adapter)(saved)  # HunyuanVideo-1.5 has the second alone
+    after = stock(name, fresh, trainer.policy, trained.latents_SB[0], sigma_S, 1.0)
+    torch.testing.assert_close(trained.media_BFCHW, after, rtol=0, atol=TOLERANCE)
+    assert (after - before).abs().max() > 100 * TOLERANCE
+    merged = build_policy(PolicyConfig(**settings(name, folders(name), weights=str(saved), true_guidance=1.0)))
+    torch.testing.assert_close(ours(merged, sigma_S).media_BFCHW, after, rtol=0, atol=2 * TOLERANCE)
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_the_time_shift_is_the_stock_pipelines(folders, name):
+    """The levels that its scheduler makes of the pipeline's own linear ones are those of our shift."""
+    policy = build_policy(PolicyConfig(**settings(name, folders(name), true_guidance=1.0)))
+    pipeline, latents = policy.pipeline, policy.noise([torch.Generator().manual_seed(0)])
+    scheduler, seen = pipeline.scheduler, {}
+    if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):  # Wan's solver
+        assert policy.shift == scheduler.config.flow_shift
+        return
+
+    class Stop(Exception):
+        pass
+
+    def record(num_inference_steps=None, device=None, sigmas=None, mu=None, timesteps=None):
+        type(scheduler).set_timesteps(scheduler, sigmas=sigmas, mu=mu, device=device)
+        seen["sigmas"] = scheduler.sigmas
+        raise Stop
+
+    scheduler.set_timesteps = record
+    size = {"height": 64, "width": 64} | ({"num_frames": policy.frames} if name in VIDEO else {})
+    with pytest.raises(Stop):
+        pipeline(prompt=[TEXT], num_inference_steps=50, **size, **arguments(name, pipeline, 1.0, latents, policy))
+    linear = torch.cat([torch.linspace(1, 1 / 50, 50), torch.zeros(1)]).double()
+    expected = policy.shift * linear / (1 + (policy.shift - 1) * linear)
+    torch.testing.assert_close(seen["sigmas"].double(), expected, rtol=0, atol=1e-5)
+    assert not math.isclose(policy.shift, 1.0)
+
+
+@pytest.mark.parametrize("name", sorted(BUILD.keys() - {"qwen_image_21"}))
+def test_plan_knows_it(folders, name):
+    config = TrainConfig(
+        policy=PolicyConfig(**settings(name, folders(name), tuning="lora")), rewards=["tests.test_baselines:Red"]
+    )
+    made = plan(config, METHODS["otca"])
+    assert (
+        made.trained > 0
+        and made.memory["text encoders"] > 0
+        and made.memory["forward and backward pass (update)"] > 0
+        and made.flops["sampling"] > 0
+    )
+
+
+def test_guidance_is_the_checkpoints_own_where_it_has_one(folders):
+    policy = build_policy(PolicyConfig(**settings("hunyuan_video", folders("hunyuan_video"))))
+    assert policy.true_guidance == 3.0 and policy.forwards_per_velocity == 2
+
+
+def test_distilled_checkpoints_are_refused_unless_asked_for(folders, tmp_path):
+    turbo = tmp_path / "Z-Image-Turbo"
+    build("z_image").save_pretrained(turbo)
+    with pytest.raises(InputError, match="Z-Image-Turbo is distilled to a few steps, so .*; train its base model, or set"):
+        build_policy(PolicyConfig(**settings("z_image", str(turbo))))
+    assert build_policy(PolicyConfig(**settings("z_image", str(turbo), distilled=True))).experts == 1
+    klein = build("flux2_klein")
+    klein.register_to_config(is_distilled=True)
+    klein.save_pretrained(tmp_path / "klein")
+    with pytest.raises(InputError, match="is distilled to a few steps"):
+        build_policy(PolicyConfig(**settings("flux2_klein", str(tmp_path / "klein"))))
+
+
+if __name__ == "__main__":
+    with open(PARITY, "w", newline="", encoding="utf-8") as file, tempfile.TemporaryDirectory() as temporary:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["family", "pipeline", "true_guidance", "max_abs_difference"])
+        for name in BUILD:
+            path = f"{temporary}/{name}"
+            build(name).save_pretrained(path)
+            for guidance in (1.0, 3.0):
+                family = family_of(PolicyConfig(path=path))
+                writer.writerow([family, FAMILIES[family][0], guidance, f"{parity(name, path, guidance):.1e}"])
