@@ -31,7 +31,7 @@ from otca.config import PolicyConfig, TrainConfig
 from otca.errors import InputError
 from otca.files import resolve_model, write_atomic
 from otca.models.base import Policy, build_policy
-from otca.models.pipeline import TEXT_ENCODERS, component_dtypes
+from otca.models.loading import TEXT_ENCODERS, component_dtypes
 from otca.plan import GPUS, plan
 from otca.rewards.base import build_reward
 from otca.rollout import velocity_at
