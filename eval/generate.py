@@ -66,7 +66,11 @@ def generated(policy: Policy, config: EvalConfig, seed: int, rank: int = 0, worl
         with policy.sized(config.height, config.width):
             sigma_S = sigmas_S(config.steps, config.shift or policy.shift)
             sampled = rollout(policy, part, SamplerConfig(steps=config.steps), sigma_S, StepPlan(never, never), config.batch)
-        yield Generated(quantise(sampled.media_BFCHW.cpu()), part.prompts, chosen)
+        media_BFCHW = sampled.media_BFCHW.cpu()
+        for prompt, finite in zip(part.prompts, torch.isfinite(media_BFCHW).flatten(1).all(1).tolist()):
+            if not finite:
+                raise InputError(f"media of prompt {prompt.id!r} hold NaN or Inf; see to the model's weights and precision")
+        yield Generated(quantise(media_BFCHW), part.prompts, chosen)
 
 
 def noise_seed(prompt: Prompt, slot: int, seed: int) -> int:

@@ -4,97 +4,122 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mimetypes
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from eval.media import ENDINGS, GENEVAL, match_prompts, read_picture
-from eval.videos import DEFAULT_FPS, FRAME_ENDINGS, VIDEO_ENDINGS, Video, natural_key, read_video
+from eval.matching import GENEVAL, match_prompts
+from eval.media import ANIMATIONS, CONTAINERS, DEFAULT_FPS, PICTURES, Video, is_animation, natural_key, read_picture, read_video
 from otca.errors import InputError
 from otca.types import Prompt
+
+OTHER_MEDIA = (".avif", ".heic", ".heif", ".jxl", ".jp2", ".jfif", ".mkv", ".webm", ".flv", ".m2ts", ".ts", ".ogv")
+"""Endings that `mimetypes` may not know for media."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A picture (``still``), a video or a folder of frames, with its prompt if a list names one.
+    """A picture (``still``), a video or a folder of frames, with its prompt.
 
-    ``name``: its path below the folder of them all; ``key``: of that, its content and its prompt.
+    ``name``: its path below the folder of them all; ``key``: of that, its content, its prompt and how it is turned.
     """
 
     path: Path
     name: str
     still: bool
-    prompt: Prompt | None
+    prompt: Prompt
     key: str
+    upright: bool = True
 
     def read(self) -> Video:
-        """Frames and rate; a picture is one frame of rate 0. Raises InputError naming the file if it cannot be read."""
-        if self.still:
-            return Video(torch.from_numpy(read_picture(self.path)).unsqueeze(0), 0.0)
-        return read_video(self.path, DEFAULT_FPS)
+        """Frames and rate. Raises InputError naming the file if it cannot be read."""
+        return read_picture(self.path, self.upright) if self.still else read_video(self.path, DEFAULT_FPS, self.upright)
 
 
-def image_items(folder: Path, prompts_file: Path | None = None, strict: bool = False) -> tuple[list[Item], list[str]]:
-    """The pictures of a folder and of those below it, in natural order, and the names of those without a prompt.
+@dataclass(frozen=True)
+class Found:
+    """``items`` in natural order; names of those without a prompt (``orphans``) and of media that are not read (``unread``)."""
 
-    Hidden ones are passed over, and of GenEval's folders all but the samples (``grid.png`` shows them again). Raises InputError
-    if there are none, or if prompts and files do not match as `eval.media.match_prompts` says.
+    items: list[Item]
+    orphans: list[str]
+    unread: list[str]
+
+
+def find_items(place: Path, still: bool, prompts_file: Path, strict: bool = False, upright: bool = True) -> Found:
+    """The pictures (``still``) or videos of a folder and of those below it, or of a file, with their prompts.
+
+    Hidden files are passed over, and of GenEval's folders all but the samples (``grid.png`` shows them again). Videos are the
+    items where a folder holds any; a folder of still frames alone is one video. Raises InputError if there are none, if prompts
+    and files do not match (`eval.matching.match_prompts`), and with ``strict`` where any is without a prompt or not read.
     """
-    return _items(folder, "images", _pictures, ENDINGS, prompts_file, strict)
-
-
-def video_items(folder: Path, prompts_file: Path | None = None, strict: bool = False) -> tuple[list[Item], list[str]]:
-    """The videos of a folder and of those below it, folders of frames among them; the rest as for images."""
-    return _items(folder, "videos", _videos, (*VIDEO_ENDINGS, "or a sub-folder of frames for each"), prompts_file, strict)
-
-
-Search = Callable[[Path, tuple[Path, ...]], Iterator[Path]]
-"""From a folder, and the folders that it lies in, to the media in it."""
-
-
-def _items(
-    folder: Path, what: str, search: Search, endings: Sequence[str], prompts_file: Path | None, strict: bool
-) -> tuple[list[Item], list[str]]:
-    if not folder.is_dir():
-        raise InputError(f"{what} folder {folder} not found")
+    what, search = ("images", _pictures) if still else ("videos", _videos)
+    place = place if place.name else place.resolve()
+    if not place.exists():
+        raise InputError(f"{what} {place} not found")
     try:
-        seen = {path.relative_to(folder).as_posix(): path for path in search(folder, (folder.resolve(),))}
+        paths = [place] if place.is_file() else list(search(place, (place.resolve(),)))
     except OSError as error:
-        raise InputError(f"{what} folder {error.filename or folder} cannot be read ({error.strerror})") from error
-    foreign = [name for name in seen if not _is_text(name)]
+        raise InputError(f"{what} folder {error.filename or place} cannot be read ({error.strerror})") from error
+    folder = place.parent if place in paths else place  # a file, or one folder of frames
+    seen = {path.relative_to(folder).as_posix(): path for path in paths}
+    names = sorted((name for name, path in seen.items() if _is_read(path, still)), key=natural_key)
+    unread = sorted((name for name in seen if name not in names), key=natural_key)
+    foreign = [name for name in names if name.encode(errors="replace").decode() != name]
     if foreign:
-        raise InputError(f"{what} folder {folder}: the name {foreign[0]!r} is not UTF-8, as rows are; rename the file")
-    names = sorted(seen, key=natural_key)
+        raise InputError(f"{what} folder {place}: the name {foreign[0]!r} is not UTF-8, as rows are; rename the file")
     if not names:
-        raise InputError(f"{what} folder {folder} holds no {what.removesuffix('s')} ({', '.join(endings)})")
-    prompts = match_prompts(names, prompts_file, what, strict) if prompts_file else [None] * len(names)
-    pairs = [(name, prompt) for name, prompt in zip(names, prompts) if prompt or not prompts_file]
-    items = [Item(seen[name], name, what == "images", prompt, _key(seen[name], name, prompt)) for name, prompt in pairs]
-    return items, [name for name, prompt in zip(names, prompts) if prompts_file and prompt is None]
+        read = PICTURES if still else (*CONTAINERS, *ANIMATIONS, "or a sub-folder of frames for each")
+        raise InputError(f"{what} folder {place} holds none that is read ({', '.join(read)}){_named(' but', unread)}")
+    prompts = match_prompts(names, prompts_file, what)
+    orphans = [name for name, prompt in zip(names, prompts) if prompt is None]
+    if strict and (orphans or unread):
+        raise InputError(
+            f"{what} {place}: {len(orphans)} without a prompt in {prompts_file}{_named(',', orphans)}; "
+            f"{len(unread)} not read{_named(',', unread)}; convert, move or list them, or leave out --strict"
+        )
+    pairs = [(name, prompt) for name, prompt in zip(names, prompts) if prompt]
+    items = [Item(seen[name], name, still, prompt, _key(seen[name], name, prompt, upright), upright) for name, prompt in pairs]
+    return Found(items, orphans, unread)
+
+
+def _named(before: str, names: list[str]) -> str:
+    return f"{before} {names[0]}" if names else ""
+
+
+def _is_read(path: Path, still: bool) -> bool:
+    return path.is_dir() or path.suffix.lower() in (PICTURES if still else (*CONTAINERS, *ANIMATIONS))
+
+
+def _is_media(path: Path) -> bool:
+    kind = mimetypes.guess_type(path.name)[0] or ""
+    return kind.startswith(("image/", "video/")) or path.suffix.lower() in OTHER_MEDIA
 
 
 def _pictures(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """All media files, read or not."""
     paths = _listed(folder)
     samples = folder / "samples"
     for path in [samples] if GENEVAL.fullmatch(f"{folder.name}/samples") and samples in paths else paths:
-        if path.suffix.lower() in ENDINGS:
-            yield path
-        elif path.is_dir() and path.resolve() not in above:
+        if path.is_dir() and path.resolve() not in above:
             yield from _pictures(path, (*above, path.resolve()))
+        elif path.suffix.lower() in PICTURES or _is_media(path):
+            yield path
 
 
 def _videos(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-    """A folder of frames is a video; so is one that holds no video either, as its row will say."""
-    for path in _listed(folder):
-        if path.suffix.lower() in VIDEO_ENDINGS:
-            yield path
-        elif path.is_dir() and path.resolve() not in above:
-            frames = any(file.suffix.lower() in FRAME_ENDINGS for file in _listed(path))
-            below = [] if frames else list(_videos(path, (*above, path.resolve())))
-            yield from below or [path]
+    """Media files, and folders that are videos; a folder that holds nothing is one too, as its row will say."""
+    paths = _listed(folder)
+    below = [p for f in paths if f.is_dir() and f.resolve() not in above for p in _videos(f, (*above, f.resolve()))]
+    files = [path for path in paths if path.is_file() and (_is_read(path, False) or _is_media(path))]
+    moving = below or any(path.suffix.lower() in CONTAINERS or is_animation(path) for path in files)
+    frames = any(path.suffix.lower() in PICTURES for path in files)
+    if moving or (files and not frames):
+        yield from (*below, *files)
+    elif frames or len(above) > 1:
+        yield folder
+        yield from (path for path in files if path.suffix.lower() not in PICTURES)
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -102,8 +127,9 @@ def _listed(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def _key(path: Path, name: str, prompt: Prompt | None) -> str:
-    digest = hashlib.sha256(json.dumps([name, prompt and prompt.text, prompt and prompt.spec], sort_keys=True).encode())
+def _key(path: Path, name: str, prompt: Prompt, upright: bool) -> str:
+    facts = [name, prompt.text, prompt.spec, *([] if upright else ["as stored"])]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     try:
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
             if file.is_file():
@@ -111,8 +137,3 @@ def _key(path: Path, name: str, prompt: Prompt | None) -> str:
     except OSError as error:  # `Item.read` will say so
         digest.update(str(error).encode())
     return digest.hexdigest()
-
-
-def _is_text(name: str) -> bool:
-    """Whether the bytes of a file's name are UTF-8; others come as lone surrogates."""
-    return name.encode(errors="replace").decode() == name

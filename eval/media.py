@@ -1,28 +1,59 @@
-"""Read images made by any system, and match media to a prompts file."""
+"""The one reader of media that any system made.
+
+Pictures, animations and folders of frames are decoded by Pillow, containers by PyAV. What is shown upright is read upright: EXIF
+orientation of pictures, the display matrix of videos; ``upright=False`` keeps what is stored, as most published scorers do.
+"""
 
 from __future__ import annotations
 
-import os
 import re
+import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, features
 
 from otca.errors import InputError, one_line
-from otca.limits import MAX_PIXELS
-from otca.prompts import load_prompts
-from otca.types import Prompt
+from otca.limits import MAX_FRAMES, MAX_PIXELS
+from otca.untrusted import parse_json
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+_AVIF = features.check("avif")
+PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", *((".avif",) if _AVIF else ()))
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", *(("AVIF",) if _AVIF else ()))
 """What is decoded, whatever the ending says; Pillow alone would try fifty formats more, and run Ghostscript for one of them."""
-GENEVAL = re.compile(r"(\d{5})/samples")
-"""Folder where GenEval keeps the pictures of a prompt, numbered from 0 on."""
+ANIMATIONS = (".gif", ".webp")
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mp4", ".webm": "matroska", ".mkv": "matroska", ".avi": "avi"}
+"""Ending → FFmpeg's demuxer."""
+DEFAULT_FPS = 8.0
+"""Frames a second of what states none: folders of frames, animations without durations."""
+MAX_VIDEO_PIXELS = 512_000_000
+"""Pixels of a video's frames, 6 GB as float32: 246 frames of 1080p."""
+
+_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"meta", b"udta", b"styp", b"sidx", b"moof", b"mfra"}
+_STREAMS = 64
+"""Streams of a container that `MAX_PIXELS` is told to while it is opened."""
+DESCRIPTION = 0x010E
+"""EXIF tag ImageDescription; `write_webp` notes frames and rate there, since WebP merges equal neighbours."""
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `MAX_PIXELS` is lower, and refuses
+
+
+@dataclass(frozen=True)
+class Video:
+    """Frames (F, 3, H, W) float32 in [0, 1] and their rate in frames a second; a picture is one frame of rate 0.
+
+    ``picture``: a still as decoded, where it is not RGB: published preprocessing may resize it before it converts it.
+    """
+
+    frames_FCHW: torch.Tensor
+    fps: float
+    picture: Image.Image | None = None
 
 
 def quantise(media_BFCHW: torch.Tensor) -> torch.Tensor:
@@ -30,72 +61,232 @@ def quantise(media_BFCHW: torch.Tensor) -> torch.Tensor:
     return (media_BFCHW * 255).round() / 255
 
 
-def match_prompts(names: list[str], prompts_file: Path, what: str, strict: bool = False) -> list[Prompt | None]:
-    """The prompt of each file or folder, named by its path below the folder of them all; None where there is none.
+def natural_key(name: str) -> list[str | int]:
+    """Sorting key under which frame2 comes before frame10."""
+    return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", name)]
 
-    A row's ``file`` is that path. Else the folders that it lies in tell the prompt, the nearest first, or the name itself: a
-    row's ``id`` owns ``<id>.*`` and ``<id>_<number>.*``, its text ``<text>.*`` and ``<text>-<number>.*``, as VBench has it (the
-    first row of a text that comes twice). In lists without ids GenEval's folders count the rows: ``00000/samples/…`` is of the
-    first. ``what`` names the media in messages. Raises InputError for rows whose file is absent, and where no name has a prompt;
-    with ``strict``, where any has none.
+
+def check_video(video_FCHW: torch.Tensor, frames: int = 1) -> None:
+    """Raise InputError unless the tensor is one video (F, 3, H, W), floating, in [0, 1], with at least so many frames."""
+    if video_FCHW.ndim != 4 or video_FCHW.shape[1] != 3 or not video_FCHW.is_floating_point():
+        raise InputError(f"video must be (F, 3, H, W) and floating, got {tuple(video_FCHW.shape)} {video_FCHW.dtype}")
+    if len(video_FCHW) < frames:
+        raise InputError(f"video has {len(video_FCHW)} frame(s), at least {frames} are needed")
+    if not (video_FCHW.min() >= 0 and video_FCHW.max() <= 1):
+        raise InputError(f"video must lie in [0, 1], found {video_FCHW.min():.4g} to {video_FCHW.max():.4g}; scale or clamp it")
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_picture(path: Path, upright: bool = True) -> Video:
+    """A picture as one frame; transparency is left out, and of 16 bits the upper 8 are kept.
+
+    Raises InputError for what is no picture, damaged, animated or too large, which is seen before it is decoded.
     """
-    listed = load_prompts(str(prompts_file))
-    by_file = {p.file: p for p in listed if p.file}
-    by_id = {p.id: p for p in listed if not p.file}
-    by_text = {p.text: p for p in reversed(listed) if not p.file}
-    counted = all(p.id == f"{number:06d}" and not p.file for number, p in enumerate(listed, start=1))
-
-    def found(name: str) -> Prompt | None:
-        *folders, last = name.split("/")
-        for folder in reversed(folders):
-            if prompt := by_id.get(folder) or _by_text(folder, by_text):
-                return prompt
-        row = GENEVAL.fullmatch("/".join(folders[-2:])) if counted else None
-        if row and int(row[1]) < len(listed):
-            return listed[int(row[1])]
-        return by_id.get(last) or _by_stem(Path(last).stem, by_id) or _by_text(last, by_text)
-
-    prompts = [by_file.get(name) or found(name) for name in names]
-    orphans = [name for name, prompt in zip(names, prompts) if prompt is None]
-    if orphans and (strict or len(orphans) == len(names)):
-        raise InputError(f"{len(orphans)} {what} have no prompt in {prompts_file}, the first is {orphans[0]}")
-    absent = sorted(by_file.keys() - set(names))
-    if absent:
-        raise InputError(f"{prompts_file}: {len(absent)} files are not among the {what}, the first is {absent[0]}")
-    return prompts
+    image = _open_picture(path, "image", upright)
+    frames = _tensor(path, [np.asarray(image.convert("RGB"))])
+    return Video(frames, 0.0, None if image.mode in ("RGB", "L") else image)
 
 
-def _by_stem(stem: str, by_id: dict[str, Prompt]) -> Prompt | None:
-    head, _, tail = stem.rpartition("_")
-    return by_id.get(stem) or (by_id.get(head) if tail.isdigit() else None)
+def read_video(path: Path, default_fps: float = DEFAULT_FPS, upright: bool = True) -> Video:
+    """A video file, an animation, or a folder of frames in natural order; ``default_fps`` is for what states no rate.
 
-
-def _by_text(name: str, by_text: dict[str, Prompt]) -> Prompt | None:
-    """The text may end in a dot, which makes the end of a folder's name look like a file's."""
-    for stem in (name, Path(name).stem):
-        head, _, tail = stem.rpartition("-")
-        if found := by_text.get(stem) or (by_text.get(head) if tail.isdigit() else None):
-            return found
-    return None
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """RGB pixels (3, H, W) float32 in [0, 1]; transparency is left out, and of 16 bits the upper 8 are kept.
-
-    Raises InputError for what is no picture of `ENDINGS`, damaged, animated or too large, which is seen before it is decoded.
+    An animation is read as shown: a picture that stays twice as long as the briefest one counts twice. Raises InputError
+    naming the file if it is missing, empty, cut short, damaged, of mixed sizes, or larger than the limits, which is found at the
+    latest while decoding.
     """
-    if not os.path.isfile(path):
-        raise InputError(f"image {path} cannot be read (it is missing, or no file)")
+    if path.is_dir():
+        return Video(_tensor(path, list(_folder_frames(path, upright))), default_fps)
+    if not path.is_file():
+        raise InputError(f"video {path} not found")
+    ending = path.suffix.lower()
+    if ending not in (*CONTAINERS, *ANIMATIONS):
+        raise InputError(f"video {path}: unknown ending {ending!r}; convert it to one of {', '.join((*CONTAINERS, *ANIMATIONS))}")
+    if path.stat().st_size == 0:
+        raise InputError(f"video {path} is empty (0 bytes); make or copy it again")
+    with _naming(path, "video"):
+        frames, fps = _container(path, upright) if ending in CONTAINERS else _animation(path, default_fps)
+        return Video(_tensor(path, frames), fps or default_fps)
+
+
+def is_animation(path: Path) -> bool:
+    """Whether a GIF or WebP has several pictures, or says that it stood for several."""
+    if path.suffix.lower() not in ANIMATIONS:
+        return False
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise InputError(f"image {path} has {image.width}×{image.height} pixels, more than {MAX_PIXELS}")
-            if getattr(image, "is_animated", False) and image.format != "MPO":  # JPEG files of cameras, with a preview
-                raise InputError(f"image {path} is an animation of {image.n_frames} pictures; give it as a video, or one of them")
-            if image.mode == "I;16":  # Pillow would make all but the darkest 256 levels white
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return np.asarray(image.convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 255
+            return getattr(image, "n_frames", 1) > 1 or _note(image) is not None
+    except Exception:  # whoever reads it says what is wrong
+        return False
+
+
+@contextmanager
+def _naming(path: Path, what: str) -> Iterator[None]:
+    """What decoders of foreign bytes raise, which is of many kinds, becomes an InputError that names the file."""
+    try:
+        yield
     except InputError:
         raise
-    except Exception as error:  # decoders of foreign bytes raise many kinds
-        raise InputError(f"image {path} cannot be read ({one_line(error)})") from error
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise InputError(f"{what} {path} cannot be read ({reason}); make or copy it again") from error
+
+
+def _open_picture(path: Path, what: str, upright: bool) -> Image.Image:
+    """A still picture in its own mode, of 8 bits a channel."""
+    if not path.is_file():
+        raise InputError(f"{what} {path} cannot be read (it is missing, or no file)")
+    with _naming(path, what), Image.open(path, formats=_FORMATS) as image:
+        _check_size(path, what, image.height, image.width)
+        if getattr(image, "is_animated", False) and image.format != "MPO":  # JPEG files of cameras, with a preview
+            raise InputError(f"{what} {path} is an animation of {image.n_frames} pictures; give it as a video, or one of them")
+        still = ImageOps.exif_transpose(image) if upright else image.copy()
+    if still.mode.startswith("I;16"):  # Pillow would make all but the darkest 256 levels white
+        return Image.fromarray((np.asarray(still) >> 8).astype(np.uint8))
+    if still.mode in ("I", "F"):
+        raise InputError(f"{what} {path} has pixels of 32 bits (mode {still.mode}); save it with 8 bits a channel")
+    return still
+
+
+def _folder_frames(folder: Path, upright: bool) -> Iterator[np.ndarray]:
+    """Frames (H, W, 3) uint8 of the folder's pictures."""
+    with _naming(folder, "video"):
+        names = [p.name for p in folder.iterdir() if p.suffix.lower() in PICTURES and p.name[0] != "."]
+    if not names:
+        raise InputError(f"folder of frames {folder} holds no frame ({', '.join(PICTURES)})")
+    for name in sorted(names, key=natural_key):
+        frame = np.asarray(_open_picture(folder / name, "image", upright).convert("RGB"))
+        _check_size(folder, "video", *frame.shape[:2], len(names))
+        yield frame
+
+
+def _container(path: Path, upright: bool) -> tuple[list[np.ndarray], float]:
+    """Frames (H, W, 3) uint8 and the average rate, 0 where there is none.
+
+    FFmpeg gets an open file and one demuxer: given a path it follows playlists, whatever their ending, to other files and hosts.
+    Its decoders allocate no frame beyond `MAX_PIXELS`.
+    """
+    import av
+
+    limit, frames = {"max_pixels": str(MAX_PIXELS)}, []
+    demuxer = CONTAINERS[path.suffix.lower()]
+    with open(path, "rb") as file:
+        _check_whole(path, file)
+        file.seek(0)
+        with av.open(file, format=demuxer, stream_options=[limit] * _STREAMS) as container:
+            if not container.streams.video:
+                raise InputError(f"video {path} holds no video stream")
+            stream = container.streams.video[0]
+            _check_size(path, "video", stream.height, stream.width, stream.frames or 1)
+            stream.codec_context.options = limit
+            for frame in container.decode(stream):
+                _check_size(path, "video", frame.height, frame.width, len(frames) + 1)
+                matrix = frame.side_data.get("DISPLAYMATRIX") if upright else None
+                frames.append(_turned(frame.to_ndarray(format="rgb24"), matrix))
+            return frames, float(stream.average_rate or 0)
+
+
+def _turned(pixel_HWC: np.ndarray, matrix) -> np.ndarray:
+    """A frame as a display matrix shows it: (x, y) goes to (a·x + c·y, b·x + d·y), by quarter turns and mirrors."""
+    if matrix is None:
+        return pixel_HWC
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5]
+    pixel_HWC = pixel_HWC.swapaxes(0, 1) if a == 0 else pixel_HWC
+    return pixel_HWC[:: -1 if b + d < 0 else 1, :: -1 if a + c < 0 else 1]
+
+
+def _check_whole(path: Path, file: BinaryIO) -> None:
+    """Raise InputError if a file says that it is longer than it is: a box of MP4, an AVI's or WebP's RIFF, Matroska's segment."""
+    end, head = path.stat().st_size, file.read(64)
+    said = 0
+    if head[:4] == b"RIFF":
+        said = 8 + int.from_bytes(head[4:8], "little")
+    elif head[:4] == b"\x1a\x45\xdf\xa3":
+        start, length = _ebml_size(head, 4)
+        segment, length = _ebml_size(head, start + length + 4)
+        said = segment + length
+    elif head[4:8] in _BOXES:
+        while said + 16 <= end:
+            file.seek(said)
+            size, kind, large = struct.unpack(">I4sQ", file.read(16))
+            if kind not in _BOXES or size == 0:  # 0: up to the end of the file
+                return
+            said += max(large if size == 1 else size, 8)
+    elif head[:3] == b"GIF":
+        file.seek(0)
+        said = end + (not file.read().rstrip(b"\0").endswith(b";"))
+    if said > end:
+        raise InputError(f"video {path} is cut short ({end} bytes where it says at least {said}); copy it again")
+
+
+def _ebml_size(head: bytes, at: int) -> tuple[int, int]:
+    """Where the content of a Matroska element begins whose size is written there, and the size; 0 where it is unknown."""
+    octets = 9 - head[at].bit_length()
+    size = int.from_bytes(head[at : at + octets], "big") & ((1 << 7 * octets) - 1)
+    return at + octets, 0 if size == (1 << 7 * octets) - 1 else size
+
+
+def _animation(path: Path, default_fps: float) -> tuple[list[np.ndarray], float]:
+    """Frames (H, W, 3) uint8 and rate of a GIF or WebP."""
+    pictures, durations = [], []
+    with open(path, "rb") as file:
+        _check_whole(path, file)
+    with Image.open(path, formats=("GIF", "WEBP")) as image:
+        count = getattr(image, "n_frames", 1)
+        for index in range(count):
+            image.seek(index)
+            _check_size(path, "video", image.height, image.width, count)  # a GIF's canvas grows with its pictures
+            pictures.append(np.asarray(image.convert("RGB")))
+            durations.append(image.info.get("duration", 0))
+        note = _note(image)
+    order, fps = _timeline(durations, default_fps) if note is None else _noted_timeline(durations, *note)
+    _check_size(path, "video", *pictures[0].shape[:2], len(order))
+    return [pictures[i] for i in order], fps
+
+
+def _timeline(durations_ms: list[float], default_fps: float) -> tuple[list[int], float]:
+    """Index of the picture shown in each frame, and the rate: the briefest picture sets the frame."""
+    if min(durations_ms) <= 0:
+        return list(range(len(durations_ms))), default_fps
+    step = min(durations_ms) if len(durations_ms) > 1 else 1000 / default_fps
+    repeats = [max(1, round(d / step)) for d in durations_ms]
+    order = np.repeat(np.arange(len(repeats)), np.minimum(repeats, MAX_FRAMES + 1)).tolist()
+    return order, default_fps if len(repeats) == 1 else 1000 * sum(repeats) / sum(durations_ms)
+
+
+def _noted_timeline(durations_ms: list[float], frames: int, fps: float) -> tuple[list[int], float]:
+    """The same for a file of `write_webp`: which picture is on show in the middle of each frame."""
+    starts = np.cumsum([0, *durations_ms[:-1]])
+    middles = (np.arange(min(frames, MAX_FRAMES + 1)) + 0.5) * 1000 / fps
+    return (np.searchsorted(starts, middles, side="right") - 1).tolist(), fps
+
+
+def _note(image: Image.Image) -> tuple[int, float] | None:
+    """Frames and rate as `write_webp` notes them; None in files of others."""
+    try:
+        note = parse_json(image.getexif()[DESCRIPTION], "note")
+        frames, fps = int(note["frames"]), float(note["fps"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return (frames, fps) if frames > 0 and 0.001 < fps < 1000 else None
+
+
+def _check_size(path: Path, what: str, height: int, width: int, frames: int = 1) -> None:
+    if height * width > MAX_PIXELS:
+        raise InputError(f"{what} {path} has {width}×{height} pixels, more than {MAX_PIXELS}; scale it down")
+    if frames > MAX_FRAMES or frames * height * width > MAX_VIDEO_PIXELS:
+        raise InputError(
+            f"video {path} has {frames} frames of {width}×{height} or more; the limits are {MAX_FRAMES} frames and "
+            f"{MAX_VIDEO_PIXELS} pixels in all; cut it, or scale it down: ffmpeg -i IN -vf scale=-2:{height // 2} OUT"
+        )
+
+
+def _tensor(path: Path, frames: list[np.ndarray]) -> torch.Tensor:
+    """Frames (F, 3, H, W) float32 in [0, 1], from (H, W, 3) uint8."""
+    if not frames:
+        raise InputError(f"video {path} holds no frame; make or copy it again")
+    sizes = sorted({frame.shape for frame in frames})
+    if len(sizes) > 1:
+        raise InputError(f"video {path} has frames of different sizes ({sizes[0]} and {sizes[1]})")
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255)

@@ -1,4 +1,4 @@
-"""Score a folder of media made by any system: one row an item, one model in memory at a time, resumable after a kill.
+"""Score media made by any system: one row an item, one model in memory at a time, resumable after a kill.
 
 What a scorer has found is appended to ``<partial>/<scorer>.csv`` under a key made of the item's bytes and prompt, so that a
 second call scores only what is new or changed.
@@ -20,7 +20,7 @@ from scipy import stats
 from tqdm import tqdm
 
 from eval.items import Item
-from eval.videos import Video
+from eval.media import Video
 from otca.errors import InputError, RewardError
 from otca.types import Prompt
 
@@ -29,9 +29,10 @@ _LIST, _READING = "the list of files", "facts"
 """What fills the first columns."""
 RESAMPLES = 2000
 """Bootstrap resamples of `summary`."""
+BATCH_PIXELS = 256_000_000
+"""Pixels that are scored together at most, beyond one item."""
 
-
-Score = Callable[[Sequence[Video], Sequence[Prompt | None]], dict[str, list[float]]]
+Score = Callable[[Sequence[Video], Sequence[Prompt]], dict[str, list[float]]]
 """From media of one size and rate, and their prompts, to columns with one value an item."""
 
 
@@ -39,42 +40,43 @@ Score = Callable[[Sequence[Video], Sequence[Prompt | None]], dict[str, list[floa
 class Scorer:
     """``load`` brings the model into memory; ``batch`` items of one size are scored together.
 
-    ``identity`` tells its weights and settings, so that scores of others are not taken up again. ``tolerant``: an InputError
-    about one item becomes that item's error, and the others go on.
+    ``identity`` tells its weights and settings, so that scores of others are not taken up again. An InputError about one item
+    becomes that item's error, and the others go on.
     """
 
     name: str
     load: Callable[[], Score]
     batch: int = 1
     identity: str = ""
-    tolerant: bool = False
 
     def key(self, item: Item) -> str:
         """What an item's row in the partial file goes by."""
         return hashlib.sha256(f"{self.identity} {item.key}".encode()).hexdigest()[:20]
 
 
+def listed_rows(items: Sequence[Item]) -> pd.DataFrame:
+    """What is known before anything is scored: file, prompt_id, skill, text."""
+    cells = [(item.name, item.prompt.id, (item.prompt.spec or {}).get("skill", ""), item.prompt.text) for item in items]
+    return pd.DataFrame(cells, columns=["file", "prompt_id", "skill", "text"])
+
+
 def score_folder(items: Sequence[Item], scorers: Sequence[Scorer], partial: Path, progress: bool = True) -> pd.DataFrame:
-    """One row an item: file, prompt_id, skill and text if there are prompts, `FACTS`, each scorer's columns, error.
+    """One row an item: `listed_rows`, `FACTS`, each scorer's columns, error.
 
     An item that cannot be read keeps its row: facts and scores are empty and ``error`` says why (it is "" elsewhere). One that a
-    tolerant scorer cannot score lacks that scorer's columns alone. Raises InputError if no item can be read or scored, and where
+    scorer cannot score lacks that scorer's columns alone. Raises InputError if no item can be read or scored, and where
     two scorers fill one column; a scorer's own failure ends the call, and what was scored stays in ``partial``.
     """
-    rows = pd.DataFrame({"file": [item.name for item in items]})
-    if any(item.prompt for item in items):
-        prompts = [item.prompt for item in items]
-        rows["prompt_id"] = [p.id for p in prompts]
-        rows["skill"] = [(p.spec or {}).get("skill", "") for p in prompts]
-        rows["text"] = [p.text for p in prompts]
-    unreadable: dict[str, str] = {}
+    rows, unreadable = listed_rows(items), {}
     unscored: dict[str, list[str]] = {item.key: [] for item in items}
     filled = dict.fromkeys([*rows.columns, "error"], _LIST)
     for scorer in (Scorer(_READING, lambda: _facts), *scorers):
         able = [item for item in items if item.key not in unreadable]
         failed: dict[str, str] = {}
         found = _complete(scorer, able, partial, unreadable, failed, progress)
-        _free_memory()
+        gc.collect()  # models that refer to themselves go too before the next one comes
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
         for key, error in failed.items():
             unscored[key].append(f"{scorer.name}: {error}")
         if all(item.key in unreadable for item in items):
@@ -94,12 +96,12 @@ def score_folder(items: Sequence[Item], scorers: Sequence[Scorer], partial: Path
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean of every score with its 95 % percentile bootstrap interval over prompts (over items where there are none)."""
+    """Mean of every score with its 95 % percentile bootstrap interval over prompts."""
     names = [name for name in rows.columns[rows.columns.get_loc(FACTS[-1]) + 1 :] if name != "error"]
     out = []
     for name in names:
         scored = rows[rows[name].notna()]
-        means = scored.groupby("prompt_id")[name].mean() if "prompt_id" in rows else scored[name]
+        means = scored.groupby("prompt_id")[name].mean()
         low, high = np.nan, np.nan
         if len(means) > 1:
             spread = stats.bootstrap((means,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0))
@@ -108,7 +110,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def _facts(media: Sequence[Video], prompts: Sequence[Prompt | None]) -> dict[str, list[float]]:
+def _facts(media: Sequence[Video], prompts: Sequence[Prompt]) -> dict[str, list[float]]:
     shapes = [video.frames_FCHW.shape for video in media]
     values = [(frames, video.fps, height, width) for (frames, _, height, width), video in zip(shapes, media)]
     return dict(zip(FACTS, map(list, zip(*values))))
@@ -141,16 +143,14 @@ def _complete(
 def _scored(
     scorer: Scorer, score: Score, chunk: Sequence[Item], media: Sequence[Video], failed: dict[str, str]
 ) -> dict[str, dict[str, float]]:
-    """Key → columns of what can be scored. Of several items that a tolerant scorer refuses, each is tried alone."""
+    """Key → columns of what can be scored. Of several items that a scorer refuses, each is tried alone."""
     try:
         columns = score(media, [item.prompt for item in chunk])
     except InputError as error:
-        if not scorer.tolerant:
-            raise
         if len(chunk) == 1:
             failed[chunk[0].key] = _naming(chunk[0], error)
             return {}
-        alone = [_scored(scorer, score, [item], [modality], failed) for item, modality in zip(chunk, media)]
+        alone = [_scored(scorer, score, [item], [video], failed) for item, video in zip(chunk, media)]
         return {key: row for rows in alone for key, row in rows.items()}
     except RewardError as error:
         others = f" and {len(chunk) - 1} after it" * (len(chunk) > 1)
@@ -170,7 +170,8 @@ def _chunks(items: Sequence[Item], batch: int, unreadable: dict[str, str], bar) 
             unreadable[item.key] = _naming(item, error)
             bar.set_postfix(unreadable=len(unreadable), refresh=False)
             continue
-        if media and (len(media) == batch or _kind(video) != _kind(media[0])):
+        pixels = 3 * BATCH_PIXELS // video.frames_FCHW.numel()
+        if media and (len(media) >= min(batch, pixels) or _kind(video) != _kind(media[0])):
             yield chunk, media
             chunk, media = [], []
         chunk.append(item)
@@ -181,13 +182,6 @@ def _chunks(items: Sequence[Item], batch: int, unreadable: dict[str, str], bar) 
 
 def _kind(video: Video) -> tuple[torch.Size, float]:
     return video.frames_FCHW.shape, video.fps
-
-
-def _free_memory() -> None:
-    """Models that refer to themselves go too before the next one comes."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def _naming(item: Item, error: InputError) -> str:

@@ -1,4 +1,4 @@
-"""What ``python -m otca score`` can score by: rewards, the embedded task's held-out judges, motion and quality metrics.
+"""What media can be scored by: rewards, the embedded tasks' held-out judges, metrics of motion and of VBench.
 
 Making a scorer looks its files up and asks a server what it serves; it loads no model.
 """
@@ -10,29 +10,36 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
-from eval.held_out import ImageHeldOut, set_rate
-from eval.metrics.alignment import VideoJudgeAccuracy
-from eval.metrics.encoders import FrameEncoder, clip_encoder, consistency, dino_encoder, embedded_encoder
+from eval.held_out import set_rate
+from eval.media import Video
+from eval.metrics.encoders import clip_encoder, consistency, dino_encoder, embedded_encoder
 from eval.metrics.flow import load_flow
 from eval.metrics.frame_quality import AestheticQuality, ImagingQuality
 from eval.metrics.motion import MotionMetrics
 from eval.metrics.vbench import FLICKERING, STATIC, Entry, is_static
 from eval.metrics.viclip import ViClip
 from eval.score_folder import Score, Scorer
-from eval.videos import Video
 from otca.config import TrainConfig
 from otca.errors import InputError, RewardError
 from otca.files import stamp
-from otca.rewards.base import REGISTRY, Reward, build_reward, check_prompts, find_reward, is_remote, score_all
+from otca.rewards.base import REGISTRY, Reward, TimeLimitedReward, build_reward, check_prompts, find_reward, is_remote, score_all
+from otca.rewards.measured import column_of
+from otca.rewards.pixels import to_pictures
 from otca.rewards.published import PublishedReward, find_files
-from otca.rewards.remote import parsed
 from otca.types import Prompt
 
-RAFT = "raft-things.pth"
-"""Of the weights of RAFT that VBench reads, the name."""
+HELD_OUT = {
+    "images": ("eval.metrics.alignment:JudgeAccuracy", "eval.metrics.alignment:ClipScore"),
+    "videos": ("eval.metrics.alignment:VideoJudgeAccuracy",),
+}
+"""The embedded tasks' held-out metrics, which are scored as rewards are."""
+
+Metric = Callable[[Video, Prompt], dict[str, float]]
+"""From a video and its prompt to columns."""
 
 
 def reward_scorer(
@@ -40,163 +47,134 @@ def reward_scorer(
 ) -> Scorer:
     """A reward of the registry, of the user's own, or of a server, which is asked for its revision.
 
-    An item that it refuses by an InputError (a video of one frame, say) lacks its score, with an error.
     Raises InputError for an unknown one, one whose files are missing, and a server that does not answer.
     """
-    reward_class = find_reward(name)
+    reward_class, identity = find_reward(name), name
     file_name = re.sub(r"[^\w.-]+", ".", name)  # of module:class, of an address
     if is_remote(name):
         reward = build_reward(name, device, files, timeout)  # a client, no model
-        return Scorer(file_name, lambda: _by_reward(reward), batch, f"{name} {reward.revision}", tolerant=True)
-    identity = name
+        return Scorer(file_name, lambda: _by_reward(reward), batch, f"{name} {reward.revision}")
     if issubclass(reward_class, PublishedReward):
         identity += f" {[stamp(path) for path in find_files(reward_class.card, files).values()]}"
     elif name not in REGISTRY and (source := getattr(sys.modules.get(reward_class.__module__), "__file__", None)):
         identity += f" {stamp(Path(source))}"
-    return Scorer(file_name, lambda: _by_reward(build_reward(name, device, files, timeout)), batch, identity, tolerant=True)
+    return Scorer(file_name, lambda: _by_reward(build_reward(name, device, files, timeout)), batch, identity)
 
 
-def check_twice(names: Sequence[str]) -> None:
-    """Raise InputError where two rewards would fill the same column. Of the user's own, only what their class says is known."""
-    columns: dict[str, str] = {}
-    for name in names:
-        found = find_reward(name)
-        if is_remote(name):
-            column = parsed(name)[1]
-        elif issubclass(found, PublishedReward):
-            column = found.card.name
-        else:
-            own = getattr(found, "name", None)
-            column = own if isinstance(own, str) else name
-        if column in columns:
-            raise InputError(f"rewards {columns[column]} and {name} both fill the column {column!r}; leave one of them out")
-        columns[column] = name
-
-
-def check_unfit(names: Sequence[str], judge: type | None, prompts: Sequence[Prompt], source: str | Path) -> None:
-    """`check_prompts` of the rewards of these names, and of an embedded judge if there is one, before any is loaded.
+def check_rewards(names: Sequence[str], prompts: Sequence[Prompt], source: str | Path) -> None:
+    """Raise InputError, before any is loaded, for two rewards that fill one column and for prompts that one cannot judge.
 
     A check that is a method of the loaded reward is left out.
     """
-    found = [find_reward(name) for name in names] + ([judge] if judge else [])
-    known = [one for one in found if isinstance(inspect.getattr_static(one, "check_prompt", None), staticmethod | classmethod)]
-    different = {id(prompt): prompt for prompt in prompts}  # that of several samples is one
-    check_prompts(known, list(different.values()), str(source))
+    columns: dict[str, str] = {}
+    for name in names:
+        other = columns.setdefault(column := column_of(name), name)
+        if other is not name:
+            raise InputError(f"rewards {other} and {name} both fill the column {column!r}; leave one of them out")
+    found = [find_reward(name) for name in names]
+    drawn = [name for name, one in zip(names, found) if hasattr(one, "reads_drawings")]
+    if drawn and not all(prompt.spec for prompt in prompts):
+        near = [name for name in REGISTRY if any(name.startswith(f"{own}_") for own in drawn)]
+        raise InputError(
+            f"rewards {', '.join(drawn)} read drawings of the embedded tasks alone, and {source} has prompts without spec"
+            f"{f' (do you mean {near[0]}?)' if near else ''}; take rewards that read any picture (`otca rewards`)"
+        )
+    static = (staticmethod, classmethod)
+    known = [one for one in found if isinstance(inspect.getattr_static(one, "check_prompt", None), static)]
+    check_prompts(known, list({id(prompt): prompt for prompt in prompts}.values()), str(source))
 
 
-def held_out_images(batch: int) -> Scorer:
-    """The embedded task's judge and CLIP model; every prompt needs a spec."""
+def metric_scorer(name: str, load: Callable[[], Metric], weights: Path | None = None, file: str = "", batch: int = 1) -> Scorer:
+    """A metric of one video at a time, with a file of ``weights`` (``file``: its published name) or a folder of them.
 
-    def load() -> Score:
-        judges = ImageHeldOut()
-        return lambda media, prompts: judges.items(_stacked(media), _given(prompts, "the embedded judges"))
+    Raises InputError for weights that are not there.
+    """
+    if weights and not weights.exists():
+        raise InputError(f"metric {name!r}: {weights} not found")
+    if weights and file and not weights.is_file():
+        raise InputError(f"metric {name!r}: {weights} is no file; give {file} itself")
 
-    return Scorer("held_out", load, batch)
+    def loaded() -> Score:
+        metric = load()
 
-
-def held_out_videos() -> Scorer:
-    """The embedded task's video judge; every prompt needs a spec."""
-    return Scorer("held_out", lambda: _by_reward(VideoJudgeAccuracy()))
-
-
-def motion_scorer(raft: Path | None = None, device: str = "cpu") -> Scorer:
-    """Every metric of motion, by RAFT if its weights are given; an item that is too short for them lacks them, with an error."""
-
-    def load() -> Score:
-        metrics = MotionMetrics(load_flow(raft, device))
-        return lambda media, prompts: {
-            column: list(values)
-            for column, values in zip(metrics.columns, zip(*(metrics.score(v.frames_FCHW, v.fps).values() for v in media)))
-        }
-
-    return Scorer("motion", load, identity=str(raft and stamp(_found(raft, "raft", RAFT))), tolerant=True)
-
-
-def dino_scorer(weights: Path, device: str = "cpu") -> Scorer:
-    """Likeness of frames by DINO: `subject_consistency`, if the weights are VBench's."""
-    return _frame_scorer(
-        "dino", lambda: dino_encoder(weights, device), str(stamp(_found(weights, "dino", "dino_vitbase16_pretrain.pth")))
-    )
-
-
-def clip_scorer(weights: Path, device: str = "cpu") -> Scorer:
-    """Likeness of frames by CLIP: `background_consistency`, if the weights are VBench's."""
-    return _frame_scorer("clip_frames", lambda: clip_encoder(weights, device), str(stamp(_found(weights, "clip"))))
-
-
-def embedded_frames_scorer() -> Scorer:
-    """Likeness of frames by the embedded open_clip model."""
-    return _frame_scorer("embedded_frames", embedded_encoder, "")
-
-
-def _frame_scorer(name: str, make: Callable[[], FrameEncoder], identity: str) -> Scorer:
-    def load() -> Score:
-        encoder = make()
-        return lambda media, prompts: {encoder.column: [consistency(encoder.encode(v.frames_FCHW)) for v in media]}
-
-    return Scorer(name, load, identity=identity, tolerant=True)
-
-
-def quality_scorer(make: type[AestheticQuality] | type[ImagingQuality], weights: Path, device: str = "cpu") -> Scorer:
-    """VBench's quality of the frames by one of its two models. Raises InputError if ``weights`` is nowhere."""
-
-    def load() -> Score:
-        metric = make(weights, device)
-        return lambda media, prompts: {metric.column: [metric.score(v.frames_FCHW) for v in media]}
-
-    return Scorer(make.column, load, identity=str(stamp(_found(weights, make.column))))
-
-
-def viclip_scorer(weights: Path, device: str = "cpu") -> Scorer:
-    """Agreement of a video with its prompt by ViCLIP: `overall_consistency`, if the weights are VBench's."""
-
-    def load() -> Score:
-        metric = ViClip(weights, device)
-
-        def score(media: Sequence[Video], prompts: Sequence[Prompt | None]) -> dict[str, list[float]]:
-            pairs = zip(media, _given(prompts, f"metric {metric.column!r}"))
-            return {metric.column: [metric.score(v.frames_FCHW, prompt.text) for v, prompt in pairs]}
+        def score(media: Sequence[Video], prompts: Sequence[Prompt]) -> dict[str, list[float]]:
+            rows = [metric(video, prompt) for video, prompt in zip(media, prompts)]
+            return {column: [row[column] for row in rows] for column in rows[0]}
 
         return score
 
-    return Scorer("viclip", load, identity=str(stamp(_found(weights, "overall_consistency", "ViClip-InternVid-10M-FLT.pth"))))
+    return Scorer(name, loaded, batch, str(weights and stamp(weights)))
 
 
-def static_scorer(raft: Path, entries: Sequence[Entry], device: str = "cpu") -> Scorer:
+def motion(raft: Path | None, device: str) -> Metric:
+    """Every metric of motion, by RAFT if its weights are given; too short a video lacks them, with an error."""
+    metrics = MotionMetrics(load_flow(raft, device))
+    return lambda video, _: metrics.score(video.frames_FCHW, video.fps)
+
+
+def frame_likeness(make: Callable, *arguments: object) -> Metric:
+    """`consistency` of the frames' features by an encoder."""
+    encoder = make(*arguments)
+    return lambda video, _: {encoder.column: consistency(encoder.encode(video.frames_FCHW))}
+
+
+def frame_quality(make: type, weights: Path, device: str) -> Metric:
+    """VBench's quality of the frames by one of its two models."""
+    metric = make(weights, device)
+    return lambda video, _: {metric.column: metric.score(video.frames_FCHW)}
+
+
+def agreement(weights: Path, device: str) -> Metric:
+    """Agreement of a video with its prompt by ViCLIP: `overall_consistency`, if the weights are VBench's."""
+    metric = ViClip(weights, device)
+    return lambda video, prompt: {metric.column: metric.score(video.frames_FCHW, prompt.text)}
+
+
+def stillness(raft: Path, entries: Sequence[Entry], device: str) -> Metric:
     """VBench's filter before temporal flickering: 1 or 0 for videos whose prompt serves it, nothing for others.
 
     Other weights than VBench's fill ``static_raft``, which filters nothing.
     """
     texts = {entry.prompt.text for entry in entries if FLICKERING in entry.serves}
-
-    def load() -> Score:
-        flow = load_flow(raft, device)
-        column = STATIC if flow.vbench else f"{STATIC}_{flow.name}"
-
-        def score(media: Sequence[Video], prompts: Sequence[Prompt | None]) -> dict[str, list[float]]:
-            pairs = zip(media, prompts)
-            return {column: [float(is_static(v.frames_FCHW, flow)) if p and p.text in texts else float("nan") for v, p in pairs]}
-
-        return score
-
-    return Scorer(STATIC, load, identity=f"{stamp(_found(raft, 'raft', RAFT))} {sorted(texts)}", tolerant=True)
+    flow = load_flow(raft, device)
+    column = STATIC if flow.vbench else f"{STATIC}_{flow.name}"
+    return lambda video, prompt: {column: float(is_static(video.frames_FCHW, flow)) if prompt.text in texts else float("nan")}
 
 
-def _found(path: Path, metric: str, file: str = "") -> Path:
-    """The path of weights that are there; ``file``: what is published, where it must be one."""
-    if not path.exists():
-        raise InputError(f"metric {metric!r}: {path} not found")
-    if file and not path.is_file():
-        raise InputError(f"metric {metric!r}: {path} is no file; give {file} itself")
-    return path
+def video_scorers(given, entries: Sequence[Entry] | None) -> list[Scorer]:
+    """Metrics of videos alone, as `eval.score.ScoreConfig` asks for them; ``entries``: of VBench's list, if prompts are that."""
+    device, out = given.device, []
+    if given.raft and not given.motion and not entries:
+        raise InputError("--raft is for metrics of motion, which --motion false leaves out; leave out one of the two")
+
+    def add(name: str, make: Callable[..., Metric], *arguments: object, weights: Path | None = None, file: str = "") -> None:
+        out.append(metric_scorer(name, lambda: make(*arguments), weights, file))
+
+    if given.motion:
+        add("motion", motion, given.raft, device, weights=given.raft, file="raft-things.pth")
+    if given.dino:
+        add("subject_consistency", frame_likeness, dino_encoder, given.dino, device, weights=given.dino)
+    if given.clip:
+        add("background_consistency", frame_likeness, clip_encoder, given.clip, device, weights=given.clip)
+    if given.motion and not (given.dino or given.clip):
+        add("embedded_frames", frame_likeness, embedded_encoder)
+    if given.aesthetic:
+        add("aesthetic_quality", frame_quality, AestheticQuality, given.aesthetic, device, weights=given.aesthetic)
+    if given.musiq:
+        add("imaging_quality", frame_quality, ImagingQuality, given.musiq, device, weights=given.musiq)
+    if given.viclip:
+        add("overall_consistency", agreement, given.viclip, device, weights=given.viclip, file="ViClip-InternVid-10M-FLT.pth")
+    if entries and given.raft:
+        add(STATIC, stillness, given.raft, entries, device, weights=given.raft, file="raft-things.pth")
+    return out
 
 
 def _by_reward(reward: Reward) -> Score:
-    def score(media: Sequence[Video], prompts: Sequence[Prompt | None]) -> dict[str, list[float]]:
+    def score(media: Sequence[Video], prompts: Sequence[Prompt]) -> dict[str, list[float]]:
         set_rate([reward], media[0].fps)
-        given = _given(prompts, f"reward {reward.name!r}")
         try:
-            scores = score_all([reward], _stacked(media), given)
+            stacked_BFCHW = torch.stack([video.frames_FCHW for video in media])
+            scores = score_all([_of_originals(reward, media)], stacked_BFCHW, list(prompts))
         except RewardError as error:
             if isinstance(error.__cause__, InputError):  # about these media, not about the reward
                 raise error.__cause__ from None
@@ -206,11 +184,12 @@ def _by_reward(reward: Reward) -> Score:
     return score
 
 
-def _stacked(media: Sequence[Video]) -> torch.Tensor:
-    return torch.stack([video.frames_FCHW for video in media])
-
-
-def _given(prompts: Sequence[Prompt | None], who: str) -> list[Prompt]:
-    if any(prompt is None for prompt in prompts):
-        raise InputError(f"{who} needs prompts; give a prompts file")
-    return list(prompts)
+def _of_originals(reward: Reward, media: Sequence[Video]) -> Reward:
+    """The reward on pictures as they were decoded: published preprocessing resizes a palette before it makes RGB of it."""
+    if not hasattr(reward, "score_pictures") or all(video.picture is None for video in media):
+        return reward
+    pictures = [video.picture or to_pictures(video.frames_FCHW)[0] for video in media]
+    own = SimpleNamespace(
+        name=reward.name, score=lambda _, prompts: reward.score_pictures(pictures, [prompt.text for prompt in prompts])
+    )
+    return TimeLimitedReward(own, reward.seconds) if isinstance(reward, TimeLimitedReward) else own

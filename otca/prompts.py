@@ -24,6 +24,9 @@ EMBEDDED_TRAIN = 1200
 TEXT_KEYS = ("prompt", "text", "prompts", "caption", "prompt_en")
 """Names of the column that holds the text, the first one found."""
 
+FILE_KEYS = ("file", "file_name", "image", "image_path", "video", "video_path")
+"""Names of the column that names a media file, the first one found; folders of datasets and other repositories have the later."""
+
 MAX_NAME = 255
 """Characters of an id, which names rows and files, and of the name of a file."""
 MAX_DEPTH = 20
@@ -53,9 +56,9 @@ def stream_prompts(source: str) -> Iterator[Prompt]:
     """Prompts of a file, one by one as it is read (.json whole).
 
     .jsonl: objects; .csv and .tsv: a header line (PartiPrompts, DrawBench); .txt: a prompt a line (DanceGRPO); .json: a list of
-    texts or of objects (VBench), or such lists by style (HPDv2). The text lies under one of `TEXT_KEYS`, whatever its case; any
-    text goes, however long, but ids and names of files are short and printable, and specs are objects of plain JSON.
-    Raises InputError naming the file and the line (in .json files, the entry).
+    texts or of objects (VBench), such lists by style (HPDv2), or texts by file (VBench's own input). The text lies
+    under one of `TEXT_KEYS`, whatever its case; any text goes, however long, but ids and names of files are short and printable,
+    and specs are objects of plain JSON. Raises InputError naming the file and the line (in .json files, the entry).
     """
     path = Path(source)
     if not os.path.isfile(path):
@@ -120,6 +123,8 @@ def _read_lines(path: Path, file) -> Iterator[Prompt]:
 
 def _read_json(path: Path, file) -> Iterator[Prompt]:
     content = parse_json(file.read(), f"prompts file {path}")
+    if isinstance(content, dict) and content and all(isinstance(text, str) for text in content.values()):  # VBench's own lists
+        content = [{"file": name, "prompt": text} for name, text in content.items()]
     lists = content if isinstance(content, dict) else {"": content}
     number = 0
     for key, rows in lists.items():
@@ -141,7 +146,8 @@ def _prompt(path: Path, number: int, row: dict) -> Prompt:
             raise InputError(f"no text under the key {', '.join(map(repr, TEXT_KEYS))}")
         text.encode()
         spec = _spec(named.get("spec"))
-        return Prompt(_name("id", named.get("id")) or f"{number:06d}", text, spec, _name("file", named.get("file")))
+        file = next((named[key] for key in FILE_KEYS if key == "file" or isinstance(named.get(key), str) if named.get(key)), None)
+        return Prompt(_name("id", named.get("id")) or f"{number:06d}", text, spec, _name("file", file))
     except UnicodeEncodeError as error:
         half = f"{text[error.start]!r} is half of a surrogate pair and no character; mend the file"
         raise InputError(f"prompts file {path}, line {number}: {half}") from error

@@ -11,11 +11,11 @@ import pandas as pd
 from PIL import Image
 
 from eval.columns import METRICS
+from eval.media import read_video
 from eval.plot_curves import credit_maps, credit_shares, learning_curves
 from eval.plot_outcomes import rewards_against, skill_profiles, trade_offs
 from eval.plots import clip_grid, contact_sheet, sample_grid
 from eval.tables import UNTRAINED
-from eval.videos import read_video
 from otca.tasks import scenes, video_scenes
 from reproduce.costs import Timed, train_seconds, widest_hardware
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from eval.videos import read_video, write_mp4
+from eval.media import read_video
+from eval.videos import write_mp4
 from otca.errors import InputError
 from otca.files import sha256, write_atomic
 from otca.runs import RECORDED, integrity_errors, is_finished

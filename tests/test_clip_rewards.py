@@ -1,26 +1,28 @@
-"""HPSv2, CLIP score and aesthetic v2 against open_clip and torchvision on the saved picture."""
+"""HPSv2, CLIP score, aesthetic v2 and PickScore against open_clip, torchvision and transformers on the saved picture."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 
+import numpy as np
 import open_clip
 import pytest
 import torch
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as pictures
-from transformers import PreTrainedTokenizerFast
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from otca.errors import InputError
-from otca.rewards.base import REGISTRY, build_reward, find_reward
-from otca.rewards.clip import HEAD, HPS, OPENAI_L14, AestheticV2, ClipScore, HPSv2
+from otca.limits import TooLarge
+from otca.rewards.base import build_reward, find_reward
+from otca.rewards.clip import CONFIG, HEAD, HPS, AestheticV2, ClipScore, HPSv2, PickScore
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
-from otca.rewards.tower import CONFIG
-from tests.samples import SIZES, TEXTS, media_of, prompts, randomised, saved
+from tests.samples import LONG, SIZES, TEXTS, media_of, prompts, randomised, saved
 
 CPU = torch.device("cpu")
 OPEN_CLIP = "open_clip_model.safetensors"
@@ -55,34 +57,6 @@ def open_clips_own(folder, media, texts):
         return (images * model.encode_text(tokens, normalize=True)).sum(-1)
 
 
-def words_tokenizer(folder):
-    """A tokenizer of the hub's kind, of whole words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = {word: index for index, word in enumerate(("[PAD]", "[UNK]", "a", "red", "cube", "two", "green", "spheres"))}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
-
-
-SIGLIP_LIKE = TINY | {
-    "custom_text": True,
-    "quick_gelu": False,
-    "init_logit_bias": -10,
-    "text_cfg": {
-        "context_length": 12,
-        "vocab_size": 8,
-        "hf_tokenizer_name": "someone/words",
-        "tokenizer_kwargs": {"clean": "canonicalize"},
-        "width": 32,
-        "heads": 2,
-        "layers": 1,
-        "pool_type": "last",
-        "no_causal_mask": True,
-    },
-}
-
-
 @pytest.mark.parametrize(
     "how", [{}, {"resize_mode": "squash", "interpolation": "bilinear"}, {"resize_mode": "longest", "mean": [0.5] * 3}]
 )
@@ -94,15 +68,6 @@ def test_the_clip_score_is_open_clips(tmp_path, how):
         assert found.dtype == torch.float32 and found.shape == (3,)
 
 
-def test_a_tower_with_a_tokenizer_and_a_text_encoder_of_its_own(tmp_path):
-    files, media = tower_folder(tmp_path / "tower", SIGLIP_LIKE), media_of(SIZES[0])
-    with pytest.raises(InputError, match="tokenizes with someone/words, but .* lacks tokenizer.json and tokenizer_config.json"):
-        ClipScore(files, CPU)
-    words_tokenizer(tmp_path / "tower")
-    expected = open_clips_own(tmp_path / "tower", media, TEXTS)
-    assert (ClipScore(files, CPU).score(media, prompts(TEXTS)) - expected).abs().max() <= 1e-5 < expected.std() / 100
-
-
 def test_a_bin_file_whose_logit_scale_is_a_vector(tmp_path):
     own, other = tower_folder(tmp_path / "a"), "open_clip_pytorch_model.bin"
     files = tower_folder(tmp_path / "b", weights=other, change=lambda w: w.update(logit_scale=w["logit_scale"].reshape(1)))
@@ -111,98 +76,12 @@ def test_a_bin_file_whose_logit_scale_is_a_vector(tmp_path):
     assert torch.equal(find_reward("clip_dfn5b")(files, CPU).score(media, prompts(TEXTS)), expected)
 
 
-def test_the_configuration_decides_the_activation(tmp_path):
-    scores = [
-        ClipScore(tower_folder(tmp_path / str(quick), TINY | {"quick_gelu": quick}), CPU).score(
-            media_of(SIZES[0]), prompts(TEXTS)
-        )
-        for quick in (True, False)
-    ]
-    assert (scores[0] - scores[1]).abs().max() > 1e-4
-
-
 def test_a_video_scores_the_mean_of_its_frames_and_a_batch_its_samples(tmp_path):
     reward, media = ClipScore(tower_folder(tmp_path / "tower"), CPU), media_of(SIZES[0], frames=4)
     found = reward.score(media, prompts(TEXTS))
     frames = torch.stack([reward.score(media[:, i : i + 1], prompts(TEXTS)) for i in range(4)])
     alone = torch.cat([reward.score(media[i : i + 1], prompts([text])) for i, text in enumerate(TEXTS)])
     assert torch.allclose(found, frames.mean(0), atol=1e-6) and torch.allclose(found, alone, atol=1e-6)
-
-
-def test_each_distinct_text_is_encoded_once(tmp_path):
-    reward, seen = ClipScore(tower_folder(tmp_path / "tower"), CPU), []
-    tokenize = reward.tower.tokenize
-    reward.tower = dataclasses.replace(reward.tower, tokenize=lambda texts: seen.extend(texts) or tokenize(texts))
-    texts = [f"prompt {i // 12}" for i in range(36)]
-    reward.score(media_of((32, 32), samples=36, frames=2), prompts(texts))
-    assert seen == ["prompt 0", "prompt 1", "prompt 2"]
-
-
-def test_the_protocol_names_the_tower(tmp_path, monkeypatch):
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-Tiny", TINY)
-    assert ClipScore(tower_folder(tmp_path / "a"), CPU).protocol == {
-        "backbone": "open_clip ViT-Tiny, files of timm/vit_large_patch14_clip_224.openai@" + OPENAI_L14[0].revision,
-        "resolution": "32×32, shortest, bicubic",
-    }
-    other = ClipScore(tower_folder(tmp_path / "b", TINY | {"quick_gelu": False}), CPU)
-    assert other.protocol["backbone"].startswith("open_clip tower of another shape")
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda w: w.pop("visual.proj"), "it lacks visual.proj"),
-        (lambda w: w.update(extra=torch.zeros(1)), "it has too much extra"),
-        (lambda w: w.update(text_projection=torch.zeros(32, 8)), r"another shape of text_projection \(32, 8\) for \(32, 16\)"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused(tmp_path, change, said):
-    files = tower_folder(tmp_path / "tower", change=change)
-    with pytest.raises(InputError, match=f"reward 'clip': .*{OPEN_CLIP} does not fit: .*{said}"):
-        ClipScore(files, CPU)
-
-
-@pytest.mark.parametrize(
-    ("how", "said"),
-    [
-        ({"resize_mode": "stretch"}, "resize_mode 'stretch'"),
-        ({"interpolation": "lanczos"}, "interpolation 'lanczos'"),
-        ({"resize_mode": "longest", "fill_color": 255}, "fill_color 255"),
-        ({"mean": 0.5}, "mean 0.5"),
-        ({"mode": "L"}, "mode 'L'"),
-    ],
-)
-def test_a_preprocessing_that_is_not_reproduced_is_refused(tmp_path, how, said):
-    files = tower_folder(tmp_path / "tower", preprocess_cfg=USUAL | how)
-    with pytest.raises(InputError, match=f"asks for {said} at 32×32, a preprocessing that is not reproduced"):
-        ClipScore(files, CPU)
-
-
-def test_cropping_to_what_is_not_square_is_refused(tmp_path):
-    wide = TINY | {"vision_cfg": TINY["vision_cfg"] | {"image_size": [32, 48]}}
-    with pytest.raises(InputError, match="asks for resize_mode 'shortest' at 32×48"):
-        ClipScore(tower_folder(tmp_path / "tower", wide), CPU)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("{", "describes no tower of open_clip"),
-        ('{"model": 1}', r"describes no tower of open_clip \(KeyError\('model_cfg'\)\)"),
-        (json.dumps({"model_cfg": TINY | {"multimodal_cfg": {}}}), "has multimodal_cfg, which is not supported"),
-        (
-            json.dumps({"model_cfg": TINY | {"text_cfg": {"hf_model_name": "roberta-base"}}}),
-            "has roberta-base, which is not supported",
-        ),
-        (json.dumps({"model_cfg": TINY | {"depth": 3}}), "open_clip cannot build the tower of .*unexpected keyword"),
-    ],
-)
-def test_a_configuration_of_something_else_is_refused(tmp_path, content, said):
-    files = tower_folder(tmp_path / "tower")
-    files[CONFIG].write_text(content)
-    with pytest.raises(InputError, match=said) as error:
-        ClipScore(files, CPU)
-    assert "\n" not in str(error.value)
 
 
 def published_hps_input(picture):
@@ -239,28 +118,12 @@ def test_hpsv2_reads_a_file_of_float16_into_a_network_of_float32(tmp_path, monke
     ):
         torch.save({"state_dict": weights}, tmp_path / HPS)
         reward = HPSv2({HPS: tmp_path / HPS}, CPU)
-        assert {value.dtype for value in reward.tower.model.state_dict().values()} == {torch.float32}
+        assert {value.dtype for value in reward.model.state_dict().values()} == {torch.float32}
         found[kind] = reward.score(media_of(SIZES[0]), prompts(TEXTS))
     assert torch.equal(found["half"], found["rounded"]) and found["half"].dtype == torch.float32
     torch.save({"state_dict": whole}, tmp_path / HPS)
     exact = HPSv2({HPS: tmp_path / HPS}, CPU).score(media_of(SIZES[0]), prompts(TEXTS))
     assert 0 < (found["half"] - exact).abs().max() < 0.01
-
-
-def test_hpsv2_is_open_clips_vit_h_with_gelu():
-    assert HPSv2.architecture == open_clip.get_model_config("ViT-H-14")
-
-
-def test_hpsv2_files_that_do_not_fit_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(HPSv2, "architecture", TINY_HPS)
-    state = open_clip.CLIP(**copy.deepcopy(TINY_HPS)).state_dict()
-    del state["visual.ln_post.bias"]
-    torch.save({"state_dict": state}, tmp_path / HPS)
-    with pytest.raises(InputError, match="reward 'hpsv2': .* does not fit: it lacks visual.ln_post.bias"):
-        HPSv2({HPS: tmp_path / HPS}, CPU)
-    (tmp_path / HPS).write_bytes(b"half a file")
-    with pytest.raises(InputError, match="reward 'hpsv2': .* cannot be read .*; fetch it again"):
-        HPSv2({HPS: tmp_path / HPS}, CPU)
 
 
 def head_of(features):
@@ -287,18 +150,97 @@ def test_aesthetic_v2_is_five_layers_on_unit_features(tmp_path):
         assert torch.equal(found, reward.score(media, prompts(["another"] * 3)))
 
 
-def test_the_head_of_another_tower_is_refused(tmp_path):
-    torch.save(head_of(24), tmp_path / HEAD)
-    with pytest.raises(InputError, match=r"does not fit: it has another shape of layers.0.weight \(1024, 24\) for \(1024, 16\)"):
-        AestheticV2(tower_folder(tmp_path / "tower") | {HEAD: tmp_path / HEAD}, CPU)
+def test_pictures_are_resized_in_their_own_mode(tmp_path):
+    """As open_clip does: a palette and one bit are resized before they are made RGB, and transparency weighs the colours."""
+    reward = ClipScore(tower_folder(tmp_path / "tower"), CPU)
+    model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'tower'}")
+    rgba = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 4), dtype=np.uint8), "RGBA")
+    for picture in (rgba, rgba.convert("RGB").quantize(16), rgba.convert("1")):
+        with torch.no_grad():
+            image = model.encode_image(preprocess(picture)[None], normalize=True)
+            expected = (image * model.encode_text(open_clip.tokenize(["a cube"]), normalize=True)).sum()
+        assert abs(reward.score_pictures([picture], ["a cube"]) - expected) < 1e-5
+        assert abs(reward.score_pictures([picture.convert("RGB")], ["a cube"]) - expected) > 1e-4
 
 
-def test_the_registry_builds_them_from_a_folder(tmp_path, monkeypatch):
-    (tmp_path / "clip_b32").mkdir()
-    tower_folder(tmp_path / "clip_b32")
-    assert build_reward("clip_b32", files=tmp_path).name == "clip_b32"
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
-    with pytest.raises(InputError, match="reward 'hpsv2': HPS_v2.1_compressed.pt of xswu/HPSv2 is neither in"):
-        build_reward("hpsv2", files=tmp_path)
-    names = ["hpsv2", "clip", "clip_dfn5b", "clip_b32", "aesthetic_v2", "pickscore"]
-    assert [find_reward(name).card.name for name in names] == names == [name for name in REGISTRY if name in names]
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: w.pop("visual.proj"), "visual.proj"),
+        (lambda w: w.update(extra=torch.zeros(1)), "extra"),
+        (lambda w: w.update(text_projection=torch.zeros(32, 8)), "text_projection"),
+        (lambda w: w["visual.proj"].fill_(float("nan")), "NaN or Inf in visual.proj"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused_in_one_line(tmp_path, change, said):
+    tower_folder(tmp_path / "clip_b32", change=change)
+    with pytest.raises(InputError, match=f"reward 'clip_b32': .*{tmp_path / 'clip_b32'}.*{said}") as caught:
+        build_reward("clip_b32", files=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_head_and_a_configuration_of_something_else_are_refused(tmp_path):
+    (tmp_path / "aesthetic_v2").mkdir()
+    tower_folder(tmp_path / "aesthetic_v2")
+    torch.save(head_of(24), tmp_path / "aesthetic_v2" / HEAD)
+    with pytest.raises(InputError, match="does not fit: .*layers.0.weight"):
+        build_reward("aesthetic_v2", files=tmp_path)
+    for content, said in (("{", "cannot be loaded"), (json.dumps({"model_cfg": TINY | {"multimodal_cfg": {}}}), "not supported")):
+        (tmp_path / "aesthetic_v2" / CONFIG).write_text(content)
+        with pytest.raises(InputError, match=f"reward 'aesthetic_v2': .*{said}"):
+            build_reward("aesthetic_v2", files=tmp_path)
+
+
+@pytest.mark.parametrize("size", [(1, 1_000_000), (1, 70_000)])
+def test_pictures_too_thin_to_be_cropped_are_refused(tmp_path, size):
+    with pytest.raises(TooLarge, match="crop it to a squarer one"):
+        ClipScore(tower_folder(tmp_path / "tower"), CPU).score(torch.ones(1, 1, 3, *size), prompts(["a"]))
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    """CLIP's own vocabulary, in the two files that transformers reads."""
+    own, folder = open_clip.tokenizer.SimpleTokenizer(), tmp_path_factory.mktemp("laion")
+    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    (folder / "vocab.json").write_text(json.dumps({names.get(key, key): i for key, i in own.encoder.items()}))
+    merges = sorted(own.bpe_ranks, key=own.bpe_ranks.get)
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n")
+    return {name: folder / name for name in ("vocab.json", "merges.txt")}
+
+
+def pickscore_files(folder, vocabulary, end=2, change=lambda weights: None):
+    """As published: a configuration with the old end token, and weights that hold the positions counted up."""
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "projection_dim": 16}
+    text = small | {"hidden_act": "gelu", "eos_token_id": end}
+    vision = small | {"hidden_act": "gelu", "image_size": 224, "patch_size": 56}
+    randomised(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))).save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    for name, count in (("text", 77), ("vision", 17)):
+        weights[f"{name}_model.embeddings.position_ids"] = torch.arange(count)[None]
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+    return {name: folder / name for name in ("config.json", "model.safetensors")} | vocabulary
+
+
+@pytest.mark.parametrize("end", [2, 49407])
+def test_pickscore_is_that_of_transformers(tmp_path, vocabulary, end):
+    files, texts = pickscore_files(tmp_path, vocabulary, end), [*TEXTS[:2], LONG]
+    reward = PickScore(files, CPU)
+    model = CLIPModel.from_pretrained(tmp_path).eval()
+    tokenizer = CLIPTokenizer(vocab=str(files["vocab.json"]), merges=str(files["merges.txt"]))
+    tokens = tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
+    for media in map(media_of, [*SIZES, (200, 203)]):  # the last leaves an odd margin to crop
+        with torch.no_grad():
+            images = CLIPImageProcessorPil()(saved(media), return_tensors="pt")
+            expected = model(**images, **tokens).logits_per_image.diagonal()
+        found = reward.score(media, prompts(texts))
+        assert (found - expected).abs().max() <= 1e-5 < expected.std() / 100
+        assert found.dtype == torch.float32
+
+
+def test_pickscore_tokens_are_clips(tmp_path, vocabulary):
+    tokens = PickScore(pickscore_files(tmp_path, vocabulary), CPU).tokenizer
+    plain = ["A red cube, on two spheres!", LONG]
+    found = tokens(plain, padding="max_length", truncation=True, max_length=77, return_tensors="pt").input_ids
+    expected = open_clip.tokenize(plain)
+    assert found.shape == expected.shape and torch.equal(found[expected != 0], expected[expected != 0])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import unicodedata
 
 import pytest
 from PIL import Image
 
-from eval.items import image_items, video_items
-from eval.media import match_prompts
+from eval.items import find_items
+from eval.matching import match_prompts
 from eval.videos import write_webp
 from otca.errors import InputError
-from tests.test_videos import save_frames
+from tests.test_media import film, save_frames
 
 
 def save(path, colour="white"):
@@ -24,8 +26,14 @@ def listed(path, rows):
     return path
 
 
-def matched(items):
-    return {item.name: item.prompt and item.prompt.text for item in items}
+def matched(names, path):
+    return {name: prompt and prompt.text for name, prompt in zip(names, match_prompts(names, path, "images"))}
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """A list whose prompts go by these numbers."""
+    return listed(tmp_path / "list.jsonl", [{"prompt": text} for text in ("a dog", "a red cube", "a cup")])
 
 
 # -------------------------------------------------------------------------------------------------------------- nesting
@@ -33,37 +41,59 @@ def matched(items):
 
 def test_pictures_of_nested_folders_go_by_their_paths(tmp_path):
     folder = tmp_path / "pictures"
-    for name in ("10.png", "9.png", "b/deep/er/1.jpg", "b/2.PNG", ".hidden/3.png", "b/.4.png"):
+    names = ["9.png", "10.png", "b/2.PNG", "b/deep/er/1.jpg"]
+    for name in (*names, ".hidden/3.png", "b/.4.png"):
         save(folder / name)
-    (folder / "b" / "notes.txt").write_text("passed over")
+    for name in ("b/notes.txt", "b/6.heic", "5.mp4"):
+        (folder / name).write_text("passed over")
+    (folder / "up").symlink_to(folder, target_is_directory=True)  # not entered for ever
     (folder / "empty").mkdir()
-    items, orphans = image_items(folder)
-    assert [item.name for item in items] == ["9.png", "10.png", "b/2.PNG", "b/deep/er/1.jpg"] and orphans == []
-    assert [item.path for item in items] == [folder / item.name for item in items]
-    assert len({item.key for item in items}) == 4  # though all hold the same picture
-    with pytest.raises(InputError, match=r"images folder .*empty holds no image \("):
-        image_items(folder / "empty")
+    path = listed(tmp_path / "list.jsonl", [{"prompt": name, "file": name} for name in names])
+    found = find_items(folder, True, path)
+    assert [item.name for item in found.items] == names and not found.orphans and found.unread == ["5.mp4", "b/6.heic"]
+    assert [item.path for item in found.items] == [folder / name for name in names]
+    assert len({item.key for item in found.items}) == 4  # though all hold the same picture
+    with pytest.raises(InputError, match=r"2 not read, 5.mp4; convert, move"):
+        find_items(folder, True, path, strict=True)
+    with pytest.raises(InputError, match=r"images folder .*empty holds none that is read \("):
+        find_items(folder / "empty", True, path)
 
 
-def test_a_folder_that_links_to_one_above_is_not_entered_for_ever(tmp_path):
-    save(tmp_path / "a" / "b" / "1.png")
-    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a", target_is_directory=True)
-    (tmp_path / "other").symlink_to(tmp_path / "a", target_is_directory=True)
-    items, _ = image_items(tmp_path)
-    assert [item.name for item in items] == ["a/b/1.png", "other/b/1.png"]
-
-
-def test_a_folder_of_frames_is_one_video_wherever_it_lies(tmp_path, video):
-    (tmp_path / "wan" / "day").mkdir(parents=True)
-    write_webp(tmp_path / "wan" / "day" / "a.webp", video)
-    save_frames(tmp_path / "wan" / "b", video)
-    save_frames(tmp_path / "c", video)
-    (tmp_path / "hollow").mkdir()
-    items, _ = video_items(tmp_path)
-    assert [item.name for item in items] == ["c", "hollow", "wan/b", "wan/day/a.webp"]
-    assert [len(item.read().frames_FCHW) for item in items if item.name != "hollow"] == [9, 9, 9]
+def test_videos_are_the_items_where_there_are_any(tmp_path, video):
+    """Folders of frames are videos wherever they lie; a picture beside videos is named; a file or a folder of frames is one."""
+    folder = tmp_path / "in"
+    (folder / "wan" / "day").mkdir(parents=True)
+    write_webp(folder / "wan/day/a.webp", video)
+    film(folder / "wan/day/e.webm", video, "libvpx-vp9")
+    save(folder / "wan/day/grid.png")
+    save_frames(folder / "wan/b", video, "webp")
+    save_frames(folder / "c", video)
+    (folder / "hollow").mkdir()
+    names = ["c", "hollow", "wan/b", "wan/day/a.webp", "wan/day/e.webm"]
+    path = listed(tmp_path / "list.jsonl", [{"prompt": name, "file": name} for name in names])
+    found = find_items(folder, False, path)
+    assert [item.name for item in found.items] == names and found.unread == ["wan/day/grid.png"]
+    assert [len(item.read().frames_FCHW) for item in found.items if item.name != "hollow"] == [9] * 4
     with pytest.raises(InputError, match="hollow holds no frame"):
-        items[1].read()
+        found.items[1].read()
+    for place in ("wan/day/a.webp", "c"):
+        one = listed(tmp_path / "one.jsonl", [{"prompt": "it", "id": place.split("/")[-1].partition(".")[0]}])
+        (item,) = find_items(folder / place, False, one).items
+        assert len(item.read().frames_FCHW) == 9
+
+
+def test_the_key_tells_how_media_are_turned(tmp_path):
+    save(tmp_path / "in/a.png")
+    path = listed(tmp_path / "list.jsonl", [{"prompt": "a", "id": "a"}])
+    keys = {find_items(tmp_path / "in", True, path, upright=upright).items[0].key for upright in (True, False)}
+    assert len(keys) == 2
+
+
+def test_files_whose_names_are_no_text_are_refused(tmp_path):
+    save(tmp_path / "in/a.png")
+    os.rename(tmp_path / "in/a.png", os.fsencode(tmp_path / "in") + b"/a\xff.png")
+    with pytest.raises(InputError, match=r"the name 'a\\udcff.png' is not UTF-8"):
+        find_items(tmp_path / "in", True, tmp_path / "absent.txt")
 
 
 # -------------------------------------------------------------------------------------------------------------- prompts
@@ -76,41 +106,69 @@ def test_genevals_folders_count_the_rows_of_its_list(tmp_path):
         for sample in range(2):
             save(folder / f"{index:05d}" / "samples" / f"{sample:04d}.png")
         save(folder / f"{index:05d}" / "grid.png")
-        listed(folder / f"{index:05d}" / "metadata.jsonl", [{"prompt": f"a photo of {index} cats"}])
     rows = [{"tag": "counting", "prompt": f"a photo of {index} cats"} for index in range(12)]
-    items, orphans = image_items(folder, listed(tmp_path / "evaluation_metadata.jsonl", rows))
-    assert orphans == [] and len(items) == 24
-    for item in items:
+    found = find_items(folder, True, listed(tmp_path / "evaluation_metadata.jsonl", rows), strict=True)
+    assert len(found.items) == 24
+    for item in found.items:
         assert item.prompt.text == f"a photo of {int(item.name[:5])} cats"
-    with pytest.raises(InputError, match=r"24 images have no prompt"):  # ids of one's own are not row numbers
-        image_items(folder, listed(tmp_path / "own.jsonl", [{"id": "x", "prompt": "a cat"}]))
     ids = [{"id": f"{index:05d}", "prompt": f"prompt {index}"} for index in range(12)]
-    items, _ = image_items(folder, listed(tmp_path / "ids.jsonl", ids))
-    assert {item.prompt.text for item in items if item.name.startswith("00007/")} == {"prompt 7"}
+    assert matched(["00007/samples/0001.png"], listed(tmp_path / "ids.jsonl", ids)) == {"00007/samples/0001.png": "prompt 7"}
 
 
-def test_a_folder_tells_the_prompt_before_the_name_does(tmp_path):
-    for name in ("000001/000002.png", "a red cube/0.png", "model/000002_3.png", "model/by path.png", "model/x/a dog-4.png"):
-        save(tmp_path / "p" / name)
-    rows = [{"prompt": "a dog"}, {"prompt": "a red cube"}, {"prompt": "named", "file": "model/by path.png"}]
-    items, orphans = image_items(tmp_path / "p", listed(tmp_path / "list.jsonl", rows))
-    assert orphans == [] and matched(items) == {
-        "000001/000002.png": "a dog",
-        "a red cube/0.png": "a red cube",
-        "model/000002_3.png": "a red cube",
-        "model/by path.png": "named",
-        "model/x/a dog-4.png": "a dog",
-    }
+@pytest.mark.parametrize(
+    "right",
+    [
+        {"000001/000002.png": "a dog", "a red cube/0.png": "a red cube", "model/000002_3.png": "a red cube"},
+        {"000000.png": "a dog", "000002.png": "a cup"},  # counted from 0, as 0 is there
+        {"2.png": "a red cube", "00003_1.png": "a cup"},
+        {"a dog_000000.png": "a dog", "x/a cup-4.mp4": "a cup", "other.png": None},
+    ],
+)
+def test_names_tell_the_row_or_the_text(rows, right):
+    assert matched(list(right), rows) == right
+
+
+def test_numbers_that_can_be_read_in_two_ways_are_refused(rows):
+    with pytest.raises(InputError, match="3 rows without ids, and files are numbered from 0 to 3"):
+        matched([f"{number:06d}.png" for number in range(4)], rows)
+
+
+@pytest.mark.parametrize("column", ["file", "file_name", "image", "image_path"])
+@pytest.mark.parametrize("name", ["left.png", "in/left.png", "/data/in/left.png"])
+def test_columns_that_name_files(tmp_path, column, name):
+    path = listed(tmp_path / "list.jsonl", [{column: name, "text": "a cat"}, {column: "in/right.png", "text": "a dog"}])
+    assert matched(["in/left.png", "in/right.png"], path) == {"in/left.png": "a cat", "in/right.png": "a dog"}
+    with pytest.raises(InputError, match="1 files of its rows are not there, the first is in/right.png"):
+        matched(["in/left.png"], path)
+
+
+def test_lists_of_other_benchmarks(tmp_path):
+    """HPDv2's by style, numbered from 0 in each; VBench's own of texts by file; names in either Unicode form."""
+    styles, files = tmp_path / "styles.json", tmp_path / "files.json"
+    styles.write_text(json.dumps({"anime": ["a", "b"], "photo": ["c", "d"]}))
+    assert matched(["anime/00000.jpg", "photo/00001.jpg"], styles) == {"anime/00000.jpg": "a", "photo/00001.jpg": "d"}
+    files.write_text(json.dumps({"x/clip.mp4": "a café", "two.mp4": "b"}))
+    assert matched(["clip.mp4", "two.mp4"], files) == {"clip.mp4": "a café", "two.mp4": "b"}
+    name = unicodedata.normalize("NFD", "a café-0.mp4")
+    assert matched([name], listed(tmp_path / "list.jsonl", [{"prompt": "a café"}])) == {name: "a café"}
+
+
+def test_rows_that_contradict_each_other_are_refused(tmp_path):
+    for key in ("id", "file"):
+        path = listed(tmp_path / "list.jsonl", [{key: "x.png", "prompt": text} for text in ("a", "a", "b")])
+        with pytest.raises(InputError, match=f"rows 1 and 3 both have the {key} 'x.png', of different texts"):
+            matched(["x.png"], path)
 
 
 def test_what_has_no_prompt_is_left_out_and_named(tmp_path):
     for name in ("a_0.png", "b.png", "sub/stray.png", "stray.png"):
         save(tmp_path / "p" / name)
     prompts = listed(tmp_path / "list.jsonl", [{"id": "a", "prompt": "a cube"}, {"id": "b", "prompt": "a ball"}])
-    items, orphans = image_items(tmp_path / "p", prompts)
-    assert matched(items) == {"a_0.png": "a cube", "b.png": "a ball"} and orphans == ["stray.png", "sub/stray.png"]
-    with pytest.raises(InputError, match=r"2 images have no prompt in .*list\.jsonl, the first is stray\.png"):
-        image_items(tmp_path / "p", prompts, strict=True)
-    with pytest.raises(InputError, match=r"2 images have no prompt in .*, the first is x\.png"):
-        match_prompts(["x.png", "y.png"], prompts, "images")
-    assert [p and p.id for p in match_prompts(["x.png", "a.png"], prompts, "images")] == [None, "a"]
+    found = find_items(tmp_path / "p", True, prompts)
+    assert [item.name for item in found.items] == ["a_0.png", "b.png"] and found.orphans == ["stray.png", "sub/stray.png"]
+    with pytest.raises(InputError, match=r"2 without a prompt in .*list\.jsonl, stray\.png"):
+        find_items(tmp_path / "p", True, prompts, strict=True)
+    with pytest.raises(
+        InputError, match=r"none of 1 images has a prompt in .*is x\.png; looked for in the columns file"
+    ):
+        matched(["x.png"], prompts)

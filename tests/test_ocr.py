@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from otca.errors import InputError, RewardError
 from otca.rewards.base import build_reward, check_prompts, score_all
 from otca.rewards.ocr import LONGEST_READ, RATIO, agreement, grounded, wanted_text
+from otca.rewards.pixels import to_pictures
 from otca.types import Prompt
 
 
@@ -71,15 +72,14 @@ def test_words_are_read_on_strips(ocr, height, width, letters, place):
 
 @pytest.mark.parametrize("size", [(40, 1400), (1, 70), (2, 199), (100, 10_000), (4000, 41), (9, 64)])
 def test_strips_get_a_ground_of_their_borders_colour(size):
-    picture = strip("", *size, 5).mul(255).byte().permute(1, 2, 0).numpy()
-    found = grounded(picture)
+    found = np.asarray(grounded(to_pictures(strip("", *size, 5)[None])[0]))
     assert (found == (20, 60, 40)).all() and max(found.shape[:2]) == min(max(size), LONGEST_READ)
     assert RATIO - 1 < max(found.shape[:2]) / min(found.shape[:2]) <= RATIO
 
 
 def test_a_strip_lies_unchanged_in_the_middle_of_its_ground():
     noise = np.random.default_rng(0).integers(0, 256, (10, 100, 3), dtype=np.uint8)
-    wide, tall = grounded(noise), grounded(noise.swapaxes(0, 1))
+    wide, tall = (np.asarray(grounded(Image.fromarray(each))) for each in (noise, noise.swapaxes(0, 1).copy()))
     assert wide.shape == (15, 100, 3) and np.array_equal(wide[2:12], noise)
     assert np.array_equal(wide[0], wide[14]) and np.array_equal(tall, wide.swapaxes(0, 1))
 

@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from eval.media import read_video
 from eval.plot_credit import credit_profiles
 from eval.plots import (
     COLORS,
@@ -32,7 +33,6 @@ from eval.plots import (
 )
 from eval.stats import bootstrap_interval
 from eval.tables import build_table
-from eval.videos import read_video
 
 ARMS = ("static_multi_reward", "otca", "otca@rho0")
 

@@ -28,7 +28,8 @@ from otca.rewards.base import TimeLimitedReward, build_reward, score_all
 from otca.rewards.pixels import to_pixels
 from otca.serving import bound, described, make_app
 from otca.trainer import Trainer
-from tests.servers import Told, blank, clips, command, pictures, running
+from reproduce.stress_server import command
+from tests.servers import Told, blank, clips, pictures, running
 from tests.test_trainer import Brightness, config, train, weights
 
 
@@ -206,23 +207,20 @@ def test_retries_wait_longer_each_time_and_end(monkeypatch):
         assert build_reward(f"{address}/told?retries=2").score(*blank(1)).tolist() == [1]
         assert waits == [0.5, 1.0] and front.calls == 3
         front.refusals = 100
-        with pytest.raises(RewardError, match=r"no answer from .*/told/score after 9 tries in .* the last: 503 \(starting\)"):
+        with pytest.raises(RewardError, match=r"no answer from .*/told/score after 9 tries in .* the last: .*503 \(starting\)"):
             build_reward(f"{address}/told?retries=8").score(*blank(1))
         monkeypatch.undo()
     assert waits[2:] == [0.5, 1, 2, 4, 8, 16, 30, 30] and front.calls == 12
-    assert remote.pause(100_000) == 30
 
 
 def test_a_server_that_hangs_is_named_before_the_run_loses_patience():
     """With the defaults all tries and pauses of a request end within reward_timeout, and so with small numbers."""
     calls, gate = remote.Calls(), threading.Event()
-    assert calls.longest == 6 * 90 + 0.5 + 1 + 2 + 4 + 8 == 555.5 and calls.longest < TrainConfig().reward_timeout
-    assert remote.Calls(timeout=1.0, retries=9).longest == 10 + 0.5 + 1 + 2 + 4 + 8 + 16 + 30 + 30 + 30
+    assert (calls.retries + 1) * calls.timeout + 0.5 + 1 + 2 + 4 + 8 < TrainConfig().reward_timeout
     with running(make_app(Told(torch.ones(1), gate.wait))) as address:
         try:
             for limit, said in ((3.0, "failed: .*no answer from .* after 2 tries in .* ReadTimeout"), (0.5, "within 0.5 s")):
                 reward = build_reward(f"{address}/told?timeout=0.2&retries=1", timeout=limit)
-                assert reward.calls.longest == pytest.approx(0.9)
                 started = time.perf_counter()
                 with pytest.raises(RewardError, match=f"reward 'told' .*{said}"):
                     score_all([reward], *blank(1))
@@ -286,7 +284,7 @@ def test_a_host_that_is_none_is_refused_in_one_line():
 def test_no_server_and_no_answer(monkeypatch):
     with bound("127.0.0.1", 0, "") as silent:
         port = silent.getsockname()[1]
-        with pytest.raises(InputError, match=r"ConnectError: .*refused; is `python -m otca serve-reward told` running there"):
+        with pytest.raises(InputError, match=r"ConnectError: .*refused; is `otca serve-reward told` running there"):
             build_reward(f"http://127.0.0.1:{port}/told?retries=0")
         silent.listen()
         with pytest.raises(InputError, match="ReadTimeout"):

@@ -203,7 +203,7 @@ def test_what_is_damaged_is_not_restored(tiny, tmp_path):
 
 def test_tables_2_and_3_share_runs(tmp_path, untrained_pipeline, untrained_wan):
     """Videos end to end: Table 2 trains and evaluates, Table 3 repeats nothing, both render byte for byte."""
-    from eval.videos import read_video
+    from eval.media import read_video
 
     run = working_folder(tmp_path, "# x\n", pipeline=untrained_pipeline, wan=untrained_wan)
     run('table2.TABLE.main("", ["--tier", "tiny", "--jobs", "2"])')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import socket
 import threading
 import time
@@ -18,7 +17,6 @@ from otca.__main__ import main
 from otca.errors import InputError, RewardError
 from otca.rewards import wire
 from otca.rewards.base import build_reward, score_all
-from otca.rewards.pixels import Preprocess
 from otca.rewards.published import Card, HubFile, PublishedReward
 from otca.serving import bound, described, make_app
 from tests.killed import wait_for
@@ -49,7 +47,6 @@ def test_other_addresses_methods_and_types_are_refused(quality):
 
 def test_large_bodies_are_refused_with_and_without_a_declared_length(quality, monkeypatch):
     """The limit of this server is 1 MB; the second body declares nothing, and nobody waits for its end."""
-    monkeypatch.setattr(serving, "LINGER_BYTES", 2_000_000)
     sent_chunks = []
 
     def chunks():
@@ -64,15 +61,6 @@ def test_large_bodies_are_refused_with_and_without_a_declared_length(quality, mo
     assert 10 < len(sent_chunks) < 1000
 
 
-@pytest.mark.parametrize("headers, status", [({"Content-Type": wire.CONTENT_TYPE}, 413), ({}, 415)])
-def test_a_refusal_arrives_at_clients_that_send_everything_before_they_read(quality, headers, status):
-    """20 MB are more than the buffers on the way hold, and Python's own client knows no other order."""
-    connection = http.client.HTTPConnection(quality.removeprefix("http://"), timeout=20)
-    connection.request("POST", "/score", bytes(20_000_000), headers)
-    assert connection.getresponse().status == status
-    connection.close()
-
-
 LINE = f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: {wire.CONTENT_TYPE}\r\n".encode()
 
 
@@ -83,27 +71,6 @@ def connected(address, sent=b""):
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(sent)
         yield connection
-
-
-def test_half_a_head_is_not_waited_for(quality, monkeypatch):
-    """On a new connection, and on one that has been answered before; a whole head in parts is in time."""
-    monkeypatch.setattr(serving, "HEAD_SECONDS", 0.3)
-    for before in (b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"):
-        with connected(quality, before) as connection:
-            said = b"}" if not before else b""
-            while not said.endswith(b"}"):  # the answer of the first request
-                part = connection.recv(4000)
-                assert part, said
-                said += part
-            connection.sendall(LINE)
-            started = time.perf_counter()
-            assert connection.recv(4000) == b"" and 0.2 < time.perf_counter() - started < 5
-    with connected(quality, LINE) as connection:
-        time.sleep(0.1)
-        connection.sendall(b"Content-Length: 4\r\n\r\n")
-        time.sleep(0.4)
-        connection.sendall(bytes(4))
-        assert b"422" in connection.recv(4000)
 
 
 def test_half_a_body_is_not_waited_for_and_keeps_nobody_waiting(quality, monkeypatch):
@@ -130,27 +97,6 @@ def test_a_body_that_keeps_coming_is_waited_for(quality, monkeypatch):
             time.sleep(0.1)
             connection.sendall(bytes(60_000))
         assert connection.recv(4000).startswith(b"HTTP/1.1 422")
-
-
-def test_waiting_for_others_is_not_slowness(monkeypatch):
-    """Large bodies wait until there is room for them, however long that takes."""
-    monkeypatch.setattr(serving, "HELD", 1)
-    monkeypatch.setattr(serving, "BODY_SECONDS", 0.3)
-    monkeypatch.setattr(serving, "LARGE", 1000)
-    told = Told(torch.arange(2.0), lambda: time.sleep(0.5))
-    with running(make_app(told)) as address:
-        far = build_reward(f"{address}/told?batch=1&in_flight=4&retries=0")
-        assert far.score(torch.rand(4, 1, 3, 32, 32), blank(4)[1]).tolist() == [0] * 4 and told.calls == 4
-
-
-def test_idle_connections_do_not_shut_others_out_for_good(monkeypatch):
-    monkeypatch.setattr(serving, "CONNECTIONS", 6)
-    monkeypatch.setattr(serving, "HEAD_SECONDS", 0.5)
-    with running(make_app(Told(torch.ones(1)))) as address, contextlib.ExitStack() as idle:
-        connections = [idle.enter_context(connected(address)) for _ in range(6)]
-        assert httpx.get(f"{address}/health", trust_env=False).status_code == 503
-        assert all(connection.recv(1) == b"" for connection in connections)
-        assert httpx.get(f"{address}/health", trust_env=False).status_code == 200
 
 
 def test_token(monkeypatch):
@@ -223,56 +169,6 @@ def test_failures_of_the_reward_itself_are_told_and_not_retried(answer, said):
         assert said in str(caught.value) and told.calls == 1
         told.answer = torch.ones(1)
         assert build_reward(f"{address}/told").score(*blank(1)).tolist() == [1]
-
-
-class Looked(Told):
-    """A reward that looks at pictures as published ones do: their mean once ``fit`` into 224 × 224."""
-
-    def __init__(self, fit):
-        super().__init__(None)
-        self.preprocess = Preprocess(fit=fit, mean=(0.0,) * 3, std=(1.0,) * 3)
-
-    def score(self, media_BFCHW, prompts):
-        self.calls += 1
-        return self.preprocess(media_BFCHW.flatten(0, 1)).mean(dim=(1, 2, 3))
-
-
-def png_body(height, width):
-    """A request for the score of a white picture: a few kB however large it is."""
-    pixel_BFCHW = torch.full((1, 1, 3, height, width), 255, dtype=torch.uint8)
-    return wire.pack(pixel_BFCHW, blank(1)[1])
-
-
-@pytest.mark.parametrize(
-    ("fit", "size", "status", "said"),
-    [
-        ("shortest", (1, 300), 200, None),
-        ("shortest", (4, 4000), 200, None),
-        ("shortest", (60_000, 1), 200, None),
-        ("shortest", (1, 1_000_000), 200, None),
-        ("squash", (1, 60_000), 200, None),
-        ("squash", (1, 70_000), 413, "a picture of 70000×1 has 70000 pixels in a row that 224 are made of; the limit is 65536"),
-        ("longest", (3, 4000), 422, "a picture of 4000×3 is too thin for 224×224: its shorter side would be 0; crop it"),
-    ],
-)
-def test_thin_pictures_are_scored_or_refused_and_exhaust_nothing(fit, size, status, said, caplog):
-    """Resized whole, the 402 bytes of the second would take 9 GB.
-
-    Who sent what cannot be resized is told so: it is no fault of the reward's, and is not logged as one.
-    """
-    looked, body = Looked(fit), png_body(*size)
-    assert len(body) < 20_000
-    with running(make_app(looked)) as address:
-        answer = httpx.post(f"{address}/score", content=body, headers={"Content-Type": wire.CONTENT_TYPE}, trust_env=False)
-        assert (answer.status_code, looked.calls) == (status, 1) and not caplog.records
-        if said is None:
-            assert answer.json()["scores"] == pytest.approx([1.0])
-        else:
-            assert said in answer.json()["error"]
-            with pytest.raises(RewardError, match=f"reward 'told' failed: .*answered {status} .*{said}"):
-                score_all([build_reward(f"{address}/told")], torch.ones(1, 1, 3, *size), blank(1)[1])
-            assert looked.calls == 2  # it was not asked again
-        assert httpx.get(f"{address}/health", trust_env=False).status_code == 200
 
 
 def test_who_hung_up_is_not_scored():

@@ -11,16 +11,16 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from eval.metrics.alignment import embedded_clip
-from eval.metrics.weights import digest_of, fill, read_archive, read_tensors
-from otca.errors import InputError
+from eval.metrics.weights import digest_of
+from otca.errors import InputError, one_line
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
+from otca.rewards.published import load_whole, read_weights
 from otca.untrusted import read_object
 
 EMBEDDED = "frame_consistency_embedded"
@@ -37,22 +37,13 @@ DINO_SOURCE = "dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase1
 
 @dataclass(frozen=True)
 class OpenAiClip:
-    """An image tower of OpenAI's CLIP and the files that hold it: OpenAI's archive, timm's copy of its tensors."""
+    """A CLIP of OpenAI, by open_clip's name, and the files that hold it: OpenAI's archive, timm's copy of its tensors."""
 
     name: str
     archive: str
     archive_sha256: str
     hub: str
     hub_sha256: str
-    width: int
-    layers: int
-    patch_size: int
-    features: int
-
-    @property
-    def sha256(self) -> tuple[str, str]:
-        """Of either file."""
-        return self.archive_sha256, self.hub_sha256
 
     @property
     def source(self) -> str:
@@ -61,26 +52,18 @@ class OpenAiClip:
 
 
 CLIP_B32 = OpenAiClip(
-    "CLIP ViT-B/32",
+    "ViT-B-32-quickgelu",
     archive="ViT-B-32.pt",
     archive_sha256="40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
     hub="timm/vit_base_patch32_clip_224.openai",
     hub_sha256="e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31",
-    width=768,
-    layers=12,
-    patch_size=32,
-    features=512,
 )
 CLIP_L14 = OpenAiClip(
-    "CLIP ViT-L/14",
+    "ViT-L-14-quickgelu",
     archive="ViT-L-14.pt",
     archive_sha256="b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
     hub="timm/vit_large_patch14_clip_224.openai",
     hub_sha256="9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e",
-    width=1024,
-    layers=24,
-    patch_size=14,
-    features=768,
 )
 CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """Weights in a folder of open_clip."""
@@ -117,22 +100,20 @@ def embedded_encoder(clip=None) -> FrameEncoder:
     return FrameEncoder(EMBEDDED, encode, {"backbone": f"embedded open_clip model, {side}×{side}"})
 
 
-# ----------------------------------------------------------------------------------------------------------------- DINO
-
-
 def dino_encoder(weights: Path, device: str | torch.device = "cpu") -> FrameEncoder:
     """`subject_consistency`: class token of DINO ViT-B/16 (Caron et al. 2021), frames with their shorter side at 224 pixels.
 
-    ``weights``: facebookresearch/dino's own file (SHA-256 bf34ad0f…9cb64c85e), or others under its names, which are timm's too.
-    Licence of facebookresearch/dino: Apache-2.0; for the weights none is stated apart. The network is timm's; the embeddings of
-    places are resized as in facebookresearch/dino (`dino_places`). Raises InputError for what is missing or does not fit.
+    ``weights``: facebookresearch/dino's own file (Apache-2.0 in its repository), or others under its names, which are timm's too.
+    The network is timm's; the embeddings of places are resized as in facebookresearch/dino (`dino_places`). Raises InputError
+    for what is missing or does not fit.
     """
     from timm.models.vision_transformer import VisionTransformer
 
     digest = digest_of("subject_consistency", weights, DINO_SOURCE)
     column = "subject_consistency" if digest == DINO_SHA256 else "frame_consistency_dino"
+    who = f"metric {column!r}"
     model = VisionTransformer(img_size=SIDE, num_classes=0, weight_init="skip", **DINO_SIZES)
-    model = fill(column, model, read_tensors(column, weights), weights).to(device)
+    model = load_whole(who, model, read_weights(who, weights), weights).to(device)
 
     def features(frame_NCHW: torch.Tensor) -> torch.Tensor:
         patch_NLD = model.patch_embed.proj(frame_NCHW).flatten(2).mT
@@ -164,27 +145,17 @@ def dino_places(embedding_1LD: torch.Tensor, height: int, width: int, patch: int
     return torch.cat([embedding_1LD[:, :1], resized_1Dhw.flatten(2).mT], dim=1)
 
 
-# ----------------------------------------------------------------------------------------------------------------- CLIP
-
-
 def clip_encoder(path: Path, device: str | torch.device = "cpu") -> FrameEncoder:
     """`background_consistency`: OpenAI's CLIP ViT-B/32, frames with their shorter side at 224 pixels, the middle.
 
-    ``path``: OpenAI's ViT-B-32.pt (SHA-256 40d36571…8ba950af; licence of openai/CLIP: MIT), or a folder of open_clip, which fills
-    `frame_consistency_clip`. Weights that are neither OpenAI's nor timm's copy (hub: timm/vit_base_patch32_clip_224.openai at
-    a6f597a3, Apache-2.0) need the folder, whose configuration must be that of the same network. Raises InputError for what is
-    missing or does not fit.
+    ``path``: OpenAI's ViT-B-32.pt (MIT), or a folder of open_clip of the same network, which fills `frame_consistency_clip`.
+    Raises InputError for what is missing or does not fit.
     """
-    metric = "background_consistency"
-    weights = clip_weights(metric, path, CLIP_B32)
-    digest = digest_of(metric, weights, CLIP_B32.source)
-    if digest != CLIP_B32.archive_sha256:
-        metric = "frame_consistency_clip"
-        if digest != CLIP_B32.hub_sha256:
-            _check_config(metric, weights, CLIP_B32)
-    encode = clip_tower(metric, weights, CLIP_B32, digest, device)
+    weights = clip_weights("background_consistency", path, CLIP_B32)
+    digest = digest_of("background_consistency", weights, CLIP_B32.source)
+    column = "background_consistency" if digest == CLIP_B32.archive_sha256 else "frame_consistency_clip"
     protocol = {"backbone": f"CLIP ViT-B/32, weights SHA-256 {digest[:16]}", "resolution": f"{SIDE}, centre crop"}
-    return FrameEncoder(metric, encode, protocol)
+    return FrameEncoder(column, clip_tower(column, weights, CLIP_B32, digest, device), protocol)
 
 
 def clip_weights(metric: str, path: Path, clip: OpenAiClip) -> Path:
@@ -203,43 +174,34 @@ def clip_tower(
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Frames (F, 3, H, W) in [0, 1] → features (F, D) of the image tower; ``digest``: SHA-256 of the file of weights.
 
-    VBench runs it in half precision on a GPU; here it is single. Raises InputError for weights that do not fit.
+    VBench runs it in half precision on a GPU; here it is single. OpenAI's archive holds code, so it is read only if its hash is
+    known. Raises InputError for weights that do not fit, and for a folder of another network.
     """
-    from open_clip.transformer import QuickGELU, VisionTransformer
+    import open_clip
 
-    model = VisionTransformer(
-        SIDE, clip.patch_size, clip.width, clip.layers, clip.width // 64, 4.0, output_dim=clip.features, act_layer=QuickGELU
+    try:
+        if digest == clip.archive_sha256:
+            model = open_clip.load_openai_model(str(weights), precision="fp32", device="cpu")
+        else:
+            model = open_clip.create_model(clip.name, precision="fp32")
+            if digest != clip.hub_sha256:
+                _check_config(metric, weights.parent / "open_clip_config.json", clip)
+            load_whole(f"metric {metric!r}", model, read_weights(f"metric {metric!r}", weights), weights)
+    except RuntimeError as error:
+        raise InputError(f"metric {metric!r}: {weights} cannot be read ({one_line(error)}); fetch {clip.source}") from error
+    model = model.visual.to(device).eval().requires_grad_(False)
+    return lambda video_FCHW: _in_chunks(
+        model, _normalize(_resize(video_FCHW, "bicubic", crop=True), CLIP_MEAN, CLIP_STD), device
     )
-    tensors = (read_archive if digest == clip.archive_sha256 else read_tensors)(metric, weights)
-    tower = {name: value for name, value in tensors.items() if name.startswith("visual.")}
-    model = fill(metric, model, tower, weights, lambda name: name.removeprefix("visual."), lambda name: f"visual.{name}")
-    model = model.to(device)
-
-    def encode(video_FCHW: torch.Tensor) -> torch.Tensor:
-        return _in_chunks(model, _normalize(_resize(video_FCHW, "bicubic", crop=True), CLIP_MEAN, CLIP_STD), device)
-
-    return encode
 
 
-def _check_config(metric: str, weights: Path, clip: OpenAiClip) -> None:
+def _check_config(metric: str, path: Path, clip: OpenAiClip) -> None:
     """Raise InputError unless the configuration beside the weights is the network's: they alone do not tell its activation."""
-    path = weights.parent / "open_clip_config.json"
-    if not path.is_file():
-        raise InputError(
-            f"metric {metric!r}: {weights} is no file of OpenAI's, and {path.name} beside it, which would tell its network, "
-            f"is missing; fetch {clip.source}"
-        )
-    content: Any = read_object(path, f"metric {metric!r}").get("model_cfg")
-    found = content if isinstance(content, dict) else {}
-    vision = found.get("vision_cfg")
-    found = {**found, **(vision if isinstance(vision, dict) else {})}
-    wanted = {"image_size": SIDE, "width": clip.width, "layers": clip.layers, "patch_size": clip.patch_size}
-    for key, value in {**wanted, "embed_dim": clip.features, "quick_gelu": True}.items():
-        if found.get(key) != value:
-            raise InputError(f"metric {metric!r}: {path} is of no {clip.name}: {key} is {found.get(key)!r}, not {value!r}")
+    import open_clip
 
-
-# --------------------------------------------------------------------------------------------------------------- frames
+    wanted, found = open_clip.get_model_config(clip.name), read_object(path, f"metric {metric!r}").get("model_cfg")
+    if found != wanted:
+        raise InputError(f"metric {metric!r}: {path} describes another network than {clip.name}; fetch {clip.source}")
 
 
 def _resize(video_FCHW: torch.Tensor, mode: str, crop: bool) -> torch.Tensor:

@@ -16,8 +16,9 @@ from typing import ClassVar, Protocol
 import numpy as np
 import torch
 
-from eval.metrics.weights import digest_of, fill, read_tensors
+from eval.metrics.weights import digest_of
 from otca.errors import InputError
+from otca.rewards.published import load_whole, read_weights
 
 MIN_SIDE = 128
 RAFT_THINGS_SHA256 = "fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1"
@@ -40,7 +41,7 @@ RENAMED = (
     ("update_block.mask.0.", "mask_predictor.convrelu.0."),
     ("update_block.mask.2.", "mask_predictor.conv."),
 )
-"""From the names of princeton-vl/RAFT to torchvision's, one after another, and back in reverse; # is a digit."""
+"""From the names of princeton-vl/RAFT to torchvision's, one after another; # is a digit."""
 
 
 class Flow(Protocol):
@@ -106,12 +107,11 @@ class RaftFlow:
         digest = digest_of("dynamic_degree", weights, RAFT_SOURCE)
         self.vbench = digest == RAFT_THINGS_SHA256
         metric = "dynamic_degree" if self.vbench else "dynamic_degree_raft"
-        tensors, names = read_tensors(metric, weights), (str, str)
+        who = f"metric {metric!r}"
+        tensors = read_weights(who, weights)
         if any("fnet." in name for name in tensors):
-            start = "module." if any(name.startswith("module.") for name in tensors) else ""
-            tensors = {name: value for name, value in tensors.items() if ".norm3." not in name}
-            names = (torchvision_name, lambda name: start + published_name(name))
-        self.model = fill(metric, raft_large(weights=None), tensors, weights, *names).to(device)
+            tensors = {torchvision_name(name): value for name, value in tensors.items() if ".norm3." not in name}
+        self.model = load_whole(who, raft_large(weights=None), tensors, weights).to(device)
         self.protocol = {
             "backbone": f"torchvision raft_large, {RAFT_UPDATES} updates, weights SHA-256 {digest[:16]}",
             "resolution": DisFlow.protocol["resolution"],
@@ -159,13 +159,6 @@ def torchvision_name(name: str) -> str:
     name = name.removeprefix("module.")
     for theirs, ours in RENAMED:
         name = _replaced(name, theirs, ours)
-    return name
-
-
-def published_name(name: str) -> str:
-    """The name in princeton-vl/RAFT of a tensor of torchvision's, without the ``module.`` before it."""
-    for theirs, ours in reversed(RENAMED):
-        name = _replaced(name, ours, theirs)
     return name
 
 

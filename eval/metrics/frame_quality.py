@@ -12,13 +12,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from eval.media import check_video
 from eval.metrics.encoders import CLIP_L14, clip_tower, clip_weights
 from eval.metrics.musiq import Musiq, MusiqSizes
-from eval.metrics.weights import check_file, fill, read_tensors
-from eval.videos import check_video
+from eval.metrics.weights import check_file
+from otca.rewards.published import load_whole, read_weights
 
 AESTHETIC_HEAD = "sa_0_4_vit_l_14_linear.pth"
 AESTHETIC_SHA256 = "2cd4e60f4f24ae3bcd57b847b13c1f3ba27edc28cc1a7f9ce74ee9f421243cba"
+FEATURES = 768
+"""Of CLIP ViT-L/14."""
 AESTHETIC_SOURCE = "github.com/LAION-AI/aesthetic-predictor"
 
 MUSIQ_SHA256 = "358bb6af275e28ea56821d44fb55c6cb83645db11f394d3ad65b2d149965ab50"
@@ -47,9 +50,10 @@ class AestheticQuality:
         self.device = device
         path = folder / AESTHETIC_HEAD
         check_file(self.column, path, [AESTHETIC_SHA256], AESTHETIC_SOURCE)
-        self.head = fill(self.column, nn.Linear(CLIP_L14.features, 1), read_tensors(self.column, path), path)
+        who = f"metric {self.column!r}"
+        self.head = load_whole(who, nn.Linear(FEATURES, 1), read_weights(who, path), path)
         weights = clip_weights(self.column, folder, CLIP_L14)
-        digest = check_file(self.column, weights, CLIP_L14.sha256, CLIP_L14.source)
+        digest = check_file(self.column, weights, (CLIP_L14.archive_sha256, CLIP_L14.hub_sha256), CLIP_L14.source)
         if digest != CLIP_L14.archive_sha256:
             self.column = "aesthetic_quality_timm"
         self.encode = clip_tower(self.column, weights, CLIP_L14, digest, device)
@@ -73,7 +77,8 @@ class ImagingQuality:
     def __init__(self, weights: Path, device: str | torch.device = "cpu"):
         self.device = device
         check_file(self.column, weights, [MUSIQ_SHA256], MUSIQ_SOURCE)
-        self.model = fill(self.column, Musiq(MUSIQ_SIZES), read_tensors(self.column, weights), weights).to(device)
+        who = f"metric {self.column!r}"
+        self.model = load_whole(who, Musiq(MUSIQ_SIZES), read_weights(who, weights), weights).to(device)
 
     @torch.inference_mode()
     def score(self, video_FCHW: torch.Tensor) -> float:

@@ -28,9 +28,9 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from eval.media import check_video
 from eval.metrics.encoders import FrameEncoder, consistency
 from eval.metrics.flow import MIN_SIDE, DisFlow, Flow, unpadded, warp
-from eval.videos import check_video
 from otca.errors import InputError
 
 MOTION_FPS = 8

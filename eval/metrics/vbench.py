@@ -19,9 +19,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from eval.media import check_video
 from eval.metrics.flow import Flow
 from eval.metrics.motion import longest_flow
-from eval.videos import check_video
 from otca.errors import InputError
 from otca.prompts import load_prompts
 from otca.types import Prompt

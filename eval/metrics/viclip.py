@@ -18,10 +18,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from eval.metrics.weights import digest_of, fill
-from eval.videos import check_video
+from eval.media import check_video
+from eval.metrics.weights import digest_of
 from otca.errors import InputError, one_line
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD, to_pixels
+from otca.rewards.published import load_whole, read_weights
 
 COLUMN = "overall_consistency"
 SHA256 = "7a4d6ad6eac6632db3693f4b97f9f8f6445b65b1e139a6fc6686150522238c56"
@@ -55,10 +56,11 @@ class ViClip:
         import open_clip
 
         self.column = COLUMN if digest_of(COLUMN, weights, SOURCE) == SHA256 else f"{COLUMN}_viclip"
-        tensors = _read(self.column, weights)
+        who = f"metric {self.column!r}"
+        tensors = read_weights(who, weights)
         network = build_network(self.column, tensors, weights)
         tensors["vision_encoder.conv1.weight"] = tensors["vision_encoder.conv1.weight"].squeeze(2)  # one frame deep
-        self.network = fill(self.column, network, tensors, weights).to(device)
+        self.network = load_whole(who, network, tensors, weights).to(device)
         self.device = device
         self.tokenize = open_clip.SimpleTokenizer(context_length=self.network.text_encoder.context_length)
         self._known: dict[str, torch.Tensor] = {}
@@ -130,15 +132,3 @@ def build_network(metric: str, tensors: Mapping[str, torch.Tensor], path: Path) 
     network.vision_encoder.register_parameter(TEMPORAL, nn.Parameter(torch.zeros(frames)))
     network.temp = nn.Parameter(torch.ones(()))  # of the training loss
     return network
-
-
-def _read(metric: str, path: Path) -> dict[str, torch.Tensor]:
-    """The tensors that the file keeps under ``model``; nothing else is unpickled."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds
-        raise InputError(f"metric {metric!r}: {path} cannot be read ({one_line(error)}); fetch {SOURCE}") from error
-    tensors = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise InputError(f"metric {metric!r}: {path} holds no tensors by name under 'model'; fetch {SOURCE}")
-    return dict(tensors)

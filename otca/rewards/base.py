@@ -35,7 +35,7 @@ REGISTRY = {
     "clip_dfn5b": "otca.rewards.clip:ClipScoreDfn5b",
     "clip_b32": "otca.rewards.clip:ClipScoreB32",
     "aesthetic_v2": "otca.rewards.clip:AestheticV2",
-    "pickscore": "otca.rewards.pick_score:PickScore",
+    "pickscore": "otca.rewards.clip:PickScore",
 }
 """Name → ``module:class``. A dotted ``module:class`` is accepted anywhere a name is, and so is the address of a server."""
 

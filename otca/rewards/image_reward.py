@@ -7,18 +7,19 @@ of the first token, which is standardised. Axes: N pictures, L tokens or patches
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import open_clip
 import torch
+from PIL import Image
 from torch import nn
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from otca.errors import InputError
-from otca.rewards.pixels import Preprocess
-from otca.rewards.published import Card, HubFile, PublishedReward, by_frames, five_layers, load_whole, read_weights
-from otca.types import Prompt
+from otca.rewards.pixels import preprocessed
+from otca.rewards.published import Card, HubFile, PictureReward, five_layers, load_whole, read_weights
 
 NAME = "image_reward"
 HUB, REVISION = "THUDM/ImageReward", "5736be03b2652728fb87788c9797b0570450ab72"
@@ -33,9 +34,6 @@ LENGTH = 35
 
 ADDED = ["[DEC]", "[ENC]"]
 """Tokens that BLIP appends to BERT's vocabulary. ImageReward puts neither into a text: a prompt must spell one to use it."""
-
-CHUNK = 32
-"""Pictures that the network sees at a time."""
 
 TEXT_FIELDS = (
     "vocab_size",
@@ -73,12 +71,11 @@ RENAMED = (
 """Salesforce's names of the vision tower's parts, and transformers' names of the same."""
 
 
-class ImageReward(PublishedReward):
+class ImageReward(PictureReward):
     """ImageReward-v1.0 (arXiv:2304.05977), standardised: about 0 on average, most pictures between −2 and 2.
 
-    Weights: hub ``THUDM/ImageReward`` at 5736be03 (1,786,880,927 bytes, SHA-256 d71dc8d4…9de561f6), Apache-2.0; vocabulary:
-    ``google-bert/bert-base-uncased`` at 86b5e093, Apache-2.0. In float32, as published. A video's score is the mean over its
-    frames.
+    In float32, as published; pictures go through torchvision's resize and crop on Pillow before they are made RGB, as in
+    open_clip, whose transform it is.
     """
 
     card = Card(
@@ -109,25 +106,25 @@ class ImageReward(PublishedReward):
     """The vision tower, ViT-L/16; no published file tells it."""
 
     def __init__(self, files: Mapping[str, Path], device: torch.device):
-        """Load the files of the card onto the device. Raises InputError for what cannot be read or does not fit."""
-        text = _text_settings(files["med_config.json"])
-        self.tokenizer = _tokenizer(files["vocab.txt"], text["vocab_size"])
-        self.network = build_network(self.vision, text)
-        path = files["ImageReward.pt"]
-        weights = {k: v for k, v in read_weights(NAME, path).items() if k not in UNUSED}
-        load_whole(NAME, self.network, weights, path, own_name, file_name)
-        self.network.eval().requires_grad_(False).to(device)
-        self.device = device
-        self.preprocess = Preprocess(self.vision["image_size"], self.vision["image_size"])
+        who, path = f"reward {NAME!r}", files["ImageReward.pt"]
+        found = json.loads(files["med_config.json"].read_text(encoding="utf-8"))
+        text = {field: found[field] for field in TEXT_FIELDS}
+        words = files["vocab.txt"].read_text(encoding="utf-8").splitlines()
+        if len(words) + len(ADDED) != text["vocab_size"]:
+            raise InputError(
+                f"{who}: {files['vocab.txt']} holds {len(words)} tokens, not those of {path}; fetch vocab.txt of {BERT}"
+            )
+        self.tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+        self.tokenizer.add_tokens(ADDED, special_tokens=True)
+        weights = {key: value for key, value in read_weights(who, path).items() if key not in UNUSED}
+        self.network = load_whole(who, build_network(self.vision, text), weights, path, own_name).to(device)
+        self.device, self.side = device, self.vision["image_size"]
+        self.transform = open_clip.image_transform(self.side, is_train=False)
 
-    def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        """Standardised preference, float32 (B,), of media (B, F, 3, H, W) in [0, 1]; higher is better."""
-        return by_frames(self._pictures, media_BFCHW, [prompt.text for prompt in prompts], CHUNK)
-
-    def _pictures(self, media_NCHW: torch.Tensor, texts: list[str]) -> torch.Tensor:
+    def _score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
         blip = self.network["blip"]
-        patch_NLD = blip["visual_encoder"](self.preprocess(media_NCHW.to(self.device))).last_hidden_state
-        tokens = self.tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
+        patch_NLD = blip["visual_encoder"](preprocessed(pictures, self.transform, self.side).to(self.device)).last_hidden_state
+        tokens = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
         text_NLD = blip["text_encoder"](
             input_ids=tokens.input_ids.to(self.device),
             attention_mask=tokens.attention_mask.to(self.device),
@@ -158,40 +155,3 @@ def own_name(key: str) -> str:
         for theirs, ours in RENAMED:
             key = key.replace(theirs, ours)
     return key
-
-
-def file_name(key: str) -> str:
-    """The file's name of a tensor of the network."""
-    if key.startswith("blip.visual_encoder."):
-        for theirs, ours in RENAMED:
-            key = key.replace(ours, theirs)
-    return key
-
-
-def _text_settings(path: Path) -> dict[str, Any]:
-    """The text encoder's settings in med_config.json."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {field: found[field] for field in TEXT_FIELDS}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"reward {NAME!r}: {path} is not BLIP's med_config.json ({type(error).__name__}: {error}); "
-            f"fetch med_config.json of {HUB} again"
-        ) from error
-
-
-def _tokenizer(path: Path, size: int) -> BertTokenizer:
-    """BERT's lower-casing tokenizer with BLIP's two tokens at the end, ``size`` tokens in all."""
-    try:
-        with open(path, encoding="utf-8") as lines:
-            vocabulary = {line.rstrip("\n"): index for index, line in enumerate(lines)}
-    except (OSError, ValueError) as error:
-        raise InputError(f"reward {NAME!r}: {path} cannot be read ({error}); fetch vocab.txt of {BERT} again") from error
-    if len(vocabulary) + len(ADDED) != size:
-        raise InputError(
-            f"reward {NAME!r}: {path} holds {len(vocabulary)} tokens where the text encoder knows {size - len(ADDED)} "
-            f"besides {' and '.join(ADDED)}; fetch vocab.txt of {BERT} again"
-        )
-    tokenizer = BertTokenizer(vocab=vocabulary)
-    tokenizer.add_tokens(ADDED, special_tokens=True)
-    return tokenizer

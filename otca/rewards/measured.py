@@ -25,6 +25,15 @@ def measured(name: str) -> set[str]:
     return {*(_own_names(found) or {name}), *getattr(found, "adds_up", ())}
 
 
+def column_of(name: str) -> str:
+    """The column that a reward fills, as far as its class says."""
+    if is_remote(name):
+        return parsed(name)[1]
+    found = find_reward(name)
+    own = found.card.name if issubclass(found, PublishedReward) else getattr(found, "name", None)
+    return own if isinstance(own, str) else name
+
+
 def _own_names(found: type) -> set[str]:
     """What a class and its bases call themselves, up to the first that the registry has."""
     out = set()

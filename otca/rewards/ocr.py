@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from otca.errors import InputError
-from otca.rewards.pixels import resize, to_pixels
+from otca.rewards.pixels import to_pictures
 from otca.rewards.published import Card, PublishedReward
 from otca.types import Prompt
 
@@ -68,21 +69,22 @@ class Ocr(PublishedReward):
             raise InputError(
                 f"a picture of {width}×{height} is too thin to be read: one side may be {LONGEST_RATIO} times the other; crop it"
             )
-        pixel_BFHWC = to_pixels(media_BFCHW).permute(0, 1, 3, 4, 2).cpu().numpy()
-        scores = [[agreement(self.read(frame), text) for frame in frames] for frames, text in zip(pixel_BFHWC, wanted)]
-        return torch.tensor(scores).mean(1)
+        frames = media_BFCHW.shape[1]
+        read = [self.read(picture) for picture in to_pictures(media_BFCHW.flatten(0, 1))]
+        scores = [agreement(text, wanted[place // frames]) for place, text in enumerate(read)]
+        return torch.tensor(scores).unflatten(0, (-1, frames)).mean(1)
 
     @staticmethod
     def check_prompt(prompt: Prompt) -> None:
         """Raise InputError for a prompt without quoted text."""
         wanted_text(prompt)
 
-    def read(self, pixel_HWC: np.ndarray) -> str:
-        """All text of a picture (uint8, RGB), in reading order."""
+    def read(self, picture: Image.Image) -> str:
+        """All text of a picture, in reading order."""
         reader = self.reader
-        if max(pixel_HWC.shape[:2]) > RATIO * min(pixel_HWC.shape[:2]):
-            reader, pixel_HWC = self.reader_of_strips, grounded(pixel_HWC)
-        return "".join(reader(pixel_HWC[:, :, ::-1].copy()).txts or ())
+        if max(picture.size) > RATIO * min(picture.size):
+            reader, picture = self.reader_of_strips, grounded(picture)
+        return "".join(reader(np.asarray(picture)[:, :, ::-1].copy()).txts or ())
 
 
 def make_reader(longest_side: int):
@@ -101,23 +103,21 @@ def make_reader(longest_side: int):
     )
 
 
-def grounded(pixel_HWC: np.ndarray) -> np.ndarray:
-    """A strip amid a ground of its border's median colour, uint8 (H, W, 3): one side is at most `RATIO` times the other.
+def grounded(picture: Image.Image) -> Image.Image:
+    """A strip amid a ground of its border's median colour: one side is at most `RATIO` times the other.
 
     It is first shrunk to the size at which it would be read, so that the ground cannot become large.
     """
-    height, width = pixel_HWC.shape[:2]
-    shrink = LONGEST_READ / max(height, width)
+    shrink = LONGEST_READ / max(picture.size)
     if shrink < 1:
-        height, width = (max(1, round(side * shrink)) for side in (height, width))
-        pixel_1CHW = torch.from_numpy(pixel_HWC.copy()).permute(2, 0, 1)[None]
-        pixel_HWC = resize(pixel_1CHW, height, width)[0].permute(1, 2, 0).numpy()
+        picture = picture.resize([max(1, round(side * shrink)) for side in picture.size], Image.Resampling.BICUBIC)
+    width, height = picture.size
+    pixel_HWC = np.asarray(picture)
     border = pixel_HWC[[0, -1]].reshape(-1, 3) if width > height else pixel_HWC[:, [0, -1]].reshape(-1, 3)
-    tall, wide = max(height, math.ceil(width / RATIO)), max(width, math.ceil(height / RATIO))
-    out_HWC = np.tile(np.median(border, axis=0).astype(np.uint8), (tall, wide, 1))
-    above, left = (tall - height) // 2, (wide - width) // 2
-    out_HWC[above : above + height, left : left + width] = pixel_HWC
-    return out_HWC
+    wide, tall = max(width, math.ceil(height / RATIO)), max(height, math.ceil(width / RATIO))
+    out = Image.new("RGB", (wide, tall), tuple(np.median(border, axis=0).astype(int).tolist()))
+    out.paste(picture, ((wide - width) // 2, (tall - height) // 2))
+    return out
 
 
 def wanted_text(prompt: Prompt) -> str:

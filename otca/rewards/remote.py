@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import torch
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from otca.bounds import checked_rate
 from otca.errors import InputError, RewardError, nearest, one_line
@@ -22,7 +23,7 @@ from otca.rewards.pixels import to_pixels
 from otca.rewards.workers import Workers
 from otca.types import Prompt
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+WAIT = wait_exponential(multiplier=0.5, max=30.0)
 """Seconds before the first retry, doubled before each further one, and their limit."""
 CONNECT_SECONDS = 10.0
 """Time that a connection may take; `Calls.timeout` is for what comes after."""
@@ -44,16 +45,6 @@ class Calls:
     """Seconds until an answer must begin, the time that a request waits for its turn included."""
     retries: int = 5
     """Further tries after a request that got no answer, or one of `PASSING`."""
-
-    @property
-    def longest(self) -> float:
-        """Seconds after which a server that hangs is given up, so named; by default less than the run's ``reward_timeout``."""
-        return (self.retries + 1) * self.timeout + sum(map(pause, range(self.retries)))
-
-
-def pause(tries: int) -> float:
-    """Seconds before a request is repeated that got no answer so many times and once more."""
-    return min(FIRST_WAIT * 2.0 ** min(tries, 60), LONGEST_WAIT)
 
 
 class RemoteReward:
@@ -125,29 +116,37 @@ class RemoteReward:
 
     def _ask(self, what: str, body: bytes | None = None) -> dict:
         """The answer of the server, asked again with growing pauses while it gives none."""
-        started, tries, said = time.monotonic(), self.calls.retries + 1, ""
-        for attempt in range(tries):
-            if attempt:
-                time.sleep(pause(attempt - 1))
-            try:
-                if body is None:
-                    answer = self._client.get(f"{self.url}/{what}")
-                else:
-                    answer = self._client.post(f"{self.url}/{what}", content=body, headers={"Content-Type": wire.CONTENT_TYPE})
-            except httpx.TransportError as error:
-                said = f"{type(error).__name__}: {error}"
-                continue
-            except (httpx.HTTPError, httpx.InvalidURL) as error:  # a body that is not what its headers say, a host that is none
-                raise RewardError(
-                    f"{self.url}/{what} cannot be asked ({one_line(error)}); see to the server or the address"
-                ) from error
-            if answer.status_code not in PASSING:
-                return _content(answer)
-            said = _refusal(answer)
-        raise RewardError(
-            f"no answer from {self.url}/{what} after {tries} tries in {time.monotonic() - started:.1f} s, the last: {said}; "
-            f"is `python -m otca serve-reward {self.name}` running there?"
+        started, tries = time.monotonic(), self.calls.retries + 1
+        again = Retrying(
+            stop=stop_after_attempt(tries),
+            wait=WAIT,
+            retry=retry_if_exception_type((httpx.TransportError, _Passing)),
+            reraise=True,
         )
+        try:
+            return again(self._once, f"{self.url}/{what}", body)
+        except (httpx.TransportError, _Passing) as error:
+            raise RewardError(
+                f"no answer from {self.url}/{what} after {tries} tries in {time.monotonic() - started:.1f} s, the last: "
+                f"{type(error).__name__.removeprefix('_')}: {error}; is `otca serve-reward {self.name}` running there?"
+            ) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:  # a body that is not what its headers say, a host that is none
+            raise RewardError(
+                f"{self.url}/{what} cannot be asked ({one_line(error)}); see to the server or the address"
+            ) from error
+
+    def _once(self, url: str, body: bytes | None) -> dict:
+        if body is None:
+            answer = self._client.get(url)
+        else:
+            answer = self._client.post(url, content=body, headers={"Content-Type": wire.CONTENT_TYPE})
+        if answer.status_code in PASSING:
+            raise _Passing(_refusal(answer))
+        return _content(answer)
+
+
+class _Passing(Exception):
+    """An answer of `PASSING`."""
 
 
 def parsed(url: str) -> tuple[str, str, Calls]:

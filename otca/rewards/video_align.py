@@ -14,12 +14,13 @@ Axes: B videos, F frames, T frames that are looked at, L tokens, D features; 3 s
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 from weakref import WeakValueDictionary
 
 import torch
@@ -29,10 +30,9 @@ from otca.errors import InputError
 from otca.files import stamp
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD, interpolate, to_pixels
 from otca.rewards.published import Card, HubFile, PublishedReward
-from otca.rewards.video_align_network import Network, load_network, read_config
+from otca.rewards.video_align_network import Network, load_network
 from otca.rewards.video_align_prompt import PAD_TOKEN, REWARD_TOKENS, TEMPLATE, VIDEO_TOKEN, conversation
 from otca.types import Prompt
-from otca.untrusted import read_object
 
 WEIGHTS = "checkpoint-11352/model.pth"
 _REVISION, _BASE_REVISION = "4f26600130683e6f1de9f5d463887f28e8ef995c", "895c3a49bc3fa70a340399125c650a463535e71c"
@@ -44,9 +44,6 @@ FILES = (
 )
 
 DIMENSIONS = ("VQ", "MQ", "TA")
-SCALES = tuple(f"{dimension}_{moment}" for dimension in DIMENSIONS for moment in ("mean", "std"))
-SETTINGS = ("lora_r", "lora_alpha", "fps", "max_frame_pixels", "prompt_template_type", *SCALES)
-"""What is read from model_config.json."""
 
 PATCH, MERGE, PAIR = 14, 2, 2
 """Pixels of a patch's side; patches of a merged patch's side; frames that a patch spans."""
@@ -123,10 +120,21 @@ class _Judge:
     """
 
     def __init__(self, reward: str, files: Mapping[str, Path], device: torch.device, key: tuple):
-        settings = _settings(reward, files["model_config.json"])
+        from tokenizers import Tokenizer
+        from transformers import Qwen2VLConfig
+
+        whole = json.loads(files["model_config.json"].read_text())
+        settings = whole["peft_lora_config"] | whole["data_config"] | whole["inference_config"]
+        if settings["prompt_template_type"] != TEMPLATE:
+            raise InputError(
+                f"reward {reward!r}: {files['model_config.json']} asks for the template {settings['prompt_template_type']!r}; "
+                f"only the published {TEMPLATE!r} is known, fetch it again"
+            )
         self.sampled_fps, self.most_pixels = settings["fps"], settings["max_frame_pixels"]
         self.mean_3, self.std_3 = (torch.tensor([settings[f"{d}_{k}"] for d in DIMENSIONS]) for k in ("mean", "std"))
-        self.tokenizer, config = _tokenizer(reward, files["tokenizer.json"]), read_config(reward, files["config.json"])
+        self.tokenizer = Tokenizer.from_file(str(files["tokenizer.json"]))
+        self.tokenizer.add_special_tokens(list(REWARD_TOKENS))
+        config = Qwen2VLConfig.from_dict(json.loads(files["config.json"].read_text()))
         self.token_3 = torch.tensor([self.tokenizer.token_to_id(token) for token in REWARD_TOKENS])
         self.video_token, self.pad_token = (self.tokenizer.token_to_id(token) for token in (VIDEO_TOKEN, PAD_TOKEN))
         if config.video_token_id != self.video_token:
@@ -192,37 +200,6 @@ def _split(texts: list[str], size: int) -> list[list[str]]:
     return [texts[i : i + size] for i in range(0, len(texts), size)]
 
 
-def _settings(reward: str, path: Path) -> dict[str, Any]:
-    whole = read_object(path, f"reward {reward!r}")
-    settings: dict[str, Any] = {}
-    for part in ("peft_lora_config", "data_config", "inference_config"):
-        settings |= whole.get(part) or {}
-    lacking = [name for name in SETTINGS if settings.get(name) is None]
-    if lacking:
-        raise InputError(f"reward {reward!r}: {path} lacks {', '.join(lacking)}; fetch it again")
-    if settings["prompt_template_type"] != TEMPLATE:
-        raise InputError(
-            f"reward {reward!r}: {path} asks for the template {settings['prompt_template_type']!r}; only the published "
-            f"{TEMPLATE!r} is known, fetch it again"
-        )
-    return settings
-
-
-def _tokenizer(reward: str, path: Path) -> Any:
-    """Qwen2-VL's tokenizer with the three reward tokens after its own. Raises InputError where it lacks one of the others."""
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # a bare Exception is what it raises
-        raise InputError(f"reward {reward!r}: {path} cannot be read ({error}); fetch it again") from error
-    for token in ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", VIDEO_TOKEN, PAD_TOKEN):
-        if tokenizer.token_to_id(token) is None:
-            raise InputError(f"reward {reward!r}: {path} lacks the token {token}; fetch it again")
-    tokenizer.add_special_tokens(list(REWARD_TOKENS))
-    return tokenizer
-
-
 class _VideoAlign(PublishedReward):
     """What the four rewards share: a subclass names the ratings that it adds up."""
 
@@ -272,37 +249,25 @@ def _card(name: str, measures: str, spread: float) -> Card:
 
 
 class VisualQuality(_VideoAlign):
-    """VQ: (rating − 3.6757) / 2.2476, of clearness, detail, composition and light, whatever moves.
-
-    Hub: KlingTeam/VideoReward at 4f26600, Apache-2.0, on Qwen/Qwen2-VL-2B-Instruct at 895c3a4, Apache-2.0.
-    """
+    """VQ: (rating − 3.6757) / 2.2476, of clearness, detail, composition and light, whatever moves."""
 
     card, parts = _card("videoalign_vq", "visual quality of the frames", 3.0), [0]
 
 
 class MotionQuality(_VideoAlign):
-    """MQ: (rating − 1.1646) / 1.3811, of steady, natural and ample motion.
-
-    Hub: KlingTeam/VideoReward at 4f26600, Apache-2.0, on Qwen/Qwen2-VL-2B-Instruct at 895c3a4, Apache-2.0.
-    """
+    """MQ: (rating − 1.1646) / 1.3811, of steady, natural and ample motion."""
 
     card, parts = _card("videoalign_mq", "steady, natural and ample motion", 3.0), [1]
 
 
 class TextAlignment(_VideoAlign):
-    """TA: (rating − 2.8105) / 2.5121, of agreement with the prompt.
-
-    Hub: KlingTeam/VideoReward at 4f26600, Apache-2.0, on Qwen/Qwen2-VL-2B-Instruct at 895c3a4, Apache-2.0.
-    """
+    """TA: (rating − 2.8105) / 2.5121, of agreement with the prompt."""
 
     card, parts = _card("videoalign_ta", "agreement of the video with the prompt", 3.0), [2]
 
 
 class Overall(_VideoAlign):
-    """Overall: the sum of the three standardised ratings.
-
-    Hub: KlingTeam/VideoReward at 4f26600, Apache-2.0, on Qwen/Qwen2-VL-2B-Instruct at 895c3a4, Apache-2.0.
-    """
+    """Overall: the sum of the three standardised ratings."""
 
     card, parts = _card("videoalign", "visual quality, motion and agreement with the prompt, added up", 9.0), [0, 1, 2]
     adds_up = ("videoalign_vq", "videoalign_mq", "videoalign_ta")

@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 
-from otca.errors import InputError
 from otca.rewards.published import load_whole, read_weights
-from otca.untrusted import read_object
 
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Layers of the language model that carry a LoRA. It is applied, not merged: a merged weight would lose it to rounding."""
@@ -86,27 +84,11 @@ class Network(torch.nn.Module):
 
 def load_network(reward: str, config: Any, rank: int, alpha: int, path: Path, device: torch.device) -> Network:
     """The network with the published weights. Raises InputError for a file that does not fit the configuration."""
-    network = Network.empty(config, rank, alpha, device)
-    weights = {key: value for key, value in read_weights(reward, path).items() if key != WORD_HEAD}
-    load_whole(reward, network, weights, path, own_name, file_name)
-    return network
-
-
-def read_config(reward: str, path: Path) -> Any:
-    """Qwen2-VL's configuration. Raises InputError for one of another network."""
-    from transformers import Qwen2VLConfig
-
-    settings = read_object(path, f"reward {reward!r}")
-    if settings.get("model_type") != "qwen2_vl":
-        raise InputError(f"reward {reward!r}: {path} describes a {settings.get('model_type')!r}, not a qwen2_vl; fetch it again")
-    return Qwen2VLConfig.from_dict(settings)
+    who = f"reward {reward!r}"
+    weights = {key: value for key, value in read_weights(who, path).items() if key != WORD_HEAD}
+    return load_whole(who, Network.empty(config, rank, alpha, device), weights, path, own_name)
 
 
 def own_name(key: str) -> str:
     """The network's name of a tensor of the file."""
     return next((new + key.removeprefix(old) for old, new in RENAMED.items() if key.startswith(old)), key)
-
-
-def file_name(key: str) -> str:
-    """The file's name of a tensor of the network."""
-    return next((old + key.removeprefix(new) for old, new in RENAMED.items() if key.startswith(new)), key)

@@ -27,9 +27,10 @@ import torch
 from PIL import Image
 
 from otca.bounds import checked_rate
-from otca.errors import InputError
+from otca.errors import InputError, one_line
 from otca.limits import MAX_FRAMES, MAX_PIXELS, MAX_VIDEO_PIXELS, TooLarge
 from otca.types import Prompt
+from otca.untrusted import parse_json
 
 VERSION = 1
 CONTENT_TYPE = "application/x-otca-media"
@@ -95,24 +96,36 @@ def unpack(body: bytes | bytearray) -> tuple[torch.Tensor, list[Prompt]]:
     Raises TooLarge where a limit is passed and InputError for everything else that is not as written above.
     """
     head, start = _head(body)
-    items = head["items"]
-    prompts = [_prompt(place, item) for place, item in enumerate(items)]
-    lengths = [_length(place, item) for place, item in enumerate(items)]
-    if start + sum(lengths) != len(body):
-        raise InputError(f"{len(body) - start} bytes of media follow the head, which speaks of {sum(lengths)}")
-    opened = []
-    for place, (item, length) in enumerate(zip(items, lengths)):
-        opened.append(_opened(place, item, memoryview(body)[start : start + length]))
-        start += length
+    prompts, opened = [], []
+    for place, item in enumerate(head["items"]):
+        try:
+            prompts.append(_prompt(item))
+            end = start + int(item["bytes"])
+            opened.append((_open_png if item["kind"] == "png" else _open_npy)(memoryview(body)[start:end]))
+            start = end
+        except Image.DecompressionBombError as error:
+            raise TooLarge(f"item {place}: {one_line(error)}") from error
+        except Exception as error:  # readers of foreign bytes raise many kinds
+            raise InputError(f"item {place} is not an item as otca/rewards/wire.py describes it ({one_line(error)})") from error
+        frames, height, width = opened[-1][0]
+        if height * width > MAX_PIXELS or frames > MAX_FRAMES or len(head["items"]) * frames * height * width > MAX_VIDEO_PIXELS:
+            raise TooLarge(
+                f"item {place} of {len(head['items'])}: {frames} frames of {width}×{height}; the limits are {MAX_PIXELS} pixels "
+                f"a frame, {MAX_FRAMES} frames, and {MAX_VIDEO_PIXELS} pixels in all; send fewer at a time"
+            )
+    if start != len(body):
+        raise InputError(f"the body has {len(body)} bytes, and its head speaks of {start}")
     sizes = sorted({size for size, _ in opened})
     if len(sizes) > 1:
-        raise InputError(f"media of different sizes ({_said(sizes[0])} and {_said(sizes[1])}); send them apart")
-    if len(items) * math.prod(sizes[0]) > MAX_VIDEO_PIXELS:
-        raise TooLarge(f"{len(items)} media of {_said(sizes[0])} have more than {MAX_VIDEO_PIXELS} pixels; send fewer at a time")
-    frames, height, width = sizes[0]
-    media_BFCHW = torch.empty(len(items), frames, 3, height, width)
+        raise InputError(f"media of different sizes (frames, height, width: {sizes[0]} and {sizes[1]}); send them apart")
+    media_BFCHW = torch.empty(len(opened), sizes[0][0], 3, *sizes[0][1:])
     for place, (_, load) in enumerate(opened):
-        media_BFCHW[place] = _decoded(place, load).permute(0, 3, 1, 2)
+        try:
+            pixel_FHWC = torch.from_numpy(np.array(load()))  # a copy of its own: the body is read-only
+        except Exception as error:  # as above
+            raise InputError(f"item {place}: the media cannot be decoded ({one_line(error)})") from error
+        pixel_FHWC = pixel_FHWC if pixel_FHWC.is_floating_point() else pixel_FHWC.float().div_(255)
+        media_BFCHW[place] = pixel_FHWC.permute(0, 3, 1, 2)
     return media_BFCHW, prompts
 
 
@@ -129,10 +142,7 @@ def _head(body: bytes | bytearray) -> tuple[dict, int]:
         raise TooLarge(f"a head of {length} bytes; the limit is {MAX_HEAD}")
     if len(body) < 4 + length or not length:
         raise InputError(f"a body of {len(body)} bytes cannot hold its length and a head of {length}")
-    try:
-        head = json.loads(bytes(body[4 : 4 + length]).decode("utf-8"), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
-        raise InputError(f"the head is not JSON ({error})") from error
+    head = parse_json(bytes(body[4 : 4 + length]).decode(errors="replace"), "the head of the body")
     items = head.get("items") if isinstance(head, dict) else None
     if not isinstance(items, list) or not items or head.get("wire") != VERSION:
         raise InputError(f'the head must be {{"wire": {VERSION}, "items": [at least one]}}')
@@ -141,45 +151,12 @@ def _head(body: bytes | bytearray) -> tuple[dict, int]:
     return head, 4 + length
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _prompt(place: int, item: object) -> Prompt:
-    if not isinstance(item, dict) or not isinstance(item.get("id"), str) or not isinstance(item.get("text"), str):
-        raise InputError(f"item {place} needs an id and a text, both strings")
-    if item.get("spec") is not None and not isinstance(item["spec"], dict):
-        raise InputError(f"item {place}: spec must be an object or null")
+def _prompt(item: dict) -> Prompt:
+    if not isinstance(item["id"], str) or not isinstance(item["text"], str) or not isinstance(item.get("spec"), dict | None):
+        raise ValueError("id and text must be strings, spec an object or null")
+    if type(item["bytes"]) is not int or item["bytes"] < 1 or item["kind"] not in ("png", "npy"):
+        raise ValueError('bytes must be a positive integer, kind "png" or "npy"')
     return Prompt(id=item["id"], text=item["text"], spec=item.get("spec"))
-
-
-def _length(place: int, item: dict) -> int:
-    length = item.get("bytes")
-    if type(length) is not int or length < 1:
-        raise InputError(f"item {place}: bytes must be a positive integer")
-    return length
-
-
-def _opened(place: int, item: dict, data: memoryview) -> Opened:
-    """Media whose size is known and within the limits, not decoded yet."""
-    kind = item.get("kind")
-    if kind not in ("png", "npy"):
-        raise InputError(f'item {place}: kind must be "png" or "npy"')
-    try:
-        size, load = (_open_png if kind == "png" else _open_npy)(data)
-    except Image.DecompressionBombError as error:
-        raise TooLarge(f"item {place}: {error}") from error
-    except Exception as error:  # readers of foreign bytes raise many kinds
-        raise InputError(f"item {place}: {kind} cannot be read ({error})") from error
-    frames, height, width = size
-    if min(size) < 1:
-        raise InputError(f"item {place}: {_said(size)} is empty")
-    if height * width > MAX_PIXELS or frames > MAX_FRAMES or math.prod(size) > MAX_VIDEO_PIXELS:
-        raise TooLarge(
-            f"item {place}: {_said(size)}; the limits are {MAX_PIXELS} pixels a frame, {MAX_FRAMES} frames and "
-            f"{MAX_VIDEO_PIXELS} pixels in all"
-        )
-    return size, load
 
 
 def _open_png(data: memoryview) -> Opened:
@@ -195,7 +172,7 @@ def _open_npy(data: memoryview) -> Opened:
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("expected an array file of format 1.0")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if dtype not in (np.dtype("uint8"), np.dtype("<f4")) or fortran or len(shape) != 4 or shape[3] != 3:
+    if dtype not in (np.dtype("uint8"), np.dtype("<f4")) or fortran or len(shape) != 4 or shape[3] != 3 or min(shape) < 1:
         raise ValueError(f"expected (F, H, W, 3) of uint8 or float32 in C order, found {shape} of {dtype}")
     if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
         raise ValueError(f"{shape} of {dtype} are not the {len(data) - file.tell()} bytes that follow")
@@ -207,17 +184,3 @@ def _open_npy(data: memoryview) -> Opened:
         return pixel_FHWC
 
     return tuple(shape[:3]), load
-
-
-def _decoded(place: int, load: Callable[[], np.ndarray]) -> torch.Tensor:
-    """Media float32 (F, H, W, 3) in [0, 1]."""
-    try:
-        pixel_FHWC = torch.from_numpy(np.array(load()))  # a copy of its own: the body is read-only
-    except Exception as error:  # as above
-        raise InputError(f"item {place}: the media cannot be decoded ({error})") from error
-    return pixel_FHWC if pixel_FHWC.is_floating_point() else pixel_FHWC.float().div_(255)
-
-
-def _said(size: tuple[int, int, int]) -> str:
-    frames, height, width = size
-    return f"{width}×{height}" if frames == 1 else f"{frames} frames of {width}×{height}"

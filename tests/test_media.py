@@ -1,0 +1,390 @@
+"""Reading and writing media: round trips, rates, turns, and files of others that are damaged, foreign or too large."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from eval import media
+from eval.media import natural_key, read_picture, read_video
+from eval.videos import write_mp4, write_webp
+from otca.errors import InputError
+
+
+def pictures(video: torch.Tensor) -> list[Image.Image]:
+    return [Image.fromarray(f) for f in (video * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()]
+
+
+def save_gif(path, video, durations) -> None:
+    first, *rest = pictures(video)
+    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+
+
+def save_frames(folder, video, ending="png") -> None:
+    folder.mkdir()
+    for index, picture in enumerate(pictures(video)):
+        picture.save(folder / f"frame{index}.{ending}")
+
+
+def film(path, video, codec="libx264", **options) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=8, options=options)
+        stream.height, stream.width, stream.pix_fmt = *video.shape[2:], "yuv420p"
+        for picture in pictures(video):
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode())
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(-10 * torch.log10(((a - b) ** 2).mean()))
+
+
+# ---------------------------------------------------------------------------------------------------------- round trips
+
+
+@pytest.mark.parametrize("fps", [8, 23.976])
+def test_mp4_round_trip(tmp_path, video, fps):
+    write_mp4(tmp_path / "a.mp4", video, fps)
+    read = read_video(tmp_path / "a.mp4")
+    assert read.frames_FCHW.shape == video.shape and read.frames_FCHW.dtype == torch.float32
+    assert read.fps == pytest.approx(fps, rel=1e-4)
+    assert psnr(read.frames_FCHW, video) > 30
+    gray = video.mean(1, keepdim=True).expand_as(video)
+    write_mp4(tmp_path / "gray.mp4", gray, fps)
+    assert psnr(read_video(tmp_path / "gray.mp4").frames_FCHW, gray) > 40  # what is lost is the halved chroma
+
+
+def test_mp4_keeps_colours_and_bytes(tmp_path):
+    color = torch.tensor([200, 40, 90]).view(1, 3, 1, 1) / 255
+    flat = color.expand(4, 3, 32, 48)
+    write_mp4(tmp_path / "a.mp4", flat)
+    write_mp4(tmp_path / "b.mp4", flat)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    assert (read_video(tmp_path / "a.mp4").frames_FCHW - flat).abs().max() <= 3 / 255
+
+
+def test_mp4_plays_in_browsers(tmp_path, video):
+    write_mp4(tmp_path / "a.mp4", video)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+
+
+@pytest.mark.parametrize("fps", [8, 30])
+@pytest.mark.parametrize("kind", ["moving", "frozen", "pausing"])
+def test_lossless_webp_is_exact_even_where_frames_repeat(tmp_path, video, fps, kind):
+    order = {"moving": range(9), "frozen": [0] * 9, "pausing": [0, 0, 0, 1, 1, 2, 2, 2, 2]}[kind]
+    chosen = video[list(order)]
+    write_webp(tmp_path / "a.webp", chosen, fps)
+    read = read_video(tmp_path / "a.webp")
+    assert torch.equal(read.frames_FCHW, chosen) and read.fps == fps
+
+
+def test_gif_is_exact_where_256_colours_suffice(tmp_path, video):
+    few = (video > 0.5).float()
+    save_gif(tmp_path / "a.gif", few, [120, 130] * 4 + [120])
+    read = read_video(tmp_path / "a.gif")
+    assert torch.equal(read.frames_FCHW, few) and read.fps == pytest.approx(9000 / 1120)
+
+
+def test_a_gif_is_read_as_shown(tmp_path, video):
+    """A picture shown three times as long is three frames; one that stands alone is frozen at the default rate."""
+    few = (video > 0.5).float()
+    save_gif(tmp_path / "a.gif", few[[0, 1, 1, 1, 2]], 100)
+    read = read_video(tmp_path / "a.gif")
+    assert torch.equal(read.frames_FCHW, few[[0, 1, 1, 1, 2]]) and read.fps == 10
+    save_gif(tmp_path / "still.gif", few[[0] * 8], 125)
+    assert torch.equal(read_video(tmp_path / "still.gif", default_fps=8).frames_FCHW, few[[0] * 8])
+
+
+def test_frames_are_exact_in_natural_order(tmp_path, video):
+    long = torch.cat([video, video.flip(0)])
+    save_frames(tmp_path / "clip", long)
+    (tmp_path / "clip" / "notes.txt").write_text("no frame")
+    (tmp_path / "clip" / "._frame1.png").write_bytes(b"no frame either")
+    read = read_video(tmp_path / "clip", default_fps=5)
+    assert torch.equal(read.frames_FCHW, long) and read.fps == 5
+    save_frames(tmp_path / "jpeg", video, "jpg")
+    assert psnr(read_video(tmp_path / "jpeg").frames_FCHW, video) > 25
+
+
+@pytest.mark.parametrize(
+    "name, codec", [("a.webm", "libvpx-vp9"), ("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.mov", "libx264")]
+)
+def test_other_containers_are_read(tmp_path, video, name, codec):
+    film(tmp_path / name, video.mean(1, keepdim=True).expand_as(video), codec)
+    read = read_video(tmp_path / name)
+    assert read.frames_FCHW.shape == video.shape and read.fps == 8 and psnr(read.frames_FCHW, video.mean(1, keepdim=True)) > 25
+
+
+@pytest.mark.parametrize("ending", ["webp", "bmp", "tiff", "avif"])
+def test_frames_of_any_picture_format(tmp_path, video, ending):
+    save_frames(tmp_path / "clip", video, ending)
+    assert psnr(read_video(tmp_path / "clip").frames_FCHW, video) > 25
+
+
+TURNS = {3: (-1, 0, 0, -1), 6: (0, 1, -1, 0), 8: (0, -1, 1, 0), 2: (-1, 0, 0, 1), 5: (0, 1, 1, 0)}
+"""EXIF orientation → a, b, c, d of the display matrix of the same turn."""
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_what_is_stored_sideways_is_read_as_shown(tmp_path, orientation):
+    """Pillow's own transposition is the right one, for pictures and videos; ``upright=False`` keeps what is stored."""
+    scene = torch.zeros(3, 3, 32, 48)
+    scene[..., :16, :24] = 1
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = pictures(scene)[0]
+    stored.save(tmp_path / "a.png", exif=exif)
+    shown = read_picture(tmp_path / "a.png").frames_FCHW
+    assert torch.equal(read_picture(tmp_path / "a.png", upright=False).frames_FCHW, scene[:1])
+    assert not torch.equal(shown[..., :16, :16], scene[:1, :, :16, :16]) or orientation == 5
+    write_mp4(tmp_path / "a.mp4", scene)
+    data = (tmp_path / "a.mp4").read_bytes()
+    place = data.index(struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30), data.index(b"tkhd"))
+    a, b, c, d = (65536 * value for value in TURNS[orientation])
+    (tmp_path / "a.mp4").write_bytes(data[:place] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[place + 36 :])
+    assert psnr(read_video(tmp_path / "a.mp4").frames_FCHW, shown) > 25
+    assert psnr(read_video(tmp_path / "a.mp4", upright=False).frames_FCHW, scene) > 25
+
+
+def test_natural_order():
+    names = ["b1", "a10", "a2", "a", "A3", "2", "10"]
+    assert sorted(names, key=natural_key) == ["2", "10", "a", "a2", "A3", "a10", "b1"]
+
+
+# --------------------------------------------------------------------------------------------------------------- damage
+
+
+def make_bad(folder, video) -> dict[str, str]:
+    """Files that cannot be read, with a word of the error each must cause."""
+    write_mp4(folder / "whole.mp4", video)
+    data = (folder / "whole.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(data[: len(data) * 3 // 4])
+    (folder / "stub.mp4").write_bytes(data[:20])
+    (folder / "headless.mp4").write_bytes(data[data.index(b"mdat") - 4 :])
+    (folder / "whole.mp4").unlink()
+    (folder / "nothing.mp4").write_bytes(b"")
+    (folder / "text.mp4").write_text("this is a text\n" * 40)
+    (folder / "zero.gif").write_bytes(b"GIF89a\x10\x00\x10\x00\x80\x00\x00\xff\xff\xff\x00\x00\x00;")
+    buffer = io.BytesIO()
+    save_gif(folder / "whole.gif", video, 120)
+    (folder / "cut.gif").write_bytes((folder / "whole.gif").read_bytes()[:-200])
+    (folder / "whole.gif").unlink()
+    first, *rest = pictures(video)
+    first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=125)
+    (folder / "cut.webp").write_bytes(buffer.getvalue()[:-100])
+    first.save(folder / "still.webp")
+    (folder / "hollow").mkdir()
+    save_frames(folder / "mixed", video)
+    first.resize((32, 32)).save(folder / "mixed" / "frame3.png")
+    film(folder / "whole.mkv", video)
+    film(folder / "whole.avi", video, "mpeg4")
+    for name in ("mkv", "avi"):
+        (folder / f"cut.{name}").write_bytes((folder / f"whole.{name}").read_bytes()[:-300])
+        (folder / f"whole.{name}").unlink()
+    return {
+        "cut.mkv": "cut short",
+        "cut.avi": "cut short",
+        "cut.mp4": "cut short",
+        "stub.mp4": "cut short",
+        "headless.mp4": "cannot be read",
+        "nothing.mp4": "empty",
+        "text.mp4": "cannot be read",
+        "zero.gif": "cannot be read",
+        "cut.gif": "cut short",
+        "cut.webp": "cut short",
+        "still.webp": "1 frame",
+        "hollow": "no frame",
+        "mixed": "different sizes",
+    }
+
+
+def test_bad_files_are_named(tmp_path, video):
+    for name, word in make_bad(tmp_path, video).items():
+        if name != "still.webp":  # one frame can be read, though not scored
+            with pytest.raises(InputError, match=word) as caught:
+                read_video(tmp_path / name)
+            assert name in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"absent\.mp4 not found"):
+        read_video(tmp_path / "absent.mp4")
+    (tmp_path / "clip.heic").write_bytes(b"RIFF")
+    with pytest.raises(InputError, match="'.heic'; convert it"):
+        read_video(tmp_path / "clip.heic")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webp", "a.gif", "frames"])
+@pytest.mark.parametrize(
+    ("limit", "value", "word"),
+    [
+        ("MAX_PIXELS", 1000, "more than 1000"),
+        ("MAX_FRAMES", 5, "limits are 5 frames"),
+        ("MAX_VIDEO_PIXELS", 20_000, "20000 pixels"),
+    ],
+)
+def test_bombs_are_refused(tmp_path, video, monkeypatch, name, limit, value, word):
+    if name == "frames":
+        save_frames(tmp_path / name, video)
+    elif name == "a.gif":
+        save_gif(tmp_path / name, video, 100)
+    else:
+        (write_mp4 if name == "a.mp4" else write_webp)(tmp_path / name, video)
+    monkeypatch.setattr(media, limit, value)
+    with pytest.raises(InputError, match=word):
+        read_video(tmp_path / name)
+
+
+def test_writers_refuse_what_they_cannot_hold(tmp_path, video):
+    with pytest.raises(InputError, match="even sides, got 63×64"):
+        write_mp4(tmp_path / "a.mp4", video[..., :63])
+    for write, path in ((write_mp4, tmp_path / "a.mp4"), (write_webp, tmp_path / "a.webp")):
+        with pytest.raises(InputError, match="lie in"):
+            write(path, video * 2)
+        assert not path.exists()
+
+
+# -------------------------------------------------------------------------------------------------------- files of others
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_of(width: int, height: int, more: bytes = b"") -> bytes:
+    """A PNG of a few bytes whose header speaks of so many pixels."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + more + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+def webp_of(width: int, height: int) -> bytes:
+    """A WebP of a few bytes whose canvas has so many pixels."""
+    inner = encoded("WEBP")[12:]
+    size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + size + inner
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def encoded(kind: str, mode: str = "RGB", **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), (200, 40, 90)).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+TWO = {"save_all": True, "append_images": [Image.new("RGB", (16, 16), "blue")]}
+BAD_PICTURES = {
+    "large.png": (png_of(9000, 9000), "9000×9000 pixels, more than 64000000"),
+    "bomb.png": (png_of(100_000, 100_000), "10000000000 pixels"),
+    "bomb.webp": (webp_of(16_383, 16_383), "268402689 pixels"),
+    "texts.png": (png_of(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**8)))), "Decompressed data too large"),
+    "zero.png": (png_of(0, 0), "cannot be read"),
+    "empty.png": (b"", "cannot identify"),
+    "text.png": (b"this is a text", "cannot identify"),
+    "cut.png": (encoded("PNG")[:-30], "cannot be read"),
+    "cut.jpg": (encoded("JPEG")[:-100], "(?i)truncated"),
+    "short.png": (png_of(700, 700), "truncated"),
+    "apng.png": (encoded("PNG", **TWO), "an animation of 2 pictures; give it as a video, or one of them"),
+    "animated.webp": (encoded("WEBP", **TWO), "an animation of 2 pictures"),
+    "float.png": (encoded("TIFF", "F"), "pixels of 32 bits"),
+    "script.png": (encoded("EPS"), "cannot identify"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PICTURES)
+def test_what_is_no_picture_is_named(tmp_path, name):
+    content, said = BAD_PICTURES[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=said) as caught:
+        read_picture(tmp_path / name)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["folder.png", "nowhere.png", "loop.png", "pipe.png", "device.png", "unreadable.png"])
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path, name):
+    path = tmp_path / name
+    links = {"nowhere.png": "absent", "loop.png": name, "device.png": "/dev/zero", "unreadable.png": "/proc/self/mem"}
+    if name in links:
+        path.symlink_to(links[name])
+    else:
+        (os.mkfifo if name == "pipe.png" else os.mkdir)(path)
+    with pytest.raises(InputError, match=rf"{name} cannot be read"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK", "wrong ending"])
+def test_kinds_of_pictures_give_their_colours(tmp_path, mode):
+    content = encoded("JPEG", "CMYK", quality=100) if mode == "CMYK" else encoded("PNG", "RGB" if " " in mode else mode)
+    (tmp_path / "a.jpg").write_bytes(content)
+    found = read_picture(tmp_path / "a.jpg").frames_FCHW[0, :, 8, 8].numpy() * 255
+    assert np.abs(found - [200, 40, 90]).max() <= {"P": 51, "CMYK": 3}.get(mode, 0)  # the web palette has steps of 51
+
+
+def test_sixteen_bits_become_eight(tmp_path):
+    levels = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    assert np.allclose(read_picture(tmp_path / "a.png").frames_FCHW[0] * 255, np.broadcast_to(levels // 256, (3, 16, 16)))
+
+
+def gif_of(canvas: int, frame: int) -> bytes:
+    """A GIF of two pictures, the second larger than the canvas."""
+    buffer = io.BytesIO()
+    Image.new("P", (frame, frame)).save(buffer, "GIF", save_all=True, append_images=[Image.new("P", (frame, frame), 1)])
+    return buffer.getvalue()[:6] + struct.pack("<HH", canvas, canvas) + buffer.getvalue()[10:]
+
+
+def bad_clips(video: torch.Tensor, folder) -> dict[str, tuple[bytes, str]]:
+    write_mp4(folder / "whole.mp4", video)
+    whole = (folder / "whole.mp4").read_bytes()
+    count = whole.index(b"stsz") + 12
+    return {
+        "count.mp4": (whole[:count] + struct.pack(">I", 2**31) + whole[count + 4 :], "cannot be read"),
+        "playlist.mp4": (b"#EXTM3U\n#EXTINF:1,\nwhole.mp4\n#EXT-X-ENDLIST\n", r"cannot be read \(Invalid data"),
+        "list.mp4": (b"ffconcat version 1.0\nfile whole.mp4\n", r"cannot be read \(Invalid data"),
+        "picture.mp4": (encoded("PNG"), "cannot be read"),
+        "picture.gif": (encoded("PNG"), "cannot be read"),
+        "bomb.webp": (webp_of(16_383, 16_383), "268402689 pixels"),
+        "bomb.gif": (gif_of(1, 16)[:6] + b"\xff\xff\xff\xff" + gif_of(1, 16)[10:], "4294836225 pixels"),
+    }
+
+
+def test_what_is_no_clip_is_named(tmp_path, video):
+    for name, (content, said) in bad_clips(video, tmp_path).items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=said) as caught:
+            read_video(tmp_path / name)
+        assert name in str(caught.value)
+
+
+def test_a_canvas_that_grows_and_a_header_that_lies_are_bombs(tmp_path, video, monkeypatch):
+    (tmp_path / "a.gif").write_bytes(gif_of(4, 64))
+    write_mp4(tmp_path / "a.mp4", video)
+    data = (tmp_path / "a.mp4").read_bytes()
+    place = data.index(b"avc1", data.index(b"stsd")) + 28
+    (tmp_path / "a.mp4").write_bytes(data[:place] + struct.pack(">HH", 16, 16) + data[place + 4 :])
+    assert (
+        read_video(tmp_path / "a.gif").frames_FCHW.shape[2:] == read_video(tmp_path / "a.mp4").frames_FCHW.shape[2:] == (64, 64)
+    )
+    monkeypatch.setattr(media, "MAX_PIXELS", 1000)
+    for name in ("a.gif", "a.mp4"):
+        with pytest.raises(InputError, match="64×64 pixels, more than 1000"):
+            read_video(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "note", ['{"frames": Infinity, "fps": 8}', "[" * 5000, '{"frames": 9, "fps": 5e-324}', '{"frames": 1e999}']
+)
+def test_a_hostile_note_counts_as_none(tmp_path, note):
+    exif = Image.Exif()
+    exif[0x010E] = note
+    (tmp_path / "a.webp").write_bytes(encoded("WEBP", duration=100, exif=exif, **TWO))
+    read = read_video(tmp_path / "a.webp")
+    assert len(read.frames_FCHW) == 2 and read.fps == 10
