@@ -14,6 +14,7 @@ COMMANDS = {
     "sample": "generate media from a checkpoint or a finished run",
     "export": "write a folder for the hub from a run: weights as diffusers reads them, model card, samples",
     "score": "score a folder of images or videos, made by any system, against a prompts file",
+    "credit-bench": "score a credit rule of one's own against the true credit of recorded trajectories",
     "rewards": "list every reward, what it takes and whether its files are here; fetch them (needs the network)",
     "verify": "re-hash runs, checkpoints and published files, make tables again from their rows, such as those of results/",
     "doctor": "check this environment, with the way out of what is wrong",

@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 
 from baselines import find_method
+from eval import truth_set
 from eval.evaluate import write_rows
 from eval.fidelity import (
     AXES,
@@ -38,7 +39,7 @@ from eval.fidelity import (
 from eval.plot_credit import credit_profiles
 from otca.config import TrainConfig
 from otca.errors import InputError
-from otca.files import write_atomic
+from otca.files import model_identity, resolve_model, write_atomic
 from otca.methods import Method
 from otca.schedules import plan_steps
 from otca.signals import run_command
@@ -106,15 +107,20 @@ def published_truth(study: Study, stage: str, final_BK: np.ndarray) -> Truth:
 
 
 def measure(study: Study, published: bool = False) -> None:
-    """Write the study's cells and stages to results: truth, its error and every credit, one row a (step, sample, objective).
+    """Write the study's cells to results: truth, its error and every credit, one row a (step, sample, objective); the truth set.
 
     ``published``: the truth is that of the cells that are there, else it is of the continuations.
     """
-    config = study.sampling
+    config = study.config
     for stage in STAGES:
         (sampled, final), values = load_trajectories(study, stage), load_values(study, stage)
         final_BK = final.reward_BK.numpy()
         truth = published_truth(study, stage, final_BK) if published else truth_of(load_draws(study, stage).numpy(), final_BK)
+        if stage == "base" and not published:
+            said = {"objectives": ",".join(study.objectives), "continuations": str(study.draws), "policy": config.policy.path}
+            said["sha256"] = model_identity(resolve_model(config.policy.path)).get("sha256", "")
+            arrays = (tensor.numpy() for tensor in (sampled.latents_SB, sampled.sigma_S, sampled.group_B))
+            truth_set.write(FOLDER / f"truth-{study.modality}.safetensors", *arrays, truth, said)
         shape = truth.increment_TBK.shape
         step, sample, objective = (axis.ravel() for axis in np.indices(shape))
         columns = {

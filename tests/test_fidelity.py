@@ -21,6 +21,7 @@ from eval.fidelity import (
     profile_RTK,
     reliability_RK,
     resampled_counts,
+    true_covariance_TKK,
     truth_of,
     worthless_TBK,
 )
@@ -60,6 +61,20 @@ def test_reliability_and_luck_of_a_known_walk(walk):
     signal, noise = np.square(STEP_SIZE_T).sum(), (5 * 8 + 4) / N
     np.testing.assert_allclose(reliability_RK(truth, GROUP_B, COUNTS)[0], signal / (signal + noise), atol=0.03)
     np.testing.assert_allclose(initial_noise_share_RK(truth, GROUP_B, COUNTS)[0], 1 / (1 + signal), atol=0.03)
+
+
+def test_covariance_of_the_truth_has_no_error_left(walk):
+    """Two objectives of one walk with other signs and noise of their own: variances of the steps, correlation −1."""
+    rng, (increment_TBK, _) = np.random.default_rng(5), walk
+    increment_TBK = np.stack([increment_TBK[..., 0], -increment_TBK[..., 0]], -1)
+    value_SBK = np.concatenate([np.zeros((1, GROUPS * G, K)), np.cumsum(increment_TBK, axis=0)])
+    shared = rng.normal(size=(T, N, GROUPS * G, 1))  # the error is shared by the objectives, and must not count either
+    draws_SNBK = value_SBK[:T, None] + 2 * shared + rng.normal(size=(T, N, GROUPS * G, K))
+    signal_TKK, total_TKK = true_covariance_TKK(draws_SNBK, value_SBK[-1], GROUP_B)
+    kept = 1 - 1 / G
+    np.testing.assert_allclose(signal_TKK[:, 0, 0], kept * np.square(STEP_SIZE_T), rtol=0.15, atol=0.2)
+    np.testing.assert_allclose(signal_TKK[:, 0, 1], -signal_TKK[:, 0, 0], rtol=0.05, atol=0.2)
+    np.testing.assert_allclose((total_TKK - signal_TKK)[:-1, 0, 1], kept * 2 * 4 / N, rtol=0.1)
 
 
 def test_the_truth_itself_correlates_as_its_reliability_allows(walk):
@@ -125,16 +140,20 @@ def no_truth() -> Truth:
 def tiny_study(tmp_path, monkeypatch, untrained_pipeline):
     """A study of 2 × 2 trajectories of 6 steps of an untrained model, in a folder of its own."""
     settings = {
+        "save_every": 1,
         "iterations": 2,
         "prompts_per_iteration": 2,
         "group_size": 2,
         "micro_batch": 2,
-        "sampler.steps": 3,
+        "sampler.steps": 6,
         "policy.path": untrained_pipeline,
         "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
     }
-    monkeypatch.setitem(presets.TRAIN, "image/quick", settings)
-    monkeypatch.setitem(truth.STUDIES, "image", truth.Study("image", 2, 2, 6, 3))
+    monkeypatch.setitem(presets.TRAIN, "image/cpu", settings)
+    monkeypatch.setitem(truth.STUDIES, "image", truth.Study("image", 2, 3, group_size=2))
+    monkeypatch.setattr(truth, "VALUATIONS", (truth.Valuation(1), truth.Valuation(3)))
+    readings = (*credit_fidelity.DRAWN, "uniform_grpo", "process_credit@clean")
+    monkeypatch.setattr(credit_fidelity, "READINGS", readings)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text("<!-- fidelity-image -->\nSTALE\n<!-- /fidelity-image -->\n")
     return tmp_path
@@ -186,7 +205,7 @@ def test_new_readings_take_the_published_truth_about_the_same_trajectories(tiny_
     ends.assign(final=ends["final"] + 2e-5).to_csv(samples, index=False)
     capsys.readouterr()
     assert credit_fidelity.main(["--modality", "image", "--jobs", "1", "--truth", "published"]) == 2
-    assert "trajectories of stage 'half' end otherwise here than the published ones, by up to 2e-05" in capsys.readouterr().err
+    assert "trajectories of stage 'half' end otherwise here than published, by up to 2e-05" in capsys.readouterr().err
 
 
 def test_steps_that_a_method_does_not_train_get_no_credit():

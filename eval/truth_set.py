@@ -1,0 +1,90 @@
+"""The truth set: a base model's trajectories and what each step was truly worth, to test a credit rule without training.
+
+One safetensors file a modality: ``latents_SBD`` (float16), ``reward_BK``, ``group_B`` (samples of one prompt), ``sigma_S``, the
+Monte-Carlo truth ``increment_TBK`` with its squared standard errors ``error_TBK``, and ``start_BK``, ``start_error_BK``. T counts
+the stochastic steps, whose states are the first T + 1 of S. Its metadata names the objectives and the
+continuations of a state. Read it with `load`, or in any language. A rule is a Python file with one function
+
+    def credit(latents_SBD, reward_BK, group_B): ...    # numpy → (T, B, K), or (T, B) where it credits one sum
+
+which says how much of each sample's reward its step t earned, signed. It never sees the truth.
+"""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from eval.fidelity import AXES, Truth, correlations_RK, interval, misallocated_share_RK, reliability_RK, resampled_counts
+from otca.errors import InputError
+from otca.files import write_atomic
+
+MAX_BYTES = 5_000_000
+RESAMPLES = 1000
+Rule = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays by name, and the metadata. Raises InputError for what is no truth set."""
+    try:
+        with safe_open(path, "numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"truth set {path}: {error}; make one with python -m reproduce.credit_fidelity") from error
+
+
+def write(path: Path, latents_SB, sigma_S: np.ndarray, group_B: np.ndarray, truth: Truth, metadata: dict[str, str]) -> None:
+    """Write a truth set. Raises InputError where it would be larger than `MAX_BYTES`."""
+    flat_SBD = latents_SB.reshape(*latents_SB.shape[:2], -1)
+    arrays = {"latents_SBD": flat_SBD.astype(np.float16), "group_B": group_B.astype(np.int32), "sigma_S": sigma_S}
+    arrays |= {"reward_BK" if name == "final_BK" else name: array for name, array in vars(truth).items()}
+    small = {name: array.astype(np.float32) if array.dtype == np.float64 else array for name, array in arrays.items()}
+    content = save({name: np.ascontiguousarray(array) for name, array in small.items()}, metadata)
+    if len(content) > MAX_BYTES:
+        raise InputError(f"truth set {path}: {len(content):,} bytes, more than {MAX_BYTES:,}; take fewer trajectories")
+    write_atomic(path, content)
+
+
+def read_rule(path: Path) -> Rule:
+    """The function ``credit`` of a Python file, which is run."""
+    if not path.is_file():
+        raise InputError(f"rule {path}: no such file; give a Python file that defines credit(latents_SBD, reward_BK, group_B)")
+    rule = runpy.run_path(str(path)).get("credit")
+    if not callable(rule):
+        raise InputError(f"rule {path} defines no function credit(latents_SBD, reward_BK, group_B)")
+    return rule
+
+
+def score(rule: Rule, path: Path) -> pd.DataFrame:
+    """Agreement of a rule with the truth, one row an objective: correlation on each of `AXES` and share of credit on worthless
+    steps, with 95 % intervals over prompts; ``best`` is what the truth's own reliability lets a perfect rule reach.
+
+    Raises InputError for credit of another shape, or that is not finite.
+    """
+    arrays, metadata = load(path)
+    latents_SBD, reward_BK, group_B = arrays["latents_SBD"].astype(np.float32), arrays["reward_BK"], arrays["group_B"]
+    shape = arrays["increment_TBK"].shape
+    credit = np.asarray(rule(latents_SBD, reward_BK, group_B), dtype=float)
+    credit_TBK = credit[..., None] if credit.ndim == 2 else credit
+    if credit_TBK.shape not in (shape, (*shape[:2], 1)) or not np.isfinite(credit_TBK).all():
+        fault = "credit that is not finite" if credit_TBK.shape in (shape, (*shape[:2], 1)) else f"credit of shape {credit.shape}"
+        raise InputError(f"the rule gives {fault}; {path} asks for finite numbers (T, B, K) = {shape}, or (T, B)")
+    names = ("increment_TBK", "error_TBK", "start_BK", "start_error_BK", "reward_BK")
+    truth = Truth(*(arrays[name].astype(float) for name in names))
+    counts_RP = resampled_counts(len(np.unique(group_B)), RESAMPLES)
+    measured = {axis: correlations_RK(credit_TBK, truth, group_B, counts_RP, axis) for axis in AXES}
+    measured["worthless_share"] = misallocated_share_RK(credit_TBK, truth, group_B, counts_RP)
+    best_K = np.sqrt(reliability_RK(truth, group_B, counts_RP)[0].clip(min=0))
+    rows = []
+    for k, objective in enumerate(metadata["objectives"].split(",")):
+        cells = {name: interval(value_RK[:, k]) for name, value_RK in measured.items()}
+        row = {name: estimate for name, (estimate, _, _) in cells.items()}
+        bounds = {f"{name}_{end}": cells[name][i] for name in cells for i, end in ((1, "low"), (2, "high"))}
+        rows.append({"objective": objective, **row, "best": best_K[k], **bounds})
+    return pd.DataFrame(rows)
