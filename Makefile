@@ -21,7 +21,6 @@ render: $(INSTALLED)
 	for modality in image video; do $(BIN)/python -m reproduce.credit_fidelity --modality $$modality --render || exit 1; done
 	$(BIN)/python -m reproduce.ablations --family targets --tier study --render
 	$(BIN)/python -m reproduce.gradient_signal --render
-	$(BIN)/python -m reproduce.fuzz --render
 	$(BIN)/python -m reproduce.page
 
 lint: $(INSTALLED)

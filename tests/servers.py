@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,6 +34,24 @@ def running(app, port=0):
         finally:
             server.should_exit = True
             thread.join(10)
+
+
+@contextlib.contextmanager
+def command(name: str, *options: str, **environment: str) -> Iterator[tuple[subprocess.Popen, str]]:
+    """`python -m otca serve-reward`; yields the process and the address that it prints."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "otca", "serve-reward", name, *options],
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process, re.search(r"at (http://\S+)", process.stdout.readline())[1]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 def pictures(count=5):

@@ -28,8 +28,7 @@ from otca.rewards.base import TimeLimitedReward, build_reward, score_all
 from otca.rewards.pixels import to_pixels
 from otca.serving import bound, described, make_app
 from otca.trainer import Trainer
-from reproduce.stress_server import command
-from tests.servers import Told, blank, clips, pictures, running
+from tests.servers import Told, blank, clips, command, pictures, running
 from tests.test_trainer import Brightness, config, train, weights
 
 
