@@ -16,7 +16,7 @@ import yaml
 
 from eval.columns import METRICS
 from eval.markup import Grid, markdown, markdown_table
-from eval.published_row import RESULTS, published_row, row_as_markdown
+from eval.published_row import RESULTS, published_row
 from otca.config import TrainConfig
 from otca.export import Layout
 from otca.models.weights import LORA_FILE
@@ -214,10 +214,10 @@ def _published(exported: Exported) -> list[str]:
     if exported.manifest is None:
         return []
     modality, tier, method = (str(exported.manifest[key]) for key in ("modality", "tier", "method"))
-    row = published_row(exported.results, modality, tier, method)
+    row = published_row(exported.results, modality, tier, method, str(exported.manifest["hash"]))
     title, arm = "## Published table", f"the method *{markdown(method)}* at the tier *{markdown(tier)}* ({markdown(modality)})"
-    if row is not None:
-        return [title, *row_as_markdown(row, str(exported.manifest["hash"]))]
+    if row:
+        return [title, *row]
     if not exported.results.is_dir():
         return [title, f"No published tables were at hand at the export; they may or may not have {arm}."]
     return [title, f"No published table has {arm}."]

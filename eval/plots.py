@@ -9,20 +9,21 @@ import io
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
-import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from eval.tables import heading
-from eval.videos import write_mp4, write_webp
+from eval.media import read_video
 from otca.files import write_atomic
 
 COLORS = {
@@ -118,17 +119,13 @@ def _shaded(color: str, share: float) -> str:
 def dot_plot(table: pd.DataFrame, metrics: Sequence[str], path_stem: Path) -> None:
     """One panel a metric, one row a method: mean and interval, the baseline's as a band; ``<path_stem>.png`` and ``.svg``.
 
-    table: rows of `eval.tables.build_table`, of one modality and budget; metrics that it lacks are left out.
+    table: rows of `eval.tables.build_table`, of one modality; metrics that it lacks are left out.
     """
     metrics = [metric for metric in metrics if (table["metric"] == metric).any()]
     methods, baseline = list(table["method"].unique()), table["baseline"].iloc[0]
-    columns = min(len(metrics), MOST_ABREAST)
-    lines = -(-len(metrics) // columns)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(PAGE, (0.2 * len(methods) + 0.6) * lines + 0.5), layout="constrained")
-        axes = figure.subplots(lines, columns, squeeze=False, sharey=True).flatten()
+    with panels(len(metrics), 0.2 * len(methods) + 0.6, sharey=True) as (figure, axes):
         for axis, metric in zip(axes, metrics):
-            rows = table[table["metric"] == metric].set_index("method").loc[methods]
+            rows = table[table["metric"] == metric].set_index("method").reindex(methods)
             axis.axvspan(rows["ci_low"][baseline], rows["ci_high"][baseline], color=COLORS["base"], alpha=0.18, linewidth=0)
             axis.axvline(rows["mean"][baseline], color=COLORS["base"], linewidth=1.0)
             axis.hlines(range(len(methods)), rows["ci_low"], rows["ci_high"], color=COLORS["static_multi_reward"], linewidth=1.4)
@@ -136,19 +133,32 @@ def dot_plot(table: pd.DataFrame, metrics: Sequence[str], path_stem: Path) -> No
             axis.set_title(heading(metric), fontsize=STYLE["font.size"])
             axis.xaxis.get_major_locator().set_params(nbins=3, steps=[1, 2, 5, 10])  # labels of five characters stay apart
             axis.ticklabel_format(axis="x", scilimits=(-2, 4), useMathText=True)  # longer ones are put as multiples of 10ⁿ
-        for axis in axes[len(metrics) :]:
-            axis.set_visible(False)
         axes[0].set_yticks(range(len(methods)), methods)
         axes[0].set_ylim(len(methods) - 0.4, -0.6)
         caption = f"Dot: mean over seeds; line: {interval_words(table['n_seeds'])}. Grey line and band: those of {baseline}."
         write_figure(figure, path_stem, caption)
 
 
-def interval_words(counts: Collection[int], statistic: str = "interquartile mean") -> str:
-    """What a bootstrap interval over so many seeds is, in every caption: of 2 or 3 it runs from the lowest to the highest.
+@contextmanager
+def panels(count: int, height: float, **shared: bool) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure of the page's width with so many panels of a height in inches, at most `MOST_ABREAST` in a row."""
+    columns = min(count, MOST_ABREAST)
+    rows = -(-count // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(PAGE, height * rows + 1.0), layout="constrained")
+        axes = list(figure.subplots(rows, columns, squeeze=False, **shared).flatten())
+        for axis in axes[count:]:
+            axis.set_visible(False)
+        yield figure, axes[:count]
 
-    The statistic of `eval.stats.bootstrap_interval` is the interquartile mean, beside which figures show the mean.
-    """
+
+def legend(figure: Figure, axis: Axes) -> None:
+    """One legend above all panels, of what one of them shows."""
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=4, handlelength=HANDLE)
+
+
+def interval_words(counts: Collection[int], statistic: str = "interquartile mean") -> str:
+    """What a bootstrap interval over so many seeds is, in every caption: of 2 or 3 it runs from the lowest to the highest."""
     few = sorted(set(counts) & {2, 3})
     said = [f"lowest to highest of {' or '.join(map(str, few))} seeds"] if few else []
     if max(counts) > 3:
@@ -171,40 +181,6 @@ def sample_grid(
     rows of the judge's answers, mark a cell with a tick (right) or a cross (wrong); None leaves it unmarked.
     Raises ValueError if rows, labels or sizes disagree.
     """
-    save_figure(_grid_figure(images, row_labels, column_labels, verdicts), path, dpi=GRID_DPI)
-
-
-def clip_grid(
-    clips: list[list[np.ndarray]],
-    row_labels: list[str],
-    column_labels: list[str],
-    path_stem: Path,
-    fps: float,
-    verdicts: Sequence[Sequence[bool | None]] | None = None,
-) -> None:
-    """The same grid with clips (F, H, W, 3) uint8 playing in its cells: ``<path_stem>.webp`` and ``.mp4``."""
-    frames = []
-    for at in range(len(clips[0][0])):
-        figure = _grid_figure([[clip[at] for clip in row] for row in clips], row_labels, column_labels, verdicts)
-        FigureCanvasAgg(figure).draw()
-        pixels_HWC = np.asarray(figure.canvas.buffer_rgba())[..., :3]
-        frames.append(pixels_HWC[: len(pixels_HWC) // 2 * 2, : pixels_HWC.shape[1] // 2 * 2])  # MP4 needs even sides
-    video_FCHW = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 255
-    write_webp(Path(f"{path_stem}.webp"), video_FCHW, fps, lossless=False)
-    write_mp4(Path(f"{path_stem}.mp4"), video_FCHW, fps)
-
-
-def contact_sheet(clip_FHWC: np.ndarray) -> np.ndarray:
-    """The frames of a clip in reading order, as square as can be: (rows·H, columns·W, 3) uint8, white where none is left."""
-    frames, height, width, _ = clip_FHWC.shape
-    columns = int(np.ceil(np.sqrt(frames)))
-    rows = -(-frames // columns)
-    sheet = np.full((rows * columns, height, width, 3), 255, np.uint8)
-    sheet[:frames] = clip_FHWC
-    return sheet.reshape(rows, columns, height, width, 3).transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
-
-
-def _grid_figure(images, row_labels, column_labels, verdicts) -> Figure:
     shape = [len(column_labels)] * len(row_labels)
     for what, cells in (("images", images), ("verdicts", verdicts)):
         if cells is not None and [len(row) for row in cells] != shape:
@@ -237,7 +213,25 @@ def _grid_figure(images, row_labels, column_labels, verdicts) -> Figure:
                     mark, color = ("✓", "#007A5A") if verdicts[row][column] else ("✗", "#C04A00")
                     circle = {"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": color, "linewidth": 1}
                     write(x + width - 15, top + 15, mark, color=color, ha="center", va="center", fontsize=9, bbox=circle)
-    return figure
+    save_figure(figure, path, dpi=GRID_DPI)
+
+
+def still(file: Path) -> np.ndarray:
+    """A picture, or the frames of a clip in reading order: RGB pixels (H, W, 3) uint8."""
+    if file.suffix == ".webp":
+        return contact_sheet((read_video(file).frames_FCHW * 255).round().byte().permute(0, 2, 3, 1).numpy())
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def contact_sheet(clip_FHWC: np.ndarray) -> np.ndarray:
+    """The frames of a clip in reading order, as square as can be: (rows·H, columns·W, 3) uint8, white where none is left."""
+    frames, height, width, _ = clip_FHWC.shape
+    columns = int(np.ceil(np.sqrt(frames)))
+    rows = -(-frames // columns)
+    sheet = np.full((rows * columns, height, width, 3), 255, np.uint8)
+    sheet[:frames] = clip_FHWC
+    return sheet.reshape(rows, columns, height, width, 3).transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
 
 
 def _broken_name(name: str, width: int) -> str:

@@ -108,8 +108,10 @@ class Trainer:
 
     # -------------------------------------------------------------------------------------------------------- loop
 
-    def run(self, on_row: Callable[[dict], None] | None = None) -> None:
+    def run(self, on_row: Callable[[dict], None] | None = None, judge: Callable | None = None) -> None:
         """Train from the newest whole checkpoint, if any, to the last iteration; ``on_row`` sees each row of train.csv.
+
+        ``judge`` adds held-out metrics to validation (see `Validation`).
 
         What stops it (a reward, memory, a signal) leaves a checkpoint of the last iteration's end, where one can be written.
         """
@@ -117,7 +119,7 @@ class Trainer:
         main, config = self.accelerator.is_main_process, self.config
         rows = RowLog(self.folder / "train.csv", self.progress.iteration) if main else None
         times = RowLog(self.folder / "timing.csv", self.progress.iteration, sparse=True) if main else None
-        validation = Validation(config, self.policy, self.rewards, self.accelerator, self.folder, self.progress.iteration)
+        validation = Validation(config, self.policy, self.rewards, self.accelerator, self.folder, self.progress.iteration, judge)
         left = range(self.progress.iteration, config.iterations)
         self.policy.encode_ahead([p.text for iteration in left for p in self._prompts_of(iteration)[0]] + validation.texts)
         if config.trackers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +20,7 @@ from otca.rewards.base import Reward, score_all
 from otca.rollout import Batch, make_batch, rollout
 from otca.schedules import StepPlan, sigmas_S
 from otca.tracking import RowLog
+from otca.types import Prompt
 
 ROWS = "validation.csv"
 """File of a run's folder: one row a validation, ``mean_`` and ``std_`` of each reward, and the score."""
@@ -67,9 +68,14 @@ class Validation:
         accelerator: Accelerator,
         folder: Path,
         iteration: int,
+        judge: Callable[[torch.Tensor, list[Prompt]], dict[str, Sequence[float]]] | None = None,
     ):
-        """Rows of a former start stay up to ``iteration``, where the run goes on."""
+        """Rows of a former start stay up to ``iteration``, where the run goes on.
+
+        ``judge`` adds columns of held-out metrics, (media, prompts) → {name: one number a sample}; the score is of the rewards.
+        """
         self.config, self.policy, self.rewards, self.accelerator = config, policy, list(rewards), accelerator
+        self.judge = judge
         self.every, self.path = config.validation.every, folder / ROWS
         self.rows: list[dict[str, float]] = []
         if not self.every:
@@ -107,7 +113,7 @@ class Validation:
 
     @torch.no_grad()
     def _scored(self) -> dict[str, float]:
-        """Mean and standard deviation of every reward over the validation samples of all processes."""
+        """Mean and standard deviation of every reward and held-out metric over the validation samples of all processes."""
         settings, rank, world = self.config.validation, self.accelerator.process_index, self.accelerator.num_processes
         batch = make_batch(
             self.prompts, list(range(len(self.prompts))), settings.samples_per_prompt, ("validation", self.config.seed)
@@ -118,7 +124,7 @@ class Validation:
         sampler = SamplerConfig(steps=settings.steps)
         sigma_S = sigmas_S(settings.steps, self.config.sampler.shift or self.policy.shift)
         never = torch.zeros(settings.steps, dtype=torch.bool)
-        sums_3K = torch.zeros(3, len(self.rewards), dtype=torch.float64)
+        sums_3K: torch.Tensor | float = 0.0
         for first in range(0, len(share), size):
             chosen = share[first : first + size]
             part = Batch(
@@ -128,13 +134,16 @@ class Validation:
                 initial_seed_B=[batch.initial_seed_B[i] for i in chosen],
             )
             sampled = rollout(self.policy, part, sampler, sigma_S, StepPlan(never, never), size)
-            reward_BK = score_all(self.rewards, sampled.media_BFCHW, part.prompts).reward_BK.double()
-            reward_BK = reward_BK[torch.tensor(counted[first : first + size])]
-            sums_3K += torch.stack([torch.full_like(sums_3K[0], len(reward_BK)), reward_BK.sum(0), reward_BK.square().sum(0)])
+            scores = score_all(self.rewards, sampled.media_BFCHW, part.prompts)
+            judged = self.judge(sampled.media_BFCHW, part.prompts) if self.judge else {}
+            names = (*scores.names, *judged)
+            held_out = [torch.as_tensor(value, dtype=torch.float64)[:, None] for value in judged.values()]
+            value_BK = torch.cat([scores.reward_BK.double(), *held_out], dim=1)[torch.tensor(counted[first : first + size])]
+            sums_3K += torch.stack([torch.full_like(value_BK.sum(0), len(value_BK)), value_BK.sum(0), value_BK.square().sum(0)])
         number_K, sum_K, squares_K = total(self.accelerator, sums_3K)
         mean_K = sum_K / number_K
         std_K = (squares_K / number_K - mean_K.square()).clamp(min=0).sqrt()
         out = {}
-        for name, mean, std in zip((r.name for r in self.rewards), mean_K.tolist(), std_K.tolist()):
+        for name, mean, std in zip(names, mean_K.tolist(), std_K.tolist()):
             out |= {f"mean_{name}": float(f"{mean:.9g}"), f"std_{name}": float(f"{std:.9g}")}
         return out

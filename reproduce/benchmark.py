@@ -38,7 +38,7 @@ from otca.rollout import velocity_at
 from otca.signals import run_command
 from otca.trainer import Trainer
 from otca.types import Prompt
-from reproduce.costs import hardware
+from reproduce.run import hardware
 
 OUT = Path("results/speed/speed.json")
 ROUNDS = 5

@@ -1,211 +1,307 @@
-"""A method of one's own against a published one: `python -m reproduce.compare runs/image/cpu/my_method`.
+"""Runs of one's own, and runs made elsewhere, beside published ones.
 
-Seeds are paired with those of the baseline, and the statistics are those of the tables. What would make the comparison
-invalid is refused: another task, protocol or set of prompts, unequal cost, a held-out metric that was trained on, damaged runs.
-p is adjusted over the methods given; of a published one it is also said what its published table shows.
+    python -m reproduce.compare runs/image/cpu/my_method                    differences from static_multi_reward, paired by seed
+    python -m reproduce.compare runs/image/cpu/my_method --against otca     from another published method, or a folder of runs
+    python -m reproduce.compare --external theirs.csv --kind reported --place image/cpu --out runs/compared
+                                                                               their curve and row beside ours
+
+What would make the comparison invalid is an error: another task, protocol or set of prompts, unequal cost, a held-out metric
+that was trained on, damaged runs. p is adjusted over the methods given; what else was tried is not counted.
+
+``--external`` takes a CSV, also W&B's export of a chart or table, with columns for samples, network evaluations or iterations,
+and rewards (matched by name). It is marked as what it is: ``reported`` (their numbers), ``re-scored`` (their samples, our
+`score`) or ``re-trained`` (our engine). It has no seeds in common with ours, so it gets no difference and no p.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
 
 from eval.columns import METRICS
-from eval.markup import Grid, interval, markdown, markdown_table, number
-from eval.published_row import PublishedRow, published_row
+from eval.evaluate import write_rows
+from eval.held_out import held_out_names
+from eval.markup import interval, number
+from eval.plot_curves import learning_curves
 from eval.stats import bootstrap_interval
-from eval.tables import (
-    BASELINE,
-    ROW_COLUMNS,
-    adjusted_over,
-    build_table,
-    difference_cells,
-    differences,
-    heading,
-    run_items,
-    run_rows,
-    verdict,
-)
+from eval.store import FILES, ITEM, KEY, SPENT, Store, gather
+from eval.tables import BASELINE, TOLERANCE, build_table, metric_of, said, write_table
 from otca.errors import InputError, nearest
-from otca.runs import RunSpec
+from otca.presets import SEEDS
+from otca.rewards.measured import measured
+from otca.runs import differing, is_finished, read_manifest
 from otca.signals import run_command
-from reproduce.comparable import COSTS, TOLERANCE, Runs, check_unlike, cost_ratios, find_baseline, find_runs
+from reproduce.table import RESULTS, grid_of
 
 PRIMARY = "accuracy"
 """Metric that decides, fixed before any run; the others describe."""
+KINDS = ("reported", "re-scored", "re-trained")
+COLUMNS = {
+    "samples": r"samples?|images|num_samples|samples_seen",
+    "network_evaluations": r"(network_)?evaluations|nfe|network_evals",
+    "iteration": r"iterations?|steps?|_step|global_step|epoch",
+}
+"""What a foreign column is, by its name in small letters; W&B's "run - metric" is read by its metric."""
 
 
-# ------------------------------------------------------------------------------------------------------- what it comes to
-def compare(rivals: Sequence[Runs], baseline: Runs, published: Path, metric: str = "", unequal_budget: bool = False) -> str:
-    """The comparison as Markdown: costs, seeds, a table of differences, and what the primary metric shows.
-
-    A method with one seed in common has intervals over prompts instead. ``published``: folder of the published tables.
-    ``metric`` picks one; none given is all. Raises InputError for what cannot be compared.
-    """
-    seeds = {runs.name: check_unlike(runs, baseline, unequal_budget) for runs in rivals}
-    modality, tier = baseline.place
-    rows = _rows([(r, _label(r, baseline), seeds[r.name]) for r in rivals] + [(baseline, baseline.name, list(baseline.folders))])
-    shared = set.intersection(*(set(part["metric"]) for _, part in rows.groupby("method")))
-    if metric and metric not in shared:
-        known = [name for name in METRICS if name in shared]
-        raise InputError(f"metric {metric!r} is not one that all these runs have{nearest(metric, known)} ({', '.join(known)})")
-    metrics = [metric] if metric else [name for name in METRICS if name in shared]
-    primary = PRIMARY if PRIMARY in metrics else next((m for m in metrics if METRICS[m].held_out), metrics[0])
-    out = [f"# Against {markdown(baseline.name)}: {markdown(modality)}, {markdown(tier)} tier"]
-    out += ["\n".join(line for r in rivals for line in _head_lines(r, _label(r, baseline), baseline, seeds[r.name]))]
-    several = [r for r in rivals if len(seeds[r.name]) > 1]
-    if several:
-        kept = rows[rows["method"].isin([baseline.name, *(_label(r, baseline) for r in several)]) & rows["metric"].isin(metrics)]
-        table = build_table(kept, baseline.name, "", modality)
-        out += [_difference_table(table, metrics), *_verdicts(table, primary)]
-    for runs in (r for r in rivals if len(seeds[r.name]) == 1):
-        out += _over_prompts(runs, _label(runs, baseline), baseline, seeds[runs.name][0], metrics)
-    tables = [line for runs in rivals for line in _in_published_table(runs, baseline, published, primary)]
-    out += ["\n".join(tables)] if tables else []
-    if several and len(metrics) > 1:
-        out += [f"{METRICS[primary].label} decides; p of the other metrics are not adjusted for how many there are."]
-    return "\n\n".join(out) + "\n"
-
-
-def _label(runs: Runs, baseline: Runs) -> str:
-    return runs.name if runs.name != baseline.name else f"{runs.name} (given)"
-
-
-def _rows(parts: Sequence[tuple[Runs, str, Sequence[int]]]) -> pd.DataFrame:
-    """Rows as `eval.tables.collect` makes them, of the chosen seeds."""
-    rows = [
-        (label, *row[1:])
-        for runs, label, seeds in parts
-        for seed in seeds
-        for row in run_rows(runs.folders[seed], RunSpec(*runs.place, runs.name, seed))
-    ]
-    return pd.DataFrame(rows, columns=list(ROW_COLUMNS))
-
-
-def _head_lines(runs: Runs, label: str, baseline: Runs, seeds: Sequence[int]) -> list[str]:
-    """Cost of a method, by how much it differs, and seeds: which there are, and whether they look chosen."""
-    spent = [f"{np.mean([runs.manifests[s]['budget'][name] for s in seeds]):,.0f} {name.replace('_', ' ')}" for name in COSTS]
-    ratios = cost_ratios(runs, baseline, seeds)
-    off = [f"{ratio:.2f} × {name.replace('_', ' ')}" for name, ratio in ratios.items() if abs(ratio - 1) > TOLERANCE]
-    budget = f"UNEQUAL BUDGET, {' and '.join(off)} of {baseline.name}" if off else "equal budget"
-    alone = sorted(runs.folders.keys() - set(seeds))
-    left = f"; without a partner and left out: {', '.join(map(str, alone))}" if alone else ""
-    out = [f"- {markdown(label)}: {markdown(budget)} ({', '.join(spent)} a run); seeds {', '.join(map(str, seeds))}{left}"]
-    unused = sorted(baseline.folders.keys() - set(seeds))
-    if unused:
-        out += [f"  - the baseline also has seeds {', '.join(map(str, unused))}, not used"]
-    first = sorted(runs.folders.keys() | baseline.folders.keys())[: len(seeds)]
-    if first != list(seeds):
-        out += [f"  - WARNING: not the first seeds ({', '.join(map(str, first))}): choosing seeds invalidates a comparison"]
+# ------------------------------------------------------------------------------------------------------- which runs
+def run_folders(paths: Sequence[Path]) -> list[Path]:
+    """Finished runs in folders of seeds or of methods (whose ``seed*`` are meant). Raises InputError where there are none."""
+    out = []
+    for path in paths:
+        begun = is_finished(path) or (path / "config.yaml").is_file()
+        folders = [path] if begun else sorted(path.glob("seed*"))
+        if not folders:
+            raise InputError(f"{path} holds no finished run; give a run's folder (…/seed0), or a method's with its seed* inside")
+        out += folders
     return out
 
 
-def _difference_table(table: pd.DataFrame, metrics: Sequence[str]) -> str:
-    """One row a metric and method."""
-    out: Grid = {}
-    for metric in metrics:
-        grid = differences(table, metric)
-        for head, cells in ({"Metric": [(heading(metric), False)] * len(grid["Method"])} | grid).items():
-            out.setdefault(head, []).extend(cells)
-    return markdown_table(out)
+def frames_of(runs: Sequence[Path], suffix: str = "") -> dict[str, pd.DataFrame]:
+    """The rows of runs as a store has them. Raises InputError on one that is damaged, and where a method has a seed twice."""
+    gathered = [gather(run) for run in runs]
+    frames = {name: pd.concat([of[name] for of in gathered if name in of], ignore_index=True) for name in gathered[0]}
+    twice = frames["runs"][frames["runs"].duplicated(KEY)]
+    if len(twice):
+        raise InputError(f"two of these runs are {twice['method'].iloc[0]} seed {twice['seed'].iloc[0]}; give one of them")
+    return {name: frame.assign(method=frame["method"] + suffix) for name, frame in frames.items()}
 
 
-def _verdicts(table: pd.DataFrame, metric: str) -> list[str]:
-    """Over how many methods p is adjusted, and what the interval of each one's difference says."""
-    compared = _compared(table, metric)
-    rivals = adjusted_over(compared)
-    single, family = len(rivals) < 2, f"p is adjusted over the {len(rivals)} rivals given here"
-    out = []
-    for method in compared:
-        alone = "; a single comparison, not adjusted" if single or method not in rivals else ""
-        out.append(f"- {markdown(verdict(table, metric, method).removesuffix('.') + alone)}.")
-    family = "p is of a single comparison, not adjusted" if single else family
-    return [f"{family}; what else was tried is not counted.", "\n".join(out)]
+def baseline_frames(against: str, published: Store) -> tuple[str, dict[str, pd.DataFrame]]:
+    """Name and rows of a published method, or of the runs in a folder."""
+    if against in published.methods:
+        return against, {name: frame[frame["method"] == against] for name in FILES for frame in [getattr(published, name)]}
+    if not Path(against).is_dir():
+        known = ", ".join(published.methods) or "nothing"
+        hint = nearest(against, published.methods)
+        raise InputError(
+            f"--against {against}: no folder of runs, and not published in {published.folder}{hint} (there: {known})"
+        )
+    frames = frames_of(run_folders([Path(against)]))
+    names = list(dict.fromkeys(frames["runs"]["method"]))
+    if len(names) > 1:
+        raise InputError(f"--against {against} holds several methods ({', '.join(names)}); give one")
+    return names[0], frames
 
 
-def _compared(table: pd.DataFrame, metric: str) -> list[str]:
-    """Methods whose difference in a metric a table has."""
-    return list(table[(table["metric"] == metric) & (table["method"] != table["baseline"])]["method"])
+# ---------------------------------------------------------------------------------------------- may they be compared
+def check_comparable(own: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame], place: str, unequal_budget: bool) -> None:
+    """Raise InputError, in one line, for what would make the comparison of one method's runs with the baseline's invalid."""
+    runs, base = own["runs"].set_index("seed"), other["runs"].set_index("seed")
+    name, baseline, common = runs["method"].iloc[0], base["method"].iloc[0], runs.index.intersection(base.index)
+    if not len(common):
+        raise InputError(
+            f"no common seeds: {name} has {list(runs.index)}, {baseline} {list(base.index)}; run the baseline's seeds"
+        )
+    for seed in common:
+        a, b = runs.loc[seed], base.loc[seed]
+        if a["hash"] == b["hash"]:
+            raise InputError(f"{name} and {baseline}, seed {seed}, are one and the same run ({a['hash']})")
+        changed = differing(json.loads(b["protocol"]), json.loads(a["protocol"]))
+        if changed:
+            raise InputError(
+                f"{name} and {baseline} were evaluated by different protocols ({'; '.join(changed)}); evaluate both alike"
+            )
+        prompts = [json.loads(side["config"])["prompts"] for side in (b, a)]
+        if prompts[0] != prompts[1]:
+            raise InputError(f"{name} and {baseline} were trained on different prompts ({prompts[0]} → {prompts[1]})")
+        items = [of["items"].loc[of["items"]["seed"] == seed, ITEM].reset_index(drop=True) for of in (other, own)]
+        if not items[0].equals(items[1]):
+            raise InputError(f"{name} and {baseline} were judged on different prompts; evaluate both on the same list")
+    held_out = {m for m in own["metrics"]["metric"] if metric_of(m).held_out}.union(*map(measured, held_out_names(place)))
+    for side in (own, other):
+        names = [n for config in side["runs"].query("reward_calls > 0")["config"] for n in json.loads(config)["rewards"]]
+        columns = [c.removeprefix("reward_") for c in side.get("train", pd.DataFrame()) if c.startswith("reward_")]
+        trained = {n for n in columns if side["train"][f"reward_{n}"].notna().any()} - {"calls"}
+        trained |= set().union(*(measured(n.partition("?")[0].rpartition("/")[2]) for n in names if ":" not in n))
+        if both := sorted(trained & held_out):
+            raise InputError(f"{side['runs']['method'].iloc[0]} was trained on {', '.join(both)}, which the evaluation holds out")
+    costs = ["network_evaluations", "reward_calls"]
+    spent, paid = runs.loc[common, costs].sum(), base.loc[common, costs].sum()
+    off = [f"{spent[c] / paid[c]:.2f} times the {c.replace('_', ' ')}" for c in costs if abs(spent[c] / paid[c] - 1) > TOLERANCE]
+    if off and not unequal_budget:
+        raise InputError(f"unequal budget: {name} had {' and '.join(off)} of {baseline}; say --unequal-budget to go on")
 
 
-def _in_published_table(runs: Runs, baseline: Runs, published: Path, metric: str) -> list[str]:
-    """What the published table of these very runs shows of the same two methods; nothing where there is none."""
-    row = _published(baseline, published) and _published(runs, published)
-    compared = _compared(row.table, metric) if row else []
-    if row is None or row.baseline != baseline.name or runs.name not in compared:
-        return []
-    of_metric = row.table[row.table["metric"] == metric].set_index("method")
-    pairs, rivals = of_metric["n_seeds"][[runs.name, row.baseline]].min(), adjusted_over(compared)
-    _, _, p, _, _, _, shows = difference_cells(of_metric.loc[runs.name], pairs)
-    family = f"adjusted over its {len(rivals)} rivals" if runs.name in rivals else "not adjusted"
-    said = f"Published {row.title}, {row.folder}: {METRICS[metric].label}, {runs.name} against {row.baseline}, {pairs} pairs"
-    return [f"- {markdown(f'{said}: p (Holm) {p}, {family}; shows: {shows}.')}"]
+# --------------------------------------------------------------------------------------------------------- made elsewhere
+def external_rows(path: Path, name: str, samples: int) -> pd.DataFrame:
+    """A foreign CSV as rows of train.csv.gz: iteration, what was spent, ``validation_<metric>``.
+
+    ``samples``: of an iteration, where the file counts iterations alone. Raises InputError naming the columns that were looked
+    for.
+    """
+    try:
+        given = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--external {path}: no CSV with a header ({' '.join(str(error).split())})") from error
+    found, metrics = {}, {}
+    for column in given.select_dtypes("number"):
+        bare = re.sub(r"__(min|max)$", "\0", str(column)).rpartition(" - ")[2].strip().lower()
+        kind = next((kind for kind, pattern in COLUMNS.items() if re.fullmatch(pattern, bare)), None)
+        known = re.sub(r"^(reward|eval|val|test|mean)[_/]", "", bare).replace("/", "_").removesuffix("_mean")
+        if "\0" not in bare:
+            (found if kind else metrics).setdefault(kind or known, given[column])
+    if not metrics or not ({"samples", "iteration"} & set(found)):
+        raise InputError(
+            f"--external {path}: needs a column of samples or iterations and one a reward; it has {', '.join(given)}"
+        )
+    iteration = found.get("iteration", pd.Series(range(len(given))))
+    rows = pd.DataFrame({"method": name, "seed": 0, "iteration": iteration, "samples": found.get("samples", iteration * samples)})
+    rows = rows.assign(network_evaluations=found.get("network_evaluations", np.nan), reward_calls=np.nan, seconds=np.nan)
+    # a validation stands before its row's iteration: what was spent before it is the row before
+    values = pd.DataFrame({f"validation_{metric}": value for metric, value in metrics.items()})
+    rows = rows.join(values).dropna(subset=list(values), how="all").sort_values("samples").reset_index(drop=True)
+    rows[SPENT] = rows[SPENT].shift(-1)
+    return rows.assign(iteration=range(len(rows)))
 
 
-def _published(runs: Runs, results: Path) -> PublishedRow | None:
-    """The row of a published table that was made from these runs, if there is one."""
-    row = published_row(results, *runs.place, runs.name) if results.joinpath(*runs.place, runs.name).is_dir() else None
-    made = row is not None and {manifest["hash"] for manifest in runs.manifests.values()} <= set(row.hashes.values())
-    return row if made else None
+# ------------------------------------------------------------------------------------------------------------- command
+def compare(paths: Sequence[Path], against: str, root: Path, metric: str = "", unequal_budget: bool = False) -> pd.DataFrame:
+    """The table of differences of these runs from the baseline: rows of `eval.tables.build_table`.
+
+    Raises InputError for what cannot be compared.
+    """
+    folders = run_folders(paths)
+    places = {tuple(read_manifest(run)[key] for key in ("modality", "tier")) for run in folders}
+    if len(places) > 1:
+        raise InputError(
+            f"these runs are of {' and '.join(sorted('/'.join(p) for p in places))}; compare one modality and tier at a time"
+        )
+    modality, tier = places.pop()
+    baseline, other = baseline_frames(against, Store(root, modality, tier))
+    own = frames_of(folders)
+    if baseline in set(own["runs"]["method"]):
+        own = frames_of(folders, " (given)")
+    methods = list(dict.fromkeys(own["runs"]["method"]))
+    for method in methods:
+        alone = {name: frame[frame["method"] == method] for name, frame in own.items()}
+        check_comparable(alone, other, f"{modality}/{tier}", unequal_budget)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder), modality, tier)
+        for name in own.keys() | other.keys():
+            write_rows(pd.concat([of[name] for of in (other, own) if name in of and len(of[name])]), store.folder / FILES[name])
+        metrics = [
+            m
+            for m in store.metrics["metric"].unique()
+            if store.metrics.query("metric == @m")["method"].nunique() == len(methods) + 1
+        ]
+        if metric and metric not in metrics:
+            raise InputError(
+                f"metric {metric!r} is not one that all these runs have{nearest(metric, metrics)} ({', '.join(metrics)})"
+            )
+        order = [metric] if metric else sorted(metrics, key=lambda m: list(METRICS).index(m) if m in METRICS else len(METRICS))
+        table = build_table(store, [baseline, *methods], order, baseline, "as given" if unequal_budget else "equal budget")
+        for method in methods:
+            if (table.loc[table["method"] == method, "n_seeds"] == 1).any():
+                table = _over_prompts(table, store, method, baseline)
+    return table
 
 
-def _over_prompts(runs: Runs, label: str, baseline: Runs, seed: int, metrics: Sequence[str]) -> list[str]:
-    """One seed: differences of prompts' means, with a bootstrap over prompts. Metrics of whole sets have no interval."""
-    own, other = (
-        {row[2]: row[3] for row in run_rows(r.folders[seed], RunSpec(*r.place, r.name, seed))} for r in (runs, baseline)
-    )
-    means = [_prompt_means(side.folders[seed]) for side in (runs, baseline)]
-    rows = []
-    for metric in metrics:
-        decimals, low, high, count, better = METRICS[metric].decimals, np.nan, np.nan, "–", np.nan
-        if metric in means[0]:
-            difference_P = (means[0][metric] - means[1][metric]).dropna().to_numpy()
-            low, high = bootstrap_interval(difference_P, trimmed=0)
-            count = str(len(difference_P))
-            up = np.mean((difference_P > 0) + 0.5 * (difference_P == 0))
-            better = {True: up, False: 1 - up, None: np.nan}[METRICS[metric].higher_is_better]
-        spread = interval(low, high, decimals).strip() or "–"
-        rows.append((heading(metric), number(own[metric] - other[metric], decimals), spread, count, number(better, 2)))
-    heads = ("Metric", "Difference", "95 % interval over prompts", "Prompts", "Share of prompts better")
-    return [
-        f"{markdown(label)}, seed {seed} alone: intervals over prompts LEAVE OUT THE VARIANCE OF TRAINING; they hold for these "
-        "two checkpoints and show nothing about the methods.",
-        markdown_table({head: [(row[i], False) for row in rows] for i, head in enumerate(heads)}),
-    ]
+def _over_prompts(table: pd.DataFrame, store: Store, method: str, baseline: str) -> pd.DataFrame:
+    """One seed: intervals of the difference by a bootstrap over prompts, in place of those over seeds that cannot be had."""
+    items, seed = store.items, store.runs.loc[store.runs["method"] == method, "seed"].iloc[0]
+    names = [name for name in items if name not in (*KEY, *ITEM)]
+    means = items[items["seed"] == seed].groupby(["method", "prompt_id"])[names].mean()
+    for metric in set(names) & set(table["metric"]):
+        difference_P = (means.loc[method][metric] - means.loc[baseline][metric]).dropna().to_numpy()
+        at = (table["method"] == method) & (table["metric"] == metric)
+        table.loc[at, ["diff_low", "diff_high"]] = bootstrap_interval(difference_P, trimmed=0)
+    return table
 
 
-def _prompt_means(run: Path) -> pd.DataFrame:
-    """One row a prompt: the mean of each metric over its samples, the accuracy also by skill (NaN for other skills)."""
-    which, items = run_items(run)
-    if "accuracy" in items:
-        for skill in which["skill"].unique():
-            items[f"accuracy/{skill}"] = items["accuracy"].where(which["skill"] == skill)
-    return items.groupby(which["prompt_id"]).mean()
+def overlay(store: Store, external: pd.DataFrame, kind: str, out: Path) -> pd.DataFrame:
+    """Curves of the published comparison and of a foreign run in ``out``; returns their last values, one row a method."""
+    name = f"{external['method'].iloc[0]} ({kind})"
+    shared = [c for c in external if c.startswith("validation_") and c in store.train]
+    if not shared:
+        raise InputError(
+            f"the file and {store.folder} share no metric; ours: {', '.join(c for c in store.train if c[:11] == 'validation_')}"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        joined = Store(Path(folder), store.modality, store.tier)
+        kept = store.train[[*KEY, "iteration", *SPENT, *shared]]
+        write_rows(pd.concat([kept, external[kept.columns].assign(method=name)]), joined.folder / FILES["train"])
+        write_rows(store.runs, joined.folder / FILES["runs"])
+        ours = [m for m in (BASELINE, "otca", "process_credit") if m in store.methods]
+        for spent in ("samples", "network_evaluations"):
+            if spent == "samples" or external[spent].notna().any():
+                learning_curves(joined, [*ours, name], out / f"curves-{spent}", spent)
+        last = joined.curves[joined.curves["method"].isin([*ours, name])].sort_values("iteration").groupby(KEY, sort=False).last()
+        rows = last.groupby("method", sort=False).mean().drop(columns=["iteration", "reward_calls", "seconds"]).reset_index()
+    write_rows(rows, out / "compared.csv")
+    return rows
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compare and print; exit code 2 with one line where the runs cannot be compared."""
+    """Compare and print; exit code 2 with one line where it cannot be done."""
     parser = argparse.ArgumentParser(
         prog="python -m reproduce.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="…/<method>, or single …/<method>/seed<k>")
+    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="…/<method>, or single …/<method>/seed<k>")
     parser.add_argument("--against", default=BASELINE, help=f"published method or folder to compare with (default: {BASELINE})")
     parser.add_argument("--metric", default="", help="the one metric to compare (default: all; accuracy decides)")
-    parser.add_argument("--rows", type=Path, default=Path("results"), help="folder of the published runs (default: results)")
+    parser.add_argument("--rows", type=Path, default=RESULTS, help="root of the published stores (default: results)")
     parser.add_argument("--unequal-budget", action="store_true", help="go on where costs differ by more than 1 %%")
+    parser.add_argument("--external", type=Path, metavar="CSV", help="a run made elsewhere, to overlay on published curves")
+    parser.add_argument("--kind", choices=KINDS, default="reported", help="what the external numbers are (default: reported)")
+    parser.add_argument(
+        "--samples", type=int, default=0, help="samples an iteration of the external run, if it counts iterations"
+    )
+    parser.add_argument("--place", default="image/cpu", help="modality/tier of the external run's rivals (default: image/cpu)")
+    parser.add_argument("--out", type=Path, default=None, help="folder for the table and the curves")
     args = parser.parse_args(argv)
+    return run_command("compare", lambda: _command(args))
 
-    def command() -> None:
-        rivals = find_runs(args.runs)
-        baseline = find_baseline(args.against, args.rows, rivals[0].place)
-        print(compare(rivals, baseline, args.rows, args.metric, args.unequal_budget), end="")
 
-    return run_command("compare", command)
+def _command(args: argparse.Namespace) -> None:
+    if not args.runs and args.external is None:
+        raise InputError("give folders of runs, or --external with a CSV file")
+    console = Console()
+    if args.runs:
+        table = compare(args.runs, args.against, args.rows, args.metric, args.unequal_budget)
+        primary = PRIMARY if (table["metric"] == PRIMARY).any() else table["metric"].iloc[0]
+        console.print(grid_of(f"Against {table['baseline'].iloc[0]}", _differences(table)))
+        console.print(said(table, primary), markup=False, highlight=False)
+        if (single := table.loc[table["method"] != table["baseline"], "n_seeds"]).eq(1).any() and len(single):
+            console.print(
+                "One seed: intervals over prompts leave out the variance of training and show nothing about the method."
+            )
+        if args.out:
+            write_table(table, args.out, f"Against {table['baseline'].iloc[0]}", [], primary=primary)
+    if args.external is not None:
+        modality, _, tier = args.place.partition("/")
+        if tier not in SEEDS:
+            raise InputError(f"--place {args.place}: give modality/tier, such as image/cpu")
+        rows = external_rows(args.external, args.external.stem, args.samples)
+        rows = overlay(Store(args.rows, modality, tier), rows, args.kind, args.out or Path("runs/compared"))
+        columns = {c: [(f"{v:.4g}" if isinstance(v, float) else str(v), False) for v in rows[c]] for c in rows}
+        console.print(grid_of(f"{args.kind}, beside {args.place}", columns))
+        console.print(f"curves: {args.out or Path('runs/compared')}", markup=False)
+
+
+def _differences(table: pd.DataFrame) -> dict[str, list[tuple[str, bool]]]:
+    """Columns for the terminal: one row a metric and method."""
+    rows = table[table["method"] != table["baseline"]]
+    digits = [metric_of(m).decimals for m in rows["metric"]]
+    cells = {
+        "Metric": [metric_of(m).label for m in rows["metric"]],
+        "Method": list(rows["method"]),
+        "Mean": [number(v, d) for v, d in zip(rows["mean"], digits)],
+        "Difference": [number(r.diff, d) + interval(r.diff_low, r.diff_high, d) for r, d in zip(rows.itertuples(), digits)],
+        "p (Holm)": [number(p, 3) for p in rows["p_holm"]],
+        "P(better)": [number(p, 2) for p in rows["prob_improvement"]],
+        "Seeds": [str(n) for n in rows["n_seeds"]],
+    }
+    return {head: [(text, False) for text in texts] for head, texts in cells.items()}
 
 
 if __name__ == "__main__":

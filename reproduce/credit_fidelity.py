@@ -45,8 +45,8 @@ from otca.schedules import plan_steps
 from otca.signals import run_command
 from otca.types import Scores, Trajectory
 from reproduce.fidelity_text import COMPARED, RIVALS, report, summary
-from reproduce.jobs import add_jobs, jobs_of
 from reproduce.readme import update_readme
+from reproduce.run import add_jobs, run_tasks
 from reproduce.truth import SEED, STAGES, STUDIES, Study, Valuation, load_draws, load_trajectories, load_values
 from reproduce.variants import credit_config
 
@@ -231,15 +231,14 @@ def main(argv: list[str] | None = None) -> int:
         default="measured",
         help="published: make the trajectories again, refuse others than the published ones, and take the truth from their cells",
     )
-    add_jobs(parser, "tasks side by side (default: one a core; one with a GPU)")
+    add_jobs(parser)
     args = parser.parse_args(argv)
-    return run_command("credit_fidelity", lambda: make(args.modality, jobs_of(args.jobs), args.render, args.truth == "published"))
+    return run_command("credit_fidelity", lambda: make(args.modality, args.jobs, args.render, args.truth == "published"))
 
 
 def make(modality: str, jobs: int, render_alone: bool = False, published: bool = False) -> None:
     """Measure what is missing (the truth too, unless the ``published`` one is to do), or nothing; then tables and figures."""
     if not render_alone:
-        from reproduce.runner import run_tasks
         from reproduce.truth import tasks
 
         for independent in tasks(STUDIES[modality], continued=not published):

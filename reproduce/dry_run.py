@@ -28,8 +28,7 @@ from otca.rewards.base import build_reward, find_reward, is_remote
 from otca.rewards.published import PublishedReward, find_files
 from otca.runs import MANIFEST, RunSpec, is_finished
 from otca.shapes import empty_policy
-from reproduce.costs import COST
-from reproduce.runner import arm_config
+from reproduce.run import COST, arm_config
 
 COMPRESSION = 0.5
 """Share of its pixels' bytes that a lossless file of a sample takes, reckoned generously."""

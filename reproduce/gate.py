@@ -32,10 +32,8 @@ from otca.files import EMBEDDED, write_atomic
 from otca.models.base import build_policy
 from otca.runs import RunSpec
 from otca.signals import run_command
-from reproduce.costs import COST, hardware
-from reproduce.jobs import add_jobs, jobs_of
 from reproduce.judged import TASKS, drawings
-from reproduce.runner import run_arms, run_tasks
+from reproduce.run import COST, add_jobs, hardware, run_arms, run_tasks
 from reproduce.truth import Study, continuations, load_draws, load_trajectories, sample
 from reproduce.variants import variant_settings
 
@@ -237,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _make(args: argparse.Namespace) -> int:
-    gate, held = Gate(args.modality, jobs_of(args.jobs), args.prompts, args.draws), True
+    gate, held = Gate(args.modality, args.jobs, args.prompts, args.draws), True
     for name in (args.gate,) if args.gate else GATES:
         entries = GATES[name](gate)
         write(args.modality, name, entries)

@@ -1,4 +1,4 @@
-"""What every table's script does: train what is missing, write the table, rebuild it from published rows."""
+"""What every table's script does: make what is missing, gather it into a store, write the table from the store alone."""
 
 from __future__ import annotations
 
@@ -8,159 +8,135 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from PIL import Image
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
 
-from eval.columns import METRICS
-from eval.markup import markdown, markdown_table
-from eval.pairs import variant_differences, variant_grid
-from eval.plots import dot_plot
-from eval.sources import run_hashes, write_sources
-from eval.tables import EQUAL_CALLS, EQUAL_EVALUATIONS, build_table, clear_winners, collect, differences, write_table
+from eval.markup import Grid as Columns
+from eval.page import write_page
+from eval.plot_credit import credit_maps
+from eval.plot_curves import learning_curves
+from eval.plot_tradeoffs import trade_offs
+from eval.plots import dot_plot, sample_grid
+from eval.store import Store, finished_runs, publish, verdicts
+from eval.tables import EQUAL_CALLS, UNTRAINED, build_table, headline, off_budget, primary_of, said, winners, write_table
 from otca.distributed import end_processes, is_main
-from otca.errors import InputError
-from otca.files import write_atomic
 from otca.presets import FEWER_SEEDS, SEEDS
 from otca.runs import RunSpec
 from otca.signals import run_command
-from reproduce.comparable import COSTS, TOLERANCE
-from reproduce.costs import cost_line
-from reproduce.figures import draw_figures, draw_outcomes, draw_training
-from reproduce.jobs import add_jobs, jobs_of
 from reproduce.readme import update_readme
+from reproduce.run import RUNS, add_options, make_runs
 from reproduce.variants import named_arm
 
 COMPARISON = ("base", "uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca")
-
-BEYOND = ("process_credit", "process_credit@equal", "process_credit@early3-equal40")
-"""Rows that the paper lacks, of the `cpu` tier alone: at equal iterations; at equal evaluations; and, with three states scored
-instead of all, at 40 % of the evaluations."""
-
-HEADLINE = ("base", "uniform_grpo", "static_multi_reward", "otca", *BEYOND)
-"""Arms with all seeds of their tier."""
-
-MOST_CROSSES = 12
-"""Methods up to which a table has them as crosses in one plot."""
-
+QUICK = ("base", "uniform_grpo", "static_multi_reward", "otca")
+"""The paper's comparison in minutes: without the halves of OTCA."""
+BEYOND = ("process_credit",)
+"""Rows that the paper lacks, of the `cpu` tier alone."""
+HEADLINE = (*QUICK, *BEYOND)
+"""Methods with all seeds of their tier."""
 MOST_CURVES = 9
-"""Methods, the untrained one included, up to which a table has learning curves and sample grids; larger ones have dots."""
+"""Methods up to which a table has learning curves and a sample grid; larger ones have dots."""
+RESULTS, MADE = Path("results"), RUNS / "results"
+"""Roots of stores and tables: what is published, and what this machine made, laid out alike."""
+EMBEDDED = "Embedded task: the numbers are this repository's own, not the paper's."
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the paper: ``name`` is its script and folder, ``metrics`` are its columns (empty = all of the runs).
+    """One table: ``name`` is its script and folder, ``metrics`` its columns (empty: all that its runs have), ``primary`` decides.
 
-    ``primary`` is the metric of the table of differences; ``notes`` are printed below every tier's table,
-    ``budget`` says what its arms have in common. A table over several ``media`` has a section for each. One whose pictures are
-    those of other tables goes without ``figures``; one of too many methods for learning curves has those of the methods in
-    ``curves``. ``beyond`` are rows that the paper lacks, of the `cpu` tier alone; a ``wide`` table has fewer seeds there.
-    ``versus`` are methods from which the others' differences are told as well, at that tier, in ``pairs/``, which also has
-    those of a wide table's variants from their own methods.
+    ``quick`` are the methods of that tier, where they are fewer; ``beyond`` are rows of the `cpu` tier alone; a ``wide`` table
+    has fewer seeds there; ``figures``: whether it draws any.
     """
 
     name: str
     title: str
-    media: tuple[str, ...]
+    modalities: tuple[str, ...]
     methods: tuple[str, ...]
-    primary: str
-    notes: tuple[str, ...]
+    primary: str = "accuracy"
     metrics: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     budget: str = EQUAL_CALLS
-    figures: bool = True
-    curves: tuple[str, ...] = ()
+    quick: tuple[str, ...] = ()
     beyond: tuple[str, ...] = ()
     wide: bool = False
-    versus: tuple[str, ...] = ()
+    figures: bool = True
 
     def rows(self, tier: str) -> tuple[str, ...]:
         """Methods and variants of the table at a tier."""
-        return (*self.methods, *(self.beyond if tier == "cpu" else ()))
-
-    def seeds(self, tier: str, name: str) -> int:
-        """Seeds of a method or variant at a tier: headline arms have all."""
-        fewer = FEWER_SEEDS.get(tier, {})
-        return SEEDS[tier] if name in HEADLINE else fewer.get("wide" if self.wide else "core", SEEDS[tier])
+        methods = self.quick if tier == "quick" and self.quick else self.methods
+        return (*methods, *(self.beyond if tier == "cpu" else ()))
 
     def arms(self, tier: str) -> list[RunSpec]:
         """Every run of the table, seed by seed, so that an interrupted table has whole seeds."""
+        fewer = FEWER_SEEDS.get(tier, {}).get("wide" if self.wide else "core", SEEDS[tier])
         return [
             named_arm(modality, tier, name, seed)
-            for modality in self.media
+            for modality in self.modalities
             for seed in range(SEEDS[tier])
             for name in self.rows(tier)
-            if seed < self.seeds(tier, name)
+            if seed < (SEEDS[tier] if name in HEADLINE else fewer)
         ]
 
-    def write(self, rows_root: Path, tier: str) -> Path:
-        """Table and figures from the runs below ``rows_root``; returns the folder written."""
-        folder = rows_root / self.name / tier
-        tables, winners, runs, methods = [], {}, {}, self.rows(tier)
-        for modality in self.media:
-            rows = collect(rows_root, modality, tier, methods)
-            runs |= run_hashes(rows, modality, tier)
-            if self.metrics:
-                rows = rows[rows["metric"].isin(self.metrics)]
-            tables.append(build_table(rows, budget_label=self.budget, modality=modality))
-            at_budget = rows[~rows["method"].isin(off_budget(tables[-1]).index)]
-            winners |= clear_winners(at_budget, self.budget, modality)
-            if tier == "cpu" and (self.versus or self.wide):
-                self._write_pairs(rows, modality, tier, rows_root)
-            suffix = f"-{modality}" if len(self.media) > 1 else ""
-            if len(methods) > MOST_CURVES:
-                dot_plot(tables[-1], self.metrics, folder / f"dots{suffix}")
-                if self.curves:
-                    draw_training(rows_root / modality / tier, self.curves, folder)
-            elif self.figures:
-                draw_figures(rows_root, modality, tier, methods, folder)
-            if self.figures and len(methods) <= MOST_CROSSES:
-                draw_outcomes(rows, rows_root / modality / tier, self.primary, folder, suffix)
-        made = pd.concat(tables)
-        notes = [*_seed_notes(dict(zip(made["method"], made["n_seeds"]))), *_budget_notes(made), *self.notes]
-        primary = self.primary if (made["metric"] == self.primary).any() else _first_held_out(made, self.name)
-        write_table(made, folder, f"{self.title} ({tier} tier)", notes, winners, primary)
-        write_sources(folder, rows_root, runs)
+    def stores(self, root: Path, tier: str) -> list[Store]:
+        """The stores below ``root`` that have every method of the table (but what is beyond it) and any of its metrics."""
+        found = [Store(root, modality, tier) for modality in self.modalities]
+        whole = [store for store in found if {*self.rows(tier)} - {*self.beyond} <= {*store.methods}]
+        return [store for store in whole if not self.metrics or {*self.metrics} & {*store.metrics["metric"]}]
+
+    def write(self, root: Path, tier: str) -> Path | None:
+        """Table and figures from the stores below ``root``; returns the folder written, None where no store has its runs."""
+        folder, tables, best, notes = root / self.name / tier, [], {}, []
+        for store in self.stores(root, tier):
+            part = build_table(store, self.rows(tier), self.metrics, budget=self.budget)
+            tables.append(part)
+            best[store.modality] = winners(store, part)
+            notes += _budget_notes(part)
+            if self.figures:
+                self._draw(store, part, folder, f"-{store.modality}" if len(self.modalities) > 1 else "")
+        if not tables:
+            return None
+        table = pd.concat(tables)
+        tasks = sorted({task for store in self.stores(root, tier) for task in store.runs["task"].dropna()})
+        notes = [f"Task: {', '.join(tasks)}.", *_seed_notes(table), *notes, *self.notes]
+        write_table(table, folder, f"{self.title} ({tier} tier)", notes, best, self.primary)
         return folder
 
-    def _write_pairs(self, rows: pd.DataFrame, modality: str, tier: str, rows_root: Path) -> None:
-        """``pairs/<table>-<tier>.md``: differences in the primary metric from each method of ``versus``, as those in table.md.
+    def _draw(self, store: Store, part: pd.DataFrame, folder: Path, suffix: str) -> None:
+        shown = list(part["method"].unique())
+        trade_offs(store, shown, self.primary, folder / f"trade-offs{suffix}")
+        if len(shown) > MOST_CURVES:
+            dot_plot(part, [m for m in part["metric"].unique() if "/" not in m][:6], folder / f"dots{suffix}")
+            return
+        for spent, name in (("samples", "curves"), ("network_evaluations", "curves-evaluations"), ("seconds", "curves-seconds")):
+            learning_curves(store, shown, folder / f"{name}{suffix}", spent)
+        credit_maps(store, [m for m in shown if m != UNTRAINED], folder / f"credit{suffix}")
+        _draw_grid(store, shown, folder / f"grid{suffix}.png")
 
-        A wide table's has those of its variants from their own methods as well, in the trained metrics, too.
-        """
-        label, text = METRICS[self.primary].label, [f"# {markdown(self.title)} ({tier} tier): pairs"]
-        for name in self.versus:
-            against = build_table(rows[rows["metric"] == self.primary], name, self.budget, modality)
-            text += [f"## {label}: difference from {markdown(name)}", markdown_table(differences(against, self.primary))]
-        asked = [m for m in METRICS if m == self.primary or (not METRICS[m].held_out and (rows["metric"] == m).any())]
-        made = variant_differences(rows[rows["metric"].isin(asked)], modality) if self.wide else pd.DataFrame()
-        for metric in asked if len(made) else ():
-            text += [f"## {METRICS[metric].label}: difference of variants from their own methods"]
-            text += [markdown_table(variant_grid(made, metric))]
-        if len(text) > 1:
-            text += ["Budgets, seeds and what the columns mean: beside the table."]
-            write_atomic(rows_root / "pairs" / f"{self.name.replace('/', '-')}-{tier}.md", "\n\n".join(text) + "\n")
-
-    def render(self, tier: str) -> Path:
+    def render(self, tier: str) -> Path | None:
         """Published rows → published table, figures and README block."""
-        folder = self.write(Path("results"), tier)
-        update_readme(f"{self.name}-{tier}", (folder / "table.md").read_text())
-        pairs = Path("results/pairs") / f"{self.name.replace('/', '-')}-{tier}.md"
-        if pairs.is_file():
-            update_readme(f"pairs-{self.name}-{tier}", pairs.read_text())
-        for modality in self.media:
-            spent = cost_line(Path("results") / modality / tier / "cost.csv", self.rows(tier))
-            update_readme(f"cost-{self.name}-{modality}-{tier}", spent)
+        folder = self.write(RESULTS, tier)
+        if folder:
+            update_readme(f"{self.name}-{tier}", (folder / "table.md").read_text(encoding="utf-8"))
         return folder
 
-    def reproduce(self, tier: str, jobs: int) -> Path:
-        """Train and evaluate what is missing below runs/, then write the table there."""
-        from reproduce.runner import run_arms
-
-        run_arms(self.arms(tier), Path("runs"), jobs)
-        return self.write(Path("runs"), tier) if is_main() else Path("runs") / self.name / tier
+    def gather(self, tier: str) -> None:
+        """Put the table's finished runs below runs/ into the store of this machine."""
+        names = {arm.path for arm in self.arms(tier)}
+        for modality in self.modalities:
+            runs = [run for run in finished_runs(RUNS, modality, tier) if run.relative_to(RUNS) in names]
+            if runs:
+                publish(runs, MADE, modality, tier)
 
     def main(self, description: str, argv: list[str] | None = None) -> int:
         """Parse, run, print; exit code 2 with one line where the input cannot be used."""
         args = parser_of(self.name, description).parse_args(argv)
-        return run_command(self.name, lambda: run_commands([self], args))
+        return run_command(self.name, lambda: run_tables([self], args))
 
 
 def parser_of(name: str, description: str) -> argparse.ArgumentParser:
@@ -169,86 +145,94 @@ def parser_of(name: str, description: str) -> argparse.ArgumentParser:
         prog=f"python -m reproduce.{name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tier", choices=tuple(SEEDS), default="quick", help="how large the runs are (default: quick)")
-    parser.add_argument("--dry-run", action="store_true", help="resolve settings, files, disk space and processes, and stop")
     parser.add_argument("--render", action="store_true", help="only rebuild the published table from published rows")
-    parser.add_argument("--allow-trained-metric", action="store_true", help="let an arm train on a held-out metric")
-    add_jobs(parser)
+    add_options(parser)
     return parser
 
 
-def run_commands(tables: Sequence[Table], args: argparse.Namespace) -> int:
-    """Make, render or look over tables and print them; exit code 2 with one line for each whose input cannot be used.
-
-    Raises InputError for options that are wrong for all of them.
-    """
-    jobs, code = jobs_of(args.jobs), 0
+def run_tables(tables: Sequence[Table], args: argparse.Namespace) -> int:
+    """Make, render or look over tables and print them; exit code 2 with one line for each whose input cannot be used."""
+    code = 0
     for table in tables:
-        code = max(code, run_command(table.name, functools.partial(_make, table, args, jobs)))
+        code = max(code, run_command(table.name, functools.partial(_make, table, args)))
         if code > 128:  # a signal ends them all
             break
+    if code == 0 and is_main() and not args.render and MADE.is_dir():
+        print(f"written: {write_page(MADE)}")
     end_processes()
     return code
 
 
-def _make(table: Table, args: argparse.Namespace, jobs: int) -> int:
+def _make(table: Table, args: argparse.Namespace) -> int:
     """What the options ask for of one table; returns the exit code."""
-    if not (args.render or args.allow_trained_metric):
-        from reproduce.runner import check_trained_arms
-
-        check_trained_arms(table.arms(args.tier))
-    if args.dry_run:
-        from reproduce.dry_run import preflight
-
-        return preflight(table.name, args.tier, table.arms(args.tier), Path("runs")) if is_main() else 0
-    folder = table.render(args.tier) if args.render else table.reproduce(args.tier, jobs)
-    if is_main():
-        print((folder / "table.md").read_text())
+    if args.render:
+        folder, root = table.render(args.tier), RESULTS
+    else:
+        code = make_runs(table.name, args.tier, table.arms(args.tier), args)
+        if code is not None or not is_main():
+            return code or 0
+        table.gather(args.tier)
+        folder, root = table.write(MADE, args.tier), MADE
+    if folder:
+        show(table, root, args.tier)
         print(f"written: {folder}")
+    else:
+        print(f"{table.name}: no rows of the {args.tier} tier below {root}")
     return 0
 
 
-def _first_held_out(table: pd.DataFrame, name: str) -> str:
-    """The metric to compare by where runs lack the table's own: other tasks have other metrics."""
-    held_out = table.loc[table["held_out"], "metric"]
-    if held_out.empty:
-        raise InputError(f"{name}: its runs have no held-out metric; give the tier some (held_out in otca/presets.py)")
-    return held_out.iloc[0]
+def show(table: Table, root: Path, tier: str) -> None:
+    """The primary metric on the terminal, and a sentence of what it shows."""
+    console, every = Console(), pd.read_csv(root / table.name / tier / "table.csv")
+    for modality, part in every.groupby("modality", sort=False):
+        metric = primary_of(part, table.primary)
+        columns = {head: cells for head, cells in headline(part, metric, {}).items() if head not in ("P(better)", "Seeds")}
+        console.print(grid_of(f"{table.title} ({modality}, {tier} tier)", columns))
+        console.print(said(part, metric), markup=False, highlight=False)
 
 
-def off_budget(part: pd.DataFrame) -> pd.DataFrame:
-    """Trained methods of a section of a table that are not at its budget: what each spent for each 1 of the baseline."""
-    alike = COSTS[:1] if part["budget"].iloc[0] == EQUAL_EVALUATIONS else COSTS
-    spent = part.groupby("method", sort=False)[list(alike)].first()
-    ratios = spent[(spent > 0).any(axis=1)] / spent.loc[part["baseline"].iloc[0]]
-    return ratios[(ratios - 1).abs().max(axis=1) > TOLERANCE]
+def grid_of(title: str, columns: Columns) -> Grid:
+    """Columns of texts as a table of the terminal, at most as wide as it is."""
+    grid = Grid(title=title, box=SIMPLE, pad_edge=False, title_justify="left")
+    for i, head in enumerate(columns):
+        grid.add_column(head, justify="right" if i else "left", overflow="fold", no_wrap=not i)
+    for cells in zip(*columns.values()):
+        grid.add_row(*(escape(text) for text, _ in cells))
+    return grid
 
 
-def _budget_notes(table: pd.DataFrame) -> list[str]:
-    """Arms that are not at the budget that their table says, and by how much: one line a modality, none where all are."""
-    out = []
-    for (modality, _, baseline), part in table.groupby(["modality", "budget", "baseline"], sort=False):
-        ratios = off_budget(part).rename(columns=lambda name: name.replace("_", " "))
-        said = [f"{method} ({', '.join(f'{of[name]:.2f} × {name}' for name in ratios)})" for method, of in ratios.iterrows()]
-        if said:
-            where = f" ({modality})" if table["modality"].nunique() > 1 else ""
-            out.append(f"Not at that budget{where}, in multiples of {baseline}: {'; '.join(said)}.")
-    return out
+def _draw_grid(store: Store, methods: Sequence[str], path: Path) -> None:
+    """Pictures of the same prompts and noise, a column a method, from the gallery's strips; clips play on the page alone."""
+    folder = store.folder / "gallery"
+    shown = [method for method in methods if (folder / f"{method}.png").is_file()]
+    if not shown:
+        return
+    prompts = pd.read_csv(folder / "prompts.csv", dtype=str, keep_default_na=False)
+    strips = [np.asarray(Image.open(folder / f"{method}.png")) for method in shown]
+    right = verdicts(store, shown, list(prompts["prompt_id"]))
+    cells = [np.split(strip, len(prompts)) for strip in strips]
+    marks = [[right[method][row] for method in shown] for row in range(len(prompts))]
+    sample_grid([list(row) for row in zip(*cells)], list(prompts["text"]), shown, path, marks)
 
 
-def _seed_notes(seeds: dict[str, int]) -> list[str]:
-    """What so many seeds of each method can show."""
-    counts = sorted(set(seeds.values()), reverse=True)
-    said = f"{counts[0]} seeds an arm"
-    if len(counts) > 1:
-        said = "; ".join(f"{n} seeds: {', '.join(m for m, own in seeds.items() if own == n)}" for n in counts)
-    out = [f"{said}; a seed fixes training prompts, all noise, and evaluation noise, the same in every arm."]
-    if len(counts) > 1:
+def _budget_notes(part: pd.DataFrame) -> list[str]:
+    """Methods that are not at the budget that their table says, and by how much."""
+    ratios = off_budget(part).rename(columns=lambda name: name.replace("_", " "))
+    texts = [f"{method} ({', '.join(f'{of[name]:.2f} × {name}' for name in ratios)})" for method, of in ratios.iterrows()]
+    return (
+        [f"Not at that budget, in multiples of {part['baseline'].iloc[0]} ({part['modality'].iloc[0]}): {'; '.join(texts)}."]
+        if texts
+        else []
+    )
+
+
+def _seed_notes(table: pd.DataFrame) -> list[str]:
+    """What so many seeds can show."""
+    out = ["A seed fixes training prompts, all noise, and evaluation noise, the same for every method."]
+    if table["n_seeds"].nunique() > 1:
         out.append(
             "Means are over each row's own seeds: compare rows of unlike numbers by their differences, of shared seeds alone."
         )
-    if counts[-1] < 5:
-        out.append(
-            f"{counts[-1]} seeds can show that training works and which objectives move; they cannot rank methods: intervals of "
-            f"differences are wide, and a sign-flip test cannot fall below p = {2 / 2 ** counts[-1]:g}."
-        )
+    if (fewest := table["n_seeds"].min()) < 5:
+        out.append(f"{fewest} seeds show that training works and which rewards move; they cannot rank methods.")
     return out

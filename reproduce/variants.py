@@ -1,4 +1,4 @@
-"""Named changes of a method's settings, ``method@variant``: the arms of the ablations and the readings of credit fidelity."""
+"""Named changes of a method's settings, ``method@variant``: the rows of the ablations and the readings of credit fidelity."""
 
 from __future__ import annotations
 
@@ -12,21 +12,12 @@ from otca.config import TrainConfig
 from otca.errors import InputError
 from otca.runs import RunSpec
 
-_CORRUPTED = {
-    "noise": ["alignment", "quality", "reproduce.corrupted:NoiseAesthetic"],
-    "flipped": ["reproduce.corrupted:FlippedAlignment", "quality", "aesthetic"],
-    "scaled": ["alignment", "quality", "reproduce.corrupted:ScaledAesthetic"],
-    "constant": ["alignment", "reproduce.corrupted:ConstantQuality", "aesthetic"],
-}
-CORRUPTIONS = tuple(_CORRUPTED)
-STRESSED = ("uniform_grpo", "static_multi_reward", "otca_moca", "otca", "process_credit")
-"""Methods that the corrupted rewards are tried on."""
-RHOS = (0.0, 0.1, 0.25, 1.0)
-"""MOCA's exploration beside the default 0.5."""
-MATCHED = ("uniform_grpo", "gdpo", *(f"otca_moca@rho{rho:g}" for rho in RHOS[:-1]), "otca_moca", "moca_step", "process_credit")
-"""Methods whose advantage is also brought to the root mean square of static weighting; MOCA's of ρ = 1 has it already."""
 SAMPLED = ("static_multi_reward", "otca")
 """Methods that the sampling settings are tried on."""
+STRESSED = ("uniform_grpo", "static_multi_reward", "otca_moca", "otca", "process_credit")
+"""Methods that the corrupted reward is tried on."""
+MATCHED = ("uniform_grpo", "otca_moca@rho0", "otca_moca", "moca_step", "process_credit")
+"""Methods whose advantage is also brought to the root mean square of static weighting; MOCA's of ρ = 1 has it already."""
 
 VARIANTS: dict[str, dict[str, object]] = {
     # TCD: what it measures, and what its weights know
@@ -36,6 +27,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "otca_tcd@sum": {"credit.tcd_normalise": "sum"},
     "otca_tcd@permuted": {"credit.tcd_control": "permuted"},
     "otca_tcd@averaged": {"credit.tcd_control": "averaged"},
+    # MOCA: its exploration beside the default 0.5
+    **{f"otca_moca@rho{rho:g}": {"credit.rho": rho} for rho in (0.0, 0.1, 0.25, 1.0)},
     # process credit: reach, completion, and the truth as credit
     "process_credit@raw": {"credit.process_shrinkage": False},
     "process_credit@decay0": {"credit.process_decay": 0.0},
@@ -46,36 +39,23 @@ VARIANTS: dict[str, dict[str, object]] = {
     "process_credit@clean-raw": {"credit.process_completion": 1, "credit.process_decay": 0.0, "credit.process_shrinkage": False},
     "process_credit@completion2": {"credit.process_completion": 2},
     "process_credit@whole": {"credit.process_completion": 0},
-    "process_credit@clean-preview": {"credit.process_completion": 1, "credit.process_decoder": "linear"},
-    "process_credit@preview": {"credit.process_decoder": "linear"},
     "process_credit@early3": {"credit.process_states": 3, "credit.process_spread": "early"},
     "process_credit@even3": {"credit.process_states": 3},
-    "process_credit@regressed": {"credit.process_value": "regression"},
     "process_credit@truth4": {"credit.process_continuations": 4, "credit.process_decay": 0.0},
-    "process_credit@step": {"credit.process_scale": "step"},
-    **{
-        f"{method}@baseline": {"credit.process_scale": "step", "credit.process_decay": 1.0}
-        for method in ("process_credit", "process_moca")
-    },
+    "process_credit@baseline": {"credit.process_scale": "step", "credit.process_decay": 1.0},
     # credit-sampled steps
-    **{
-        f"{method}@{count}steps": {"credit.sampled_steps": count}
-        for method in ("otca", "otca_tcd", "process_credit")
-        for count in (1, 3)
-    },
-    # sampling: number of steps, kernel, and group size at equal samples
+    **{f"{m}@{n}steps": {"credit.sampled_steps": n} for m in ("otca", "otca_tcd", "process_credit") for n in (1, 3)},
+    # sampling and loss: number of steps, kernel, group size at equal samples, size of each step's gradient
     **{f"{method}@T{steps}": {"sampler.steps": steps} for method in SAMPLED for steps in (5, 10, 20)},
     **{f"{method}@dance_sde": {"sampler.kind": "dance_sde", "sampler.level": 0.3} for method in SAMPLED},
     **{f"{method}@cps": {"sampler.kind": "cps"} for method in SAMPLED},
-    **{f"{method}@G4": {"group_size": 4, "prompts_per_iteration": 32} for method in SAMPLED},
-    **{f"{method}@G8": {"group_size": 8, "prompts_per_iteration": 16} for method in SAMPLED},
-    # objectives
-    **{f"otca_moca@rho{rho:g}": {"credit.rho": rho} for rho in RHOS},
-    **{f"{method}@{kind}": {"rewards": rewards} for method in STRESSED for kind, rewards in _CORRUPTED.items()},
+    **{f"{method}@G{g}": {"group_size": g, "prompts_per_iteration": 128 // g} for method in SAMPLED for g in (4, 8, 32)},
+    **{f"{method}@{scale}": {"loss.step_scale": scale} for method in SAMPLED for scale in ("exact", "equal")},
+    # one corrupted reward
+    **{f"{method}@flipped": {"rewards": ["reproduce.corrupted:Flipped", "quality", "aesthetic"]} for method in STRESSED},
 }
 for _name in MATCHED:
     VARIANTS[_name + ("-rms" if "@" in _name else "@rms")] = VARIANTS.get(_name, {}) | {"credit.match_rms": True}
-
 
 EQUAL = {"equal": 1.0, "equal40": 0.4}
 """Suffix of a variant (``flow_grpo@equal``, ``otca@3steps-equal``) → its share of static weighting's network evaluations."""
@@ -99,7 +79,7 @@ def credit_config(name: str, config: TrainConfig) -> TrainConfig:
 
 
 def named_arm(modality: str, tier: str, name: str, seed: int) -> RunSpec:
-    """The arm of a method or variant, or of one with the suffix `EQUAL`."""
+    """The run of a method or variant, or of one with the suffix `EQUAL`."""
     method, _, variant = name.partition("@")
     suffix = variant.rpartition("-")[2]
     if suffix in EQUAL:

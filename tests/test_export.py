@@ -17,13 +17,15 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from eval.plots import CELL, GRID_HEAD, GRID_LEFT
+from eval.store import publish
+from eval.tables import build_table, write_table
 from otca.__main__ import main
 from otca.checkpoint import Progress, save_checkpoint
 from otca.config import PolicyConfig, TrainConfig, ValidationConfig
 from otca.files import HASHES, verify_hashes
 from otca.models.base import build_policy
-from otca.runs import RunSpec, begin_run, finish_run
-from tests.test_published_row import DIFFERENCE, ROW, publish_table
+from otca.runs import RunSpec, begin_run, finish_run, read_manifest
+from tests.made_runs import make_run as make_published
 
 CALL = dict(prompt="a red circle", height=64, width=64, num_inference_steps=3, output_type="pt")
 
@@ -219,13 +221,16 @@ def test_the_card_has_its_methods_row_of_the_published_table(evaluated, tmp_path
         export(capsys, evaluated, tmp_path / name, *options)
         return (tmp_path / name / "README.md").read_text()
 
-    publish_table(tmp_path / "results", tier="mine")
-    sources, own = tmp_path / "results/table1/mine/sources.json", json.loads((evaluated / "manifest.json").read_text())["hash"]
-    for digest, said in (("otca0", "is not one"), (own, "is one")):
-        sources.write_text(sources.read_text().replace('"otca0"', f'"{digest}"'))
-        text = card(digest, "--results", tmp_path / "results")
-        assert "| Accuracy | 0.750 | higher | yes |" in text and f"\n{ROW}\n" in text and f"\n{DIFFERENCE}\n" in text
-        assert f"has this run's method, over 3 seeds; the baseline is below it. This run {said} of them." in text
+    root, methods = tmp_path / "results", ("static_multi_reward", "otca")
+    runs = [make_published(tmp_path / "runs", method, seed, 0.5 + 0.1 * seed) for method in methods for seed in range(3)]
+    store = publish(runs, root, "image", "quick")
+    write_table(build_table(store, methods), root / "table1/mine", "Table 1", [])
+    (root / "image/quick").rename(root / "image/mine")
+    text = card("other", "--results", root)
+    assert "| otca | 0.600 [0.500, 0.700] | 0.000 [0.000, 0.000] | 1.000 | 0.50 |" in text and "This run is not one of them" in text
+    rows = root / "image/mine/runs.csv"
+    rows.write_text(rows.read_text().replace(read_manifest(runs[-1])["hash"], read_manifest(evaluated)["hash"]))
+    assert "This run is one of them." in card("same", "--results", root)
     assert "No published table has the method *otca* at the tier *mine* (image)." in card("default")
     monkeypatch.setattr("eval.published_row.RESULTS", tmp_path / "nowhere")
     assert "No published tables were at hand at the export" in card("none")

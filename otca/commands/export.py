@@ -72,7 +72,7 @@ def _write(source: Path, checkpoint: Path, weights: str, samples: int, results: 
     """Everything but the hashes."""
     from eval.model_card import REPOSITORY, Exported, licence, model_card
     from eval.published_row import RESULTS
-    from eval.tables import run_values
+    from eval.store import run_values
     from otca.export import export_weights
     from otca.runs import OVERRIDDEN, config_of
 
@@ -107,12 +107,13 @@ def _evaluation_of(source: Path, settings: TrainConfig, progress: Mapping, avera
 def _shown(source: Path, settings: TrainConfig, manifest: Mapping, folder: Path) -> Sampling:
     """A grid of what the run's evaluation has made; returns how that was sampled."""
     from eval.generate import noise_seed
+    from eval.plots import still
+    from eval.store import gallery_prompts
     from otca.eval_config import EvalConfig
     from otca.presets import EVAL, eval_config
     from otca.types import Prompt
-    from reproduce.figures import grid_files, still
 
-    rows, protocol = grid_files(source), manifest["protocol"]
+    rows, protocol = gallery_prompts(source), manifest["protocol"]
     texts = [row["prompt"] for row in rows]
     _draw([still(source / "media" / row["file"]) for row in rows], texts, settings, folder)
     lines = (source / "media" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
