@@ -16,12 +16,7 @@ test-all: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 render: $(INSTALLED)
-	$(BIN)/python -m reproduce.all --tier quick --render
-	$(BIN)/python -m reproduce.all --tier cpu --render
-	for modality in image video; do $(BIN)/python -m reproduce.credit_fidelity --modality $$modality --render || exit 1; done
-	$(BIN)/python -m reproduce.ablations --family targets --tier study --render
-	$(BIN)/python -m reproduce.gradient_signal --render
-	$(BIN)/python -m reproduce.page
+	$(BIN)/python -m reproduce.all --render
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

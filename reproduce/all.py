@@ -18,7 +18,7 @@ from otca.distributed import end_processes, is_main
 from otca.presets import SEEDS
 from otca.runs import RunSpec
 from otca.signals import run_command
-from reproduce import ablations, table1, table2, table3, table4
+from reproduce import ablations, credit_fidelity, gradient_signal, table1, table2, table3, table4
 from reproduce.run import make_runs
 from reproduce.table import MADE, RESULTS, Table, parser_of
 
@@ -34,6 +34,11 @@ def arms(tier: str) -> list[RunSpec]:
 def render() -> list[Path]:
     """Published rows → every published table and figure, and the page; returns the folders and files written."""
     written = [table.render(tier) for table in TABLES for tier in SEEDS]
+    for name in ("image", "video"):
+        if any((RESULTS / "credit_fidelity").glob(f"*{name}*")):
+            written.append(credit_fidelity.render(name))
+    if any((RESULTS / "gradient_signal").glob("*.csv")):
+        gradient_signal.render()
     return [path for path in written if path] + [write_page(RESULTS)]
 
 
