@@ -22,8 +22,8 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from eval.tables import heading
 from eval.media import read_video
+from eval.tables import heading
 from otca.files import write_atomic
 
 COLORS = {
