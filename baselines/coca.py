@@ -13,7 +13,7 @@ import torch
 from otca.config import TrainConfig
 from otca.credit import group_zscore
 from otca.methods import Method, clean_states_SB, zscore_advantage_BK
-from otca.types import Scores, Trajectory
+from otca.types import Needs, Scores, Trajectory
 
 WINDOWS = 10
 """Windows that the steps are divided into."""
@@ -49,5 +49,5 @@ METHOD = Method(
     "coca",
     "CoCA: summed later contributions of the steps to the final latent, standardised step by step",
     assign,
-    needs=lambda config: frozenset({"velocity"}),
+    needs=lambda config: Needs.VELOCITY,
 )

@@ -1,7 +1,7 @@
 """DiffusionNFT (Zheng et al. 2025, arXiv 2509.16117), the rival from outside GRPO: no log-probability, no SDE.
 
 Samples come from the ODE. At noise levels of the sampling grid, with fresh noise on the final latents, the policy is pulled
-toward them as far as they were good, and its mirror image about the lagging model as far as they were bad. Differs from its
+toward them as far as they were good, and its mirror image about the old policy as far as they were bad. Differs from its
 source in mixing rewards by static weights of z-scores (there: one summed reward, standardised over all samples) and in the
 first-order solver.
 """
@@ -13,10 +13,10 @@ import torch
 from baselines.static_multi_reward import assign
 from otca.losses import NoisedSample
 from otca.methods import Method
-from otca.samplers import clean_prediction
+from otca.sampling import clean_prediction
 
 BETA = 0.1
-"""How far the positive model leans from the lagging one toward the policy (source: 0.1 with several rewards, else 1)."""
+"""How far the positive model leans from the old policy toward the trained one (source: 0.1 with several rewards, else 1)."""
 
 
 def forward_loss(level: NoisedSample) -> torch.Tensor:
@@ -37,16 +37,16 @@ def _normalised_error_B(predicted: torch.Tensor, clean: torch.Tensor) -> torch.T
     return difference.square().mean(1) / weight_B
 
 
-def lag(updates: int) -> float:
-    """Decay of the lagging model after so many updates: min(0.001·n, ½)."""
+def old_policy_decay(updates: int) -> float:
+    """Decay of the old policy after so many updates: min(0.001·n, ½)."""
     return min(0.001 * updates, 0.5)
 
 
 METHOD = Method(
     "diffusion_nft",
-    "DiffusionNFT: ODE samples, contrastive forward-process loss, lagging model",
+    "DiffusionNFT: ODE samples, contrastive forward-process loss, old policy",
     assign,
     settings={"step_selection.kind": "ode", "loss.kl_beta": 1e-4, "optimizer.updates_per_iteration": 1},
     forward_loss=forward_loss,
-    lag=lag,
+    old_policy_decay=old_policy_decay,
 )

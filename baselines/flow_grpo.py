@@ -12,15 +12,15 @@ import torch
 from otca.config import TrainConfig
 from otca.credit import batch_mean, group_center
 from otca.methods import Method
-from otca.types import Scores, Trajectory
+from otca.types import Needs, Scores, Total, Trajectory, alone
 
 
-def assign(rollout: Trajectory, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def assign(rollout: Trajectory, scores: Scores, config: TrainConfig, total: Total = alone) -> tuple[torch.Tensor, torch.Tensor]:
     """K = 1: (r − group mean) / (std of all r + ε) of the weighted sum r of raw rewards, the same at every step."""
-    total_B1 = (scores.reward_BK * torch.tensor(config.weights_K)).sum(1, keepdim=True)
-    mean = batch_mean(total_B1, scores.total)
-    spread = batch_mean((total_B1 - mean).square(), scores.total).sqrt()
-    advantage_B1 = (group_center(total_B1, rollout.group_B) / (spread + config.credit.advantage_epsilon)).float()
+    sum_B1 = (scores.reward_BK * torch.tensor(config.weights_K)).sum(1, keepdim=True)
+    mean = batch_mean(sum_B1, total)
+    spread = batch_mean((sum_B1 - mean).square(), total).sqrt()
+    advantage_B1 = (group_center(sum_B1, rollout.group_B) / (spread + config.credit.advantage_epsilon)).float()
     return torch.ones(len(rollout.trained_T), *advantage_B1.shape), advantage_B1
 
 
@@ -37,4 +37,5 @@ METHOD = Method(
         "loss.kl_beta": 0.04,
         "loss.kl_scale": "flow_grpo",
     },
+    needs=lambda config: Needs.WHOLE_BATCH,
 )

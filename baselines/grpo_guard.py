@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 
 from baselines.static_multi_reward import assign
-from otca.config import TrainConfig
 from otca.losses import Transition, clipped_surrogate
 from otca.methods import Method
+from otca.types import Needs
 
 
 def loss(step: Transition) -> torch.Tensor:
@@ -24,16 +24,11 @@ def loss(step: Transition) -> torch.Tensor:
     return guarded / step.delta
 
 
-def needs(config: TrainConfig) -> frozenset[str]:
-    """The transition means under the policy that sampled."""
-    return frozenset({"mean"})
-
-
 METHOD = Method(
     "grpo_guard",
     "GRPO-Guard: static weights, ratios normalised step by step, loss over Δ",
     assign,
     settings={"loss.clip_low": 3e-6, "loss.clip_high": 3e-6, "loss.clip_dims": 65536},
-    needs=needs,
+    needs=lambda config: Needs.MEAN,
     loss=loss,
 )

@@ -14,14 +14,12 @@ from PIL import Image
 
 from eval.media import quantise
 from eval.videos import write_webp
-from otca.config import SamplerConfig
 from otca.errors import InputError
 from otca.eval_config import EvalConfig
 from otca.files import write_atomic
 from otca.models.base import Policy
 from otca.prompts import evaluation_prompts
-from otca.rollout import Batch, initial_generator, make_batch, rollout
-from otca.schedules import StepPlan, sigmas_S
+from otca.sampling import Batch, initial_generator, make_batch, ode_plan, rollout
 from otca.types import Prompt
 
 
@@ -54,7 +52,6 @@ def generated(policy: Policy, config: EvalConfig, seed: int, rank: int = 0, worl
     count = len(batch.prompts)
     share = [i % count for i in range(rank, -(-count // world) * world, world)]
     policy.encode_ahead(batch.prompts[i].text for i in share)
-    never = torch.zeros(config.steps, dtype=torch.bool)
     for first in range(0, len(share), config.batch):
         chosen = share[first : first + config.batch]
         part = Batch(
@@ -64,8 +61,7 @@ def generated(policy: Policy, config: EvalConfig, seed: int, rank: int = 0, worl
             initial_seed_B=[batch.initial_seed_B[i] for i in chosen],
         )
         with policy.sized(config.height, config.width):
-            sigma_S = sigmas_S(config.steps, config.shift or policy.shift)
-            sampled = rollout(policy, part, SamplerConfig(steps=config.steps), sigma_S, StepPlan(never, never), config.batch)
+            sampled = rollout(policy, part, ode_plan(config.steps, config.shift or policy.shift, config.batch))
         media_BFCHW = sampled.media_BFCHW.cpu()
         for prompt, finite in zip(part.prompts, torch.isfinite(media_BFCHW).flatten(1).all(1).tolist()):
             if not finite:

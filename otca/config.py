@@ -80,7 +80,7 @@ class SamplerConfig:
     """How trajectories are drawn for training."""
 
     kind: Literal["flow_sde", "dance_sde", "cps", "cps_mse"] = "flow_sde"
-    """Transition kernel (see otca/samplers.py)."""
+    """Transition kernel (see otca/sampling.py)."""
     steps: int = 10
     """Denoising steps T."""
     shift: float = 3.0

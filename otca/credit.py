@@ -122,6 +122,44 @@ def moca_weights_BK(advantage_BK: torch.Tensor, rho: float = 0.5) -> torch.Tenso
     return (1 - rho) * min_norm_weights_BK(advantage_BK) + rho / advantage_BK.shape[1]
 
 
+# --------------------------------------------------------------------------------------- OTCA and its halves: credit_TBK
+
+
+def otca_TBK(advantage_BK: torch.Tensor, weight_TB: torch.Tensor, rho: float = 0.5) -> torch.Tensor:
+    """OTCA: w_TB ⊗ c_BK, TCD's step weights times MOCA's objective weights, (T, B, K)."""
+    return weight_TB.unsqueeze(2) * otca_moca_TBK(advantage_BK, len(weight_TB), rho)
+
+
+def otca_tcd_TBK(weight_TB: torch.Tensor, weights_K: torch.Tensor) -> torch.Tensor:
+    """TCD alone: w_TB ⊗ w_K, step weights times fixed objective weights (which sum to 1), (T, B, K)."""
+    return weight_TB.unsqueeze(2) * weights_K
+
+
+def otca_moca_TBK(advantage_BK: torch.Tensor, steps: int, rho: float = 0.5) -> torch.Tensor:
+    """MOCA alone: 1 ⊗ c_BK, the same at every step (the equations as read give c no step index), a view (T, B, K)."""
+    return moca_weights_BK(advantage_BK, rho).unsqueeze(0).expand(steps, -1, -1)
+
+
+def otca_advantage_TB(
+    reward_BK: torch.Tensor,
+    group_B: torch.Tensor,
+    latents_SB: torch.Tensor,
+    trained_T: torch.Tensor | None = None,
+    rho: float = 0.5,
+    clip: float = 5.0,
+) -> torch.Tensor:
+    """The whole of OTCA for another trainer: what multiplies each transition's policy gradient, (T, B), within ± clip.
+
+    reward_BK: raw rewards; group_B: (B,) integers, equal for samples of one prompt; latents_SB: (S, B, …) states from noise
+    to final latent; trained_T: (T,) bool, default all but the last, which samplers leave noiseless.
+    """
+    if trained_T is None:
+        trained_T = torch.arange(len(latents_SB) - 1) < len(latents_SB) - 2
+    advantage_BK = group_zscore(reward_BK, group_B)
+    weight_TB = tcd_weights_TB(latents_SB, trained_T=trained_T).to(advantage_BK)
+    return fuse_TB(otca_TBK(advantage_BK, weight_TB, rho), advantage_BK).clamp(-clip, clip)
+
+
 # ------------------------------------------------------------ objective-wise process credit, beyond the paper [ours]
 
 

@@ -29,9 +29,6 @@ class CreditConfig:
     """Process credit: λ of the generalised increments; 0 credits a step with its own, 1 with all that follow [ours]."""
     process_shrinkage: bool = True
     """Process credit: shrink each state's value to what it foretells of the final reward, learned from the other groups."""
-    process_value: Literal["reward", "regression"] = "reward"
-    """Process credit: a state is worth the reward of its completion, or what a ridge regression of the final rewards on clean
-    predictions, fitted to the other groups, says of it: free, and linear [ours]."""
     process_completion: int = 3
     """Process credit: ODE steps from a state to what is scored; 1 is the clean prediction, free; 0 all that are left."""
     process_continuations: int = 0
@@ -41,8 +38,6 @@ class CreditConfig:
     process_spread: Literal["even", "early"] = "even"
     """Process credit: the scored states are evenly spread from the initial noise on, or ("early") the first ones after it; the
     initial noise is then worth what its group ended with on average."""
-    process_decoder: Literal["vae", "linear"] = "vae"
-    """Process credit: what decodes the states that are scored; "linear" is fitted to the iteration's own latents and media."""
     process_scale: Literal["run", "step"] = "run"
     """Process credit: advantages have RMS 1 over all trained steps, or at each step, so that late steps are trained as much."""
     sampled_steps: int = 0
@@ -58,9 +53,5 @@ class CreditConfig:
             raise InputError(f"credit.process_decay is {self.process_decay}; it must lie in [0, 1]")
         for name in ("process_completion", "process_continuations", "process_states", "sampled_steps"):
             at_least(f"credit.{name}", getattr(self, name), 0)
-        if self.process_value == "regression" and self.process_continuations:
-            raise InputError(
-                "credit.process_value is regression, which continues no state; set credit.process_continuations to 0"
-            )
         positive("credit.tcd_epsilon", self.tcd_epsilon)
         positive("credit.advantage_epsilon", self.advantage_epsilon)

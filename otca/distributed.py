@@ -8,7 +8,7 @@ import os
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, is_deepspeed_available, parse_flag_from_env
+from accelerate.utils import DistributedType, parse_flag_from_env
 
 from otca.errors import InputError
 from otca.sharding import shard_precision
@@ -19,7 +19,6 @@ COUNTED = ("dead_groups", "groups_with_constant_reward")
 
 def process_state() -> PartialState:
     """accelerate's knowledge of the processes, whether or not a trainer was made before."""
-    check_missing_deepspeed()
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
@@ -66,20 +65,6 @@ def check_split_launch(accelerator: Accelerator) -> None:
         )
 
 
-def asks_for_deepspeed() -> bool:
-    """Whether the launcher asks for DeepSpeed."""
-    return parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
-
-
-def check_missing_deepspeed() -> None:
-    """Raise InputError where the launcher asks for DeepSpeed and it is not installed; to be called before accelerate looks."""
-    if asks_for_deepspeed() and not is_deepspeed_available():
-        raise InputError(
-            "the launcher asks for DeepSpeed, which is not installed: pip install -r requirements.txt, or launch with FSDP2 "
-            "(otca/launch/eight_gpus_fsdp2.yaml)"
-        )
-
-
 def asks_for_fsdp() -> bool:
     """Whether the launcher asks for weights in shards."""
     return parse_flag_from_env("ACCELERATE_USE_FSDP")
@@ -96,11 +81,6 @@ def check_dropped_plugin(accelerator: Accelerator) -> None:
         )
     if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise InputError(f"the launcher asks for version 1 of FSDP; set fsdp_version: 2 in its fsdp_config, as {shipped} does")
-    if asks_for_deepspeed() and not (kind == DistributedType.DEEPSPEED and torch.distributed.is_initialized()):
-        raise InputError(
-            f"ACCELERATE_USE_DEEPSPEED asks for DeepSpeed, but accelerate runs {kind.value} without its processes; launch on "
-            "GPUs by accelerate launch with otca/launch/eight_gpus_deepspeed.yaml, or take DeepSpeed out of your config"
-        )
 
 
 def keep_inputs_whole(accelerator: Accelerator, dtype: torch.dtype) -> None:

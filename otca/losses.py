@@ -28,7 +28,7 @@ class Transition:
 
     log_ratio_B (B,), log p − log p_old with gradient; advantage_B (B,), fused and clipped; advantage_BK (B, K), its parts
     credit · advantage before fusing, each clipped; mean (B, …), with gradient, of the transition under the policy, and
-    old_mean under the one that sampled (kept only for methods that need "mean"); std, its noise; delta, the fall in σ;
+    old_mean under the one that sampled (kept only for methods that need MEAN); std, its noise; delta, the fall in σ;
     clip_low and clip_high, the range of 1 − … to 1 + …; ratio_scale, κ_t of the module's docstring.
     """
 
@@ -54,7 +54,7 @@ class NoisedSample:
     """What a loss over the forward process may read of one noise level of one micro-batch.
 
     clean (B, …), the sampled latents; noisy, the same noised to ``sigma`` with fresh noise; velocity there, with gradient,
-    and old_velocity of the model that lags behind; advantage_B (B,), fused and within ± advantage_clip.
+    and old_velocity of the old policy; advantage_B (B,), fused and within ± advantage_clip.
     """
 
     clean: torch.Tensor

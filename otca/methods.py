@@ -12,8 +12,8 @@ import torch
 
 from otca import credit, losses
 from otca.config import TrainConfig
-from otca.samplers import clean_prediction
-from otca.types import Credit, Scores, Trajectory
+from otca.sampling import clean_prediction
+from otca.types import Credit, Needs, Scores, Total, Trajectory, alone
 
 
 @dataclass(frozen=True)
@@ -21,21 +21,20 @@ class Method:
     """A method under a name.
 
     ``assign(rollout, scores, config)`` returns (credit_TBK, advantage_BK). ``settings`` are dotted config defaults that the
-    method brings along (the command line still wins). ``needs(config)`` names what the rollout must keep beyond the
-    default, "velocity" or "mean", and asks for the rewards of completions, "process" (`otca/state_values.py`). ``loss`` turns
-    one `losses.Transition` into losses (B,). A method with ``forward_loss`` trains on the forward process of its samples
-    instead: it turns one `losses.NoisedSample` into losses (B,), and ``lag(n)`` is the decay after n updates of the model that
-    follows behind.
+    method brings along (the command line still wins). ``needs(config)``: see `Needs`. ``loss`` turns one
+    `losses.Transition` into losses (B,). A method with ``forward_loss`` trains on the forward process of its samples instead:
+    it turns one `losses.NoisedSample` into losses (B,), and ``old_policy_decay(n)`` is the decay, after n updates, of the old
+    policy that follows the trained one.
     """
 
     name: str
     summary: str
-    assign: Callable[[Trajectory, Scores, TrainConfig], tuple[torch.Tensor, torch.Tensor]]
+    assign: Callable[..., tuple[torch.Tensor, torch.Tensor]]
     settings: dict[str, object] = field(default_factory=dict)
-    needs: Callable[[TrainConfig], frozenset[str]] = lambda config: frozenset()
+    needs: Callable[[TrainConfig], Needs] = lambda config: Needs.NOTHING
     loss: Callable[[losses.Transition], torch.Tensor] = losses.surrogate
     forward_loss: Callable[[losses.NoisedSample], torch.Tensor] | None = None
-    lag: Callable[[int], float] = lambda updates: 0.0
+    old_policy_decay: Callable[[int], float] = lambda updates: 0.0
 
 
 # ------------------------------------------------------------------------------------------------- building blocks
@@ -58,111 +57,68 @@ def static_TBK(rollout: Trajectory, config: TrainConfig) -> torch.Tensor:
 
 
 def clean_states_SB(rollout: Trajectory) -> torch.Tensor:
-    """The clean prediction x̂0 at every state, the final latent last: (S, B, …); the rollout must keep "velocity"."""
+    """The clean prediction x̂0 at every state, the final latent last: (S, B, …); for methods that need VELOCITY."""
     states = zip(rollout.latents_SB[:-1], rollout.velocity_TB, rollout.sigma_S[:-1])
     return torch.stack([*(clean_prediction(x, v, float(sigma)) for x, v, sigma in states), rollout.latents_SB[-1]])
 
 
-def tcd_TB1(rollout: Trajectory, scores: Scores, config: TrainConfig) -> torch.Tensor:
-    """TCD's step weights as a factor of credit_TBK: (T, B, 1)."""
-    latents_SB = clean_states_SB(rollout) if config.credit.tcd_latent == "x0_hat" else rollout.latents_SB
-    settings, total = config.credit, scores.total
-    weights_TB = credit.tcd_weights_TB(latents_SB, settings.tcd_epsilon, settings.tcd_normalise, rollout.trained_T)
+def tcd_TB(rollout: Trajectory, config: TrainConfig, total: Total = alone) -> torch.Tensor:
+    """TCD's step weights as the settings have them, (T, B); controls take away what they know."""
+    settings, trained_T = config.credit, rollout.trained_T
+    latents_SB = clean_states_SB(rollout) if settings.tcd_latent == "x0_hat" else rollout.latents_SB
+    weights_TB = credit.tcd_weights_TB(latents_SB, settings.tcd_epsilon, settings.tcd_normalise, trained_T)
     if settings.tcd_control == "permuted":
-        weights_TB = credit.permuted_TB(weights_TB, rollout.trained_T, rollout.seed_B)
+        weights_TB = credit.permuted_TB(weights_TB, trained_T, rollout.seed_B)
     elif settings.tcd_control == "averaged":
         weights_TB = (
             torch.stack([credit.batch_mean(weight_B, total) for weight_B in weights_TB]).unsqueeze(1).expand_as(weights_TB)
         )
-    return weights_TB.cpu().unsqueeze(2)
-
-
-def tcd_needs(config: TrainConfig) -> frozenset[str]:
-    """TCD on clean predictions needs the velocities."""
-    return frozenset({"velocity"}) if config.credit.tcd_latent == "x0_hat" else frozenset()
-
-
-def moca_TBK(advantage_BK: torch.Tensor, rollout: Trajectory, config: TrainConfig) -> torch.Tensor:
-    """MOCA's objective weights, the same at every step (the equations as read give c no step index)."""
-    return uniform_TBK(credit.moca_weights_BK(advantage_BK, config.credit.rho), len(rollout.trained_T))
+    return weights_TB.cpu()
 
 
 # --------------------------------------------------------------------------------------------------------- methods
 
 
-def _otca(rollout, scores, config):
+def _otca(rollout, scores, config, total=alone):
     advantage_BK = zscore_advantage_BK(rollout, scores, config)
-    return tcd_TB1(rollout, scores, config) * moca_TBK(advantage_BK, rollout, config), advantage_BK
+    return credit.otca_TBK(advantage_BK, tcd_TB(rollout, config, total), config.credit.rho), advantage_BK
 
 
-def _otca_tcd(rollout, scores, config):
-    return tcd_TB1(rollout, scores, config) * static_TBK(rollout, config), zscore_advantage_BK(rollout, scores, config)
+def _otca_tcd(rollout, scores, config, total=alone):
+    weights_K = torch.tensor(config.weights_K, dtype=torch.float32)
+    return credit.otca_tcd_TBK(tcd_TB(rollout, config, total), weights_K), zscore_advantage_BK(rollout, scores, config)
 
 
 def _otca_moca(rollout, scores, config):
     advantage_BK = zscore_advantage_BK(rollout, scores, config)
-    return moca_TBK(advantage_BK, rollout, config), advantage_BK
+    return credit.otca_moca_TBK(advantage_BK, len(rollout.trained_T), config.credit.rho), advantage_BK
 
 
-def process_advantage_TBK(rollout: Trajectory, scores: Scores, config: TrainConfig) -> torch.Tensor:
-    """Objective-wise process advantages, (T, B, K)."""
-    settings, group_B = config.credit, rollout.group_B
-    values = scores.process_reward_SBK
-    if settings.process_shrinkage:
-        values = credit.shrunk_values_SBK(values, group_B, total=scores.total)
-    trained_T, eps = rollout.trained_T, settings.advantage_epsilon
-    return credit.process_advantage_TBK(
-        values, group_B, settings.process_decay, trained_T, eps, scores.total, settings.process_scale
-    )
-
-
-def process_needs(config: TrainConfig) -> frozenset[str]:
-    """The velocities, from which completions start, and the completions' rewards."""
-    return frozenset({"velocity", "process"})
-
-
-def _process_credit(rollout, scores, config):
-    advantage_TBK = process_advantage_TBK(rollout, scores, config)
-    return advantage_TBK * torch.tensor(config.weights_K), torch.ones_like(scores.reward_BK)
-
-
-def _process_moca(rollout, scores, config):
-    weights_TBK = moca_TBK(zscore_advantage_BK(rollout, scores, config), rollout, config)
-    return weights_TBK * process_advantage_TBK(rollout, scores, config), torch.ones_like(scores.reward_BK)
-
-
-def _moca_step(rollout, scores, config):
-    advantage_TBK = process_advantage_TBK(rollout, scores, config)
-    weights = credit.moca_weights_BK(advantage_TBK.flatten(0, 1), config.credit.rho).view_as(advantage_TBK)
-    return weights * advantage_TBK, torch.ones_like(scores.reward_BK)
+def _tcd_needs(config: TrainConfig) -> Needs:
+    return Needs.WHOLE_BATCH | (Needs.VELOCITY if config.credit.tcd_latent == "x0_hat" else Needs.NOTHING)
 
 
 METHODS = {
     method.name: method
     for method in (
-        Method("otca", "OTCA: trajectory credit (TCD) × objective credit (MOCA)", _otca, needs=tcd_needs),
-        Method("otca_tcd", "OTCA with TCD only, static objective weights", _otca_tcd, needs=tcd_needs),
+        Method("otca", "OTCA: trajectory credit (TCD) × objective credit (MOCA)", _otca, needs=_tcd_needs),
+        Method("otca_tcd", "OTCA with TCD only, static objective weights", _otca_tcd, needs=_tcd_needs),
         Method("otca_moca", "OTCA with MOCA only, every step alike", _otca_moca),
-        Method("process_credit", "each step's own gain in each objective", _process_credit, needs=process_needs),
-        Method("process_moca", "process credit × MOCA's weights of the final rewards", _process_moca, needs=process_needs),
-        Method("moca_step", "MOCA at every step, on process advantages", _moca_step, needs=process_needs),
     )
 }
 
 
-# ---------------------------------------------------------------------------------------------- scores → advantage
-
-
-def assign_credit(method: Method, rollout: Trajectory, scores: Scores, config: TrainConfig) -> Credit:
+def assign_credit(method: Method, rollout: Trajectory, scores: Scores, config: TrainConfig, total: Total = alone) -> Credit:
     """Apply a method: equation (1), then clipping to ± ``loss.advantage_clip``; with diagnostics for the log."""
-    credit_TBK, advantage_BK = method.assign(rollout, scores, config)
+    whole_batch = {"total": total} if Needs.WHOLE_BATCH in method.needs(config) else {}
+    credit_TBK, advantage_BK = method.assign(rollout, scores, config, **whole_batch)
     advantage_TB = credit.fuse_TB(credit_TBK, advantage_BK)
     trained_T = rollout.trained_T
     zscore_BK = zscore_advantage_BK(rollout, scores, config)
     scale = 1.0
     if config.credit.match_rms:
         static_TB = credit.fuse_TB(static_TBK(rollout, config), zscore_BK)
-        scale = credit.rms_ratio(advantage_TB, static_TB, trained_T, scores.total)
+        scale = credit.rms_ratio(advantage_TB, static_TB, trained_T, total)
         advantage_TB = advantage_TB * scale
     limit = config.loss.advantage_clip
     clipped_TB = advantage_TB.clamp(-limit, limit)

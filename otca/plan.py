@@ -23,6 +23,7 @@ from otca.models.texts import MEMORY_BYTES
 from otca.rewards.base import find_reward, is_remote
 from otca.rewards.published import PublishedReward
 from otca.shapes import empty_policy, measure_passes
+from otca.types import Needs
 
 GPUS = {"h200": (141, 989), "h100": (80, 989), "a100": (80, 312), "l40s": (48, 362), "rtx4090": (24, 165)}
 """Name → memory (GB) and dense bf16 tensor TFLOP/s, of NVIDIA's data sheets."""
@@ -180,10 +181,10 @@ def describe(made: Plan, gpu: str, utilisation: float, processes: int) -> str:
 # ----------------------------------------------------------------------------------------------------------------- sizes
 
 
-def _record_bytes(config: TrainConfig, needs: frozenset[str], latents: int) -> int:
+def _record_bytes(config: TrainConfig, needs: Needs, latents: int) -> int:
     """What a rollout keeps on the device: states, and velocities and means where the method asks for them."""
     steps = config.sampler.steps
-    return (steps + 1 + steps * sum(name in needs for name in ("velocity", "mean"))) * latents
+    return (steps + 1 + steps * sum(flag in needs for flag in (Needs.VELOCITY, Needs.MEAN))) * latents
 
 
 def _largest_block(policy: Policy) -> int:

@@ -17,12 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from otca import samplers
+from otca import sampling
 from otca.architectures import empty_pipeline
 from otca.config import PolicyConfig, TrainConfig
 from otca.files import resolve_model
 from otca.models.base import Policy, build_policy
-from otca.schedules import sigmas_S
+from otca.sampling import sigmas_S
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _velocity_step(policy: Policy, config: TrainConfig, rows: int, levels: tuple
     settings = config.sampler
     previous = torch.empty_like(x) if gradient else None
     noise = None if gradient else torch.empty_like(x)
-    _, log_prob_B, _, _ = samplers.step(settings.kind, x, velocity, *levels, settings.level, noise=noise, prev=previous)
+    _, log_prob_B, _, _ = sampling.step(settings.kind, x, velocity, *levels, settings.level, noise=noise, prev=previous)
     if gradient:
         log_prob_B.mean().backward()
 

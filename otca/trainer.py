@@ -1,27 +1,27 @@
-"""The trainer: sample, score, assign credit, update; one loop for every method."""
+"""The trainer: one loop for every method. `Trainer.step` is one iteration, a line a stage:
+
+plan ─► rollout ─► rewards ─► state values ─► credit ─► update
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list
 
-from otca import checkpoint, schedules, zero
+from otca import checkpoint
 from otca.budget import evaluations_per_step
 from otca.config import TrainConfig
 from otca.distributed import (
-    asks_for_deepspeed,
     asks_for_fsdp,
     check_dropped_plugin,
-    check_missing_deepspeed,
     check_split_launch,
     gathered,
     keep_inputs_whole,
@@ -31,17 +31,17 @@ from otca.distributed import (
 from otca.errors import InputError, RewardError, TrainingError
 from otca.files import writable_folder
 from otca.methods import Method, assign_credit
-from otca.models.base import build_policy
+from otca.models.base import Policy, build_policy
 from otca.models.loading import INFERENCE
 from otca.prompts import load_prompts, prompt_order
-from otca.rewards.base import AsyncScoring, build_rewards, check_prompts, score_all
-from otca.rollout import Batch, make_batch, rollout, slots_of
+from otca.rewards.base import AsyncScoring, Reward, build_rewards, check_prompts, score_all
+from otca.sampling import Batch, Plan, make_batch, plan_of, rollout, slots_of
 from otca.sharding import refill
 from otca.signals import Terminated, defer_signals
 from otca.state_values import process_values
 from otca.tracking import RowLog, flat_settings, require_trackers, timed
-from otca.types import Credit, Prompt
-from otca.updater import Updater
+from otca.types import Credit, Needs, Prompt, Scores, Trajectory
+from otca.update import Updater
 from otca.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,46 @@ CONSTANT = 1e-6
 """Rewards whose standard deviation over an iteration is at most this times their mean are the same for all samples."""
 
 
+def collect(
+    policy: Policy,
+    batch: Batch,
+    plan: Plan,
+    rewards: list[Reward],
+    needs: Needs,
+    config: TrainConfig,
+    seconds: dict[str, float] | None = None,
+) -> tuple[Trajectory, Scores, dict[str, int]]:
+    """Rollout, rewards and state values: all that a method's credit is made of, and what the state values cost.
+
+    ``seconds``, if given, gains the time of each phase.
+    """
+    seconds = {} if seconds is None else seconds
+    background = AsyncScoring(rewards)
+    sampled = rollout(policy, batch, plan, needs, seconds, background.add)
+    with timed(seconds, "rewards"):
+        scores = score_all(rewards, sampled.media_BFCHW, sampled.prompts, background)
+    if Needs.STATE_REWARDS not in needs:
+        return sampled, scores, {}
+    with timed(seconds, "process"):
+        values_SBK, costs = process_values(policy, sampled, scores.reward_BK, rewards, config)
+    return sampled, dataclasses.replace(scores, state_reward_SBK=values_SBK), costs
+
+
 class Trainer:
     """State of a run: policy, optimizer, progress. The run folder gets checkpoints, train.csv and timing.csv."""
+
+    def step(self) -> dict[str, float]:
+        """One iteration: returns its row and moves ``progress`` on. Phase times are left in ``seconds``."""
+        config, method, iteration, self.seconds = self.config, self.method, self.progress.iteration, {}
+        plan = plan_of(config, self.policy.shift, self.micro_batch, iteration)
+        sampled, scores, costs = collect(
+            self.policy, self.batch(iteration), plan, self.rewards, method.needs(config), config, self.seconds
+        )
+        with timed(self.seconds, "credit"):
+            credit = assign_credit(method, sampled, scores, config, partial(total, self.accelerator))
+        with timed(self.seconds, "update"):
+            update = self.updater.run(sampled, credit, plan, iteration)
+        return self._row(scores, credit, update, costs)
 
     def __init__(self, config: TrainConfig, method: Method, folder: Path, make_policy=build_policy):
         """Load everything; ``make_policy`` gives the policy, as `build_policy` does. Raises InputError for what cannot be."""
@@ -61,16 +99,15 @@ class Trainer:
         require_trackers(config.trackers)
         if config.policy.precision == "fp16" and not torch.cuda.is_available():
             raise InputError("policy.precision is fp16, which needs a GPU; use bf16 or no")
-        check_missing_deepspeed()
-        precision = "no" if asks_for_deepspeed() else config.policy.precision  # by it accelerate has DeepSpeed cast weights
-        self.accelerator = Accelerator(mixed_precision=precision, log_with=config.trackers or None, project_dir=self.folder)
+        if method.forward_loss and config.step_selection.kind != "ode":
+            raise InputError(f"step_selection.kind is {config.step_selection.kind}; {method.name} samples by ode")
+        self.accelerator = Accelerator(
+            mixed_precision=config.policy.precision, log_with=config.trackers or None, project_dir=self.folder
+        )
         check_split_launch(self.accelerator)
         check_dropped_plugin(self.accelerator)
         keep_inputs_whole(self.accelerator, INFERENCE[config.policy.precision])
-        self.share = config.samples_per_update(self.accelerator.num_processes)
         self.micro_batch = config.rows_per_pass(self.accelerator.num_processes)
-        if asks_for_deepspeed():
-            zero.configure(self.accelerator, config, self.micro_batch)
         self.prompts = load_prompts(config.prompts)
         where = (self.accelerator.device, config.reward_files)
         self.rewards = build_rewards(config.rewards, *where, config.reward_timeout, config.reward_fps)
@@ -78,33 +115,21 @@ class Trainer:
         # networks that are to lie in shards are cut block by block: no GPU ever holds one whole
         networks_on = torch.device("cpu") if asks_for_fsdp() else None
         self.policy = make_policy(config.policy, self.accelerator.device, networks_on=networks_on)
-        if method.forward_loss and config.step_selection.kind != "ode":
-            raise InputError(f"step_selection.kind is {config.step_selection.kind}; {method.name} samples by ode")
         settings = config.optimizer
-        self.optimizer = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             self.policy.trainable_parameters(),
             lr=settings.learning_rate,
             betas=(settings.beta1, settings.beta2),
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        self._prepare()
-        self.sigma_S = schedules.sigmas_S(config.sampler.steps, config.sampler.shift or self.policy.shift)
-        self.updater = Updater(
-            config, method, self.policy, self.optimizer, self.accelerator, self.sigma_S, self.share, self.micro_batch, self.folder
-        )
+        if self.policy.experts > 1:  # a backward pass reaches one of them
+            self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.policy.network, self.optimizer = self.accelerator.prepare(self.policy.network, optimizer)
+        self.updater = Updater(config, method, self.policy, self.optimizer, self.accelerator, self.folder)
         self.parameters = self.updater.parameters
         self.progress = checkpoint.Progress()
         self.seconds: dict[str, float] = {}
-
-    def _prepare(self) -> None:
-        """Hand network and optimizer to accelerate, which may wrap the network (DDP, DeepSpeed) or cut it into shards (FSDP2)."""
-        if asks_for_deepspeed():
-            self.optimizer = zero.prepare(self.accelerator, self.policy, self.optimizer)
-            return
-        if self.policy.experts > 1:  # a backward pass reaches one of them
-            self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.policy.network, self.optimizer = self.accelerator.prepare(self.policy.network, self.optimizer)
 
     # -------------------------------------------------------------------------------------------------------- loop
 
@@ -149,8 +174,6 @@ class Trainer:
         except (RewardError, TrainingError, KeyboardInterrupt, Terminated) as stop:
             self._save_on_the_way_out(stop)
             raise
-        if self.updater.zero is not None:
-            self.policy.network = self.updater.zero.release()
         for tracker in self.accelerator.trackers:
             tracker.finish()
 
@@ -208,52 +231,18 @@ class Trainer:
             if self.accelerator.is_main_process:
                 log.warning("iteration %d: %s", self.progress.iteration - 1, said)
 
-    def step(self) -> dict[str, float]:
-        """One iteration: returns its row and moves ``progress`` on. Phase times are left in ``seconds``."""
-        config, self.seconds = self.config, {}
-        rng = np.random.default_rng([config.seed, self.progress.iteration, 11])
-        selection = config.step_selection
-        plan = schedules.plan_steps(
-            selection.kind,
-            config.sampler.steps,
-            self.progress.iteration,
-            rng,
-            selection.fraction,
-            selection.count,
-            selection.stride,
-        )
-        batch = self._batch()
-        needs = self.method.needs(config)
-        keep = needs - {"process"}
-        background = AsyncScoring(self.rewards)
-        sampled = rollout(
-            self.policy, batch, config.sampler, self.sigma_S, plan, self.micro_batch, keep, self.seconds, background.add
-        )
-        with timed(self.seconds, "rewards"):
-            scores = score_all(self.rewards, sampled.media_BFCHW, sampled.prompts, background)
-        scores = dataclasses.replace(scores, total=functools.partial(total, self.accelerator))
-        extra: dict[str, int] = {}
-        if "process" in needs:
-            with timed(self.seconds, "process"):
-                final_BK = scores.reward_BK
-                values, extra = process_values(self.policy, sampled, final_BK, self.rewards, config, scores.total)
-                scores = dataclasses.replace(scores, process_reward_SBK=values)
-        with timed(self.seconds, "credit"):
-            credit = assign_credit(self.method, sampled, scores, config)
-        with timed(self.seconds, "update"):
-            update = self.updater.run(sampled, credit, plan, self.progress.iteration)
-        self._count(credit, extra)
+    def _row(self, scores: Scores, credit: Credit, update: dict[str, float], costs: dict[str, int]) -> dict[str, float]:
+        """The iteration's row of train.csv, over all processes; counts the iteration, its costs, and constant rewards."""
+        self._count(credit, costs)
         values = {f"reward_{name}": r for name, r in zip(scores.names, scores.reward_BK.mean(0).tolist())}
         values |= {f"std_{name}": s for name, s in zip(scores.names, scores.reward_BK.std(0, correction=0).tolist())}
-        values |= credit.diagnostics | update
-        values = over_processes(self.accelerator, values)
-        row = {"iteration": self.progress.iteration} | values
-        row |= {"network_evaluations": self.progress.network_evaluations, "reward_calls": self.progress.reward_calls}
-        counts = self.progress.constant_in_a_row
-        self.progress.constant_in_a_row = {
-            name: counts.get(name, 0) + 1 if _is_constant(row, name) else 0 for name in scores.names
-        }
-        self.progress.iteration += 1
+        values = over_processes(self.accelerator, values | credit.diagnostics | update)
+        progress = self.progress
+        row = {"iteration": progress.iteration} | values
+        row |= {"network_evaluations": progress.network_evaluations, "reward_calls": progress.reward_calls}
+        counts = progress.constant_in_a_row
+        progress.constant_in_a_row = {name: counts.get(name, 0) + 1 if _is_constant(row, name) else 0 for name in scores.names}
+        progress.iteration += 1
         return row
 
     def _prompts_of(self, iteration: int) -> tuple[list[Prompt], list[int]]:
@@ -264,10 +253,10 @@ class Trainer:
         order = prompt_order(len(self.prompts), config.seed, iteration * prompts, prompts)
         return [self.prompts[order[s]] for s in slots], slots
 
-    def _batch(self) -> Batch:
-        config, iteration = self.config, self.progress.iteration
-        chosen, slots = self._prompts_of(iteration)
-        return make_batch(chosen, slots, config.group_size, (config.seed, iteration), config.sampler.shared_noise)
+    def batch(self, iteration: int) -> Batch:
+        """What this process samples in an iteration."""
+        key = (self.config.seed, iteration)
+        return make_batch(*self._prompts_of(iteration), self.config.group_size, key, self.config.sampler.shared_noise)
 
     # ---------------------------------------------------------------------------------------------------- counting
 

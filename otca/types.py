@@ -6,6 +6,7 @@ S = T + 1 states (index 0 = noise, T = final), K objectives, F frames, C channel
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,20 @@ changes nothing; samples of a group are never split."""
 def alone(value: torch.Tensor) -> torch.Tensor:
     """`Total` of a single process."""
     return value
+
+
+class Needs(enum.Flag):
+    """What a method asks for beyond states, log-probabilities and final rewards.
+
+    VELOCITY and MEAN of each transition are kept by the rollout; STATE_REWARDS are estimated (`otca/state_values.py`);
+    WHOLE_BATCH gives the method's `assign` a fourth argument, the `Total` over processes.
+    """
+
+    NOTHING = 0
+    VELOCITY = enum.auto()
+    MEAN = enum.auto()
+    STATE_REWARDS = enum.auto()
+    WHOLE_BATCH = enum.auto()
 
 
 @dataclass(frozen=True)
@@ -64,15 +79,13 @@ class Trajectory:
 class Scores:
     """reward_BK: (B, K) raw rewards; names: K reward names; seconds: time each reward took.
 
-    process_reward_SBK: (S, B, K) rewards of the clean predictions at each state, for methods that ask for it. total: sum of
-    a tensor over all processes, through which a method learns what it needs of the whole batch.
+    state_reward_SBK: (S, B, K) estimated rewards of each state, the last row the final ones, for methods that need them.
     """
 
     reward_BK: torch.Tensor
     names: tuple[str, ...]
     seconds: dict[str, float]
-    process_reward_SBK: torch.Tensor | None = None
-    total: Total = alone
+    state_reward_SBK: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

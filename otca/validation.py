@@ -10,15 +10,14 @@ import torch
 from accelerate import Accelerator
 
 from otca.checkpoint import checkpoints, iteration_of
-from otca.config import SamplerConfig, TrainConfig
+from otca.config import TrainConfig
 from otca.distributed import total
 from otca.errors import InputError
 from otca.files import verify_hashes
 from otca.models.base import Policy
 from otca.prompts import load_prompts
 from otca.rewards.base import Reward, score_all
-from otca.rollout import Batch, make_batch, rollout
-from otca.schedules import StepPlan, sigmas_S
+from otca.sampling import Batch, make_batch, ode_plan, rollout
 from otca.tracking import RowLog
 from otca.types import Prompt
 
@@ -121,9 +120,7 @@ class Validation:
         count, size = len(batch.prompts), self.config.micro_batch
         share = [i % count for i in range(rank, -(-count // world) * world, world)]  # as many on every process
         counted = [rank + n * world < count for n in range(len(share))]
-        sampler = SamplerConfig(steps=settings.steps)
-        sigma_S = sigmas_S(settings.steps, self.config.sampler.shift or self.policy.shift)
-        never = torch.zeros(settings.steps, dtype=torch.bool)
+        plan = ode_plan(settings.steps, self.config.sampler.shift or self.policy.shift, size)
         sums_3K: torch.Tensor | float = 0.0
         for first in range(0, len(share), size):
             chosen = share[first : first + size]
@@ -133,7 +130,7 @@ class Validation:
                 seed_B=[batch.seed_B[i] for i in chosen],
                 initial_seed_B=[batch.initial_seed_B[i] for i in chosen],
             )
-            sampled = rollout(self.policy, part, sampler, sigma_S, StepPlan(never, never), size)
+            sampled = rollout(self.policy, part, plan)
             scores = score_all(self.rewards, sampled.media_BFCHW, part.prompts)
             judged = self.judge(sampled.media_BFCHW, part.prompts) if self.judge else {}
             names = (*scores.names, *judged)

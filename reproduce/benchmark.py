@@ -34,7 +34,7 @@ from otca.models.base import Policy, build_policy
 from otca.models.loading import TEXT_ENCODERS, component_dtypes
 from otca.plan import GPUS, plan
 from otca.rewards.base import build_reward
-from otca.rollout import velocity_at
+from otca.sampling import plan_of, velocity_at
 from otca.signals import run_command
 from otca.trainer import Trainer
 from otca.types import Prompt
@@ -90,6 +90,7 @@ def timed_steps(trainer: Trainer, rounds: int) -> list[dict[str, float]]:
 def bare_network_seconds(trainer: Trainer) -> float:
     """An iteration's network passes and nothing else: T forward ones a chunk, then one with backward a trained step."""
     policy, rows, config = trainer.policy, trainer.micro_batch, trainer.config
+    sigma_S = plan_of(config, policy.shift, rows).sigma_S
     condition = policy.encode([prompt.text for prompt in trainer.prompts[:rows]])
     x = policy.noise([torch.Generator().manual_seed(i) for i in range(rows)])
     chunks, steps = config.prompts_per_iteration * config.group_size // rows, config.sampler.steps
@@ -97,9 +98,9 @@ def bare_network_seconds(trainer: Trainer) -> float:
     for _ in range(chunks):
         for t in range(steps):
             with torch.no_grad():
-                velocity_at(policy, x, t, trainer.sigma_S, condition)
+                velocity_at(policy, x, t, sigma_S, condition)
         for t in range(steps - 1):
-            velocity_at(policy, x, t, trainer.sigma_S, condition).square().mean().backward()
+            velocity_at(policy, x, t, sigma_S, condition).square().mean().backward()
     elapsed = now() - started
     for parameter in policy.trainable_parameters():
         parameter.grad = None

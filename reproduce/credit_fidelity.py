@@ -41,7 +41,7 @@ from otca.config import TrainConfig
 from otca.errors import InputError
 from otca.files import model_identity, resolve_model, write_atomic
 from otca.methods import Method
-from otca.schedules import plan_steps
+from otca.sampling import select_steps
 from otca.signals import run_command
 from otca.types import Scores, Trajectory
 from reproduce.fidelity_text import COMPARED, RIVALS, report, summary
@@ -80,7 +80,7 @@ def credit_TBK(
 ) -> np.ndarray:
     """Signed credit · advantage of a reading at all steps but the last, one column an objective (fused ones repeat)."""
     config, method = credit_config(reading, config), find_method(reading.partition("@")[0])
-    scores = dataclasses.replace(final, process_reward_SBK=values[Valuation.of(config.credit)])
+    scores = dataclasses.replace(final, state_reward_SBK=values[Valuation.of(config.credit)])
     factors = method.assign(sampled, scores, config)
     product_TBK = torch.where(chosen_T(method, config).view(-1, 1, 1), factors[0] * factors[1], 0.0)[sampled.trained_T].numpy()
     return np.broadcast_to(product_TBK, (*product_TBK.shape[:2], len(config.rewards)))
@@ -91,7 +91,7 @@ def chosen_T(method: Method, config: TrainConfig) -> torch.Tensor:
     own = {key.removeprefix("step_selection."): value for key, value in method.settings.items() if "step_selection." in key}
     chosen = dataclasses.replace(config.step_selection, **own)
     rng = np.random.default_rng(SEED)
-    return plan_steps(chosen.kind, config.sampler.steps, 0, rng, chosen.fraction, chosen.count, chosen.stride).trained_T
+    return select_steps(chosen.kind, config.sampler.steps, 0, rng, chosen.fraction, chosen.count, chosen.stride)[1]
 
 
 def published_truth(study: Study, stage: str, final_BK: np.ndarray) -> Truth:

@@ -19,18 +19,19 @@ import pandas as pd
 import torch
 
 from baselines import find_method
+from baselines.process_credit import process_advantage_TBK
 from eval.evaluate import write_rows
 from eval.signal import Products, equalising_MT, jackknife_MK, signal_MK
-from otca import presets, schedules
+from otca import presets
 from otca.config import TrainConfig
 from otca.files import write_atomic
-from otca.methods import process_advantage_TBK
 from otca.models.base import Policy, build_policy
 from otca.prompts import load_prompts, prompt_order
-from otca.rewards.base import Reward, build_reward, score_all
-from otca.rollout import condition_of, make_batch, rollout, transition_at, velocity_at
+from otca.rewards.base import Reward, build_reward
+from otca.sampling import condition_of, make_batch, plan_of, transition_at, velocity_at
 from otca.state_values import process_values
-from otca.types import Scores, Trajectory
+from otca.trainer import collect
+from otca.types import Needs, Scores, Trajectory
 from reproduce.readme import update_readme
 from reproduce.variants import credit_config
 
@@ -54,7 +55,7 @@ def advantages_XTB(
         length = own.credit.process_completion
         if length not in values:
             values[length] = process_values(policy, sampled, final.reward_BK, rewards, own)[0]
-        return dataclasses.replace(final, process_reward_SBK=values[length])
+        return dataclasses.replace(final, state_reward_SBK=values[length])
 
     out = []
     for name in METHODS:
@@ -76,7 +77,7 @@ def gradients_XTD(policy: Policy, config: TrainConfig, sampled: Trajectory, plan
             x, condition = sampled.latents_SB[t, rows], condition_of(policy, sampled.prompts, rows)
             velocity = velocity_at(policy, x, t, sampled.sigma_S, condition)
             previous = sampled.latents_SB[t + 1, rows]
-            log_prob_B = transition_at(config.sampler, plan, t, sampled.sigma_S, x, velocity, prev=previous)[1]
+            log_prob_B = transition_at(plan, t, x, velocity, prev=previous)[1]
             for row, advantage_TB in enumerate(advantage_XTB):
                 loss = (log_prob_B * advantage_TB[t, rows].to(log_prob_B)).sum() / count
                 parts = torch.autograd.grad(loss, parameters, retain_graph=row + 1 < len(advantage_XTB))
@@ -88,16 +89,14 @@ def measure(config: TrainConfig, batches: int, folds: int) -> Products:
     """Products of gradients of ``batches`` batches, in ``folds`` folds."""
     policy, rewards = build_policy(config.policy), [build_reward(name) for name in config.rewards]
     prompts, slots = load_prompts(config.prompts), config.prompts_per_iteration
-    sigma_S = schedules.sigmas_S(config.sampler.steps, config.sampler.shift or policy.shift)
-    plan = schedules.plan_steps("all", config.sampler.steps, 0, np.random.default_rng(0), 1.0, 1, 1)
+    plan = plan_of(config, policy.shift, config.micro_batch, selection="all")
     methods, objectives, steps = len(METHODS), len(rewards), int(plan.trained_T.sum())
     sums_FXTD, cross = None, np.zeros((folds, folds, methods, steps, objectives))
     gram, count_F = np.zeros((folds, methods, steps, steps)), np.zeros(folds)
     for index in range(batches):
         chosen = [prompts[i] for i in prompt_order(len(prompts), SEED, index * slots, slots)]
         batch = make_batch(chosen, list(range(slots)), config.group_size, ("gradient signal", SEED, index))
-        sampled = rollout(policy, batch, config.sampler, sigma_S, plan, config.micro_batch, frozenset({"velocity"}))
-        final = score_all(rewards, sampled.media_BFCHW, sampled.prompts)
+        sampled, final, _ = collect(policy, batch, plan, rewards, Needs.VELOCITY, config)
         advantage_XTB = advantages_XTB(config, sampled, final, policy, rewards)
         gradient_XTD = gradients_XTD(policy, config, sampled, plan, advantage_XTB)
         fold = index % folds

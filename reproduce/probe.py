@@ -6,23 +6,21 @@ pictures comes from here; nothing of it enters a table.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from eval.evaluate import write_rows
-from otca import schedules
 from otca.config import TrainConfig
 from otca.distributed import is_main
 from otca.eval_config import EvalConfig
 from otca.methods import Method, assign_credit
 from otca.models.base import Policy
 from otca.prompts import evaluation_prompts
-from otca.rewards.base import Reward, score_all
-from otca.rollout import make_batch, rollout
-from otca.state_values import process_values
+from otca.rewards.base import Reward
+from otca.sampling import make_batch, plan_of
+from otca.trainer import collect
 from otca.types import Credit, Prompt, Scores, Trajectory
 
 ROWS = "probe.csv"
@@ -40,16 +38,9 @@ def shown_prompts(evaluation: EvalConfig) -> list[Prompt]:
 
 def credited(policy: Policy, method: Method, config: TrainConfig, rewards: list[Reward], prompts: list[Prompt]):
     """A group of samples for each prompt, all steps stochastic but the last, and their credit: (Trajectory, Scores, Credit)."""
-    steps = config.sampler.steps
-    sigma_S = schedules.sigmas_S(steps, config.sampler.shift or policy.shift)
-    plan = schedules.plan_steps("all", steps, 0, np.random.default_rng(0), 1.0, steps, 1)
+    plan = plan_of(config, policy.shift, config.micro_batch, selection="all")
     batch = make_batch(prompts, list(range(len(prompts))), config.group_size, ("probe",), config.sampler.shared_noise)
-    needs = method.needs(config)
-    sampled = rollout(policy, batch, config.sampler, sigma_S, plan, config.micro_batch, needs - {"process"})
-    scores = score_all(rewards, sampled.media_BFCHW, sampled.prompts)
-    if "process" in needs:
-        values, _ = process_values(policy, sampled, scores.reward_BK, rewards, config)
-        scores = dataclasses.replace(scores, process_reward_SBK=values)
+    sampled, scores, _ = collect(policy, batch, plan, rewards, method.needs(config), config)
     return sampled, scores, assign_credit(method, sampled, scores, config)
 
 

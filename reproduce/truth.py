@@ -12,22 +12,21 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
 from baselines import find_method
-from otca import checkpoint, presets, schedules
+from otca import checkpoint, presets
 from otca.config import TrainConfig
 from otca.credit_config import CreditConfig
 from otca.files import write_atomic
 from otca.models.base import Policy, build_policy
 from otca.prompts import load_prompts, prompt_order
-from otca.rewards.base import Reward, build_reward, score_all
-from otca.rollout import Batch, make_batch, rollout
+from otca.rewards.base import Reward, build_reward
+from otca.sampling import Batch, make_batch, plan_of
 from otca.state_values import continuation_rewards_NBK, process_values
-from otca.trainer import Trainer
-from otca.types import Scores, Trajectory
+from otca.trainer import Trainer, collect
+from otca.types import Needs, Scores, Trajectory
 
 STAGES = ("base", "half", "end")
 TRAINED_BY, SEED = "static_multi_reward", 300
@@ -141,13 +140,10 @@ def sample(study: Study, stage: str) -> None:
     if path.exists():
         return
     config, policy, rewards = study.loaded(stage)
-    steps = config.sampler.steps
-    plan = schedules.plan_steps("all", steps, 0, np.random.default_rng(0), 1.0, steps, 1)
-    sigma_S = schedules.sigmas_S(steps, config.sampler.shift or policy.shift)
-    sampled = rollout(policy, study.batch(stage), config.sampler, sigma_S, plan, config.micro_batch, frozenset({"velocity"}))
-    final_BK = score_all(rewards, sampled.media_BFCHW, sampled.prompts).reward_BK
+    plan = plan_of(config, policy.shift, config.micro_batch, selection="all")
+    sampled, scores, _ = collect(policy, study.batch(stage), plan, rewards, Needs.VELOCITY, config)
     names = ("latents_SB", "velocity_TB", "log_prob_TB", "std_T", "sigma_S", "trained_T")
-    _save({name: getattr(sampled, name) for name in names} | {"final_BK": final_BK}, path)
+    _save({name: getattr(sampled, name) for name in names} | {"final_BK": scores.reward_BK}, path)
 
 
 @torch.no_grad()

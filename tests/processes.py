@@ -48,7 +48,7 @@ def gloo_workers() -> int:
 def leave() -> NoReturn:
     """End this process at once, with success: for what keeps gloo's workers in caches, out of `end_processes`' reach.
 
-    DTensor and DeepSpeed do; one of those workers that still held a tensor would abort a dying interpreter. All processes of
+    DTensor does; one of those workers that still held a tensor would abort a dying interpreter. All processes of
     the launch end together.
     """
     torch.distributed.barrier()

@@ -15,7 +15,7 @@ from otca.errors import InputError
 from otca.losses import NoisedSample, Transition, clipped_surrogate, surrogate, velocity_distance
 from otca.methods import assign_credit
 from otca.models.base import build_policy
-from otca.rollout import noised_at
+from otca.sampling import noised_at
 from otca.trainer import Trainer
 from otca.types import Scores, Trajectory
 from tests.toys import toy_settings
@@ -174,11 +174,12 @@ def test_methods_choose_their_steps(name, stochastic, trained):
     """Of six steps, the last never: a window of four, the first two, int(.6·5) = 3 at random."""
     import numpy as np
 
-    from otca.schedules import plan_steps
+    from otca.sampling import select_steps
 
-    selection = TrainConfig.from_dotted(find_method(name).settings).step_selection
-    plan = plan_steps(selection.kind, 6, 0, np.random.default_rng(0), selection.fraction, selection.count, selection.stride)
-    assert (int(plan.stochastic_T.sum()), int(plan.trained_T.sum())) == (stochastic, trained)
+    chosen = TrainConfig.from_dotted(find_method(name).settings).step_selection
+    rng = np.random.default_rng(0)
+    stochastic_T, trained_T = select_steps(chosen.kind, 6, 0, rng, chosen.fraction, chosen.count, chosen.stride)
+    assert (int(stochastic_T.sum()), int(trained_T.sum())) == (stochastic, trained)
 
 
 class Red:
@@ -201,7 +202,7 @@ def test_dense_grpo_scores_increments_step_by_step():
     """Two samples, values (0, 1, 1, 3) and (0, 0, 2, 2) over four states: increments (1, 0, 2) and (0, 2, 0) → ±1 each step."""
     rollout, scores = record(torch.tensor([[3.0], [2.0]]), std=(0.3, 0.2, 0.0), groups=1)
     values_SB = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 2.0], [3.0, 2.0]])
-    scores = dataclasses.replace(scores, process_reward_SBK=values_SB.unsqueeze(2))
+    scores = dataclasses.replace(scores, state_reward_SBK=values_SB.unsqueeze(2))
     advantage_TB = credit_of("dense_grpo", rollout, scores).advantage_TB
     torch.testing.assert_close(advantage_TB[:, 0], torch.tensor([1.0, -1.0, 1.0]), rtol=1e-3, atol=0)
 
@@ -231,7 +232,7 @@ def test_diffusion_nft_pulls_toward_good_samples_and_away_from_bad_ones(advantag
 
 
 def test_diffusion_nft_lags_more_and_more():
-    assert [diffusion_nft.lag(n) for n in (1, 100, 500, 9999)] == [0.001, 0.1, 0.5, 0.5]
+    assert [diffusion_nft.old_policy_decay(n) for n in (1, 100, 500, 9999)] == [0.001, 0.1, 0.5, 0.5]
 
 
 def test_the_forward_process_mixes_clean_latents_with_each_seeds_noise(untrained_pipeline):
@@ -273,7 +274,7 @@ def nft_settings(pipeline, **changes):
 
 
 def test_diffusion_nft_trains_counts_and_resumes(untrained_pipeline, tmp_path):
-    """Cost: T passes of sampling, then per level 3 of the policy, 1 each of lagging model and reference; resumes bit for bit."""
+    """Cost: T passes of sampling, then per level 3 of the policy, 1 each of old policy and reference; resumes bit for bit."""
     method = find_method("diffusion_nft")
     whole = Trainer(nft_settings(untrained_pipeline), method, tmp_path / "whole")
     whole.run()
@@ -284,13 +285,13 @@ def test_diffusion_nft_trains_counts_and_resumes(untrained_pipeline, tmp_path):
     once = Trainer(nft_settings(untrained_pipeline, iterations=1), method, tmp_path / "parts")
     start = [p.detach().clone() for p in once.parameters]
     once.run()
-    for lagged, before, after in zip(once.updater.lagged, start, once.parameters):  # it follows all but a thousandth of the way
-        torch.testing.assert_close(lagged, 0.001 * before + 0.999 * after.detach())
+    for old, before, after in zip(once.updater.old_policy, start, once.parameters):  # it follows all but a thousandth of the way
+        torch.testing.assert_close(old, 0.001 * before + 0.999 * after.detach())
     resumed = Trainer(nft_settings(untrained_pipeline), method, tmp_path / "parts")
     resumed.run()
-    for a, b in ((whole.parameters, resumed.parameters), (whole.updater.lagged, resumed.updater.lagged)):
+    for a, b in ((whole.parameters, resumed.parameters), (whole.updater.old_policy, resumed.updater.old_policy)):
         assert all(torch.equal(x, y) for x, y in zip(a, b))
-    assert not all(torch.equal(x, y) for x, y in zip(whole.parameters, whole.updater.lagged))
+    assert not all(torch.equal(x, y) for x, y in zip(whole.parameters, whole.updater.old_policy))
 
 
 def test_diffusion_nft_refuses_noise(untrained_pipeline, tmp_path):

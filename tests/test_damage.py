@@ -24,7 +24,7 @@ from otca.errors import InputError, RewardError, TrainingError
 from otca.files import verify_hashes
 from otca.memory import memory_named
 from otca.trainer import Trainer
-from otca.updater import REFUSED, Updater
+from otca.update import REFUSED, Updater
 from otca.validation import best_iteration
 from tests.killed import code_of, content, start
 from tests.test_survival import command

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from accelerate.utils import is_deepspeed_available
 from safetensors.torch import load_file
 
 from tests.processes import ran
@@ -107,12 +106,3 @@ def test_sharding_that_accelerate_drops_is_refused(untrained_pipeline, tmp_path,
     done = train(tmp_path / "out", untrained_pipeline, processes, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
     assert done.returncode != 0 and "ACCELERATE_USE_FSDP asks for FSDP, but accelerate runs" in done.stderr
     assert not (tmp_path / "out" / "train.csv").exists()
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs accelerate does start DeepSpeed")
-def test_deepspeed_that_is_missing_or_dropped_is_refused(untrained_pipeline, tmp_path, processes):
-    """On CPU, DeepSpeed asked for by the launcher's environment silently becomes DDP."""
-    done = train(tmp_path / "out", untrained_pipeline, processes, ACCELERATE_USE_DEEPSPEED="true")
-    said = "asks for DeepSpeed, but accelerate runs" if is_deepspeed_available() else "asks for DeepSpeed, which is not installed"
-    assert done.returncode != 0 and said in done.stderr and not (tmp_path / "out" / "train.csv").exists()

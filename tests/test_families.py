@@ -20,8 +20,7 @@ from otca.errors import InputError
 from otca.methods import METHODS
 from otca.models.base import FAMILIES, build_policy, family_of
 from otca.plan import plan
-from otca.rollout import make_batch, rollout
-from otca.schedules import StepPlan, sigmas_S
+from otca.sampling import Plan, make_batch, rollout, sigmas_S
 from otca.trainer import Trainer
 from otca.types import Prompt
 from tests.tiny_pipelines import BUILD, build
@@ -105,7 +104,7 @@ def stock(name: str, pipeline, policy, latents: torch.Tensor, sigma_S: torch.Ten
 def ours(policy, sigma_S: torch.Tensor):
     never = torch.zeros(len(sigma_S) - 1, dtype=torch.bool)
     batch = make_batch([Prompt("a", TEXT)], [0], 2, ("parity",))
-    return rollout(policy, batch, SamplerConfig(steps=len(sigma_S) - 1), sigma_S, StepPlan(never, never), 2)
+    return rollout(policy, batch, Plan(SamplerConfig(steps=len(sigma_S) - 1), sigma_S, never, never, 2))
 
 
 def parity(name: str, path: str, guidance: float) -> float:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from otca import losses, samplers
-from otca.schedules import sigmas_S
+from otca import losses, sampling
+from otca.sampling import sigmas_S
 
 CASES = [
     c
@@ -73,8 +73,8 @@ def scaled_step(kind, t, sigma, scale, velocity, noise):
     """Gradient with respect to the velocity of the loss of a unit advantage, for a transition drawn with ``noise``."""
     velocity = velocity.clone().requires_grad_()
     x, levels = torch.zeros_like(velocity), (sigma[t], sigma[t + 1], 0.7)
-    prev, old, mean, std = samplers.step(kind, x, velocity.detach(), *levels, noise=noise, sigma_max=sigma[1])
-    _, new, mean, _ = samplers.step(kind, x, velocity, *levels, prev=prev, sigma_max=sigma[1])
+    prev, old, mean, std = sampling.step(kind, x, velocity.detach(), *levels, noise=noise, sigma_max=sigma[1])
+    _, new, mean, _ = sampling.step(kind, x, velocity, *levels, prev=prev, sigma_max=sigma[1])
     one = torch.ones(len(x))
     step = losses.Transition(new - old, one, one[:, None], mean, None, std, sigma[t] - sigma[t + 1], 1.0, 1.0, scale)
     return torch.autograd.grad(losses.surrogate(step).sum(), velocity)[0]
@@ -85,7 +85,7 @@ def test_equal_steps_have_gradients_of_one_size(kind):
     """The same noise and advantage: the same gradient at every step, and the mean square of the exact ones."""
     sigma = sigmas_S(6, 3.0).tolist()
     velocity, noise = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(0)).double()
-    slopes = [samplers.velocity_slopes(kind, *sigma[t : t + 2], 0.7, sigma[1]) for t in range(5)]
+    slopes = [sampling.velocity_slopes(kind, *sigma[t : t + 2], 0.7, sigma[1]) for t in range(5)]
     scales, _ = losses.equal_step_scales([slope for slope, _ in slopes], [drift**2 for _, drift in slopes])
     equal = torch.stack([scaled_step(kind, t, sigma, scales[t], velocity, noise).norm() for t in range(5)])
     exact = torch.stack([scaled_step(kind, t, sigma, 1.0, velocity, noise).norm() for t in range(5)])
@@ -99,13 +99,13 @@ def test_equal_steps_have_the_kl_of_the_velocity(scale):
     """A drift of the velocity costs the same at every step, and as much in all as with exact steps."""
     sigma = sigmas_S(6, 3.0).tolist()
     ends = list(pairwise(sigma))[:5]
-    slopes = [samplers.velocity_slopes("flow_sde", *pair, 0.7, sigma[1]) for pair in ends]
+    slopes = [sampling.velocity_slopes("flow_sde", *pair, 0.7, sigma[1]) for pair in ends]
     drifts = [drift**2 * (a - b if scale == "flow_grpo" else 1.0) for (_, drift), (a, b) in zip(slopes, ends)]
     _, factors = losses.equal_step_scales([slope for slope, _ in slopes], drifts)
     x, v, moved = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(0)).double()
     exact = []
     for a, b in ends:
-        (mean, std), (other, _) = (samplers.transition("flow_sde", x, w, a, b, 0.7, sigma[1]) for w in (v, v + moved))
+        (mean, std), (other, _) = (sampling.transition("flow_sde", x, w, a, b, 0.7, sigma[1]) for w in (v, v + moved))
         exact.append(losses.kl_to_reference(other, mean, std, a - b, scale))
     equal = [kl * factor for kl, factor in zip(exact, factors)]
     torch.testing.assert_close(torch.stack(equal), equal[0].expand(5, -1))

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from otca.config import PolicyConfig, SamplerConfig, TrainConfig
+from otca.config import PolicyConfig, TrainConfig
 from otca.errors import InputError
 from otca.methods import METHODS
 from otca.models.base import build_policy
@@ -14,8 +14,7 @@ from otca.models.texts import TextCache
 from otca.presets import VIDEO
 from otca.prompts import load_prompts
 from otca.rewards.base import build_reward, score_all
-from otca.rollout import make_batch, rollout
-from otca.schedules import StepPlan, sigmas_S
+from otca.sampling import make_batch, ode_plan, rollout
 from otca.trainer import Trainer
 from tests.toys import toy_settings
 
@@ -144,9 +143,8 @@ def test_sliced_decoding_does_not_change_the_reward(path, rewards):
     prompts, media = load_prompts(f"{path}/train", 2), []
     for sliced in (False, True):
         policy = build_policy(PolicyConfig(path=path, vae_slicing=sliced))
-        never = torch.zeros(4, dtype=torch.bool)
         batch = make_batch(prompts, [0, 1], 2, ("sliced",))
-        sampled = rollout(policy, batch, SamplerConfig(steps=4), sigmas_S(4, 3.0), StepPlan(never, never), 4)
+        sampled = rollout(policy, batch, ode_plan(4, 3.0, 4))
         media.append(sampled.media_BFCHW)
     assert policy.pipeline.vae.use_slicing
     torch.testing.assert_close(*media, rtol=0, atol=1e-5)

@@ -13,9 +13,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
 from otca.config import PolicyConfig, SamplerConfig
 from otca.models.base import build_policy, swapped
-from otca.rollout import make_batch, rollout, sample_seed, slots_of
-from otca.schedules import StepPlan, plan_steps, sigmas_S
-from otca.types import Prompt
+from otca.sampling import Plan, make_batch, rollout, sample_seed, select_steps, sigmas_S, slots_of
+from otca.types import Needs, Prompt
 
 PROMPTS = [Prompt("a", "a red circle"), Prompt("b", "two squares"), Prompt("c", "a red circle")]
 
@@ -25,11 +24,11 @@ def policy(untrained_pipeline):
     return build_policy(PolicyConfig(path=untrained_pipeline))
 
 
-def sample(policy, micro_batch, kind="flow_sde", level=0.7, shared=False, steps=4, keep=frozenset()):
+def sample(policy, micro_batch, kind="flow_sde", level=0.7, shared=False, steps=4, keep=Needs.NOTHING):
     batch = make_batch(PROMPTS, [0, 1, 2], 4, ("run", 0), shared)
-    plan = plan_steps("all", steps, 0, np.random.default_rng(0), 1.0, 1, 1)
+    masks = select_steps("all", steps, 0, np.random.default_rng(0), 1.0, 1, 1)
     return rollout(
-        policy, batch, SamplerConfig(kind=kind, steps=steps, level=level), sigmas_S(steps, 3.0), plan, micro_batch, keep
+        policy, batch, Plan(SamplerConfig(kind=kind, steps=steps, level=level), sigmas_S(steps, 3.0), *masks, micro_batch), keep
     )
 
 
@@ -45,8 +44,8 @@ def test_a_sample_does_not_depend_on_its_neighbours(policy):
     """The same seeds in another batch give the same noise: slot 2 alone equals slot 2 of three."""
     whole = sample(policy, 4)
     batch = make_batch(PROMPTS[2:], [2], 4, ("run", 0))
-    plan = plan_steps("all", 4, 0, np.random.default_rng(0), 1.0, 1, 1)
-    alone = rollout(policy, batch, SamplerConfig(steps=4), sigmas_S(4, 3.0), plan, 4)
+    masks = select_steps("all", 4, 0, np.random.default_rng(0), 1.0, 1, 1)
+    alone = rollout(policy, batch, Plan(SamplerConfig(steps=4), sigmas_S(4, 3.0), *masks, 4))
     assert torch.equal(alone.latents_SB[0], whole.latents_SB[0, 8:])
     torch.testing.assert_close(alone.latents_SB, whole.latents_SB[:, 8:], rtol=0, atol=1e-5)
 
@@ -67,7 +66,7 @@ def test_shared_noise_is_shared_within_a_group_only(policy):
 
 
 def test_records_have_the_stated_shapes(policy):
-    out = sample(policy, 4, keep=frozenset({"velocity", "mean"}))
+    out = sample(policy, 4, keep=Needs.VELOCITY | Needs.MEAN)
     assert out.latents_SB.shape[:2] == (5, 12) and out.velocity_TB.shape == out.mean_TB.shape == out.latents_SB[1:].shape
     assert out.log_prob_TB.shape == (4, 12) and out.media_BFCHW.shape == (12, 1, 3, 64, 64)
     assert out.media_BFCHW.min() >= 0 and out.media_BFCHW.max() <= 1
@@ -81,7 +80,7 @@ def test_ode_rollout_is_the_stock_pipeline(policy):
     steps = 5
     never = torch.zeros(steps, dtype=torch.bool)
     sigma_S = sigmas_S(steps, 3.0)
-    ours = rollout(policy, batch, SamplerConfig(steps=steps), sigma_S, StepPlan(never, never), 2)
+    ours = rollout(policy, batch, Plan(SamplerConfig(steps=steps), sigma_S, never, never, 2))
     stock = policy.pipeline(
         prompt=[PROMPTS[0].text] * 2,
         height=64,
@@ -105,7 +104,7 @@ def test_embedded_guidance_is_the_stock_pipelines(untrained_pipeline, tmp_path):
     steps = 4
     never, sigma_S = torch.zeros(steps, dtype=torch.bool), sigmas_S(steps, 3.0)
     batch = make_batch(PROMPTS[:1], [0], 2, ("parity",))
-    ours = rollout(policy, batch, SamplerConfig(steps=steps), sigma_S, StepPlan(never, never), 2)
+    ours = rollout(policy, batch, Plan(SamplerConfig(steps=steps), sigma_S, never, never, 2))
 
     def stock(scale):
         return policy.pipeline(
@@ -135,7 +134,7 @@ def test_the_checkpoints_own_shift_is_the_stock_pipelines(untrained_pipeline, tm
     steps = 4
     never, sigma_S = torch.zeros(steps, dtype=torch.bool), sigmas_S(steps, policy.shift)
     batch = make_batch(PROMPTS[:1], [0], 1, ("parity",))
-    ours = rollout(policy, batch, SamplerConfig(steps=steps), sigma_S, StepPlan(never, never), 1)
+    ours = rollout(policy, batch, Plan(SamplerConfig(steps=steps), sigma_S, never, never, 1))
     stock = policy.pipeline(
         prompt=PROMPTS[0].text,
         height=size,
@@ -154,7 +153,7 @@ def test_true_guidance_is_the_stock_pipelines(untrained_pipeline):
     assert guided.forwards_per_velocity == 2
     batch, steps = make_batch(PROMPTS[:1], [0], 2, ("parity",)), 4
     never, sigma_S = torch.zeros(steps, dtype=torch.bool), sigmas_S(steps, 3.0)
-    ours = rollout(guided, batch, SamplerConfig(steps=steps), sigma_S, StepPlan(never, never), 2)
+    ours = rollout(guided, batch, Plan(SamplerConfig(steps=steps), sigma_S, never, never, 2))
     stock = guided.pipeline(
         prompt=[PROMPTS[0].text] * 2,
         negative_prompt=["", ""],

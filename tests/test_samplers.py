@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from otca import samplers
-from otca.schedules import plan_steps, sigmas_S
+from otca import sampling
+from otca.sampling import select_steps, sigmas_S
 
 CASES = json.loads((Path(__file__).parent / "fixtures" / "public_grpo.json").read_text())["cases"]
 STEPS = [c for c in CASES if c["kind"] in ("flow_sde", "dance_sde", "cps") and c.get("velocity_dtype", "float32") != "bfloat16"]
@@ -25,7 +25,7 @@ def test_step_equals_the_public_code(case):
     """Same next state, log-probability, mean and std as Flow-GRPO's and DanceGRPO's functions on recorded inputs."""
     kind = "cps_mse" if case["kind"] == "cps" else case["kind"]
     given = {"noise": tensor(case, "noise")} if case["noise"] is not None else {"prev": tensor(case, "prev")}
-    prev, log_prob, mean, std = samplers.step(
+    prev, log_prob, mean, std = sampling.step(
         kind,
         tensor(case, "x"),
         tensor(case, "velocity"),
@@ -48,10 +48,10 @@ def test_step_equals_the_public_code(case):
 def test_log_prob_is_torch_distributions(kind, sigma, sigma_next):
     """Mean over latent dimensions of torch.distributions.Normal's log_prob."""
     x, v, noise = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0)).double()
-    prev, log_prob, mean, std = samplers.step(kind, x, v, sigma, sigma_next, 0.7, noise=noise, sigma_max=0.9)
+    prev, log_prob, mean, std = sampling.step(kind, x, v, sigma, sigma_next, 0.7, noise=noise, sigma_max=0.9)
     expected = Normal(mean, std).log_prob(prev).flatten(1).mean(1)
     torch.testing.assert_close(log_prob, expected, rtol=1e-12, atol=1e-12)
-    again = samplers.step(kind, x, v, sigma, sigma_next, 0.7, prev=prev, sigma_max=0.9)
+    again = sampling.step(kind, x, v, sigma, sigma_next, 0.7, prev=prev, sigma_max=0.9)
     assert torch.equal(again[1], log_prob) and torch.equal(again[0], prev)
 
 
@@ -67,7 +67,7 @@ def gaussian_run(kind: str, level: float, spread: float, steps: int = 200, count
         data, noise = 0.5 + (1 - sigma) * spread**2 * surprise, sigma * surprise
         used = "ode" if t == steps - 1 else kind
         fresh = torch.randn(count, 1, generator=generator, dtype=torch.float64)
-        x = samplers.step(used, x, noise - data, sigma, after, level, noise=fresh, sigma_max=float(sigma_S[1]))[0]
+        x = sampling.step(used, x, noise - data, sigma, after, level, noise=fresh, sigma_max=float(sigma_S[1]))[0]
     return float(x.mean()), float(x.std())
 
 
@@ -88,22 +88,22 @@ def test_cps_keeps_a_point_mass_but_not_spread_data():
 
 def test_cps_at_level_zero_is_the_ode():
     x, v = torch.randn(2, 3, 4, dtype=torch.float64)
-    cps, ode = (samplers.step(kind, x, v, 0.6, 0.4, 0.0)[0] for kind in ("cps", "ode"))
+    cps, ode = (sampling.step(kind, x, v, 0.6, 0.4, 0.0)[0] for kind in ("cps", "ode"))
     torch.testing.assert_close(cps, ode, rtol=1e-12, atol=1e-12)
 
 
 def test_flow_sde_at_sigma_one_needs_the_next_grid_point():
     x = torch.zeros(1, 2)
     with pytest.raises(ValueError, match="sigma_max"):
-        samplers.step("flow_sde", x, x, 1.0, 0.9, 0.7, noise=x)
+        sampling.step("flow_sde", x, x, 1.0, 0.9, 0.7, noise=x)
 
 
 def test_unknown_kind_and_missing_noise_are_refused():
     x = torch.zeros(1, 2)
     with pytest.raises(ValueError, match="unknown sampler 'euler'"):
-        samplers.step("euler", x, x, 0.9, 0.8, 0.7, noise=x)
+        sampling.step("euler", x, x, 0.9, 0.8, 0.7, noise=x)
     with pytest.raises(ValueError, match="give noise"):
-        samplers.step("dance_sde", x, x, 0.9, 0.8, 0.3)
+        sampling.step("dance_sde", x, x, 0.9, 0.8, 0.3)
 
 
 def test_sigmas_are_shifted_as_stated():
@@ -119,13 +119,13 @@ def rng(seed=0):
 
 
 def test_step_plans():
-    everything = plan_steps("all", 6, 0, rng(), 0.6, 4, 25)
-    assert everything.trained_T.tolist() == [True] * 5 + [False]
-    some = plan_steps("random_fraction", 11, 0, rng(), 0.6, 4, 25)
-    assert int(some.trained_T.sum()) == 6 and int(some.stochastic_T.sum()) == 10 and not some.trained_T[-1]
-    first = plan_steps("first_k", 10, 7, rng(), 0.6, 3, 25)
-    assert first.trained_T.nonzero().flatten().tolist() == [0, 1, 2] and torch.equal(first.trained_T, first.stochastic_T)
-    starts = [int(plan_steps("window", 10, i, rng(), 0.6, 4, 25).trained_T.nonzero()[0]) for i in (0, 24, 25, 60, 1000)]
+    _, everything_T = select_steps("all", 6, 0, rng(), 0.6, 4, 25)
+    assert everything_T.tolist() == [True] * 5 + [False]
+    stochastic_T, some_T = select_steps("random_fraction", 11, 0, rng(), 0.6, 4, 25)
+    assert int(some_T.sum()) == 6 and int(stochastic_T.sum()) == 10 and not some_T[-1]
+    stochastic_T, first_T = select_steps("first_k", 10, 7, rng(), 0.6, 3, 25)
+    assert first_T.nonzero().flatten().tolist() == [0, 1, 2] and torch.equal(first_T, stochastic_T)
+    starts = [int(select_steps("window", 10, i, rng(), 0.6, 4, 25)[1].nonzero()[0]) for i in (0, 24, 25, 60, 1000)]
     assert starts == [0, 0, 1, 2, 5]
     with pytest.raises(ValueError, match="count is 10"):
-        plan_steps("window", 10, 0, rng(), 0.6, 10, 25)
+        select_steps("window", 10, 0, rng(), 0.6, 10, 25)

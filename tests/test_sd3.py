@@ -11,8 +11,7 @@ from otca.config import PolicyConfig, SamplerConfig, TrainConfig
 from otca.errors import InputError
 from otca.methods import METHODS
 from otca.models.base import build_policy
-from otca.rollout import make_batch, rollout
-from otca.schedules import StepPlan, sigmas_S
+from otca.sampling import Plan, make_batch, rollout, sigmas_S
 from otca.trainer import Trainer
 from otca.types import Prompt
 
@@ -45,7 +44,7 @@ def test_ode_rollout_is_the_stock_pipeline(untrained_sd3, guidance):
     steps = 4
     never, sigma_S = torch.zeros(steps, dtype=torch.bool), sigmas_S(steps, 3.0)
     batch = make_batch([Prompt("a", TEXT)], [0], 2, ("parity",))
-    ours = rollout(policy, batch, SamplerConfig(steps=steps), sigma_S, StepPlan(never, never), 2)
+    ours = rollout(policy, batch, Plan(SamplerConfig(steps=steps), sigma_S, never, never, 2))
     theirs = stock(policy.pipeline, ours.latents_SB[0], sigma_S, guidance)
     torch.testing.assert_close(ours.media_BFCHW[:, 0], theirs, rtol=0, atol=1e-5)
     assert theirs.std() > 0.01

@@ -9,17 +9,17 @@ import pandas as pd
 import pytest
 import torch
 
-from otca import credit, process
+from baselines import find_method
+from otca import credit
 from otca.config import PolicyConfig, SamplerConfig, TrainConfig
 from otca.credit_config import CreditConfig
 from otca.errors import InputError
 from otca.methods import METHODS, assign_credit
 from otca.models.base import build_policy
-from otca.rollout import continued_from, make_batch, rollout
-from otca.schedules import StepPlan, sigmas_S
-from otca.state_values import completion_path, continuation_rewards_NBK, process_values, regressed_values_SBK, scored_states
+from otca.sampling import Plan, continued_from, make_batch, rollout, sigmas_S
+from otca.state_values import completion_path, continuation_rewards_NBK, process_values, scored_states
 from otca.trainer import Trainer
-from otca.types import Prompt, Trajectory
+from otca.types import Needs, Prompt
 from tests.test_baselines import record
 from tests.toys import toy_settings
 
@@ -46,7 +46,7 @@ def sampled(policy, stochastic):
     """Four samples of one prompt, by ODE or with noise at every step but the last."""
     plan = torch.arange(STEPS) < STEPS - 1 if stochastic else torch.zeros(STEPS, dtype=torch.bool)
     batch = make_batch([Prompt("a", "a red circle")], [0], 4, ("process",))
-    return rollout(policy, batch, SAMPLER, sigmas_S(STEPS, 3.0), StepPlan(plan, plan), 2, frozenset({"velocity"}))
+    return rollout(policy, batch, Plan(SAMPLER, sigmas_S(STEPS, 3.0), plan, plan, 2), Needs.VELOCITY)
 
 
 def values(policy, record, **settings):
@@ -204,10 +204,10 @@ def test_objective_weights_of_process_advantages_by_hand(name, expected):
     first_SK = torch.tensor([[0.0, 0.0], [2.0, 1.0], [2.0, 0.0], [2.0, 0.0]])
     rollout, scores = record(torch.tensor([[3.0, 2.0], [0.0, 1.0], [0.0, 0.0]]), std=(0.3, 0.2, 0.0), groups=1)
     values_SBK = torch.stack([first_SK, torch.zeros(4, 2), torch.zeros(4, 2)], dim=1)
-    scores = dataclasses.replace(scores, process_reward_SBK=values_SBK)
+    scores = dataclasses.replace(scores, state_reward_SBK=values_SBK)
     settings = {"method": name, "rewards": ["x", "y"], "credit.rho": 0.5}
     settings |= {"credit.process_shrinkage": False, "credit.process_decay": 0.0}
-    credited = assign_credit(METHODS[name], rollout, scores, TrainConfig.from_dotted(settings))
+    credited = assign_credit(find_method(name), rollout, scores, TrainConfig.from_dotted(settings))
     product_TBK = credited.credit_TBK * credited.advantage_BK
     torch.testing.assert_close(product_TBK[:2, 0], torch.tensor(expected), rtol=1e-3, atol=1e-6)
 
@@ -217,7 +217,7 @@ def test_objective_weights_of_process_advantages_by_hand(name, expected):
 def test_process_methods_train_and_count_their_cost(untrained_pipeline, tmp_path, name, completion, extra):
     """Five states scored for each of six samples and two rewards, beside the final one; clean predictions cost no evaluation."""
     settings = toy_settings(name, untrained_pipeline, **{"credit.process_completion": completion})
-    Trainer(TrainConfig.from_dotted(settings), METHODS[name], tmp_path).run()
+    Trainer(TrainConfig.from_dotted(settings), find_method(name), tmp_path).run()
     row = pd.read_csv(tmp_path / "train.csv").iloc[0]
     assert row.notna().all() and row["first_ratio_deviation"] == 0 and row["update_norm"] > 0
     assert row["network_evaluations"] == 6 * (6 + 5 * 3 + extra) and row["reward_calls"] == 6 * 2 * 6
@@ -261,52 +261,3 @@ def test_sampled_steps_cost_what_they_train(untrained_pipeline, tmp_path):
     _, rows = sampled_run(untrained_pipeline, tmp_path, 2)
     assert rows["network_evaluations"].tolist() == [8 * (6 + 2 * 3), 2 * 8 * (6 + 2 * 3)]
     assert (rows["update_norm"] > 0).all() and (rows["first_ratio_deviation"] < 1e-5).all()
-
-
-def trajectories(groups=(0, 0, 0, 3, 3, 3, 7, 7), steps=2, shape=(2, 3), seed=0):
-    """Random states and velocities, without media."""
-    generator = torch.Generator().manual_seed(seed)
-    count = len(groups)
-    latents, velocity = (torch.randn(n, count, *shape, generator=generator) for n in (steps + 1, steps))
-    sigma_S, std_T = torch.linspace(1, 0, steps + 1), torch.ones(steps)
-    prompts = [Prompt(str(g), "x") for g in groups]
-    trained_T, media = torch.ones(steps, dtype=torch.bool), torch.empty(count, 0)
-    log_prob_TB, group_B = torch.zeros(steps, count), torch.tensor(groups)
-    return Trajectory(latents, std_T, log_prob_TB, sigma_S, trained_T, media, prompts, group_B, [0] * count, velocity)
-
-
-def test_a_regressed_value_is_ridge_regression_on_the_other_groups():
-    """Against least squares with the penalty as rows of data, group by group."""
-    record = trajectories()
-    final_BK = torch.randn(8, 2, generator=torch.Generator().manual_seed(1))
-    out = regressed_values_SBK(record, final_BK)
-    centred_BK = credit.group_center(final_BK, record.group_B)
-    torch.testing.assert_close(out[-1].double(), centred_BK, rtol=0, atol=1e-6)
-    for t, sigma in enumerate([1.0, 0.5]):
-        clean = (record.latents_SB[t] - sigma * record.velocity_TB[t]).flatten(1)
-        x_BD = credit.group_center(clean, record.group_B)
-        penalty = x_BD.square().sum(1).mean().sqrt() * torch.eye(6, dtype=torch.double)
-        for group in (0, 3, 7):
-            own = record.group_B == group
-            rows, targets = torch.cat([x_BD[~own], penalty]), torch.cat([centred_BK[~own], torch.zeros(6, 2)])
-            expected = x_BD[own] @ torch.linalg.lstsq(rows, targets).solution
-            torch.testing.assert_close(out[t, own].double(), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_no_reward_enters_a_regressed_value_of_its_own_group():
-    record, final_BK = trajectories(), torch.randn(8, 1, generator=torch.Generator().manual_seed(2))
-    changed_BK = final_BK.clone()
-    changed_BK[:3] = torch.tensor([[5.0], [-5.0], [0.0]])
-    before, after = (regressed_values_SBK(record, values_BK)[:-1] for values_BK in (final_BK, changed_BK))
-    torch.testing.assert_close(before[:, :3], after[:, :3], rtol=1e-4, atol=1e-6)
-    assert not torch.allclose(before[:, 3:], after[:, 3:], atol=1e-3)
-
-
-def test_regression_is_free_and_refuses_what_it_cannot_do(policy, monkeypatch):
-    out, costs, _ = values(policy, sampled(policy, stochastic=True), process_value="regression")
-    assert costs == {"network_evaluations": 0, "reward_calls": 0} and (out[:-1] == 0).all()  # one group has no others
-    with pytest.raises(InputError, match="regression, which continues no state; set credit.process_continuations to 0"):
-        CreditConfig(process_value="regression", process_continuations=4)
-    monkeypatch.setattr(process, "REGRESSED_NUMBERS", 5)
-    with pytest.raises(InputError, match="6 latent numbers of a sample, more than 5; use credit.process_value reward"):
-        regressed_values_SBK(trajectories(), torch.zeros(8, 1))

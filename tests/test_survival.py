@@ -14,9 +14,9 @@ import torch
 from accelerate import Accelerator
 
 import otca.checkpoint
-import otca.rollout
+import otca.sampling
 import otca.trainer
-import otca.updater
+import otca.update
 from otca.__main__ import main
 from otca.checkpoint import prunable
 from otca.signals import LAST_CALL
@@ -69,8 +69,8 @@ def test_what_a_run_leaves(whole):
 
 
 PHASES = {
-    "rollout": (otca.rollout, "_trajectories", 3, False),
-    "decode": (otca.rollout, "condition_of", 4, False),
+    "rollout": (otca.sampling, "_trajectories", 3, False),
+    "decode": (otca.sampling, "condition_of", 4, False),
     "scoring": (Brightness, "score", 3, False),
     "backward": (Accelerator, "backward", 11, True),
     "optimizer step": (torch.optim.AdamW, "step", 3, True),

@@ -12,8 +12,7 @@ from otca.config import PolicyConfig, SamplerConfig, TrainConfig
 from otca.errors import InputError
 from otca.methods import METHODS
 from otca.models.base import build_policy
-from otca.rollout import make_batch, rollout
-from otca.schedules import StepPlan, sigmas_S
+from otca.sampling import Plan, make_batch, rollout, sigmas_S
 from otca.trainer import Trainer
 from otca.types import Prompt
 
@@ -62,7 +61,7 @@ def stock(policy, sigma_S, latents, **arguments):
 def ours(policy, steps, shift=3.0, count=2):
     never, sigma_S = torch.zeros(steps, dtype=torch.bool), sigmas_S(steps, shift)
     batch = make_batch([Prompt("a", TEXT)], [0], count, ("parity",))
-    return rollout(policy, batch, SamplerConfig(steps=steps), sigma_S, StepPlan(never, never), count)
+    return rollout(policy, batch, Plan(SamplerConfig(steps=steps), sigma_S, never, never, count))
 
 
 def test_ode_rollout_is_the_stock_pipeline(untrained_wan):

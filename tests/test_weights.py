@@ -23,7 +23,7 @@ from otca.models.flux import FluxPolicy
 from otca.models.sd3 import Sd3Policy
 from otca.models.wan import WanPolicy
 from otca.models.weights import LORA_FILE
-from otca.schedules import sigmas_S
+from otca.sampling import sigmas_S
 from tests.test_sd3 import LENGTH, stock
 
 LORA = {"r": 4, "lora_alpha": 12, "init_lora_weights": False, "target_modules": list(Sd3Policy.lora_targets)}
