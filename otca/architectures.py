@@ -82,7 +82,109 @@ def _wan(heads: int, ffn: int, layers: int, experts: int = 1, shift: float = 3.0
     }
 
 
-PUBLISHED: dict[str, dict] = {
+QWEN25_VL_7B = {
+    **{"vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28},
+    **{"num_attention_heads": 28, "num_key_value_heads": 4},
+}
+QWEN3 = {
+    **{"vocab_size": 151936, "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128},
+    **{"hidden_size": 2560, "intermediate_size": 9728},
+}
+MISTRAL_24B = {
+    **{"model_type": "mistral", "vocab_size": 131072, "hidden_size": 5120, "intermediate_size": 32768, "num_hidden_layers": 40},
+    **{"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128},
+}
+GEMMA3_12B = {
+    **{"vocab_size": 262208, "hidden_size": 3840, "intermediate_size": 15360, "num_hidden_layers": 48},
+    **{"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 256},
+}
+SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16, "image_size": 896}
+
+
+def _dynamic(**config) -> tuple:
+    return (*FLOW_MATCHING[:2], {"use_dynamic_shifting": True} | config)
+
+
+def _flux2(transformer: dict, text_encoder: tuple, pipeline: str) -> dict:
+    return {
+        "pipeline": pipeline,
+        "transformer": ("diffusers", "Flux2Transformer2DModel", transformer),
+        "vae": ("diffusers", "AutoencoderKLFlux2", {}),
+        "text_encoder": text_encoder,
+        "scheduler": _dynamic(shift=3.0),
+    }
+
+
+NEWER: dict[str, dict] = {
+    "black-forest-labs/FLUX.2-dev": _flux2(
+        {}, ("transformers", "Mistral3ForConditionalGeneration", {"text_config": MISTRAL_24B}), "Flux2Pipeline"
+    ),
+    "black-forest-labs/FLUX.2-klein-base-4B": _flux2(
+        {
+            **{"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680},
+            **{"guidance_embeds": False},
+        },
+        ("transformers", "Qwen3ForCausalLM", QWEN3),
+        "Flux2KleinPipeline",
+    ),
+    "Qwen/Qwen-Image": {
+        "pipeline": "QwenImagePipeline",
+        "transformer": ("diffusers", "QwenImageTransformer2DModel", {}),
+        "vae": ("diffusers", "AutoencoderKLQwenImage", {}),
+        "text_encoder": ("transformers", "Qwen2_5_VLForConditionalGeneration", {"text_config": QWEN25_VL_7B}),
+        "scheduler": _dynamic(base_shift=0.5, max_shift=0.9, base_image_seq_len=256, max_image_seq_len=8192),
+    },
+    "Tongyi-MAI/Z-Image": {
+        "pipeline": "ZImagePipeline",
+        "transformer": ("diffusers", "ZImageTransformer2DModel", {}),
+        "vae": FLUX_VAE,
+        "text_encoder": ("transformers", "Qwen3Model", QWEN3),
+        "scheduler": (*FLOW_MATCHING[:2], {"shift": 6.0}),
+    },
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": _wan(heads=24, ffn=14336, layers=30, shift=5.0)
+    | {
+        "transformer": (
+            "diffusers",
+            "WanTransformer3DModel",
+            {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30, "in_channels": 48, "out_channels": 48},
+        ),
+        "vae": (
+            "diffusers",
+            "AutoencoderKLWan",
+            {
+                **{"base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "is_residual": True, "in_channels": 12},
+                **{"out_channels": 12, "patch_size": 2, "scale_factor_spatial": 16},
+                **{"latents_mean": [0.0] * 48, "latents_std": [1.0] * 48},  # shapes alone
+            },
+        ),
+        "expand_timesteps": True,
+    },
+    "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v": {
+        "pipeline": "HunyuanVideo15Pipeline",
+        "transformer": ("diffusers", "HunyuanVideo15Transformer3DModel", {"task_type": "t2v"}),
+        "vae": ("diffusers", "AutoencoderKLHunyuanVideo15", {}),
+        "text_encoder": ("transformers", "Qwen2_5_VLTextModel", QWEN25_VL_7B),
+        "text_encoder_2": (
+            *T5_XXL[:2],
+            T5_XXL[2] | {"vocab_size": 1510, "d_model": 1472, "d_ff": 3584, "num_layers": 12, "num_heads": 6},
+        ),
+        "scheduler": (*FLOW_MATCHING[:2], {"shift": 5.0}),
+        "guider": ("diffusers", "ClassifierFreeGuidance", {"guidance_scale": 6.0}),
+    },
+    "Lightricks/LTX-2": {
+        "pipeline": "LTX2Pipeline",
+        "transformer": ("diffusers", "LTX2VideoTransformer3DModel", {}),
+        "vae": ("diffusers", "AutoencoderKLLTX2Video", {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}),
+        "audio_vae": ("diffusers", "AutoencoderKLLTX2Audio", {}),
+        "text_encoder": ("transformers", "Gemma3ForConditionalGeneration", {"text_config": GEMMA3_12B, "vision_config": SIGLIP}),
+        "connectors": ("ltx2", "LTX2TextConnectors", {}),
+        "vocoder": ("ltx2", "LTX2Vocoder", {}),
+        "scheduler": _dynamic(base_shift=0.95, max_shift=2.05, base_image_seq_len=1024, max_image_seq_len=4096),
+    },
+}
+"""Families beyond FLUX.1, SD3.5 and Wan's text-to-video models."""
+
+PUBLISHED: dict[str, dict] = NEWER | {
     "black-forest-labs/FLUX.1-dev": {
         "pipeline": "FluxPipeline",
         "transformer": ("diffusers", "FluxTransformer2DModel", {"guidance_embeds": True}),

@@ -60,6 +60,26 @@ WAN = {
 }
 """Wan in the paper's setting, as far as it is known."""
 
+IMAGES_LORA = {
+    "iterations": 300,  # [ours]
+    "prompts": "prompts/dancegrpo_image.txt",  # [reader]
+    "rewards": ["hpsv2", "clip"],  # [sibling: DanceGRPO]
+    "prompts_per_iteration": 8,  # [ours]
+    "group_size": 8,  # [ours]
+    "micro_batch": 2,  # [ours]
+    "policy.height": 512,  # [reader]
+    "policy.width": 512,  # [reader]
+    "policy.prompt_cache": "runs/prompt_cache",  # [ours]
+    "sampler.kind": "flow_sde",  # [sibling: Flow-GRPO]
+    "sampler.level": 0.7,  # [sibling: Flow-GRPO]
+    "sampler.steps": 10,  # [sibling: Flow-GRPO]
+    "loss.step_scale": "equal",  # [ours]: late steps otherwise own the gradient
+    "loss.clip_low": 1e-4,  # [sibling: Flow-GRPO]
+    "loss.clip_high": 1e-4,  # [sibling: Flow-GRPO]
+    "optimizer.learning_rate": 1e-4,  # [ours]
+}
+"""What the presets of newer image models have in common; nothing is published of OTCA on them."""
+
 IMAGE = {
     "prompts_per_iteration": 8,
     "group_size": 16,
@@ -164,6 +184,98 @@ TRAIN: dict[str, dict[str, object]] = {
         "sampler.steps": 16,  # [sibling: ViPO]
         "sampler.shift": 8.0,  # [sibling: ViPO]
         "optimizer.learning_rate": 1e-4,  # [ours]
+    },
+    "image/qwen-image-lora": LORA
+    | IMAGES_LORA
+    | {
+        "policy.path": "Qwen/Qwen-Image",  # [ours]: the base model, not a distilled one
+        "policy.true_guidance": 4.0,  # [ours]: QwenImagePipeline's default
+        "sampler.shift": 0.0,  # [ours]: the checkpoint's own
+    },
+    "image/flux2-klein-lora": LORA
+    | IMAGES_LORA
+    | {
+        "policy.path": "black-forest-labs/FLUX.2-klein-base-4B",  # [ours]: the base model, not a distilled one
+        "policy.true_guidance": 4.0,  # [ours]: Flux2KleinPipeline's default
+        "sampler.shift": 0.0,  # [ours]: the checkpoint's own
+    },
+    "image/flux2-dev-lora": LORA
+    | IMAGES_LORA
+    | {
+        "policy.path": "black-forest-labs/FLUX.2-dev",  # [ours]: the base model, not a distilled one
+        "policy.guidance": 4.0,  # [ours]: Flux2Pipeline's default
+        "policy.true_guidance": 1.0,  # [ours]: its guidance is embedded
+        "sampler.shift": 0.0,  # [ours]: the checkpoint's own
+    },
+    "image/z-image-lora": LORA
+    | IMAGES_LORA
+    | {
+        "policy.path": "Tongyi-MAI/Z-Image",  # [ours]: the base model, not a distilled one
+        "policy.true_guidance": 6.0,  # [ours]: ZImagePipeline's default guidance_scale of 5, plus 1
+        "sampler.shift": 0.0,  # [ours]: the checkpoint's own
+    },
+    "video/wan22-5b-lora": WAN
+    | LORA
+    | {
+        "iterations": 300,  # [ours]
+        "prompts_per_iteration": 4,  # [ours]
+        "policy.path": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",  # [ours]
+        "policy.height": 352,  # [ours]
+        "policy.width": 640,  # [ours]
+        "policy.frames": 49,  # [ours]
+        "policy.true_guidance": 5.0,  # [ours]: WanPipeline's default
+        "policy.prompt_cache": "runs/prompt_cache",  # [ours]
+        "sampler.steps": 16,  # [sibling: ViPO]
+        "sampler.shift": 0.0,  # [ours]: the checkpoint's own
+        "loss.step_scale": "equal",  # [ours]
+        "optimizer.learning_rate": 1e-4,  # [ours]
+    },
+    "video/hunyuan15-lora": WAN
+    | LORA
+    | {
+        "iterations": 300,  # [ours]
+        "prompts_per_iteration": 4,  # [ours]
+        "policy.path": "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v",  # [ours]
+        "policy.height": 240,  # [ours]
+        "policy.width": 416,  # [ours]
+        "policy.frames": 49,  # [ours]
+        "policy.true_guidance": 6.0,  # [ours]: its guider's
+        "policy.prompt_cache": "runs/prompt_cache",  # [ours]
+        "sampler.steps": 16,  # [sibling: ViPO]
+        "sampler.shift": 0.0,  # [ours]: the checkpoint's own
+        "loss.step_scale": "equal",  # [ours]
+        "optimizer.learning_rate": 1e-4,  # [ours]
+    },
+    "video/ltx2-lora": WAN
+    | LORA
+    | {
+        "iterations": 300,  # [ours]
+        "prompts_per_iteration": 4,  # [ours]
+        "policy.path": "Lightricks/LTX-2",  # [ours]
+        "policy.height": 256,  # [ours]
+        "policy.width": 448,  # [ours]
+        "policy.frames": 49,  # [ours]
+        "policy.true_guidance": 3.0,  # [ours]: LTX2Pipeline's default, for the video
+        "policy.prompt_cache": "runs/prompt_cache",  # [ours]
+        "sampler.steps": 16,  # [sibling: ViPO]
+        "sampler.shift": 0.0,  # [ours]: the checkpoint's own
+        "loss.step_scale": "equal",  # [ours]
+        "optimizer.learning_rate": 1e-4,  # [ours]
+    },
+    "video/wan22-recommended": WAN
+    | {
+        "iterations": 300,  # [ours]
+        "prompts_per_iteration": 64,  # [ours]
+        "policy.path": "Wan-AI/Wan2.2-T2V-A14B-Diffusers",  # [reader]
+        "policy.height": 336,  # [reader]
+        "policy.width": 592,  # [reader]
+        "policy.frames": 53,  # [reader]
+        "policy.true_guidance": 4.0,  # [ours]: the high-noise expert's in Wan2.2's own inference
+        "policy.true_guidance_2": 3.0,  # [ours]: the low-noise expert's there
+        "sampler.steps": 16,  # [sibling: ViPO, TeleBoost]
+        "sampler.shift": 5.0,  # [sibling: TeleBoost, 14B]
+        "loss.step_scale": "equal",  # [ours]: at a large shift the time weight nearly vanishes
+        "optimizer.learning_rate": 5e-6,  # [sibling: ViPO]: 1e-6 is publicly reported to stay flat
     },
     # One known curve before any other number at scale: Flow-GRPO's published setting (arXiv 2505.05470 and its public
     # config/grpo.py, general_ocr_sd3), with --method flow_grpo. Published: 59 % → 92 % of the test prompts' words right, which

@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from otca.__main__ import main
 from otca.config import PolicyConfig
@@ -22,7 +23,7 @@ from otca.models.base import build_policy
 from otca.models.flux import FluxPolicy
 from otca.models.sd3 import Sd3Policy
 from otca.models.wan import WanPolicy
-from otca.models.weights import LORA_FILE
+from otca.models.weights import LORA_FILE, apply_weights
 from otca.sampling import sigmas_S
 from tests.test_sd3 import LENGTH, stock
 
@@ -58,8 +59,8 @@ def test_loras_as_flow_grpo_saves_them_are_merged(untrained_sd3, adapted, tmp_pa
         build_policy(PolicyConfig(path=untrained_sd3, weights=str(tmp_path / "lora")))
 
 
-def save_as_diffusers_does(model, folder, loader=StableDiffusion3Pipeline, metadata=True):
-    loader.save_lora_weights(
+def save_as_diffusers_does(model, folder, metadata=True):
+    StableDiffusion3Pipeline.save_lora_weights(
         folder,
         transformer_lora_layers={
             key.removeprefix("base_model.model."): value for key, value in get_peft_model_state_dict(model).items()
@@ -144,7 +145,226 @@ def test_a_model_of_two_experts_needs_weights_of_each(untrained_experts, tmp_pat
             build_policy(PolicyConfig(**settings, weights=str(tmp_path / kind)))
 
 
-LAYOUTS = ("peft", "flow_grpo", "diffusers", "dance_grpo", "whole")
+# ------------------------------------------------------------------------------------------ files of other trainers, damaged ones
+
+TARGETS = ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.1.attn.to_k")
+ENCODED = "encoder.layers.0.self_attn.v_proj"
+
+
+def pairs(network, modules, seed=0) -> dict[str, torch.Tensor]:
+    """Random A and B of rank 4 for each module, by peft's bare names."""
+    generator, out = torch.Generator().manual_seed(seed), {}
+    for module in modules:
+        wide, narrow = network.get_submodule(module).weight.shape
+        out[f"{module}.lora_A.weight"] = 0.3 * torch.randn(4, narrow, generator=generator)
+        out[f"{module}.lora_B.weight"] = 0.3 * torch.randn(wide, 4, generator=generator)
+    return out
+
+
+def moved(network, before, lora, scale) -> None:
+    """Every weight is what it was, plus alpha/r·B·A where the LoRA has a pair."""
+    for key, value in network.state_dict().items():
+        module = key.removesuffix(".weight")
+        halves = [lora.get(f"{module}.lora_{half}.weight") for half in "AB"]
+        expected = before[key] if halves[0] is None else before[key] + scale * halves[1] @ halves[0]
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
+
+
+@pytest.fixture
+def flux(untrained_pipeline):
+    return FluxPipeline.from_pretrained(untrained_pipeline)
+
+
+@pytest.mark.parametrize(
+    "wrapper", ["", "module.", "_orig_mod.", "base_model.model.", "transformer.", "diffusion_model.", "module._orig_mod."]
+)
+@pytest.mark.parametrize("beside", ["peft", "alphas", "bare file"])
+def test_wrapped_loras_give_w_plus_scaled_b_a(flux, tmp_path, wrapper, beside):
+    before = {key: value.clone() for key, value in flux.transformer.state_dict().items()}
+    lora = pairs(flux.transformer, TARGETS)
+    tensors, scale, file = {wrapper + key: value for key, value in lora.items()}, 1.0, tmp_path / "mine.safetensors"
+    if beside == "peft":
+        file, scale = tmp_path / "adapter_model.safetensors", 2.0
+        config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": list(TARGETS)}
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    elif beside == "alphas":
+        tensors |= {f"{wrapper}{module}.alpha": torch.tensor(6.0) for module in TARGETS}
+        scale = 1.5
+    save_file(tensors, file)
+    apply_weights(flux, ["transformer"], str(file if beside == "bare file" else tmp_path))
+    moved(flux.transformer, before, lora, scale)
+
+
+def test_the_names_of_other_trainers_are_converted_by_diffusers(flux, tmp_path):
+    """kohya's: one module of a single block, alpha 2 of rank 4."""
+    before = flux.transformer.state_dict()["single_transformer_blocks.1.proj_out.weight"].clone()
+    lora = pairs(flux.transformer, ["single_transformer_blocks.1.proj_out"])
+    down, up = lora.values()
+    name = "lora_unet_single_blocks_1_linear2"
+    save_file(
+        {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(2.0)},
+        tmp_path / "a.safetensors",
+    )
+    apply_weights(flux, ["transformer"], str(tmp_path))
+    after = flux.transformer.state_dict()["single_transformer_blocks.1.proj_out.weight"]
+    torch.testing.assert_close(after, before + 0.5 * up @ down, rtol=0, atol=1e-6)
+
+
+def test_parts_for_text_encoders_are_merged_or_refused_by_name(flux, tmp_path, untrained_pipeline):
+    lora, text = pairs(flux.transformer, TARGETS), pairs(flux.text_encoder, [ENCODED], seed=1)
+    before = {key: value.clone() for key, value in flux.text_encoder.state_dict().items()}
+    tensors = {f"transformer.{key}": value for key, value in lora.items()}
+    save_file(tensors | {f"text_encoder.text_model.{key}": value for key, value in text.items()}, tmp_path / LORA_FILE)
+    apply_weights(flux, ["transformer"], str(tmp_path))
+    moved(flux.text_encoder, before, text, 1.0)
+    config = PolicyConfig(path=untrained_pipeline, weights=str(tmp_path), prompt_cache=str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="a part of the LoRA is for text_encoder .* which is not loaded here"):
+        build_policy(config)
+
+
+def deeper(lora):
+    lora["transformer_blocks.99.attn.to_q.lora_A.weight"] = torch.zeros(4, 8)
+
+
+def lone(lora):
+    del lora[f"{TARGETS[1]}.lora_B.weight"]
+
+
+def nan(lora):
+    lora[f"{TARGETS[0]}.lora_A.weight"][1, 2] = float("nan")
+
+
+def control(lora):
+    lora |= {"x_embedder.lora_A.weight": torch.ones(4, 999), "x_embedder.lora_B.weight": torch.ones(8, 4)}
+
+
+def dora(lora):
+    lora[f"{TARGETS[0]}.lora_magnitude_vector"] = torch.ones(8)
+
+
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (deeper, r"has transformer_blocks.99.attn.to_q.lora_A.weight, for which there is no place"),
+        (lone, rf"lacks transformer:{TARGETS[1]}.lora_B.weight"),
+        (nan, rf"{TARGETS[0]}.lora_A.weight is not finite"),
+        (control, r"x_embedder: A \(4, 999\) .* a control LoRA"),
+        (dora, r"has .*lora_magnitude_vector, for which there is no place"),
+        (lambda lora: lora.clear(), "no place|no .*LoRA|lacks"),
+    ],
+)
+def test_a_lora_that_does_not_fit_is_refused_by_its_tensor(flux, tmp_path, damage, said):
+    before = {key: value.clone() for key, value in flux.transformer.state_dict().items()}
+    lora = pairs(flux.transformer, TARGETS)
+    damage(lora)
+    save_file(lora, tmp_path / LORA_FILE)
+    with pytest.raises(InputError, match=said):
+        apply_weights(flux, ["transformer"], str(tmp_path))
+    assert all(torch.equal(value, before[key]) for key, value in flux.transformer.state_dict().items())
+
+
+def test_a_target_without_tensors_is_refused(flux, tmp_path):
+    save_file(pairs(flux.transformer, TARGETS[:1]), tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["attn.to_q"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"lacks .*attn.to_q.lora_A.weight"):
+        apply_weights(flux, ["transformer"], str(tmp_path))
+
+
+def test_places_that_hold_no_weights_are_named(flux, tmp_path):
+    (tmp_path / "several").mkdir()
+    for name in "ab":
+        save_file(pairs(flux.transformer, TARGETS), tmp_path / "several" / f"{name}.safetensors")
+    (tmp_path / "lora.bin").write_bytes(b"x")
+    for path, said in {
+        str(tmp_path / "absent"): "no such file or folder",
+        "someone/some-lora": "neither here nor on the hub",
+        str(tmp_path / "several"): r"it has a.safetensors, b.safetensors; give the path of one",
+        str(tmp_path / "lora.bin"): "only safetensors are read",
+    }.items():
+        with pytest.raises(InputError, match=said):
+            apply_weights(flux, ["transformer"], path)
+
+
+@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "transformer."])
+def test_whole_transformers_lose_their_wrapper(flux, tmp_path, wrapper):
+    whole = {key: value + 0.5 for key, value in flux.transformer.state_dict().items()}
+    save_file({wrapper + key: value for key, value in whole.items()}, tmp_path / "whole.safetensors")
+    apply_weights(flux, ["transformer"], str(tmp_path / "whole.safetensors"))
+    assert all(torch.equal(value, whole[key]) for key, value in flux.transformer.state_dict().items())
+    save_file(dict(list(whole.items())[1:]), tmp_path / "cut.safetensors")
+    with pytest.raises(InputError, match=f"lacks {next(iter(whole))}"):
+        apply_weights(flux, ["transformer"], str(tmp_path / "cut.safetensors"))
+    wide = whole | {"context_embedder.weight": torch.zeros(3, 5)}
+    save_file(wide, tmp_path / "wide.safetensors")
+    with pytest.raises(InputError, match=r"has context_embedder.weight of shape \(3, 5\) where"):
+        apply_weights(flux, ["transformer"], str(tmp_path / "wide.safetensors"))
+
+
+NETWORK = "transformer/diffusion_pytorch_model.safetensors"
+
+
+def cut(folder):
+    (folder / NETWORK).write_bytes((folder / NETWORK).read_bytes()[:-5000])
+
+
+def pointer(folder):
+    (folder / "vae/diffusion_pytorch_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+
+
+def variant(folder):
+    (folder / NETWORK).rename(folder / "transformer/diffusion_pytorch_model.fp16.safetensors")
+
+
+def index(folder):
+    (folder / "model_index.json").write_text('{"_class_name": "Flux')
+
+
+def prefixed(folder):
+    save_file({f"module.{key}": value for key, value in load_file(folder / NETWORK).items()}, folder / NETWORK)
+
+
+def poisoned(folder):
+    file = folder / "text_encoder/model.safetensors"
+    tensors = load_file(file)
+    next(iter(tensors.values())).view(-1)[0] = float("inf")
+    save_file(tensors, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (cut, "transformer: .*diffusion_pytorch_model.safetensors is cut or damaged"),
+        (pointer, "vae: .*diffusion_pytorch_model.safetensors is a git-lfs pointer"),
+        (variant, "transformer: .*diffusion_pytorch_model.fp16.safetensors is a variant alone"),
+        (index, "model_index.json cannot be read: not JSON"),
+        (lambda folder: shutil.rmtree(folder / "vae"), "vae is named in model_index.json, but .*vae is missing"),
+        (lambda folder: (folder / "vae/config.json").unlink(), "vae: .*config.json is missing"),
+        (lambda folder: (folder / NETWORK).unlink(), "transformer: no safetensors file in"),
+        (prefixed, "transformer: .* lacks .* and has module.*, for which there is no place"),
+        (poisoned, "text_encoder: .* is not finite"),
+    ],
+)
+def test_a_damaged_pipeline_is_named_by_component_and_file(untrained_pipeline, tmp_path, damage, said):
+    folder = tmp_path / "model"
+    shutil.copytree(untrained_pipeline, folder)
+    damage(folder)
+    with pytest.raises(InputError, match=f"policy.path .*{said}"):
+        build_policy(PolicyConfig(path=str(folder)))
+
+
+def test_a_pipeline_that_is_nowhere_or_of_two_models_is_told_in_one_line(untrained_pipeline, tmp_path):
+    with pytest.raises(InputError, match="policy.path some/model: neither a folder here nor a pipeline on the hub"):
+        build_policy(PolicyConfig(path="some/model"))
+    pipeline = FluxPipeline.from_pretrained(untrained_pipeline)
+    wide = dict(pipeline.transformer.config) | {"joint_attention_dim": pipeline.transformer.config.joint_attention_dim + 8}
+    pipeline.register_modules(transformer=type(pipeline.transformer).from_config(wide))
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="encodes texts to width .* its components are of different models"):
+        build_policy(PolicyConfig(path=str(tmp_path))).encode(["a cat"])
+
+
+LAYOUTS = ("peft", "whole")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -154,12 +374,8 @@ def test_the_commands_sample_and_score_with_them(untrained_pipeline, tmp_path, l
     stock_pipeline, folder = FluxPipeline.from_pretrained(untrained_pipeline), tmp_path / "weights"
     config = LoraConfig(**LORA | {"target_modules": list(FluxPolicy.lora_targets)})
     model = get_peft_model(stock_pipeline.transformer, config)
-    if layout in ("peft", "flow_grpo"):
-        model.save_pretrained(folder / ("lora" if layout == "flow_grpo" else ""))
-    elif layout in ("diffusers", "dance_grpo"):
-        save_as_diffusers_does(model, folder, FluxPipeline, metadata=layout == "diffusers")
-        if layout == "dance_grpo":
-            (folder / "lora_config.json").write_text(json.dumps({"lora_params": {"lora_rank": 4, "lora_alpha": 12}}))
+    if layout == "peft":
+        model.save_pretrained(folder)
     merged = model.merge_and_unload()
     merged.save_pretrained(folder if layout == "whole" else tmp_path / "merged")
     made = {}

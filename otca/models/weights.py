@@ -147,6 +147,7 @@ def _merge_lora(pipeline, name: str, tensors: Tensors, file: Path, what: str) ->
         raise InputError(f"{what} {' and '.join(said)} ({len(unplaced)} and {len(missing)} such tensors); is it of this model?")
     if settings.get("lora_alpha") is None and not all("alpha" in halves for halves in modules.values()):
         log.warning("%s records no alpha; it is taken to be the rank, as diffusers does", file)
+    added = []
     for module, halves in modules.items():
         component, _, inner = module.partition(":")
         weight = getattr(pipeline, component).get_submodule(inner).weight
@@ -155,8 +156,9 @@ def _merge_lora(pipeline, name: str, tensors: Tensors, file: Path, what: str) ->
             control = "; a control LoRA, which takes an image as input, cannot be used" if "x_embedder" in inner else ""
             said = f"A {tuple(down.shape)} and B {tuple(up.shape)} do not fit the weight {tuple(weight.shape)}{control}"
             raise InputError(f"{what}: {inner}: {said}")
-        delta = _scale(settings, inner, len(down), halves.get("alpha")) * (up.flatten(1) @ down.flatten(1)).view_as(weight)
-        weight.data.copy_((weight.data.float() + delta.to(weight.device)).to(weight.dtype))
+        added.append((weight, _scale(settings, inner, len(down), halves.get("alpha")), up.flatten(1), down.flatten(1)))
+    for weight, scale, up, down in added:
+        weight.data.copy_((weight.data.float() + (scale * (up @ down)).view_as(weight).to(weight.device)).to(weight.dtype))
 
 
 def _pairs(pipeline, name: str, tensors: Tensors) -> tuple[dict[str, Tensors], list[str]]:
