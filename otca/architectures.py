@@ -86,6 +86,7 @@ QWEN25_VL_7B = {
     **{"vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28},
     **{"num_attention_heads": 28, "num_key_value_heads": 4},
 }
+QWEN25_VISION = {"hidden_size": 1280, "out_hidden_size": 3584, "intermediate_size": 3420, "num_heads": 16, "depth": 32}
 QWEN3 = {
     **{"vocab_size": 151936, "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128},
     **{"hidden_size": 2560, "intermediate_size": 9728},
@@ -131,7 +132,11 @@ NEWER: dict[str, dict] = {
         "pipeline": "QwenImagePipeline",
         "transformer": ("diffusers", "QwenImageTransformer2DModel", {}),
         "vae": ("diffusers", "AutoencoderKLQwenImage", {}),
-        "text_encoder": ("transformers", "Qwen2_5_VLForConditionalGeneration", {"text_config": QWEN25_VL_7B}),
+        "text_encoder": (
+            "transformers",
+            "Qwen2_5_VLForConditionalGeneration",
+            {"text_config": QWEN25_VL_7B, "vision_config": QWEN25_VISION},
+        ),
         "scheduler": _dynamic(base_shift=0.5, max_shift=0.9, base_image_seq_len=256, max_image_seq_len=8192),
     },
     "Tongyi-MAI/Z-Image": {

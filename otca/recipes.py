@@ -56,6 +56,14 @@ RECIPES = (
     Recipe("FLUX.1-dev, full, 8 GPUs (the paper's)", "image/paper", "otca", "eight_gpus_fsdp2", 8, "fsdp2", "h100"),
     Recipe("Wan2.1-T2V-1.3B, LoRA, one 80 GB GPU", "video/wan21-1.3b-lora", "otca", "one_gpu", 1, "none", "h100"),
     Recipe("Wan2.2-T2V-A14B, full, 32 GPUs (the paper's)", "video/paper", "otca", "four_nodes_fsdp2", 32, "fsdp2", "h100"),
+    Recipe("FLUX.2 klein base 4B, LoRA, one 80 GB GPU", "image/flux2-klein-lora", "otca", "one_gpu", 1, "none", "h100"),
+    Recipe("FLUX.2-dev, LoRA, one 141 GB GPU", "image/flux2-dev-lora", "otca", "one_gpu", 1, "none", "h200"),
+    Recipe("Qwen-Image, LoRA, one 141 GB GPU", "image/qwen-image-lora", "otca", "one_gpu", 1, "none", "h200"),
+    Recipe("Z-Image, LoRA, one 80 GB GPU", "image/z-image-lora", "otca", "one_gpu", 1, "none", "h100"),
+    Recipe("Wan2.2-TI2V-5B, LoRA, one 80 GB GPU", "video/wan22-5b-lora", "otca", "one_gpu", 1, "none", "h100"),
+    Recipe("HunyuanVideo-1.5, LoRA, one 80 GB GPU", "video/hunyuan15-lora", "otca", "one_gpu", 1, "none", "h100"),
+    Recipe("LTX-2, LoRA, one 141 GB GPU", "video/ltx2-lora", "otca", "one_gpu", 1, "none", "h200"),
+    Recipe("Wan2.2-T2V-A14B, full, 32 GPUs, ours", "video/wan22-recommended", "otca", "four_nodes_fsdp2", 32, "fsdp2", "h100"),
     Recipe("Validation: Flow-GRPO, SD3.5 medium, OCR", "validate/sd35m_flow_grpo", "flow_grpo", "eight_gpus", 8, "none", "h100"),
 )
 
