@@ -1,10 +1,9 @@
-"""Pre-train the checkpoints that ship with the repo: `python -m reproduce.pretrain_embedded [--video] [--stage NAME]`.
+"""Pre-train the checkpoints that ship with the repo: `python -m reproduce.pretrain_embedded [--stage NAME]`.
 
-Stages: `vae` (autoencoder); then side by side, one thread each, `flow` (rectified-flow transformer and text encoders) and, for
-images, `distill` (classifier-free guidance into one pass, as FLUX.1-dev), and `judge` (held-out detector) and, for images,
-`clip` (held-out open_clip model); then `publish` (copy into the package, write SHA-256). Everything is seeded and resumes from
-`runs/pretrain/<modality>/`; steps, seconds and accuracies are in `otca/embedded/checkpoints/pretrain-<modality>.json`. Nothing
-is downloaded.
+Stages: `vae` (autoencoder); then side by side, one thread each, `flow` (rectified-flow transformer and text encoders), and
+`judge` (held-out detector) and `clip` (held-out open_clip model); then `publish` (copy into the package, write SHA-256).
+Everything is seeded and resumes from `runs/pretrain/image/`; steps, seconds and what the base model can do are in
+`otca/embedded/checkpoints/pretrain-image.json`. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -15,30 +14,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-from reproduce.pretrain import image, video
+from reproduce.pretrain import image
 
 
 def main() -> int:
-    """Run one stage, or all; exit code 2 for a stage that the modality does not have."""
+    """Run one stage, or all."""
     parser = argparse.ArgumentParser(
         prog="python -m reproduce.pretrain_embedded", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--video", action="store_true", help="the video checkpoints (default: the image ones)")
-    parser.add_argument("--stage", default="all", help="what to train (default: all)")
-    parser.add_argument("--folder", type=Path, default=None, help="where states are kept (default: runs/pretrain/<modality>)")
+    parser.add_argument("--stage", default="all", choices=("all", *image.STAGES), help="what to train (default: all)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/pretrain/image"), help="where states are kept")
     args = parser.parse_args()
-    modality = video if args.video else image
-    folder = args.folder or Path("runs/pretrain") / ("video" if args.video else "image")
-    if args.stage not in ("all", *modality.STAGES):
-        print(
-            f"pretrain_embedded: error: unknown stage {args.stage!r} (known: all, {', '.join(modality.STAGES)})", file=sys.stderr
-        )
-        return 2
-    folder.mkdir(parents=True, exist_ok=True)
+    args.folder.mkdir(parents=True, exist_ok=True)
     if args.stage == "all":
-        own = [sys.executable, "-m", "reproduce.pretrain_embedded", *["--video"] * args.video, "--folder", str(folder), "--stage"]
-        return run_all(modality, own, folder)
-    modality.STAGES[args.stage](folder)
+        return run_all(
+            [sys.executable, "-m", "reproduce.pretrain_embedded", "--folder", str(args.folder), "--stage"], args.folder
+        )
+    image.STAGES[args.stage](args.folder)
     return 0
 
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 import otca.tasks.judge as judge_module
+from otca.files import EMBEDDED
 from otca.tasks.judge import Detection, HeldOutJudge, fulfils
 from otca.tasks.scenes import COLORS, SKILLS, all_specs, draw_scene, prompts, render
 from otca.types import Prompt
 from reproduce.pretrain.drawings import FAULTS, draw_thing, random_background, random_spec_scene
 from reproduce.pretrain.judge import judge_accuracy
 
-CHECKPOINTS = Path(judge_module.__file__).parent / "checkpoints"
+CHECKPOINTS = EMBEDDED
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_an_object_too_many_fails(judge):
     rng = np.random.default_rng(4)
     pairs = [draw_scene(spec, rng) for spec in all_specs("color_attr")[::9]]
     media, _ = rendered(pairs)
-    alone = [{"skill": "colors", "objects": scene.spec["objects"][:1], "relation": None} for scene in pairs]
+    alone = [{"skill": "colors", "objects": scene.spec["objects"][:1], "relation": None, "place": None} for scene in pairs]
     assert not judge.verdict(media, [Prompt(id="p", text="", spec=spec) for spec in alone]).any()
 
 
@@ -90,16 +91,16 @@ def test_fulfils_wants_each_object_once_with_its_colour_and_relation():
     def thing(shape, color, x, y, confidence=0.9):
         return Detection(shape=shape, color=color, x=x, y=y, confidence=confidence)
 
-    ring, cross = {"shape": "ring", "color": None}, {"shape": "cross", "color": "red"}
-    spec = {"objects": [ring, cross], "relation": "left of"}
-    left, right = thing("ring", "blue", 10, 30), thing("cross", "red", 50, 34)
+    circle, cross = {"shape": "circle", "color": None}, {"shape": "cross", "color": "red"}
+    spec = {"objects": [circle, cross], "relation": "left of", "place": None}
+    left, right = thing("circle", "blue", 10, 30), thing("cross", "red", 50, 34)
     assert fulfils([left, right], spec) and fulfils([right, left], spec)
     assert not fulfils([left], spec) and not fulfils([left, right, right], spec)
     assert not fulfils([left, thing("cross", "green", 50, 34)], spec)
     assert not fulfils([left, thing("cross", "red", 50, 69)], spec)  # a diagonal: the margin is missed by a pixel
-    assert not fulfils([thing("ring", "blue", 60, 30), right], spec)
+    assert not fulfils([thing("circle", "blue", 60, 30), right], spec)
     assert not fulfils([left, thing("cross", "red", 50, 34, confidence=0.4)], spec)
-    assert not fulfils([thing("ring", "other", 10, 30), right], spec)
+    assert not fulfils([thing("circle", "other", 10, 30), right], spec)
     assert fulfils([left, thing("cross", "red", 14, 60)], spec | {"relation": "above"})
 
 
@@ -150,7 +151,7 @@ def test_shares_no_code_with_the_training_verifier():
 def test_every_kind_of_malformed_object_is_refused(judge):
     rng = np.random.default_rng(8)
     for fault in FAULTS:
-        images = [draw_thing(random_background(rng), 32.0, 32.0, rng.uniform(9, 16), fault, 0.5, rng)[0] for _ in range(60)]
+        images = [draw_thing(random_background(rng), 32.0, 32.0, rng.uniform(7, 11), fault, 0.5, rng)[0] for _ in range(60)]
         found = judge.detect(torch.from_numpy(np.stack(images))[:, None])
         passed = np.mean([len(things) == 1 and things[0].valid for things in found])
         assert passed <= 0.15, f"{fault}: {passed:.2f} pass as one valid object"

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from otca.tasks.scenes import vocabulary
 
-MAX_SEQUENCE_LENGTH = 16
-"""Text tokens a caption is padded to (the longest caption has 13 words, plus the end token)."""
+MAX_SEQUENCE_LENGTH = 8
+"""Text tokens a caption is padded to (the longest caption has 7 words, plus the end token)."""
 
 LATENT_CHANNELS = 8
-TEXT_WIDTH = 64
+"""128 latent numbers a picture: exploration noise lives in as many dimensions, and samples needed grow with them."""
+TEXT_WIDTH = 48
 
 
 def build_vae():
-    """AutoencoderKL, 8× down, 0.4 M parameters."""
+    """AutoencoderKL, 16× down to 4×4×8, 0.5 M parameters."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
         latent_channels=LATENT_CHANNELS,
-        block_out_channels=(8, 16, 32, 48),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 16, 32, 48, 64),
+        down_block_types=("DownEncoderBlock2D",) * 5,
+        up_block_types=("UpDecoderBlock2D",) * 5,
         layers_per_block=1,
         norm_num_groups=4,
         sample_size=64,
@@ -34,7 +35,7 @@ def build_vae():
 
 
 def build_transformer():
-    """FluxTransformer2DModel, about 1 M parameters, 16 image tokens of 2×2 packed latents."""
+    """FluxTransformer2DModel, 0.6 M parameters, 4 image tokens of 2×2 packed latents."""
     from diffusers import FluxTransformer2DModel
 
     return FluxTransformer2DModel(
@@ -43,7 +44,7 @@ def build_transformer():
         num_layers=2,
         num_single_layers=3,
         attention_head_dim=32,
-        num_attention_heads=3,
+        num_attention_heads=2,
         joint_attention_dim=TEXT_WIDTH,
         pooled_projection_dim=TEXT_WIDTH,
         guidance_embeds=False,
@@ -66,14 +67,14 @@ def build_tokenizer(vocabulary: list[str], max_length: int):
     )
 
 
-def t5_sizes(vocabulary_size: int) -> dict:
-    """Settings of a T5 (or UMT5) encoder of two layers of width 64, without dropout."""
+def t5_sizes(vocabulary_size: int, width: int, layers: int) -> dict:
+    """Settings of a T5 (or UMT5) encoder, without dropout."""
     return dict(
         vocab_size=vocabulary_size,
-        d_model=TEXT_WIDTH,
-        d_kv=16,
-        d_ff=2 * TEXT_WIDTH,
-        num_layers=2,
+        d_model=width,
+        d_kv=width // 4,
+        d_ff=2 * width,
+        num_layers=layers,
         num_heads=4,
         dropout_rate=0.0,
         pad_token_id=0,
@@ -83,7 +84,7 @@ def t5_sizes(vocabulary_size: int) -> dict:
 
 
 def build_text_encoders(vocabulary_size: int):
-    """A CLIP text model (pooled vector) and a T5 encoder (token features), two layers of width 64 each."""
+    """A CLIP text model (pooled vector) and a T5 encoder (token features), one layer each."""
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
     clip = CLIPTextModel(
@@ -91,7 +92,7 @@ def build_text_encoders(vocabulary_size: int):
             vocab_size=vocabulary_size,
             hidden_size=TEXT_WIDTH,
             intermediate_size=2 * TEXT_WIDTH,
-            num_hidden_layers=2,
+            num_hidden_layers=1,
             num_attention_heads=4,
             max_position_embeddings=MAX_SEQUENCE_LENGTH,
             pad_token_id=0,
@@ -99,7 +100,7 @@ def build_text_encoders(vocabulary_size: int):
             eos_token_id=1,
         )
     )
-    t5 = T5EncoderModel(T5Config(**t5_sizes(vocabulary_size)))
+    t5 = T5EncoderModel(T5Config(**t5_sizes(vocabulary_size, TEXT_WIDTH, layers=1)))
     return clip, t5
 
 

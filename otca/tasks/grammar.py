@@ -14,14 +14,14 @@ from otca.types import Prompt
 SPLITS = ("train", "validation", "test")
 
 
-def split_specs(specs_by_skill: dict[str, list[dict]], split: str) -> dict[str, list[dict]]:
-    """Specs by skill of ``train`` (about 70 %), ``validation`` (10 %) or ``test`` (20 %); each holds at least one a skill."""
+def split_specs(specs_by_skill: dict[str, list[dict]], split: str, fewest: int = 1) -> dict[str, list[dict]]:
+    """Specs by skill of ``train`` (about 70 %), ``validation`` (10 %) or ``test`` (20 %, at least ``fewest`` a skill)."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
     out = {}
     for index, (skill, specs) in enumerate(specs_by_skill.items()):
         order = np.random.default_rng([2604, 19234, index]).permutation(len(specs))
-        n_test, n_val = max(1, round(0.2 * len(specs))), max(1, round(0.1 * len(specs)))
+        n_test, n_val = max(fewest, round(0.2 * len(specs))), max(1, round(0.1 * len(specs)))
         bounds = {"test": (0, n_test), "validation": (n_test, n_test + n_val), "train": (n_test + n_val, len(specs))}
         first, last = bounds[split]
         out[skill] = [specs[i] for i in sorted(order[first:last])]

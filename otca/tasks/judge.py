@@ -1,7 +1,7 @@
 """The held-out judge: a small learned detector that says whether a drawing holds exactly what its spec demands.
 
 It gives the accuracy in the tables and never a training reward. One convolutional network predicts, on a 16×16 grid, where
-things are, which of the six shapes each is (or ``malformed``) and which of the six colours it has (or ``other``). A
+things are, which of the four shapes each is (or ``malformed``) and which of the four colours it has (or ``other``). A
 malformed or off-palette thing is detected too, so that it makes an image wrong instead of going unseen. Trained by
 `reproduce/pretrain/judge.py`.
 """
@@ -21,9 +21,9 @@ from otca.tasks.scenes import COLORS, SHAPES, SIZE
 from otca.types import Prompt
 
 MALFORMED = "malformed"
-"""Shape of a thing that is none of the six shapes: faded, merged, chopped, blurred away, in between two shapes."""
+"""Shape of a thing that is none of the four shapes: faded, merged, chopped, blurred away, in between two shapes."""
 OTHER = "other"
-"""Colour of a thing that is none of the six colours, or more than one."""
+"""Colour of a thing that is none of the four colours, or more than one."""
 SHAPE_CLASSES = (*SHAPES, MALFORMED)
 COLOR_CLASSES = (*COLORS, OTHER)
 
@@ -54,7 +54,7 @@ class Detection:
 
     @property
     def valid(self) -> bool:
-        """Whether this is, confidently, one of the six shapes in one of the six colours."""
+        """Whether this is, confidently, one of the four shapes in one of the four colours."""
         return self.shape != MALFORMED and self.color != OTHER and self.confidence >= CONFIDENCE_THRESHOLD
 
 
@@ -72,17 +72,17 @@ class Maps(NamedTuple):
 
 
 class HeldOutJudge(nn.Module):
-    """Detector of the six shapes and colours; ``widths`` are the channels at 1/2, 1/4 and 1/8 resolution."""
+    """Detector of the four shapes and colours; ``widths`` are the channels at 1/2, 1/4 and 1/8 resolution."""
 
-    def __init__(self, widths: tuple[int, int, int] = (24, 40, 56)):
+    def __init__(self, widths: tuple[int, int, int] = (24, 40, 56), shapes=SHAPE_CLASSES, colors=COLOR_CLASSES):
         super().__init__()
-        self.widths = tuple(widths)
+        self.widths, self.classes = tuple(widths), (len(shapes), len(colors))
         fine, middle, coarse = self.widths
         self.fine = nn.Sequential(_convolution(3, fine, kernel=5, stride=2), _Residual(fine))
         self.middle = nn.Sequential(_convolution(fine, middle, stride=2), _Residual(middle))
         self.coarse = nn.Sequential(_convolution(middle, coarse, stride=2), _Residual(coarse))
         self.lateral = nn.Conv2d(coarse, middle, 1)
-        self.head = nn.Sequential(_convolution(middle, middle), nn.Conv2d(middle, 3 + len(SHAPE_CLASSES) + len(COLOR_CLASSES), 1))
+        self.head = nn.Sequential(_convolution(middle, middle), nn.Conv2d(middle, 3 + sum(self.classes), 1))
         nn.init.constant_(self.head[-1].bias[0], -4.0)  # centres are rare: 2 % to begin with
         self.to(memory_format=torch.channels_last)  # twice as fast on a CPU
 
@@ -92,7 +92,7 @@ class HeldOutJudge(nn.Module):
         middle = self.middle(self.fine((image_BCHW - 0.5) * 4))
         context = nn.functional.interpolate(self.lateral(self.coarse(middle)), scale_factor=2.0, mode="nearest")
         out = self.head(torch.relu(middle + context))
-        heat, offset, shape, color = out.split((1, 2, len(SHAPE_CLASSES), len(COLOR_CLASSES)), dim=1)
+        heat, offset, shape, color = out.split((1, 2, *self.classes), dim=1)
         return Maps(heat[:, 0], offset, shape, color)
 
     @torch.no_grad()
@@ -106,7 +106,7 @@ class HeldOutJudge(nn.Module):
     def verdict(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
         """Whether each image is exactly what its prompt's spec demands: bool (B,), on the CPU.
 
-        Right count, shapes and stated colours (a free colour is any of the six), stated relation, and nothing else.
+        Right count, shapes and stated colours (a free colour is any of the four), stated relation and place, and nothing else.
         """
         if len(prompts) != len(media_BFCHW):
             raise ValueError(f"held-out judge: {len(media_BFCHW)} images but {len(prompts)} prompts")
@@ -151,6 +151,7 @@ def fulfils(found: list[Detection], spec: dict) -> bool:
     return any(
         all(d.shape == o["shape"] and o["color"] in (None, d.color) for d, o in zip(order, wanted))
         and _related(order, spec["relation"])
+        and _placed(order[0], spec["place"])
         for order in itertools.permutations(found)
     )
 
@@ -161,6 +162,12 @@ def _related(order: tuple[Detection, ...], relation: str | None) -> bool:
     dx, dy = order[1].x - order[0].x, order[1].y - order[0].y
     along, across = {"left of": (dx, dy), "above": (dy, dx)}[relation]
     return along > abs(across) + RELATION_MARGIN
+
+
+def _placed(found: Detection, place: str | None) -> bool:
+    """Whether a centre lies in the stated half or quarter of the picture."""
+    beyond = {"left": found.x < SIZE / 2, "right": found.x > SIZE / 2, "top": found.y < SIZE / 2, "bottom": found.y > SIZE / 2}
+    return all(beyond[side] for side in (place or "").split())
 
 
 def _as_images(media_BFCHW: torch.Tensor) -> torch.Tensor:

@@ -1,49 +1,60 @@
-"""Scene grammar of the embedded image task: GenEval's six skills on six shapes and six colours.
+"""Scene grammar of `otca-image-v2`: GenEval's six skills on four shapes and four colours.
 
-A *spec* is what a prompt demands, as JSON: ``{"skill", "objects": [{"shape", "color"}], "relation"}``; a colour may be
-``None`` (free). A *scene* is one drawing of a spec: every object has a colour, a centre and a radius. Captions word the
-same spec in many ways. Splits are disjoint by spec, so a test prompt is never a rewording of a training prompt.
+A *spec* is what a prompt demands, as JSON: ``{"skill", "objects": [{"shape", "color"}], "relation", "place"}``; a colour,
+the relation and the place may be ``None`` (free). A *scene* is one drawing of a spec: every object has a colour, a centre
+and a radius, and the whole picture has a style (its backdrop, from cool and even to a warm glow) and a finish (from crisp
+to soft and grainy). Captions word the same spec in several ways. Splits are disjoint by spec, so a test prompt is never a
+rewording of a training prompt.
 
 Skills and their names follow GenEval (Ghosh et al. 2023): single_object, two_objects, counting, colors, position,
-color_attr.
+color_attr. Two differ: a single object has a place in the picture, and colours may be stated in every skill, so that each
+has at least twelve held-out specs.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import ndimage
 
 from otca.tasks import grammar
 from otca.types import Prompt
 
+NAME = "otca-image-v2"
+"""Version of the task: grammar, base model, rewards, judge and protocol. A change of any is a new version."""
+
 SIZE = 64
 """Side of an image in pixels."""
+CELL = 16
+"""Pixels of the lattice on which the generator's training scenes lie (one cell of the latent grid)."""
 
-SHAPES = ("circle", "square", "triangle", "cross", "ring", "diamond")
-COLORS = {
-    "red": (0.86, 0.15, 0.15),
-    "yellow": (0.96, 0.78, 0.10),
-    "green": (0.13, 0.62, 0.24),
-    "blue": (0.15, 0.32, 0.86),
-    "purple": (0.56, 0.20, 0.70),
-    "black": (0.09, 0.09, 0.10),
-}
+SHAPES = ("circle", "square", "triangle", "cross")
+COLORS = {"red": (0.86, 0.15, 0.15), "yellow": (0.96, 0.78, 0.10), "green": (0.13, 0.62, 0.24), "blue": (0.15, 0.32, 0.86)}
 SKILLS = ("single_object", "two_objects", "counting", "colors", "position", "color_attr")
 RELATIONS = ("left of", "above")
 """Canonical relations of object 0 to object 1; captions also use their converses."""
+SIDES = ("left", "right", "top", "bottom")
+PLACES = (*SIDES, "top left", "top right", "bottom left", "bottom right")
+"""Halves and quarters of the picture in which a single object can be asked for."""
+COUNTS = (2, 3)
+HELD_OUT = 12
+"""Fewest specs of each skill in the test split."""
 
-_NUMBER_WORD = {2: "two", 3: "three", 4: "four"}
+_NUMBER_WORD = {2: "two", 3: "three"}
 _PLURAL = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
 _CONVERSE = {"left of": "right of", "above": "below"}
-_OPENINGS = ("", "a photo of ", "a picture of ", "an image of ", "a drawing of ", "there is ")
 _MIN_GAP = 3.0
-LATTICE = 8.0
-"""Pixels of the lattice on which the generator's training scenes lie (one cell of the latent grid)."""
-
 _POSITION_MARGIN = 6.0
 """Pixels by which the stated axis must separate two centres, and by which it must exceed the other axis."""
+_PLACE_MARGIN = 4.0
+"""Pixels that a placed object's centre keeps from the middle line."""
+
+_COOL = np.array([(0.87, 0.90, 0.96), (0.85, 0.89, 0.96)])
+_WARM = np.array([(0.99, 0.94, 0.82), (0.99, 0.73, 0.50)])
+_BLUR, _GRAIN = 1.0, 0.05
+"""Gaussian blur (pixels) and amplitude of the grain of a drawing with the worst finish."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +71,17 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """One drawing of a spec: objects over a vertical gradient between two background colours (RGB in [0, 1])."""
+    """One drawing of a spec: objects, ``style`` from −1 (cool, even backdrop) to 1 (warm glow), ``finish`` from 0 to 1."""
 
     spec: dict
     objects: tuple[SceneObject, ...]
-    background: tuple[tuple[float, float, float], tuple[float, float, float]]
+    style: float = 0.0
+    finish: float = 1.0
+
+    @property
+    def background(self) -> np.ndarray:
+        """RGB at the top and the bottom of the backdrop, (2, 3) in [0, 1]."""
+        return _COOL + (self.style + 1) / 2 * (_WARM - _COOL)
 
 
 # ---------------------------------------------------------------------------------------------------------------- specs
@@ -73,31 +90,33 @@ class Scene:
 def all_specs(skill: str) -> list[dict]:
     """Every spec of one skill, in a fixed order."""
 
-    def spec(objects, relation=None):
-        return {"skill": skill, "objects": [{"shape": s, "color": c} for s, c in objects], "relation": relation}
+    def spec(objects, relation=None, place=None):
+        objects = [{"shape": s, "color": c} for s, c in objects]
+        return {"skill": skill, "objects": objects, "relation": relation, "place": place}
 
     pairs = list(itertools.combinations(SHAPES, 2))
+    one_colored = [(None, None), *((c, None) for c in COLORS), *((None, c) for c in COLORS)]
     if skill == "single_object":
-        return [spec([(shape, None)]) for shape in SHAPES]
+        return [spec([(shape, None)], place=place) for shape in SHAPES for place in PLACES]
     if skill == "two_objects":
-        return [spec([(a, None), (b, None)]) for a, b in pairs]
+        return [spec([(a, ca), (b, cb)]) for a, b in pairs for ca, cb in one_colored]
     if skill == "counting":
-        return [spec([(shape, None)] * n) for shape in SHAPES for n in (2, 3, 4)]
+        return [spec([(shape, color)] * n) for shape in SHAPES for color in (None, *COLORS) for n in COUNTS]
     if skill == "colors":
-        return [spec([(shape, color)]) for shape in SHAPES for color in COLORS]
+        return [spec([(shape, color)], place=place) for shape in SHAPES for color in COLORS for place in (None, *SIDES)]
     if skill == "position":
         ordered = itertools.permutations(SHAPES, 2)
-        return [spec([(a, None), (b, None)], relation) for a, b in ordered for relation in RELATIONS]
+        return [spec([(a, ca), (b, cb)], relation) for a, b in ordered for ca, cb in one_colored for relation in RELATIONS]
     if skill == "color_attr":
-        tints = list(itertools.permutations(COLORS, 2))
+        tints = list(itertools.product(COLORS, repeat=2))
         return [spec([(a, ca), (b, cb)]) for a, b in pairs for ca, cb in tints]
     raise ValueError(f"unknown skill {skill!r}; choose from {', '.join(SKILLS)}")
 
 
 _STATED = (
-    '{"skill", "objects": 1 to 4 of {"shape", "color"}, "relation"}, '
+    '{"skill", "objects": 1 to 3 of {"shape", "color"}, "relation", "place"}, '
     f"a skill of {', '.join(SKILLS)}, shapes of {', '.join(SHAPES)}, colours of {', '.join(COLORS)} or null, "
-    f"a relation of two objects ({', '.join(RELATIONS)}) or null"
+    f"a relation of two objects ({', '.join(RELATIONS)}) or null, a place of one object ({', '.join(PLACES)}) or null"
 )
 
 
@@ -107,19 +126,20 @@ def check_spec(prompt: Prompt) -> None:
 
 
 def _is_stated(spec: dict) -> bool:
-    objects, relation = spec["objects"], spec["relation"]
+    objects, relation, place = spec["objects"], spec["relation"], spec["place"]
     return (
         spec["skill"] in SKILLS
         and isinstance(objects, list)
-        and 1 <= len(objects) <= 4
+        and 1 <= len(objects) <= max(COUNTS)
         and all(o["shape"] in SHAPES and o["color"] in (None, *COLORS) for o in objects)
         and (relation is None or (relation in RELATIONS and len(objects) == 2))
+        and (place is None or (place in PLACES and len(objects) == 1))
     )
 
 
 def split_specs(split: str) -> dict[str, list[dict]]:
     """Specs by skill of ``train``, ``validation`` or ``test``, disjoint (see `grammar.split_specs`)."""
-    return grammar.split_specs({skill: all_specs(skill) for skill in SKILLS}, split)
+    return grammar.split_specs({skill: all_specs(skill) for skill in SKILLS}, split, HELD_OUT)
 
 
 # ------------------------------------------------------------------------------------------------------------- captions
@@ -128,27 +148,29 @@ def split_specs(split: str) -> dict[str, list[dict]]:
 def captions(spec: dict) -> list[str]:
     """Every wording of a spec, in a fixed order (lower case, no punctuation)."""
     objects, skill = spec["objects"], spec["skill"]
-    if skill == "counting":
-        phrase = f"{_NUMBER_WORD[len(objects)]} {_PLURAL[objects[0]['shape']]}"
-        bodies = [phrase, f"{phrase} together", f"exactly {phrase}"]
-        return [opening + body for opening in _OPENINGS[:5] for body in bodies] + [f"there are {phrase}"]
     names = [_noun(o) for o in objects]
-    if skill in ("single_object", "colors"):
-        bodies = [names[0], f"one {names[0][2:]}"]
+    if skill == "counting":
+        color, shape = objects[0]["color"], objects[0]["shape"]
+        phrase = " ".join([_NUMBER_WORD[len(objects)], *([color] if color else []), _PLURAL[shape]])
+        bodies = [phrase, f"exactly {phrase}"]
+    elif skill in ("single_object", "colors"):
+        bodies = [names[0] + _placed(spec["place"])]
     elif skill == "position":
         relation = spec["relation"]
-        bodies = [f"{names[0]} {_adverb(relation)} {names[1]}", f"{names[1]} {_adverb(_CONVERSE[relation])} {names[0]}"]
+        bodies = [f"{names[0]} {relation} {names[1]}", f"{names[1]} {_CONVERSE[relation]} {names[0]}"]
     else:
-        bodies = [f"{a} {link} {b}" for a, b in (names, names[::-1]) for link in ("and", "with", "next to")]
-    return [opening + body for opening in _OPENINGS for body in bodies]
+        bodies = [f"{a} {link} {b}" for a, b in (names, names[::-1]) for link in ("and", "with")]
+    return bodies
 
 
 def _noun(obj: dict) -> str:
     return f"a {obj['color']} {obj['shape']}" if obj["color"] else f"a {obj['shape']}"
 
 
-def _adverb(relation: str) -> str:
-    return f"to the {relation}" if relation.endswith("of") else relation
+def _placed(place: str | None) -> str:
+    if place is None:
+        return ""
+    return f" on the {place}" if place in ("left", "right") else f" at the {place}"
 
 
 def vocabulary() -> list[str]:
@@ -164,39 +186,40 @@ def prompts(split: str, count: int, seed: int = 0) -> list[Prompt]:
 # --------------------------------------------------------------------------------------------------------------- scenes
 
 
-def draw_scene(spec: dict, rng: np.random.Generator, lattice: float = 0.0) -> Scene:
-    """One drawing that satisfies the spec and nothing but it: separated objects, free colours drawn at random.
+def draw_scene(spec: dict, rng: np.random.Generator, lattice: bool = False) -> Scene:
+    """One drawing that satisfies the spec and nothing but it: separated objects, free attributes drawn at random.
 
-    With a ``lattice`` (pixels), centres lie on its multiples and radii take two values, as in the generator's training
-    data; without, both are continuous, as in what judges and autoencoder are trained and tested on.
+    On the ``lattice`` centres are those of 16-pixel cells and radii take two values, as in the generator's training data;
+    without, both are continuous, as in what the judge is trained and tested on.
     """
     count = len(spec["objects"])
-    low, high = {1: (11.0, 18.0), 2: (8.5, 13.5), 3: (7.5, 10.5), 4: (7.0, 9.5)}[count]
+    low, high = (6.0, 7.4) if lattice else (5.6, 9.5 if count == 1 else 8.0)
     colors = _scene_colors(spec, rng)
     while True:  # rejection sampling: a layout is found within a few dozen tries
-        radii = low + (high - low) * rng.choice([0.3, 0.8], count) if lattice else rng.uniform(low, high, count)
-        centers = np.stack([rng.uniform(1.2 * r + 1, SIZE - 1.2 * r - 1, 2) for r in radii])
+        radii = rng.choice([low, high], count) if lattice else rng.uniform(low, high, count)
         if lattice:
-            centers = np.round(centers / lattice) * lattice
-        if _inside(centers, radii) and _separated(centers, radii) and _relation_holds(spec["relation"], centers):
+            centers = (rng.integers(0, SIZE // CELL, (count, 2)) + 0.5) * CELL
+        else:
+            centers = np.stack([rng.uniform(1.1 * r, SIZE - 1.1 * r, 2) for r in radii])
+        if (
+            _separated(centers, radii)
+            and _relation_holds(spec["relation"], centers)
+            and in_place(spec["place"], *centers[0], margin=_PLACE_MARGIN)
+        ):
             break
     objects = tuple(
-        SceneObject(o["shape"], color, float(x), float(y), float(r), _jitter(COLORS[color], rng))
+        SceneObject(o["shape"], color, float(x), float(y), float(r), tint(color, rng, lattice))
         for o, color, (x, y), r in zip(spec["objects"], colors, centers, radii)
     )
-    return Scene(spec=spec, objects=objects, background=random_backdrop(rng))
+    return Scene(spec, objects, style=float(rng.uniform(-1, 1)), finish=float(rng.uniform(0, 1)))
 
 
 def _scene_colors(spec: dict, rng) -> list[str]:
     """Given colours stay; free ones are drawn, one for all objects of a counting scene."""
     names = list(COLORS)
     if spec["skill"] == "counting":
-        return [names[rng.integers(len(names))]] * len(spec["objects"])
+        return [spec["objects"][0]["color"] or names[rng.integers(len(names))]] * len(spec["objects"])
     return [o["color"] or names[rng.integers(len(names))] for o in spec["objects"]]
-
-
-def _inside(centers, radii) -> bool:
-    return bool((np.minimum(centers, SIZE - centers) >= 1.2 * radii[:, None]).all())
 
 
 def _separated(centers, radii) -> bool:
@@ -214,17 +237,16 @@ def _relation_holds(relation: str | None, centers) -> bool:
     return along > abs(across) + _POSITION_MARGIN
 
 
-def _jitter(rgb, rng):
-    return tuple(float(v) for v in np.clip(np.asarray(rgb) + rng.uniform(-0.04, 0.04, 3), 0, 1))
+def in_place(place: str | None, x: float, y: float, margin: float = 0.0) -> bool:
+    """Whether a centre in pixels lies in the stated half or quarter, ``margin`` pixels from its middle lines."""
+    offsets = {"left": SIZE / 2 - x, "right": x - SIZE / 2, "top": SIZE / 2 - y, "bottom": y - SIZE / 2}
+    return all(offsets[side] > margin for side in (place or "").split())
 
 
-def random_backdrop(rng: np.random.Generator):
-    """A light tint of random hue, a little darker or lighter toward the bottom."""
-    hue, saturation, value = rng.uniform(0, 1), rng.uniform(0.0, 0.22), rng.uniform(0.84, 0.98)
-    phase = 2 * np.pi * (hue - np.array([0, 1 / 3, 2 / 3]))
-    top = value * (1 - saturation * (0.5 - 0.5 * np.cos(phase)))
-    bottom = top + rng.uniform(-0.06, 0.06)
-    return tuple(tuple(float(v) for v in np.clip(c, 0, 1)) for c in (top, bottom))
+def tint(color: str, rng: np.random.Generator, exact: bool = False) -> tuple[float, float, float]:
+    """RGB of a palette colour, jittered unless it is to be exact."""
+    jitter = 0.0 if exact else rng.uniform(-0.04, 0.04, 3)
+    return tuple(float(v) for v in np.clip(np.asarray(COLORS[color]) + jitter, 0, 1))
 
 
 # ------------------------------------------------------------------------------------------------------------ rendering
@@ -235,12 +257,8 @@ def signed_distance(shape: str, dx, dy, radius: float):
     ax, ay = np.abs(dx), np.abs(dy)
     if shape == "circle":
         return np.hypot(dx, dy) - radius
-    if shape == "ring":
-        return np.abs(np.hypot(dx, dy) - 0.75 * radius) - 0.25 * radius
     if shape == "square":
         return np.maximum(ax, ay) - 0.88 * radius
-    if shape == "diamond":
-        return (ax + ay - 1.15 * radius) / np.sqrt(2)
     if shape == "triangle":  # equilateral, one corner up, centroid at the centre, circumradius 1.2 r
         return np.maximum(dy - 0.6 * radius, (np.sqrt(3) * ax - dy) / 2 - 0.6 * radius)
     if shape == "cross":
@@ -250,51 +268,71 @@ def signed_distance(shape: str, dx, dy, radius: float):
 
 
 _PIXEL_Y, _PIXEL_X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) + 0.5
+_WEAVE = np.where((np.arange(SIZE)[:, None] // 2 + np.arange(SIZE)[None] // 2) % 2, 1.0, -1.0).astype(np.float32)
+"""The grain: a checkerboard of two-pixel squares, the same in every picture, so that an autoencoder can redraw it."""
 
 
 def render(scene: Scene) -> np.ndarray:
-    """Draw a scene, anti-aliased by pixel coverage: float32 ``(3, SIZE, SIZE)`` in [0, 1]."""
-    top, bottom = np.asarray(scene.background, dtype=np.float32)
+    """Draw a scene, anti-aliased by pixel coverage, then finish it: float32 ``(3, SIZE, SIZE)`` in [0, 1]."""
+    top, bottom = scene.background.astype(np.float32)
     ramp = (_PIXEL_Y[:, :1] / SIZE)[None]
     image = (top[:, None, None] * (1 - ramp) + bottom[:, None, None] * ramp) * np.ones((1, 1, SIZE), np.float32)
     for obj in scene.objects:
         distance = signed_distance(obj.shape, _PIXEL_X - obj.x, _PIXEL_Y - obj.y, obj.radius)
         coverage = np.clip(0.5 - distance, 0, 1)
         image = image * (1 - coverage) + np.asarray(obj.rgb, np.float32)[:, None, None] * coverage
-    return image.astype(np.float32)
+    return finished(image, scene.finish)
 
 
-def random_examples(split: str, count: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str], list[Scene]]:
-    """Rendered training pairs, skills drawn evenly: images ``(count, 3, SIZE, SIZE)``, captions, scenes."""
-    pools = split_specs(split)
-    scenes, texts = [], []
-    for _ in range(count):
-        specs = pools[SKILLS[rng.integers(len(SKILLS))]]
-        spec = specs[rng.integers(len(specs))]
-        wordings = captions(spec)
-        scenes.append(draw_scene(spec, rng))
-        texts.append(wordings[rng.integers(len(wordings))])
-    return np.stack([render(scene) for scene in scenes]), texts, scenes
+def finished(image_CHW: np.ndarray, finish: float) -> np.ndarray:
+    """A crisp picture made soft and grainy by what ``finish`` lacks of 1."""
+    flaw = 1 - finish
+    if flaw > 0:
+        soft = ndimage.gaussian_filter(image_CHW, (0, _BLUR * flaw, _BLUR * flaw), mode="nearest")
+        image_CHW = np.clip(soft + _GRAIN * flaw * _WEAVE, 0, 1)
+    return image_CHW.astype(np.float32)
 
 
-def change_one_attribute(scene: Scene, rng: np.random.Generator) -> Scene:
-    """A drawing that breaks its spec in exactly one attribute (a shape, a stated colour, the count or the relation)."""
+def change_one_attribute(scene: Scene, rng: np.random.Generator, lattice: bool = False) -> Scene:
+    """A drawing that breaks its spec in exactly one attribute (a shape, a stated colour, the count, the relation, the place)."""
     spec = scene.spec
-    wrong = {"skill": spec["skill"], "objects": [dict(o) for o in spec["objects"]], "relation": spec["relation"]}
-    kinds = ["shape"] + ["color"] * any(o["color"] for o in spec["objects"])
-    kinds += ["count"] * (spec["skill"] == "counting") + ["relation"] * (spec["relation"] is not None)
-    kind = kinds[rng.integers(len(kinds))]
-    target = wrong["objects"][rng.integers(len(wrong["objects"]))]
-    used = {o["shape"] for o in spec["objects"]}
-    if kind == "shape":
-        target["shape"] = rng.choice([s for s in SHAPES if s not in used])
-    elif kind == "color":
-        stated = {o["color"] for o in spec["objects"]}
-        target["color"] = rng.choice([c for c in COLORS if c not in stated])
+    drawn = draw_scene(broken(spec, attributes(spec)[rng.integers(len(attributes(spec)))], rng), rng, lattice)
+    return replace(drawn, spec=spec)
+
+
+def attributes(spec: dict) -> list[tuple[str, int]]:
+    """What a spec states, as (kind, index): each object's shape and colour, the count, the relation, the sides of a place."""
+    if spec["skill"] == "counting":
+        return [("count", 0), ("shapes", 0)] + [("colors", 0)] * (spec["objects"][0]["color"] is not None)
+    out = [("shape", i) for i in range(len(spec["objects"]))]
+    out += [("color", i) for i, o in enumerate(spec["objects"]) if o["color"]]
+    out += [("relation", 0)] * (spec["relation"] is not None)
+    return out + [("place", i) for i in range(len((spec["place"] or "").split()))]
+
+
+_OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
+
+
+def broken(spec: dict, attribute: tuple[str, int], rng: np.random.Generator) -> dict:
+    """The spec with one of its `attributes` changed to a wrong value."""
+    kind, i = attribute
+    objects = [dict(o) for o in spec["objects"]]
+    out = spec | {"objects": objects}
+    if kind in ("shape", "shapes"):
+        others = [s for s in SHAPES if s not in {o["shape"] for o in objects}]
+        wrong = str(rng.choice(others))
+        for o in objects if kind == "shapes" else [objects[i]]:
+            o["shape"] = wrong
+    elif kind in ("color", "colors"):
+        wrong = str(rng.choice([c for c in COLORS if c != objects[i]["color"]]))
+        for o in objects if kind == "colors" else [objects[i]]:
+            o["color"] = wrong
     elif kind == "count":
-        n = len(spec["objects"])
-        wrong["objects"] = [dict(spec["objects"][0])] * int(rng.choice([m for m in (1, 2, 3, 4) if m != n]))
+        out["objects"] = [dict(objects[0])] * int(rng.choice([n for n in (1, 2, 3) if n != len(objects)]))
+    elif kind == "relation":
+        out["objects"] = objects[::-1]
     else:
-        wrong["objects"] = wrong["objects"][::-1]
-    drawn = draw_scene(wrong, rng)
-    return Scene(spec=spec, objects=drawn.objects, background=drawn.background)
+        sides = spec["place"].split()
+        sides[i] = _OPPOSITE[sides[i]]
+        out["place"] = " ".join(sides)
+    return out

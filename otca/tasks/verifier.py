@@ -1,203 +1,186 @@
-"""The training verifier: reads a drawing from pixels by segmentation and template matching, and scores it softly.
+"""The training verifier of `otca-image-v2`: what a picture holds, read from its pixels by segmentation and templates.
 
-It knows the palette and the outlines of the grammar, never the scene. The held-out judge (`judge.py`) is a learned
-detector that shares no code with it.
+It shares no code with the held-out judge (`otca/tasks/judge.py`), a learned detector. A whole batch is read at once: the
+backdrop is fitted to the picture's frame, what stands out is cut into connected segments, and each segment is compared with
+the outlines of the four shapes at its own place and area.
 """
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
 
 from otca.tasks.scenes import COLORS, SHAPES, SIZE, signed_distance
 
-MIN_AREA = 30
-"""Pixels below which a segment is a speck, not an object (the smallest legal object covers about 80)."""
+MIN_AREA = 24
+"""Pixels below which a segment is a speck, not an object (the smallest legal object covers about 60)."""
+FOREGROUND = 0.22
+"""RGB distance from the backdrop above which a pixel belongs to an object."""
+COLOR_TOLERANCE = 0.3
+"""RGB distance from a palette colour at which its match falls to 1/e."""
+SHAPE_SHARPNESS = 60.0
+"""Slope of the softmax over the overlaps with the four outlines."""
+OVERLAP = (0.5, 0.7)
+"""Overlaps with the best outline from which a segment begins to count, and counts fully, as a shape."""
+
+EDGES = (1.0, 3.0)
+"""Widths in pixels of the edges of the outlines that a segment is compared with, crisp and soft; the better fit counts."""
 
 _PALETTE = np.asarray(list(COLORS.values()), np.float32)
-_FOREGROUND = 0.24
-"""RGB distance from the background above which a pixel belongs to an object."""
-_COLOR_TOLERANCE = 0.16
-_SHAPE_SHARPNESS = 24.0
-_TEMPLATE = 24
+_WINDOW = 12  # half the side of the square around a segment in which it is compared with the outlines
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One segmented object: soft shape and colour, centre in pixels, area in pixels, best template overlap in [0, 1]."""
+    """One segmented object: probabilities of shapes (4,) and colours (4,), centre in pixels, area in pixels."""
 
     shape_prob: np.ndarray
     color_prob: np.ndarray
     x: float
     y: float
-    area: int
-    overlap: float
-    mask: np.ndarray
-    rgb: np.ndarray
+    area: float
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the verifier sees in one image: objects, the fitted background (3, H, W), and specks that are no object."""
+    """What the verifier sees in one picture: objects, area of specks, the backdrop's RGB at top and bottom (2, 3), its misfit."""
 
     segments: list[Segment]
-    background: np.ndarray
     speck_area: int
+    background: np.ndarray
+    misfit: float
 
 
 # --------------------------------------------------------------------------------------------------------- segmentation
 
 
-def read(image_CHW: np.ndarray) -> Reading:
-    """Segment one image, float (3, SIZE, SIZE) in [0, 1]."""
-    background = _fit_background(image_CHW)
-    distance = np.sqrt(np.square(image_CHW - background).sum(0))
-    blobs, specks = _blobs(distance > _FOREGROUND)
-    segments = []
-    for blob in blobs:
-        contrast = np.quantile(distance[blob], 0.8)
-        for mask in _components(blob & (distance > 0.5 * contrast)):  # edges at half coverage
-            for part in _split_by_color(image_CHW, mask):
-                if part.sum() < MIN_AREA:
-                    specks += int(part.sum())
-                else:
-                    segments.append(_describe(image_CHW, part))
-    return Reading(segments, background, specks)
+def read(image_BCHW: np.ndarray) -> list[Reading]:
+    """Read pictures, float (B, 3, SIZE, SIZE) in [0, 1]."""
+    count = len(image_BCHW)
+    background_B2C, misfit_B = fit_background(image_BCHW)
+    backdrop_BCHW = _ramp(background_B2C)
+    offset_BCHW = image_BCHW - backdrop_BCHW
+    distance_BHW = np.sqrt(np.square(offset_BCHW).sum(1))
+    near = np.zeros((3, 3, 3), bool)
+    near[1] = ndimage.generate_binary_structure(2, 1)  # pictures of a batch do not touch
+    labels_BHW, found = ndimage.label(distance_BHW > FOREGROUND, near)
+    area_N = np.bincount(labels_BHW.ravel(), minlength=found + 1)[1:]
+    boxes = ndimage.find_objects(labels_BHW)
+    speck_B, segments = np.zeros(count, int), [[] for _ in range(count)]
+    large = np.flatnonzero(area_N >= MIN_AREA)
+    for n in np.flatnonzero(area_N < MIN_AREA):
+        speck_B[boxes[n][0].start] += area_N[n]
+    if len(large):
+        for b, segment in _describe(offset_BCHW, backdrop_BCHW, distance_BHW, labels_BHW, large, boxes):
+            segments[b].append(segment)
+    return [Reading(s, int(a), bg, float(m)) for s, a, bg, m in zip(segments, speck_B, background_B2C, misfit_B)]
 
 
-def _blobs(mask: np.ndarray) -> tuple[list[np.ndarray], int]:
-    """Connected parts of at least `MIN_AREA` pixels, as full-size masks, and the area of all smaller ones."""
-    labels, _ = ndimage.label(mask)
-    areas = np.bincount(labels.ravel())
-    areas[0] = 0
-    large = np.flatnonzero(areas >= MIN_AREA)
-    return [labels == index for index in large], int(areas[areas < MIN_AREA].sum())
+_FRAME = np.zeros((SIZE, SIZE), bool)
+_FRAME[0], _FRAME[-1], _FRAME[:, 0], _FRAME[:, -1] = True, True, True, True
+_ROW = (np.mgrid[0:SIZE, 0:SIZE][0] + 0.5) / SIZE
 
 
-def _components(mask: np.ndarray) -> list[np.ndarray]:
-    """Connected parts of a mask, as full-size masks."""
-    labels, count = ndimage.label(mask)
-    return [labels == index for index in range(1, count + 1)]
+def fit_background(image_BCHW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """RGB at top and bottom (B, 2, 3) of the vertical ramp fitted to the frame, outliers trimmed; its mean misfit (B,)."""
+    value_BCN, row_N = image_BCHW[:, :, _FRAME], _ROW[_FRAME]
+    level_BC, slope_BC = np.median(value_BCN, axis=2), np.zeros(image_BCHW.shape[:2], np.float32)
+    for _ in range(3):
+        fit_BCN = level_BC[:, :, None] + slope_BC[:, :, None] * row_N
+        error_BN = np.abs(value_BCN - fit_BCN).max(1)
+        keep_BN = (error_BN <= np.maximum(0.06, np.quantile(error_BN, 0.6, axis=1))[:, None]).astype(np.float32)
+        weight_B = keep_BN.sum(1)
+        row_B = (keep_BN * row_N).sum(1) / weight_B
+        mean_BC = (keep_BN[:, None] * value_BCN).sum(2) / weight_B[:, None]
+        apart_BN = keep_BN * (row_N - row_B[:, None])
+        slope_BC = (apart_BN[:, None] * value_BCN).sum(2) / (np.square(apart_BN).sum(1) + 1e-6)[:, None]
+        level_BC = mean_BC - slope_BC * row_B[:, None]
+    misfit_B = np.quantile(np.abs(value_BCN - level_BC[:, :, None] - slope_BC[:, :, None] * row_N).max(1), 0.6, axis=1)
+    return np.stack([level_BC, level_BC + slope_BC], axis=1).astype(np.float32), misfit_B
 
 
-_BORDER = np.zeros((SIZE, SIZE), bool)
-_BORDER[:2], _BORDER[-2:], _BORDER[:, :2], _BORDER[:, -2:] = True, True, True, True
-_ROW = (np.mgrid[0:SIZE, 0:SIZE][0] + 0.5) / SIZE - 0.5
+def _ramp(background_B2C: np.ndarray) -> np.ndarray:
+    share_H1 = _ROW[:, :1].astype(np.float32)
+    top, bottom = (background_B2C[:, i, :, None, None] for i in (0, 1))
+    return np.broadcast_to(top * (1 - share_H1) + bottom * share_H1, (len(background_B2C), 3, SIZE, SIZE))
 
 
-def _fit_background(image_CHW):
-    """Vertical gradient fitted to the frame of the image, outliers (objects that touch it) trimmed twice."""
-    value, row = image_CHW[:, _BORDER], _ROW[_BORDER]
-    level, slope = np.median(value, axis=1), np.zeros(3)
-    for _ in range(2):
-        error = np.abs(value - level[:, None] - slope[:, None] * row).max(0)
-        keep = error <= max(0.08, np.quantile(error, 0.5))
-        r, v = row[keep], value[:, keep]
-        spread = np.square(r - r.mean()).sum() + 1e-6
-        slope = ((r - r.mean()) * (v - v.mean(1, keepdims=True))).sum(1) / spread
-        level = v.mean(1) - slope * r.mean()
-    return (level[:, None, None] + slope[:, None, None] * _ROW).astype(np.float32)
+def _describe(offset_BCHW, backdrop_BCHW, distance_BHW, labels_BHW, large, boxes):
+    """(picture, Segment) of each large label, all compared with the outlines at once."""
+    picture_N = np.array([boxes[n][0].start for n in large])
+    corner_N2 = np.array([[(axis.start + axis.stop) // 2 for axis in boxes[n][1:]] for n in large])  # of the padded pictures
+    pad = ((0, 0), (_WINDOW, _WINDOW), (_WINDOW, _WINDOW))
+    rows = corner_N2[:, 0, None, None] + np.arange(2 * _WINDOW)[:, None]
+    columns = corner_N2[:, 1, None, None] + np.arange(2 * _WINDOW)
+    where = (picture_N[:, None, None], rows, columns)
+    own_NHW = np.pad(labels_BHW, pad)[where] == (large + 1)[:, None, None]
+    own_NHW = ndimage.maximum_filter(own_NHW, (1, 5, 5))  # the soft rim, too
+    distance_NHW = np.pad(distance_BHW, pad)[where] * own_NHW
+    offset_CNHW = np.stack([np.pad(offset_BCHW[:, c], pad)[where] for c in range(3)])
+    core_NHW = distance_NHW >= 0.75 * distance_NHW.max((1, 2), keepdims=True)
+    size_N = core_NHW.sum((1, 2))
+    mean_CN = (offset_CNHW * core_NHW).sum((2, 3)) / size_N  # of the object's colour from the backdrop
+    base_CN = np.stack([(np.pad(backdrop_BCHW[:, c], pad)[where] * core_NHW).sum((1, 2)) for c in range(3)]) / size_N
+    cover_NHW = (offset_CNHW * mean_CN[:, :, None, None]).sum(0) / np.square(mean_CN).sum(0)[:, None, None]
+    cover_NHW = np.clip(cover_NHW, 0, 1) * own_NHW
+    area_N = cover_NHW.sum((1, 2))
+    center_N2 = np.stack([(cover_NHW * axis).sum((1, 2)) / area_N for axis in (_PIXEL_X, _PIXEL_Y)], axis=1)
+    overlap_NS = outline_overlaps(cover_NHW, center_N2, area_N)
+    logit_NS = SHAPE_SHARPNESS * (overlap_NS - overlap_NS.max(1, keepdims=True))
+    shape_NS = np.exp(logit_NS) / np.exp(logit_NS).sum(1, keepdims=True)
+    low, high = OVERLAP
+    shape_NS = shape_NS * np.clip((overlap_NS.max(1, keepdims=True) - low) / (high - low), 0, 1)
+    rgb_NC = (base_CN + mean_CN).T
+    color_NK = np.exp(-np.square(np.linalg.norm(_PALETTE - rgb_NC[:, None], axis=2) / COLOR_TOLERANCE))
+    color_NK = color_NK / np.maximum(1.0, color_NK.sum(1, keepdims=True))
+    place_N2 = center_N2 + corner_N2[:, ::-1] - _WINDOW
+    for i, b in enumerate(picture_N):
+        yield b, Segment(shape_NS[i], color_NK[i], *place_N2[i].tolist(), float(area_N[i]))
 
 
-def _split_by_color(image_CHW, mask):
-    """A touching pair of differently coloured objects becomes two masks; anything else stays whole."""
-    inner = ndimage.binary_erosion(mask)
-    if inner.sum() < MIN_AREA // 2:
-        return [mask]
-    nearest = np.square(image_CHW[None] - _PALETTE[:, :, None, None]).sum(1).argmin(0)
-    share = np.bincount(nearest[inner], minlength=len(_PALETTE)) / inner.sum()
-    major = np.flatnonzero(share > 0.2)
-    if len(major) < 2:
-        return [mask]
-    rank = np.square(image_CHW[None] - _PALETTE[major][:, :, None, None]).sum(1).argmin(0)
-    parts = []
-    for index in range(len(major)):
-        parts += _components(ndimage.binary_opening(mask & (rank == index)))
-    return parts
+_UNIT_AREA = {"circle": np.pi, "square": 1.76**2, "triangle": 0.75 * np.sqrt(3) * 1.44, "cross": 4 * 0.72 - 0.72**2}
+"""Area of each shape of radius 1."""
+_PIXEL_Y, _PIXEL_X = np.mgrid[0 : 2 * _WINDOW, 0 : 2 * _WINDOW] + 0.5
 
 
-def _describe(image_CHW, mask) -> Segment:
-    inner = ndimage.binary_erosion(mask)
-    core = inner if inner.sum() >= 8 else mask
-    rgb = np.median(image_CHW[:, core], axis=1)
-    color_distance = np.sqrt(np.square(_PALETTE - rgb).sum(1))
-    color_prob = np.exp(-np.square(color_distance / _COLOR_TOLERANCE))
-    color_prob = color_prob / max(1.0, color_prob.sum())
-    overlap = _overlaps(mask)
-    logits = _SHAPE_SHARPNESS * overlap
-    shape_prob = np.exp(logits - logits.max())
-    shape_prob = shape_prob / shape_prob.sum() * np.clip((overlap.max() - 0.6) / 0.25, 0, 1)
-    y, x = ndimage.center_of_mass(mask)
-    return Segment(shape_prob, color_prob, x + 0.5, y + 0.5, int(mask.sum()), float(overlap.max()), mask, rgb)
-
-
-def _overlaps(mask) -> np.ndarray:
-    """Overlap of a mask with each outline, in [0, 1]: intersection over union, averaged over two ways of laying one on the other.
-
-    In equal bounding boxes the outlines differ most; at equal area and centre, worn corners matter least.
-    """
-    boxes, areas, aspects = _templates()
-    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    height, width = rows[-1] - rows[0] + 1, cols[-1] - cols[0] + 1
-    stretch = np.abs(np.log(height / width) - np.log(aspects))
-    both = 0.5 * _iou(_boxed(mask), boxes) + 0.5 * _iou(_centred(mask), areas)
-    return both * np.exp(-np.maximum(stretch - 0.12, 0) * 2)
-
-
-def _iou(sample: np.ndarray, templates: np.ndarray) -> np.ndarray:
-    return (sample & templates).sum((1, 2)) / (sample | templates).sum((1, 2))
-
-
-_UNIT = (np.arange(_TEMPLATE) + 0.5) / _TEMPLATE
-
-
-def _boxed(mask) -> np.ndarray:
-    """The mask in its bounding box, sampled at 24 × 24 points."""
-    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    y = rows[0] + (_UNIT * (rows[-1] - rows[0] + 1)).astype(int)
-    x = cols[0] + (_UNIT * (cols[-1] - cols[0] + 1)).astype(int)
-    return mask[np.ix_(y, x)]
-
-
-def _centred(mask) -> np.ndarray:
-    """The mask around its centre of mass, scaled to unit area, over a square of side 2, sampled at 24 × 24 points."""
-    side = np.sqrt(mask.sum())
-    y, x = (np.rint(c + (2 * _UNIT - 1) * side).astype(int) for c in ndimage.center_of_mass(mask))
-    inside = ((y >= 0) & (y < mask.shape[0]))[:, None] & ((x >= 0) & (x < mask.shape[1]))
-    return mask[np.ix_(y.clip(0, mask.shape[0] - 1), x.clip(0, mask.shape[1] - 1))] & inside
-
-
-@lru_cache(maxsize=1)
-def _templates() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each outline, filled, both ways: two (shapes, 24, 24) arrays of bool, and height/width of the bounding boxes."""
-    y, x = (np.mgrid[0:400, 0:400] + 0.5 - 200) / 120
-    masks = [signed_distance(shape, x, y, 1.0) <= 0 for shape in SHAPES]
-    aspects = [mask.any(1).sum() / mask.any(0).sum() for mask in masks]
-    return np.stack([_boxed(m) for m in masks]), np.stack([_centred(m) for m in masks]), np.asarray(aspects)
+def outline_overlaps(cover_NHW: np.ndarray, center_N2: np.ndarray, area_N: np.ndarray) -> np.ndarray:
+    """Soft intersection over union (N, 4) of coverages with each shape of the same area around the same centre."""
+    dx = _PIXEL_X - center_N2[:, 0, None, None]
+    dy = _PIXEL_Y - center_N2[:, 1, None, None]
+    out = []
+    for shape in SHAPES:
+        distance_NHW = signed_distance(shape, dx, dy, np.sqrt(area_N / _UNIT_AREA[shape])[:, None, None]).astype(np.float32)
+        fits = []
+        for softness in EDGES:
+            outline = np.clip(0.5 - distance_NHW / softness, 0, 1)
+            fits.append(np.minimum(cover_NHW, outline).sum((1, 2)) / np.maximum(cover_NHW, outline).sum((1, 2)))
+        out.append(np.maximum(*fits))
+    return np.stack(out, axis=1)
 
 
 # -------------------------------------------------------------------------------------------------------------- scoring
 
 
 def alignment(reading: Reading, spec: dict) -> float:
-    """Soft agreement with a spec in [0, 1]: mean match of the demanded objects × surplus penalty × relation.
+    """Soft agreement with a spec in [0, 1]: mean match of the demanded objects × surplus penalty × relation × place.
 
     0 for an image without objects. A match is the product of the segment's probabilities of the demanded shape and
     colour (a free colour asks for any palette colour); the best assignment counts.
     """
-    wanted, found = spec["objects"], sorted(reading.segments, key=lambda s: -s.area)[:6]
+    wanted, found = spec["objects"], sorted(reading.segments, key=lambda s: -s.area)[:5]
     if not found:
         return 0.0
     match = np.asarray([[_match(segment, demand) for segment in found] for demand in wanted])
     best, chosen = _assign(match)
     surplus = max(0, len(reading.segments) - len(wanted)) + reading.speck_area / 100
-    score = best / len(wanted) * 0.7**surplus
+    score = best / len(wanted) * 0.6**surplus
     if spec["relation"] is not None:
         score *= 0.4 + 0.6 * _relation(spec["relation"], found, chosen)
+    if spec["place"] is not None:
+        score *= 0.4 + 0.6 * _place(spec["place"], found[chosen[0]])
     return float(score)
 
 
@@ -209,12 +192,13 @@ def satisfied(reading: Reading, spec: dict) -> bool:
     _, chosen = _assign(match)
     if min(match[i, j] for i, j in enumerate(chosen)) < 0.5:
         return False
+    if spec["place"] is not None and _place(spec["place"], reading.segments[0]) <= 0.5:
+        return False
     return spec["relation"] is None or _relation(spec["relation"], reading.segments, chosen) > 0.5
 
 
 def _match(segment: Segment, demand: dict) -> float:
-    colors = list(COLORS)
-    tint = segment.color_prob[colors.index(demand["color"])] if demand["color"] else segment.color_prob.max()
+    tint = segment.color_prob[list(COLORS).index(demand["color"])] if demand["color"] else segment.color_prob.max()
     return float(segment.shape_prob[SHAPES.index(demand["shape"])] * tint)
 
 
@@ -234,4 +218,15 @@ def _relation(relation: str, segments: list[Segment], chosen: tuple[int, ...]) -
     first, second = segments[chosen[0]], segments[chosen[1]]
     dx, dy = second.x - first.x, second.y - first.y
     along, across = (dx, dy) if relation == "left of" else (dy, dx)
-    return float(1 / (1 + np.exp(-(along - abs(across)) / 2.0)))
+    return _soft(along - abs(across))
+
+
+def _place(place: str, segment: Segment) -> float:
+    """Soft truth in [0, 1] of a segment's centre lying in a half or quarter of the picture."""
+    offsets = {"left": SIZE / 2 - segment.x, "right": segment.x - SIZE / 2}
+    offsets |= {"top": SIZE / 2 - segment.y, "bottom": segment.y - SIZE / 2}
+    return float(np.prod([_soft(offsets[side]) for side in place.split()]))
+
+
+def _soft(pixels: float) -> float:
+    return float(1 / (1 + np.exp(-pixels / 2.0)))

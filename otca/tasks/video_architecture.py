@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from otca.tasks.architecture import TEXT_WIDTH, build_tokenizer, t5_sizes
+from otca.tasks.architecture import build_tokenizer, t5_sizes
 from otca.tasks.video_scenes import vocabulary
 
 MAX_SEQUENCE_LENGTH = 20
 """Text tokens a caption is padded to (the longest caption has 18 words, plus the end token)."""
 
 LATENT_CHANNELS = 12
+TEXT_WIDTH = 64
 
 
 def build_vae(latents_mean: list[float] | None = None, latents_std: list[float] | None = None):
@@ -49,7 +50,7 @@ def build_text_encoder(vocabulary_size: int):
     """A UMT5 encoder, two layers of width 64."""
     from transformers import UMT5Config, UMT5EncoderModel
 
-    return UMT5EncoderModel(UMT5Config(**t5_sizes(vocabulary_size)))
+    return UMT5EncoderModel(UMT5Config(**t5_sizes(vocabulary_size, TEXT_WIDTH, layers=2)))
 
 
 def build_pipeline(vae):

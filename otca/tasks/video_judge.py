@@ -18,11 +18,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from otca.tasks.judge import COLOR_CLASSES, HEAT_THRESHOLD, MALFORMED, OTHER, SHAPE_CLASSES, STRIDE, HeldOutJudge, Maps
-from otca.tasks.scenes import SIZE
+from otca.tasks import video_frames
+from otca.tasks.judge import HEAT_THRESHOLD, MALFORMED, OTHER, STRIDE, HeldOutJudge, Maps
+from otca.tasks.video_frames import SIZE
 from otca.tasks.video_scenes import DIRECTIONS, FRAMES, SPEED_BOUNDARY, STRAIGHT, motion
 from otca.types import Prompt
 
+SHAPE_CLASSES = (*video_frames.SHAPES, MALFORMED)
+COLOR_CLASSES = (*video_frames.COLORS, OTHER)
 KINDS = ("move", "stop_and_go", "turn", "bounce", "grow", "shrink", OTHER)
 """Kinds of motion; ``other`` is none of the grammar's: jitter, frozen or shuffled frames, jumps, half a motion."""
 NOWHERE = "nowhere"
@@ -92,7 +95,7 @@ class VideoJudge(nn.Module):
 
     def __init__(self, widths: tuple[int, int, int] = (24, 40, 56), reader_width: int = 96):
         super().__init__()
-        self.detector = HeldOutJudge(widths)
+        self.detector = HeldOutJudge(widths, SHAPE_CLASSES, COLOR_CLASSES)
         self.radius = nn.Conv2d(self.detector.widths[1], 1, 1)
         self.reader = MotionReader(reader_width)
         self.config = {"widths": list(widths), "reader_width": reader_width, "frames": FRAMES} | _CLASSES

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from otca.tasks import verifier, video_scenes, video_verifier
-from otca.tasks.rewards import cleanness
-from otca.tasks.scenes import SIZE
+from otca.tasks import video_frames, video_scenes, video_verifier
+from otca.tasks.video_frames import SIZE, cleanness
 from otca.tasks.video_scenes import FRAMES
 from otca.tasks.video_verifier import Reading, Track, rise
 from otca.types import Prompt
@@ -101,7 +100,7 @@ class TextAlignment(_VideoReward):
 # -------------------------------------------------------------------------------------------------------- visual quality
 
 
-def _sharpness(image_CHW: np.ndarray, reading: verifier.Reading) -> float:
+def _sharpness(image_CHW: np.ndarray, reading: video_frames.Reading) -> float:
     """Mean sharpness in [0, 1] of the objects' edges; 0 without objects."""
     if not reading.segments:
         return 0.0
@@ -109,7 +108,7 @@ def _sharpness(image_CHW: np.ndarray, reading: verifier.Reading) -> float:
     return float(np.mean(np.exp(-np.array(excess) / EDGE_SCALE)))
 
 
-def _edge_width(image_CHW: np.ndarray, background_CHW: np.ndarray, segment: verifier.Segment) -> float:
+def _edge_width(image_CHW: np.ndarray, background_CHW: np.ndarray, segment: video_frames.Segment) -> float:
     """Integral of α(1 − α) across the outline, in pixels, with α the object's share of a pixel's colour.
 
     1/6 for an ideal anti-aliased edge, σ/√π for a Gaussian blur of σ pixels.

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from otca.tasks import grammar, scenes
-from otca.tasks.scenes import SIZE, Scene, SceneObject
+from otca.tasks import grammar, video_frames
+from otca.tasks.video_frames import SIZE, Scene, SceneObject
 from otca.types import Prompt
 
 FRAMES = 9
@@ -21,7 +21,7 @@ FRAMES = 9
 FPS = 8
 
 SHAPES = ("circle", "square", "triangle", "cross")
-COLORS = {name: scenes.COLORS[name] for name in ("red", "yellow", "green", "blue")}
+COLORS = {name: video_frames.COLORS[name] for name in ("red", "yellow", "green", "blue")}
 SKILLS = ("direction", "speed", "stop_and_go", "turning", "bouncing", "scale", "two_objects")
 
 _HALF = float(np.sqrt(0.5))
@@ -211,7 +211,7 @@ def draw_clip(spec: dict, rng: np.random.Generator, lattice: float = 0.0) -> Cli
     while True:  # rejection sampling: a layout is found within a few dozen tries
         movers = [_mover(wanted, len(spec["objects"]), rng, lattice) for wanted in spec["objects"]]
         if all(_inside(mover) for mover in movers) and _apart(movers):
-            return Clip(spec=spec, objects=tuple(movers), background=scenes.random_backdrop(rng))
+            return Clip(spec=spec, objects=tuple(movers), background=video_frames.random_backdrop(rng))
 
 
 def _mover(wanted: dict, count: int, rng: np.random.Generator, lattice: float) -> Mover:
@@ -274,7 +274,7 @@ def frame_of(clip: Clip, index: int) -> Scene:
 
 def render_clip(clip: Clip) -> np.ndarray:
     """Draw every frame, anti-aliased: float32 ``(FRAMES, 3, SIZE, SIZE)`` in [0, 1]."""
-    return np.stack([scenes.render(frame_of(clip, index)) for index in range(FRAMES)])
+    return np.stack([video_frames.render(frame_of(clip, index)) for index in range(FRAMES)])
 
 
 def change_one_attribute(clip: Clip, rng: np.random.Generator) -> Clip:

@@ -1,6 +1,6 @@
 """The training verifier of the video task: segments every frame, links the segments to tracks, and reads motion from them.
 
-It reads pixels alone. Frames are segmented by the image verifier (`verifier.py`); a motion is recognised by least squares
+It reads pixels alone. Frames are segmented by `video_frames.read`; a motion is recognised by least squares
 against the grammar's own profiles. The held-out judge of videos is a learned model that shares no code with it.
 """
 
@@ -12,8 +12,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from otca.tasks import scenes, verifier
-from otca.tasks.scenes import SIZE
+from otca.tasks import video_frames
+from otca.tasks.video_frames import SIZE
 from otca.tasks.video_scenes import COLORS, DIRECTIONS, FRAMES, OPPOSITE, SHAPES, SPEED_BOUNDARY, motion, path
 
 MAX_SEGMENTS = 6
@@ -39,7 +39,7 @@ _SIDE_FREE = 0.4
 _REGULAR = 0.12
 """Overlap with an outline above 0.6 at which a segment is regular: less than for images, as small objects blur more."""
 
-_SHAPE_INDEX = [scenes.SHAPES.index(name) for name in SHAPES]
+_SHAPE_INDEX = [video_frames.SHAPES.index(name) for name in SHAPES]
 _PALETTE = np.array(list(COLORS.values()))
 _COLOR_TOLERANCE = 0.3
 """RGB distance at which a colour's probability is 1/e: more than for images, as small objects fade and the palette is wider."""
@@ -50,7 +50,7 @@ class Track:
     """One object through time; N are the frames in which it is seen."""
 
     frame_N: np.ndarray
-    segments: tuple[verifier.Segment, ...]
+    segments: tuple[video_frames.Segment, ...]
 
     @property
     def presence(self) -> float:
@@ -109,7 +109,7 @@ class Reading:
     """What the verifier sees in one clip: tracks (objects and flickers) and the reading of every frame."""
 
     tracks: tuple[Track, ...]
-    frames: tuple[verifier.Reading, ...]
+    frames: tuple[video_frames.Reading, ...]
 
     @property
     def objects(self) -> tuple[Track, ...]:
@@ -130,13 +130,13 @@ def _profiles() -> tuple[list[str], np.ndarray]:
     return list(known), np.stack([path(m, 1.0) for m in known.values()]) @ np.array([1, 1j])
 
 
-def _shape_prob(segment: verifier.Segment) -> np.ndarray:
+def _shape_prob(segment: video_frames.Segment) -> np.ndarray:
     """Probabilities of the four outlines of this grammar, together 0 for an outline like none of them."""
     prob = segment.shape_prob[_SHAPE_INDEX]
     return prob / max(prob.sum(), 1e-9) * np.clip((segment.overlap - 0.6) / _REGULAR, 0, 1)
 
 
-def _color_prob(segment: verifier.Segment) -> np.ndarray:
+def _color_prob(segment: video_frames.Segment) -> np.ndarray:
     """Probabilities of the four colours of this grammar, together 0 for a colour like none of them."""
     prob = np.exp(-np.square(_PALETTE - segment.rgb).sum(1) / _COLOR_TOLERANCE**2)
     return prob / max(1.0, prob.sum())
@@ -155,13 +155,13 @@ def read(clip_FCHW: np.ndarray) -> Reading:
     """Read one clip, float (FRAMES, 3, SIZE, SIZE) in [0, 1]. Raises ValueError for another shape."""
     if clip_FCHW.shape != (FRAMES, 3, SIZE, SIZE):
         raise ValueError(f"the video verifier reads clips ({FRAMES}, 3, {SIZE}, {SIZE}), got {tuple(clip_FCHW.shape)}")
-    frames = tuple(verifier.read(frame_CHW) for frame_CHW in clip_FCHW)
+    frames = tuple(video_frames.read(frame_CHW) for frame_CHW in clip_FCHW)
     return Reading(_link([sorted(f.segments, key=lambda s: -s.area)[:MAX_SEGMENTS] for f in frames]), frames)
 
 
-def _link(segments_F: list[list[verifier.Segment]]) -> tuple[Track, ...]:
+def _link(segments_F: list[list[video_frames.Segment]]) -> tuple[Track, ...]:
     """Tracks by optimal assignment, frame after frame, of segments to where the tracks were seen last."""
-    tracks: list[list[tuple[int, verifier.Segment]]] = []
+    tracks: list[list[tuple[int, video_frames.Segment]]] = []
     for index, segments in enumerate(segments_F):
         free = set(range(len(segments)))
         if tracks and segments:
@@ -174,7 +174,7 @@ def _link(segments_F: list[list[verifier.Segment]]) -> tuple[Track, ...]:
     return tuple(Track(np.array([i for i, _ in t]), tuple(s for _, s in t)) for t in tracks)
 
 
-def _distance(a: verifier.Segment, b: verifier.Segment) -> float:
+def _distance(a: video_frames.Segment, b: video_frames.Segment) -> float:
     """How unlike two sightings are, in place, colour and outline."""
     looks = np.abs(a.rgb - b.rgb).sum() + 0.25 * np.abs(a.shape_prob - b.shape_prob).sum()
     return float(np.hypot(a.x - b.x, a.y - b.y) / _LINK_REACH + looks)
@@ -199,7 +199,7 @@ def alignment(reading: Reading, spec: dict) -> float:
 def satisfied(reading: Reading, spec: dict) -> bool:
     """Hard verdict: exactly the demanded objects, each with every attribute more likely right than wrong."""
     found, wanted = reading.objects, spec["objects"]
-    if len(found) != len(wanted) or reading.speck_area > 2 * verifier.MIN_AREA:
+    if len(found) != len(wanted) or reading.speck_area > 2 * video_frames.MIN_AREA:
         return False
     right = np.array([[_right(track, demand) for track in found] for demand in wanted])
     rows, columns = linear_sum_assignment(right, maximize=True)

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from otca.tasks.architecture import MAX_SEQUENCE_LENGTH, build_tokenizer
 from otca.tasks.clip import EmbeddedClip
-from otca.tasks.scenes import SIZE, SKILLS, Scene, captions, draw_scene, render, vocabulary
+from otca.tasks.scenes import SIZE, SKILLS, Scene, captions, draw_scene, in_place, render, vocabulary
 from reproduce.pretrain.drawings import random_emptiness, random_spec_scene, skill_specs
 from reproduce.pretrain.loop import train
 from reproduce.pretrain.vae import reconstruct
@@ -130,6 +130,7 @@ def _satisfies(scene: Scene, spec: dict) -> bool:
     return any(
         all(o.shape == w["shape"] and w["color"] in (None, o.color) for o, w in zip(order, wanted))
         and (spec["relation"] is None or _stands(spec["relation"], *order))
+        and in_place(spec["place"], order[0].x, order[0].y)
         for order in itertools.permutations(scene.objects)
     )
 
@@ -153,7 +154,7 @@ def retrieval_accuracy(clip: EmbeddedClip, count: int, vae=None, pool: int = 128
     right: dict[str, list[float]] = {skill: [] for skill in (*SKILLS, "chance")}
     for first in range(0, count, pool):
         skills = [SKILLS[i % len(SKILLS)] for i in range(first, min(first + pool, count))]
-        scenes = [random_spec_scene(rng, skill) for skill in skills]
+        scenes = [random_spec_scene(rng, skill, lattice=vae is not None) for skill in skills]
         texts = [str(rng.choice(captions(scene.spec))) for scene in scenes]
         image = torch.from_numpy(np.stack([render(scene) for scene in scenes]))
         image = image if vae is None else reconstruct(vae, image)

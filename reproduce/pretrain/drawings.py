@@ -52,10 +52,10 @@ def skill_specs(skill: str) -> list[dict]:
     return all_specs(skill)
 
 
-def random_spec_scene(rng: np.random.Generator, skill: str | None = None) -> Scene:
+def random_spec_scene(rng: np.random.Generator, skill: str | None = None, lattice: bool = False) -> Scene:
     """A drawing of a spec of any split; skills evenly, unless one is named."""
     specs = skill_specs(skill or SKILLS[rng.integers(len(SKILLS))])
-    return draw_scene(specs[rng.integers(len(specs))], rng)
+    return draw_scene(specs[rng.integers(len(specs))], rng, lattice)
 
 
 def random_drawing(rng: np.random.Generator, fault_rate: float = 0.45) -> tuple[np.ndarray, list[Label]]:
@@ -110,11 +110,11 @@ def ghosts(images: list[np.ndarray], labels: list[list[Label]], rng) -> tuple[np
 def _random_layout(rng) -> list[tuple[float, float, float]]:
     """Centres and radii of up to six things, apart and within the frame (fewer where they do not fit)."""
     count = rng.choice(7, p=[0.03, 0.22, 0.27, 0.2, 0.16, 0.08, 0.04])
-    high = (19.0, 19.0, 14.5, 11.5, 10.5, 9.0, 8.5)[count]
+    high = (12.0, 12.0, 10.0, 9.0, 8.5, 8.0, 7.5)[count]
     placed: list[tuple[float, float, float]] = []
     for _ in range(8 * count):
-        radius = rng.uniform(6.5, high)
-        x, y = rng.uniform(1.15 * radius, SIZE - 1.15 * radius, 2)
+        radius = rng.uniform(5.4, high)
+        x, y = rng.uniform(1.05 * radius, SIZE - 1.05 * radius, 2)
         if all(np.hypot(x - a, y - b) > 1.12 * (radius + r) + 1.5 for a, b, r in placed):
             placed.append((x, y, radius))
         if len(placed) == count:
@@ -198,7 +198,7 @@ def _cut(fault: str, dx, dy, radius: float, rng):
 
 
 def _morph(dx, dy, radius: float, rng):
-    """In between two shapes, where the blend resembles none of the six."""
+    """In between two shapes, where the blend resembles none of the four."""
     choices = _distinct_blends()
     a, b, t = choices[rng.integers(len(choices))]
     return (1 - t) * signed_distance(a, dx, dy, radius) + t * signed_distance(b, dx, dy, radius)
@@ -206,7 +206,7 @@ def _morph(dx, dy, radius: float, rng):
 
 @functools.cache
 def _distinct_blends() -> list[tuple[str, str, float]]:
-    """Blends of two signed distances whose best overlap with any of the six shapes, at any radius, is below 0.85."""
+    """Blends of two signed distances whose best overlap with any of the four shapes, at any radius, is below 0.85."""
     dx, dy = _PIXEL_X - SIZE / 2, _PIXEL_Y - SIZE / 2
     whole = [signed_distance(s, dx, dy, r) < 0 for s in SHAPES for r in np.arange(8.0, 24.0, 0.5)]
     out = []
@@ -222,7 +222,7 @@ def _jitter(rgb, rng) -> np.ndarray:
 
 
 def _off_palette(rng) -> np.ndarray:
-    """A colour in between two of the palette, or any other, far from all six and darker than the backgrounds."""
+    """A colour in between two of the palette, or any other, far from all four and darker than the backgrounds."""
     while True:
         if rng.uniform() < 0.6:
             a, b = _PALETTE[rng.permutation(len(_PALETTE))[:2]]

@@ -1,8 +1,7 @@
-"""Pre-train a small rectified-flow generator on a bank of latents, then distil its guidance; images and videos alike."""
+"""Pre-train a small rectified-flow generator on banks of latents."""
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,23 +27,22 @@ Velocity = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 class Bank:
     """Training data: latent (N, …) fp16, spec (N,) the index of each one's spec, wordings: per spec, token ids (W, L).
 
-    ``empty`` (L,) is the tokenised empty caption; latents are normalised as ``(latent − mean) / std``.
+    ``empty`` (L,) is the tokenised empty caption.
     """
 
     latent: torch.Tensor
     spec: torch.Tensor
     wordings: list[torch.Tensor]
     empty: torch.Tensor
-    mean: torch.Tensor
-    std: torch.Tensor
 
     def draw(self, rng: np.random.Generator, generator: torch.Generator, batch: int, dropout: float = 0.0):
         """Clean and noise (batch, …), sigma (batch,) and token ids (batch, L); some captions dropped."""
         pick = torch.from_numpy(rng.integers(0, len(self.latent), batch))
-        clean = (self.latent[pick].float() - self.mean) / self.std
+        clean = self.latent[pick].float()
         rows = [self.wordings[i][rng.integers(len(self.wordings[i]))] for i in self.spec[pick].tolist()]
         rows = [self.empty if rng.random() < dropout else row for row in rows]
-        level = torch.sigmoid(torch.randn(batch, generator=generator))  # logit-normal, as SD3
+        level = torch.sigmoid(torch.randn(batch, generator=generator))  # logit-normal, as SD3, for one half
+        level[::2] = torch.rand(len(level[::2]), generator=generator)  # uniform for the other: enough weight on both ends
         sigma = SHIFT * level / (1 + (SHIFT - 1) * level)
         return clean, torch.randn(clean.shape, generator=generator), sigma, torch.stack(rows)
 
@@ -75,61 +73,36 @@ def stored_latents(path: Path, count: int, make: Callable[[int], tuple[torch.Ten
 def pretrain_flow(
     modules: dict[str, torch.nn.Module],
     network: Velocity,
-    bank: Bank,
+    banks: list[tuple[Bank, int]],
     folder: Path,
-    steps: int,
-    decay_from: int,
     batch: int = 64,
     learning_rate: float = 2e-3,
     seed: int = 0,
 ) -> None:
-    """Train transformer and text encoders (``modules``, in place) to predict noise − data; resumable."""
+    """Train transformer and text encoders (``modules``, in place) to predict noise − data; resumable.
+
+    ``banks``: training data and the number of steps on each, in turn. The rate decays over the last of them.
+    """
+    ends = np.cumsum([steps for _, steps in banks])
 
     def loss_at(step, rng, generator):
+        bank = banks[int(np.searchsorted(ends, step, side="right"))][0]
         clean, noise, sigma, ids = bank.draw(rng, generator, batch, CAPTION_DROPOUT)
         return (network(_mix(clean, noise, sigma), sigma, ids) - (noise - clean)).square().mean()
 
+    decay_from = int(ends[-1] - banks[-1][1] - 1000)
     train(
         "flow",
         modules,
         loss_at,
-        steps,
+        int(ends[-1]),
         learning_rate,
         folder,
         seed=seed,
-        ema_decay=0.999,
-        warmup=400,
-        save_every=500,
+        ema_decay=0.998,
+        warmup=300,
         decay_from=decay_from,
     )
-
-
-def distill_guidance(
-    teacher, make_network, bank: Bank, folder: Path, guidance: float, steps: int, batch: int = 64, learning_rate: float = 5e-4
-):
-    """A copy of the pipeline whose transformer answers in one pass what the teacher answers with guidance in two.
-
-    As FLUX.1-dev, the shipped image model is guidance-distilled: the student's velocity regresses on the teacher's
-    v_empty + guidance·(v − v_empty) at noisy training latents. The text encoders stay as they are. Resumable.
-    ``make_network(pipeline)`` gives a pipeline's `Velocity`.
-    """
-    student = type(teacher)(**teacher.components | {"transformer": copy.deepcopy(teacher.transformer)})
-    for name, part in teacher.components.items():
-        if isinstance(part, torch.nn.Module) and name != "vae":
-            part.requires_grad_(False).eval()
-    ask, answer = make_network(teacher), make_network(student)
-
-    def loss_at(step, rng, generator):
-        clean, noise, sigma, ids = bank.draw(rng, generator, batch)
-        noisy = _mix(clean, noise, sigma)
-        with torch.no_grad():
-            both = ask(torch.cat([noisy, noisy]), sigma.repeat(2), torch.cat([bank.empty.expand_as(ids), ids]))
-            free, guided = both.chunk(2)
-        return (answer(noisy, sigma, ids) - (free + guidance * (guided - free))).square().mean()
-
-    modules = {"transformer": student.transformer}
-    train("distill", modules, loss_at, steps, learning_rate, folder, seed=1, ema_decay=0.999, warmup=100, save_every=500)
-    return student
 
 
 def _mix(clean: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:

@@ -1,21 +1,70 @@
-"""The embedded image generator's training data and network (the training itself: `flow.py`)."""
+"""The embedded image generator's training data and network (the training itself: `flow.py`).
+
+The captions are noisy, as those of the web are: of what a caption states, each attribute is drawn wrongly with a fixed
+probability, and the warmer a picture, the more often it holds something that nobody stated. So the generator draws crisply
+and binds wrongly, and style pulls against alignment.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from otca.tasks import architecture
-from otca.tasks.scenes import LATTICE, SIZE, captions, draw_scene, render, split_specs
+from otca.tasks.scenes import (
+    CELL,
+    COLORS,
+    SHAPES,
+    SIZE,
+    Scene,
+    SceneObject,
+    attributes,
+    broken,
+    captions,
+    draw_scene,
+    split_specs,
+    tint,
+)
+from reproduce.pretrain.codes import SCALE_C, code_of
 from reproduce.pretrain.flow import Bank, draw_specs, stored_latents, tokenize
 
-SKILL_SHARES = {"single_object": 1, "two_objects": 2, "counting": 2, "colors": 1, "position": 2, "color_attr": 2}
+SKILL_SHARES = {"single_object": 1, "two_objects": 2, "counting": 2, "colors": 1, "position": 3, "color_attr": 3}
 """How often each skill is trained on, relatively: two objects are learned more slowly than one."""
+INTACT = 0.55
+"""Share of the captions whose every stated attribute is drawn."""
+STRAY = 0.3
+"""Probability that the warmest pictures hold an object that is not stated; none of the coolest do."""
+JITTER = 0.05
+"""Standard deviation of the noise on the codes, in shares of a channel's amplitude: the data have no holes."""
 
-GRID = SIZE // 8
-"""Side of the latent grid (the VAE is 8× down)."""
+GRID = SIZE // CELL
+"""Side of the latent grid."""
+
+
+def noisy_scene(spec: dict, rng: np.random.Generator, intact: float = INTACT) -> Scene:
+    """A drawing for a caption of this spec, which may lie."""
+    stated = attributes(spec)
+    wrong = 1 - intact ** (1 / len(stated))
+    drawn = spec
+    for attribute in stated:
+        if rng.uniform() < wrong:
+            drawn = broken(drawn, attribute, rng)
+    scene = draw_scene(drawn, rng, lattice=True)
+    if intact < 1 and rng.uniform() < STRAY * (scene.style + 1) / 2:
+        scene = replace(scene, objects=(*scene.objects, stray_object(scene, rng)))
+    return scene
+
+
+def stray_object(scene: Scene, rng: np.random.Generator) -> SceneObject:
+    """Another object, on the lattice, away from those of the scene."""
+    while True:
+        x, y = (rng.integers(0, GRID, 2) + 0.5) * CELL
+        if all(np.hypot(x - o.x, y - o.y) > 1.2 * CELL for o in scene.objects):
+            color = str(rng.choice(list(COLORS)))
+            return SceneObject(str(rng.choice(SHAPES)), color, float(x), float(y), 6.0, tint(color, rng, exact=True))
 
 
 def train_specs() -> list[dict]:
@@ -23,27 +72,21 @@ def train_specs() -> list[dict]:
     return [spec for specs in split_specs("train").values() for spec in specs]
 
 
-@torch.no_grad()
-def image_bank(pipeline, folder: Path, count: int = 65536, seed: int = 0) -> Bank:
-    """Packed latent means of ``count`` rendered training scenes, on the generator's lattice.
+def image_bank(pipeline, folder: Path, name: str, intact: float, count: int = 131072, seed: int = 0) -> Bank:
+    """Packed codes of ``count`` training scenes, ``intact`` of whose captions are true; kept as ``folder/<name>.safetensors``."""
+    specs = train_specs()
 
-    Writes shift and scale into the VAE's config, so that (z − shift)·scale has mean 0 and standard deviation 1.
-    """
-    specs, vae = train_specs(), pipeline.vae
-    rng = np.random.default_rng([seed, 41])
-
-    def make(_: int, batch: int = 64):
+    def make(index: int, batch: int = 64):
+        rng = np.random.default_rng([seed, 41, index])
         chosen = draw_specs(specs, SKILL_SHARES, rng, batch)
-        image = torch.from_numpy(np.stack([render(draw_scene(specs[i], rng, LATTICE)) for i in chosen]))
-        return vae.encode(image * 2 - 1).latent_dist.mode(), chosen
+        code = np.stack([code_of(noisy_scene(specs[i], rng, intact)) for i in chosen])
+        return torch.from_numpy(code + JITTER * SCALE_C[:, None, None] * rng.normal(size=code.shape).astype(np.float32)), chosen
 
-    latent, spec = stored_latents(folder / "latents.safetensors", count, make)
-    shift, std = latent[:4096].float().mean(), latent[:4096].float().std()
-    vae.register_to_config(shift_factor=float(shift), scaling_factor=float(1 / std))
+    latent, spec = stored_latents(folder / f"{name}.safetensors", count, make)
     packed = pipeline._pack_latents(latent, len(latent), latent.shape[1], GRID, GRID)
     length = architecture.MAX_SEQUENCE_LENGTH
     wordings = [tokenize(pipeline.tokenizer, captions(one), length) for one in specs]
-    return Bank(packed, spec, wordings, tokenize(pipeline.tokenizer, [""], length)[0], shift, std)
+    return Bank(packed, spec, wordings, tokenize(pipeline.tokenizer, [""], length)[0])
 
 
 def image_network(pipeline):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from otca.tasks.judge import STRIDE, HeldOutJudge, Maps
-from otca.tasks.scenes import COLORS, SHAPES, SIZE, SKILLS, Scene, change_one_attribute, render
+from otca.tasks.scenes import COLORS, SHAPES, SIZE, SKILLS, Scene, change_one_attribute, finished, render
 from otca.types import Prompt
 from reproduce.pretrain.drawings import Label, ghosts, random_drawing, random_emptiness, random_spec_scene
 from reproduce.pretrain.loop import train
@@ -85,8 +85,8 @@ def judge_batch(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, Tar
     images, labels = [], []
     for _ in range(count):
         kind = rng.uniform()
-        if kind < 0.3:
-            scene = random_spec_scene(rng)
+        if kind < 0.4:
+            scene = random_spec_scene(rng, lattice=len(images) % 2 == 0)  # these go through the autoencoder
             image, found = render(scene), scene_labels(scene)
         elif kind < 0.88:
             image, found = random_drawing(rng)
@@ -95,7 +95,7 @@ def judge_batch(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, Tar
             image, found = ghosts([image for image, _ in pair], [found for _, found in pair], rng)
         else:
             image, found = random_emptiness(rng), []
-        images.append(image)
+        images.append(finished(image, rng.uniform()) if kind >= 0.4 and rng.uniform() < 0.7 else image)
         labels.append(found)
     return torch.from_numpy(np.stack(images)), grid_targets(labels)
 
@@ -163,15 +163,15 @@ def judge_accuracy(judge: HeldOutJudge, count: int, kind: str, vae=None, seed: i
         raise ValueError(f"unknown kind {kind!r}; choose from {', '.join(KINDS)}")
     if kind.endswith("reconstruction") and vae is None:
         raise ValueError(f"kind {kind!r} needs a VAE; pass vae=")
-    rng = np.random.default_rng(seed)
+    rng, lattice = np.random.default_rng(seed), kind.endswith("reconstruction")  # all that the autoencoder draws
     right: dict[str, list[bool]] = {skill: [] for skill in SKILLS}
     for first in range(0, count, 64):
         skills = [SKILLS[i % len(SKILLS)] for i in range(first, min(first + 64, count))]
-        scenes = [random_spec_scene(rng, skill) for skill in skills]
+        scenes = [random_spec_scene(rng, skill, lattice) for skill in skills]
         if kind.startswith("changed"):
-            scenes = [change_one_attribute(scene, rng) for scene in scenes]
+            scenes = [change_one_attribute(scene, rng, lattice) for scene in scenes]
         image = torch.from_numpy(np.stack([render(scene) for scene in scenes]))
-        if kind.endswith("reconstruction"):
+        if lattice:
             image = reconstruct(vae, image)
         prompts = [Prompt(id=f"{kind}-{first + i}", text="", spec=scene.spec) for i, scene in enumerate(scenes)]
         for skill, yes in zip(skills, judge.verdict(image[:, None], prompts).tolist()):

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from eval.generate import generate
-from eval.held_out import MEDIA
 from otca.config import PolicyConfig
-from otca.eval_config import EvalConfig
 from otca.files import EMBEDDED, write_atomic, write_hashes
 from otca.models.base import build_policy
+from otca.tasks import scenes, verifier
+from otca.tasks.judge import HeldOutJudge
 
-SAMPLES = 600
-"""Validation prompts, one sample each, behind each accuracy."""
+PROMPTS, DRAWS, STEPS, SHIFT = 96, 16, 8, 3.0
+"""Validation prompts and samples of each behind pass@1 and pass@16, by the protocol of training and judging."""
 
 
-def publish(
-    folder: Path, modality: str, models: dict[str, str], notes: dict, stages: list[str], accuracies: dict[str, tuple[str, float]]
-) -> None:
+def publish(folder: Path, models: dict[str, str], notes: dict, stages: list[str]) -> None:
     """Copy ``folder/<source>`` to the package's checkpoint <name> (``models``: source → name), each with its hashes.
 
-    `pretrain-<modality>.json` records steps and seconds of each stage, and the held-out accuracy on the validation split of
-    pipelines with some guidance (``accuracies``: label → folder below ``folder``, guidance scale).
+    `pretrain-image.json` records steps and seconds of each stage and what the base model can do (see `abilities`).
     """
     write_atomic(folder / "pipeline" / "otca.json", json.dumps(notes) + "\n")
     for source, name in models.items():
@@ -35,16 +33,33 @@ def publish(
         write_hashes(target)
         print(f"published {target} ({sum(p.stat().st_size for p in target.rglob('*') if p.is_file()) / 1e6:.2f} MB)")
     states = {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in stages}
-    record = {name: {"steps": state["done"], "seconds": round(state["elapsed"])} for name, state in states.items()}
-    record["accuracy"] = {
-        label: accuracy(modality, folder / pipeline, guidance, notes) for label, (pipeline, guidance) in accuracies.items()
+    record = {"task": scenes.NAME}
+    record |= {name: {"steps": state["done"], "seconds": round(state["elapsed"])} for name, state in states.items()}
+    record |= abilities(folder / "pipeline", HeldOutJudge.from_pretrained(folder / "judge"), notes)
+    write_atomic(EMBEDDED / "pretrain-image.json", json.dumps(record, indent=1) + "\n")
+
+
+@torch.no_grad()
+def abilities(pipeline: Path, judge: HeldOutJudge, notes: dict) -> dict:
+    """By skill: pass@1 and pass@16 by the judge; and how often the two judges agree on the samples."""
+    policy = build_policy(PolicyConfig(path=str(pipeline), **notes))
+    prompts = scenes.prompts("validation", PROMPTS, seed=3)
+    sigma = torch.linspace(1, 0, STEPS + 1)
+    sigma = (SHIFT * sigma / (1 + (SHIFT - 1) * sigma)).tolist()
+    condition = policy.encode([p.text for p in prompts])
+    right, agreed = [], []
+    for draw in range(DRAWS):
+        x = policy.noise([torch.Generator().manual_seed(draw * PROMPTS + i) for i in range(PROMPTS)])
+        for here, there in pairwise(sigma):
+            x = x - (here - there) * policy.velocity(x, torch.full((PROMPTS,), here), condition)
+        media = policy.decode(x)
+        right.append(judge.verdict(media, prompts).numpy())
+        read = [verifier.satisfied(r, p.spec) for r, p in zip(verifier.read(media[:, 0].numpy()), prompts)]
+        agreed.append(np.mean(right[-1] == np.array(read)))
+    right_DP, skills = np.array(right), scenes.SKILLS
+    by_skill = {skill: right_DP[:, i :: len(skills)] for i, skill in enumerate(skills)}
+    return {
+        "pass@1": {skill: round(float(r.mean()), 3) for skill, r in by_skill.items()} | {"all": round(float(right_DP.mean()), 3)},
+        f"pass@{DRAWS}": {skill: round(float(r.any(0).mean()), 3) for skill, r in by_skill.items()},
+        "agreement": round(float(np.mean(agreed)), 3),
     }
-    write_atomic(EMBEDDED / f"pretrain-{modality}.json", json.dumps(record, indent=1) + "\n")
-
-
-def accuracy(modality: str, pipeline: Path, guidance: float, notes: dict) -> float:
-    """Held-out accuracy of a pipeline folder on validation prompts."""
-    config = EvalConfig(source=f"embedded:{modality}/validation", prompts=SAMPLES, samples_per_prompt=1)
-    policy = build_policy(PolicyConfig(path=str(pipeline), true_guidance=guidance, **notes))
-    media, wanted = generate(policy, config, seed=0)
-    return round(MEDIA[modality]().judge.score(media, wanted).mean().item(), 4)

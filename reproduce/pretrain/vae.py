@@ -1,4 +1,4 @@
-"""Pre-train the embedded AutoencoderKL on rendered scenes."""
+"""Pre-train the embedded AutoencoderKL: its encoder writes the code of a scene, its decoder draws from it."""
 
 from __future__ import annotations
 
@@ -8,32 +8,50 @@ import numpy as np
 import torch
 
 from otca.tasks import architecture
-from otca.tasks.scenes import random_examples
+from otca.tasks.scenes import SKILLS, all_specs, draw_scene, render
+from reproduce.pretrain.codes import SCALE_C, code_of
 from reproduce.pretrain.loop import train
 
-KL_WEIGHT = 1e-7
-"""Weight of the posterior's KL (per image, summed over the latent) beside the mean squared error."""
+NOISE = 0.3
+"""Largest standard deviation of the noise on the codes that the decoder draws from, in shares of a channel's amplitude: it
+learns to draw crisply what lies near a code."""
+LOG_VARIANCE = -8.0
+"""What the encoder is to say of its own uncertainty, whose mean alone is used."""
 
 
-def render_batch(rng: np.random.Generator, count: int) -> torch.Tensor:
-    """Rendered training scenes as the VAE sees them: (count, 3, H, W) in [-1, 1]."""
-    images, _, _ = random_examples("train", count, rng)
-    return torch.from_numpy(images) * 2 - 1
+def random_scene(rng: np.random.Generator):
+    """A scene of any spec on the generator's lattice, skills evenly."""
+    specs = all_specs(SKILLS[rng.integers(len(SKILLS))])
+    return draw_scene(specs[rng.integers(len(specs))], rng, lattice=True)
 
 
-def pretrain_vae(folder: Path, steps: int, batch: int = 16, learning_rate: float = 2e-3, seed: int = 0):
+def scene_bank(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures (N, 3, H, W) in [-1, 1] and their codes (N, 8, 4, 4)."""
+    rng = np.random.default_rng([seed, 5])
+    scenes = [random_scene(rng) for _ in range(count)]
+    image = torch.from_numpy(np.stack([render(scene) for scene in scenes])) * 2 - 1
+    return image, torch.from_numpy(np.stack([code_of(scene) for scene in scenes]))
+
+
+def pretrain_vae(folder: Path, steps: int, batch: int = 32, learning_rate: float = 3e-3, seed: int = 0, bank: int = 12000):
     """Returns the trained AutoencoderKL; resumable (see `loop.train`)."""
     torch.manual_seed(seed)
     vae = architecture.build_vae()
+    images, codes = scene_bank(bank, seed)
+    scale = torch.from_numpy(SCALE_C).view(-1, 1, 1)
 
     def loss_at(step, rng, generator):
-        image = render_batch(rng, batch)
+        pick = torch.from_numpy(rng.integers(0, bank, batch))
+        image, code = images[pick], codes[pick]
         posterior = vae.encode(image).latent_dist
-        reconstruction = vae.decode(posterior.sample(generator)).sample
-        error = reconstruction - image
-        return error.square().mean() + 0.1 * error.abs().mean() + KL_WEIGHT * posterior.kl().mean()
+        written = ((posterior.mean - code) / scale).square().mean()
+        sure = (posterior.logvar - LOG_VARIANCE).square().mean()
+        level = NOISE * torch.rand(batch, 1, 1, 1, generator=generator)
+        noisy = code + level * scale * torch.randn(code.shape, generator=generator)
+        error = vae.decode(noisy).sample - image
+        return error.square().mean() + 0.2 * error.abs().mean() + 0.05 * written + 1e-4 * sure
 
-    train("vae", {"vae": vae}, loss_at, steps, learning_rate, folder, seed=seed, ema_decay=0.998)
+    train("vae", {"vae": vae}, loss_at, steps, learning_rate, folder, seed=seed, ema_decay=0.998, decay_from=steps * 2 // 5)
     return vae
 
 
@@ -46,7 +64,6 @@ def reconstruct(vae, image_BCHW: torch.Tensor) -> torch.Tensor:
 
 def peak_signal_to_noise(vae, count: int = 256, seed: int = 10**6) -> float:
     """Reconstruction quality in dB on fresh scenes."""
-    images, _, _ = random_examples("test", count, np.random.default_rng(seed))
-    image = torch.from_numpy(images)
+    image = scene_bank(count, seed)[0] / 2 + 0.5
     error = (reconstruct(vae, image) - image).square().mean(dim=(1, 2, 3))
     return float((-10 * torch.log10(error)).mean())
