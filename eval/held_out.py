@@ -19,7 +19,7 @@ from otca import presets
 from otca.config import TrainConfig
 from otca.eval_config import EvalConfig
 from otca.rewards.base import Reward, build_rewards, score_all
-from otca.tasks import scenes, video_scenes
+from otca.tasks import scenes, video_frames, video_scenes
 from otca.types import Prompt
 
 Numbers = dict[str, tuple[float, int]]
@@ -68,7 +68,7 @@ class ImageHeldOut:
 
     def sets(self, traits: dict[str, torch.Tensor], prompts: list[Prompt], samples_per_prompt: int) -> Numbers:
         """kernel_distance, frechet_distance (from 2,000 items on) and, with several samples a prompt, diversity."""
-        references = np.stack([scenes.render(scenes.draw_scene(p.spec, rng, scenes.LATTICE)) for rng, p in _drawn(prompts)])
+        references = np.stack([scenes.render(scenes.draw_scene(p.spec, rng, lattice=True)) for rng, p in _drawn(prompts)])
         reference_BD = self.clip.image_features(quantise(torch.from_numpy(references)).unsqueeze(1))
         return _distances(traits["features"], reference_BD, samples_per_prompt)
 
@@ -105,7 +105,7 @@ class VideoHeldOut:
             stated = ~traits[name].isnan()
             if stated.any():
                 out[f"{name}_accuracy"] = (float(traits[name][stated].mean()), int(stated.sum()))
-        lattice = scenes.LATTICE
+        lattice = video_frames.LATTICE
         clips = [video_scenes.render_clip(video_scenes.draw_clip(p.spec, rng, lattice)) for rng, p in _drawn(prompts)]
         reference_BD = self._features(quantise(torch.from_numpy(np.stack(clips))))
         return out | _distances(traits["features"], reference_BD, samples_per_prompt)

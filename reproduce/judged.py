@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,10 +34,10 @@ class Task:
 TASKS = {
     "image": Task(
         scenes.prompts,
-        scenes.draw_scene,
-        scenes.change_one_attribute,
+        partial(scenes.draw_scene, lattice=True),
+        partial(scenes.change_one_attribute, lattice=True),
         lambda scene: scenes.render(scene)[None],
-        lambda media, spec: verifier.satisfied(verifier.read(media[0]), spec),
+        lambda media, spec: verifier.satisfied(verifier.read(media)[0], spec),
         lambda vae, media: torch.cat([reconstruct(vae, part) for part in media[:, 0].split(60)]).unsqueeze(1),
     ),
     "video": Task(

@@ -52,6 +52,7 @@ from otca.rewards.base import build_reward
 from otca.rewards.measured import check_trained_metrics
 from otca.runs import RunSpec, begin_run, code_of, finish_run, is_finished
 from otca.signals import LAST_CALL, run_command
+from otca.tasks import scenes, video_scenes
 from otca.trainer import Trainer
 from reproduce.probe import probe
 
@@ -62,7 +63,7 @@ HOURS = 24
 """Time of a Slurm job."""
 VALIDATIONS = 10
 """Points of a learning curve: a run of an embedded task is validated so often, unless its preset says how often."""
-TASKS = {"embedded:image": "otca-image-v2", "embedded:video": "otca-video-v2"}
+TASKS = {"embedded:image": scenes.NAME, "embedded:video": video_scenes.NAME}
 """Versioned names of the embedded tasks, by the source of their prompts."""
 
 

@@ -168,7 +168,5 @@ def test_what_has_no_prompt_is_left_out_and_named(tmp_path):
     assert [item.name for item in found.items] == ["a_0.png", "b.png"] and found.orphans == ["stray.png", "sub/stray.png"]
     with pytest.raises(InputError, match=r"2 without a prompt in .*list\.jsonl, stray\.png"):
         find_items(tmp_path / "p", True, prompts, strict=True)
-    with pytest.raises(
-        InputError, match=r"none of 1 images has a prompt in .*is x\.png; looked for in the columns file"
-    ):
+    with pytest.raises(InputError, match=r"none of 1 images has a prompt in .*is x\.png; looked for in the columns file"):
         matched(["x.png"], prompts)

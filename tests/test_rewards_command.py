@@ -46,8 +46,7 @@ def test_every_reward_is_listed_with_what_it_measures_and_takes(capsys):
         assert re.fullmatch("source: .{15,}", source) and files
     assert "hpsv2: human preference of a picture for its prompt (HPSv2.1)" in said["hpsv2"]
     assert (
-        "images and videos; range: -1 to 1; memory: 3.9 GB, and 1.97 GB more while loading; licence: Apache-2.0"
-        in said["hpsv2"]
+        "images and videos; range: -1 to 1; memory: 3.9 GB, and 1.97 GB more while loading; licence: Apache-2.0" in said["hpsv2"]
     )
     assert "images; range: 0 to 1; memory: none, as it has no network; licence: Apache-2.0" in said["alignment"]
     room = "4.6 GB on a GPU, 9.1 GB on a CPU, and 5.03 GB more while loading"
@@ -130,5 +129,3 @@ def test_fetch_brings_the_files_of_the_pinned_revision_and_checks_them(capsys, t
 def test_what_cannot_be_fetched_is_said(capsys, name, said):
     assert main(["rewards", "--fetch", name]) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
-
-

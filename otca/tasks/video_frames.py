@@ -15,6 +15,9 @@ from scipy import ndimage
 SIZE = 64
 """Side of an image in pixels."""
 
+LATTICE = 8.0
+"""Pixels of the lattice on which the generator's training clips lie."""
+
 SHAPES = ("circle", "square", "triangle", "cross", "ring", "diamond")
 COLORS = {
     "red": (0.86, 0.15, 0.15),

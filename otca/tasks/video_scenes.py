@@ -16,6 +16,9 @@ from otca.tasks import grammar, video_frames
 from otca.tasks.video_frames import SIZE, Scene, SceneObject
 from otca.types import Prompt
 
+NAME = "otca-video-v1"
+"""Version of the task; version 2 replaces it next."""
+
 FRAMES = 9
 """Frames of a clip: one, and two groups of four, as the causal autoencoder takes them."""
 FPS = 8
