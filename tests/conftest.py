@@ -125,7 +125,7 @@ def untrained_sd3(tmp_path_factory) -> str:
         tokenizer=tokenizer,
         text_encoder_2=clips[1],
         tokenizer_2=tokenizer,
-        text_encoder_3=T5EncoderModel(T5Config(**t5_sizes(len(tokenizer)))),
+        text_encoder_3=T5EncoderModel(T5Config(**t5_sizes(len(tokenizer), width=64, layers=2))),
         tokenizer_3=tokenizer,
     )
     folder = tmp_path_factory.mktemp("sd3")

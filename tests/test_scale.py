@@ -73,12 +73,12 @@ def test_a_dry_run_says_what_is_there_and_leaves_nothing(tmp_path, monkeypatch, 
     assert table1.TABLE.main("", ["--dry-run"]) == 0
     out = capsys.readouterr().out
     for expected in (
-        "table1, quick tier: 12 runs, 12 of them missing",
+        "table1, quick tier: 8 runs, 8 of them missing",
         "model embedded:image: in the package",
         "training prompts embedded:image/train: 1,200",
         "evaluation prompts embedded:image/test: 120 × 2 samples",
         "processes: 1",
-        "cost: 537,600 network evaluations",
+        "cost: 691,200 network evaluations",
     ):
         assert expected in out
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
@@ -114,7 +114,7 @@ def test_a_dry_run_of_every_table_and_tier_resolves_all(tmp_path, monkeypatch, c
 def test_a_dry_run_names_a_micro_batch_that_does_not_divide(monkeypatch, capsys):
     monkeypatch.setitem(presets.TRAIN, "image/quick", presets.TRAIN["image/quick"] | {"micro_batch": 33})
     assert preflight("table1", "quick", table1.TABLE.arms("quick"), Path("elsewhere")) == 2
-    assert "micro_batch is 33; it must divide the 64 samples of one update" in capsys.readouterr().out
+    assert "micro_batch is 33; it must divide the 128 samples of one update" in capsys.readouterr().out
 
 
 def test_a_dry_run_refuses_prompts_that_processes_cannot_share(monkeypatch, capsys):
@@ -123,7 +123,7 @@ def test_a_dry_run_refuses_prompts_that_processes_cannot_share(monkeypatch, caps
 
     monkeypatch.setattr("reproduce.dry_run.process_state", Three)
     assert preflight("table1", "quick", table1.TABLE.arms("quick"), Path("elsewhere")) == 2
-    assert "the 4 prompts of one update must be a multiple of the 3 processes" in capsys.readouterr().out
+    assert "the 8 prompts of one update must be a multiple of the 3 processes" in capsys.readouterr().out
 
 
 def test_a_dry_run_reckons_hours_from_finished_runs(tmp_path):

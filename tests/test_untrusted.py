@@ -94,7 +94,7 @@ def test_a_prompts_file_that_cannot_be_read_is_refused(tmp_path):
 def test_the_terminal_sees_one_line_without_control_characters(capsys):
     assert main(["score", "--images", "a\x1b[31m\u202e", "--prompts", "absent"]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "images folder a\\x1b[31m\\u202e not found" in error
+    assert error.count("\n") == 1 and "images a\\x1b[31m\\u202e not found" in error
     assert printable("a\0b\u202e\n c") == "a\\x00b\\u202e c" and len(printable("x" * 100_000)) == MAX_LINE
 
 
@@ -129,8 +129,9 @@ def test_rows_hold_any_text(tmp_path):
 
 SPEC = {
     "skill": "position",
-    "objects": [{"shape": "circle", "color": None}, {"shape": "ring", "color": "red"}],
+    "objects": [{"shape": "circle", "color": None}, {"shape": "cross", "color": "red"}],
     "relation": "above",
+    "place": None,
 }
 CLIP = {"skill": "scale", "objects": [{"shape": "circle", "color": "red", "motion": video_scenes.motion("grow")}]}
 BAD_SPECS = [
@@ -167,7 +168,7 @@ def test_clips_are_judged_only_by_specs_of_the_grammar(spec):
 
 
 def test_every_spec_of_the_grammars_passes():
-    for grammar, count in ((scenes, 585), (video_scenes, 1408)):
+    for grammar, count in ((scenes, 518), (video_scenes, 1408)):
         specs = [spec for skill in grammar.SKILLS for spec in grammar.all_specs(skill)]
         assert [grammar.check_spec(Prompt("p", "t", spec)) for spec in specs] == [None] * count
 
@@ -271,16 +272,16 @@ class Malice:
         return os.mkdir, ("pwned",)
 
 
+NO_NAMES = "does not hold tensors by name"
 BAD_WEIGHTS = {
-    "tensor.pt": (torch.zeros(2), "holds a Tensor and no tensors by name"),
-    "list.pt": ([torch.zeros(2)], "holds a list and no tensors by name"),
-    "inner.pt": ({"state_dict": torch.zeros(2)}, "holds a Tensor and no tensors by name"),
-    "model.pt": ({"model": {"a": torch.zeros(2)}}, "holds a dict under 'model', where tensors have names"),
-    "number.pt": ({"a": torch.zeros(2), "step": 3}, "holds a int under 'step'"),
-    "key.pt": ({3: torch.zeros(2)}, "holds a Tensor under '3'"),
-    "pickle.pt": ({"a": Malice()}, "more than tensors, and what is pickled is not run"),
+    "tensor.pt": (torch.zeros(2), NO_NAMES),
+    "list.pt": ([torch.zeros(2)], NO_NAMES),
+    "inner.pt": ({"state_dict": torch.zeros(2)}, NO_NAMES),
+    "number.pt": ({"a": torch.zeros(2), "step": 3}, NO_NAMES),
+    "key.pt": ({3: torch.zeros(2)}, NO_NAMES),
+    "pickle.pt": ({"a": Malice()}, "cannot be read .*Weights only load failed"),
     "empty.pt": (b"", r"cannot be read \(EOFError\)"),
-    "raw.bin": (pickle.dumps(Malice()), "what is pickled is not run"),
+    "raw.bin": (pickle.dumps(Malice()), "cannot be read .*Weights only load failed"),
     "cut.safetensors": (b"\xff" * 9, "header too large"),
     "empty.safetensors": (b"", "header too small"),
 }
@@ -295,7 +296,7 @@ def test_what_holds_no_weights_is_named_and_nothing_is_run(tmp_path, monkeypatch
         (tmp_path / name).write_bytes(content)
     else:
         torch.save(content, tmp_path / name)
-    with pytest.raises(InputError, match=f"reward 'own': .*{name} .*{said}"):
+    with pytest.raises(InputError, match=f"own: .*{name} .*{said}"):
         read_weights("own", tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
