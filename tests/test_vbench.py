@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from types import SimpleNamespace
 
 import numpy as np
-import open_clip
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
 from torchvision import transforms
 
-from eval.media import match_prompts
+from eval.matching import match_prompts
+from eval.media import Video
 from eval.metrics import frame_quality
-from eval.metrics.encoders import CLIP_L14
-from eval.metrics.frame_quality import AESTHETIC_HEAD, AestheticQuality, ImagingQuality
+from eval.metrics.frame_quality import ImagingQuality
 from eval.metrics.musiq import Musiq, MusiqSizes, cut
 from eval.metrics.vbench import (
     DIMENSIONS,
@@ -29,15 +26,14 @@ from eval.metrics.vbench import (
     semantic_score,
     total_score,
 )
-from eval.scorers import static_scorer
-from eval.videos import Video, write_webp
+from eval.scorers import stillness
+from eval.videos import write_webp
 from otca.commands import score
 from otca.errors import InputError
 from otca.files import sha256
 
 TINY = MusiqSizes(stem=64, width=12, hidden=24, heads=2, layers=2)
 VISION = {"image_size": 224, "width": 64, "layers": 1, "patch_size": 112}
-SMALL = dataclasses.replace(CLIP_L14, width=64, layers=1, patch_size=112, features=48)
 LIST = [
     {"prompt_en": "a still cup", "dimension": ["temporal_flickering"]},
     {"prompt_en": "a dog runs.", "dimension": ["subject_consistency", "dynamic_degree", "motion_smoothness"]},
@@ -157,10 +153,10 @@ def test_the_filter_looks_at_videos_that_serve_flickering_alone(listed, monkeypa
     monkeypatch.setattr("eval.scorers.load_flow", lambda raft, device: Still())
     entries = read_entries(listed)
     media, prompts = [Video(torch.rand(9, 3, 64, 64), 8.0)] * 2, [entries[0].prompt, entries[1].prompt]
-    columns = static_scorer(listed, entries).load()(media, prompts)
-    assert list(columns) == ["static"] and columns["static"][0] == 1 and np.isnan(columns["static"][1])
+    first, second = (stillness(listed, entries, "cpu")(*pair)["static"] for pair in zip(media, prompts))
+    assert first == 1 and np.isnan(second)
     monkeypatch.setattr(Still, "vbench", False)
-    assert list(static_scorer(listed, entries).load()(media, prompts)) == ["static_raft"]
+    assert list(stillness(listed, entries, "cpu")(media[0], prompts[0])) == ["static_raft"]
 
 
 def test_other_lists_are_not_vbenchs(tmp_path, listed):
@@ -279,92 +275,6 @@ def test_musiq_refuses_other_files(musiq_file, monkeypatch, tmp_path):
     monkeypatch.setattr(frame_quality, "MUSIQ_SHA256", sha256(musiq_file))
     with pytest.raises(InputError, match=r"^metric 'imaging_quality': .*cannot be read"):
         ImagingQuality(musiq_file)
-
-
-# ------------------------------------------------------------------------------------------------------------ aesthetic
-
-
-@pytest.fixture
-def aesthetic(tmp_path, monkeypatch):
-    """A folder as the hub's and LAION's, small and random."""
-    torch.manual_seed(0)
-    text = {"context_length": 8, "vocab_size": 32, "width": 32, "heads": 2, "layers": 1}
-    config = {"embed_dim": 48, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": text}
-    folder = tmp_path / "aesthetic"
-    folder.mkdir()
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
-    save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
-    torch.save(torch.nn.Linear(48, 1).state_dict(), folder / AESTHETIC_HEAD)
-    small = dataclasses.replace(SMALL, hub_sha256=sha256(folder / "open_clip_model.safetensors"))
-    monkeypatch.setattr(frame_quality, "CLIP_L14", small)
-    monkeypatch.setattr(frame_quality, "AESTHETIC_SHA256", sha256(folder / AESTHETIC_HEAD))
-    return folder
-
-
-@pytest.mark.parametrize(("height", "width"), [(240, 424), (64, 48)])
-def test_aesthetic_quality_is_open_clips_features_through_the_head(aesthetic, height, width):
-    """The peer: open_clip called directly behind torchvision's transforms, on levels 0 to 255 as VBench has them."""
-    video = (torch.cat([picture(height, width), picture(height, width).flip(1)]) * 255).round() / 255
-    chain = transforms.Compose(
-        [
-            transforms.Resize(224, transforms.InterpolationMode.BICUBIC, antialias=False),
-            transforms.CenterCrop(224),
-            transforms.Lambda(lambda x: x / 255),
-            transforms.Normalize(open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD),
-        ]
-    )
-    model = open_clip.create_model(f"local-dir:{aesthetic}").eval()
-    head = torch.load(aesthetic / AESTHETIC_HEAD, weights_only=True)
-    with torch.no_grad():
-        features = model.encode_image(chain(video * 255), normalize=True)
-    single = (features @ head["weight"].T + head["bias"])[:, 0] / 10
-    metric = AestheticQuality(aesthetic)
-    assert metric.column == "aesthetic_quality_timm"  # open_clip's file, not OpenAI's, which VBench reads
-    assert metric.score(video) == pytest.approx(float(single.mean()), abs=1e-6)
-    assert metric.score(video[:1]) == pytest.approx(float(single[0]), abs=1e-6)
-    assert abs(float(single[0] - single[1])) > 1e-5
-
-
-def test_aesthetic_quality_refuses_other_models(aesthetic, monkeypatch):
-    monkeypatch.setattr(frame_quality, "CLIP_L14", SMALL)
-    with pytest.raises(InputError, match=r"open_clip_model\.safetensors has SHA-256 .*VBench's has b8cca3fd.* or 9ce2e8a8"):
-        AestheticQuality(aesthetic)
-    (aesthetic / "open_clip_model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"holds neither ViT-L-14\.pt nor open_clip_model\.safetensors"):
-        AestheticQuality(aesthetic)
-    monkeypatch.setattr(frame_quality, "AESTHETIC_SHA256", "2cd4")
-    with pytest.raises(InputError, match=r"sa_0_4_vit_l_14_linear\.pth has SHA-256 .*fetch it from github\.com/LAION-AI"):
-        AestheticQuality(aesthetic)
-    (aesthetic / AESTHETIC_HEAD).unlink()
-    with pytest.raises(InputError, match=r"sa_0_4_vit_l_14_linear\.pth not found; fetch it from github\.com/LAION-AI"):
-        AestheticQuality(aesthetic)
-
-
-# -------------------------------------------------------------------------------------------------------------- command
-
-
-def test_the_command_prints_dimensions_and_scores(listed, musiq_file, aesthetic, tmp_path, capsys, monkeypatch):
-    as_openais = dataclasses.replace(frame_quality.CLIP_L14, archive_sha256=frame_quality.CLIP_L14.hub_sha256)
-    monkeypatch.setattr(frame_quality, "CLIP_L14", as_openais)
-    monkeypatch.setattr("eval.metrics.encoders.read_archive", frame_quality.read_tensors)
-    folder = tmp_path / "videos"
-    folder.mkdir()
-    for name in ("a dog runs.-0", "a bay, oil painting-0"):
-        write_webp(folder / f"{name}.webp", torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(len(name))))
-    given = tmp_path / "means.json"
-    given.write_text(json.dumps(scaled(dynamic_degree=1)))
-    command = ["--videos", str(folder), "--prompts", str(listed), "--musiq", str(musiq_file), "--aesthetic", str(aesthetic)]
-    score.run(command)
-    rows = pd.read_csv(folder / "scores.csv").set_index("prompt_id")
-    printed = capsys.readouterr().out
-    assert f"imaging_quality                {rows.imaging_quality[3]:.4f}  2 videos of 2 of 2 prompts" in printed
-    assert f"aesthetic_quality              {rows.aesthetic_quality[3]:.4f}  2 videos of 2 of 3 prompts" in printed
-    assert "no quality score: VBench's quality score needs 7 dimensions; no mean of subject_consistency" in printed
-    score.run([*command, "--vbench_means", str(given)])
-    printed = capsys.readouterr().out
-    quality = (0.5 + rows.imaging_quality[3] + rows.aesthetic_quality[3]) / 6.5
-    assert "dynamic_degree                 1.0000  as given" in printed
-    assert f"VBench's quality score: {quality:.4f}" in printed and f"VBench's total score: {0.8 * quality:.4f}" in printed
 
 
 def test_the_command_refuses_options_that_do_not_fit(listed, tmp_path):
