@@ -142,7 +142,7 @@ def dot_plot(table: pd.DataFrame, metrics: Sequence[str], path_stem: Path) -> No
 @contextmanager
 def panels(count: int, height: float, **shared: bool) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure of the page's width with so many panels of a height in inches, at most `MOST_ABREAST` in a row."""
-    columns = min(count, MOST_ABREAST)
+    columns = 2 if count == 4 else min(count, MOST_ABREAST)
     rows = -(-count // columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, height * rows + 1.0), layout="constrained")

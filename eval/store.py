@@ -36,6 +36,8 @@ SPENT = ["samples", "network_evaluations", "reward_calls", "seconds"]
 """Cumulative columns of train.csv.gz."""
 ITEM = ["prompt_id", "sample", "skill", "text"]
 """What identifies an item; its other columns are metrics."""
+AS_WRITTEN = {"dtype": dict.fromkeys(("method", "prompt_id", "text", "skill"), str), "keep_default_na": False, "na_values": [""]}
+"""How rows are read: a prompt ``None`` or ``007`` is that text, and a blank is no number."""
 COST = "cost.json"
 """File of a run folder with the seconds it took and the hardware."""
 GALLERY_SEED, GALLERY_PROMPTS = 0, 7
@@ -63,7 +65,7 @@ class Store:
             if name == "probe":
                 return pd.DataFrame(columns=KEY)
             raise InputError(f"{path} is missing; publish the runs: python -m reproduce.publish --modality {self.modality} …")
-        return pd.read_csv(path, dtype={"method": str, "prompt_id": str, "text": str, "skill": str}, low_memory=False)
+        return pd.read_csv(path, **AS_WRITTEN, low_memory=False)
 
     runs = functools.cached_property(lambda self: self._read("runs"))
     metrics = functools.cached_property(lambda self: self._read("metrics"))
@@ -90,7 +92,7 @@ class Store:
 # ------------------------------------------------------------------------------------------------------------- one run
 def run_items(run: Path) -> pd.DataFrame:
     """The items of an evaluated run: `ITEM` and their metrics as numbers."""
-    items = pd.read_csv(run / "scores.csv.gz", dtype={"prompt_id": str, "text": str, "skill": str}, keep_default_na=False)
+    items = pd.read_csv(run / "scores.csv.gz", **AS_WRITTEN)
     numbers = items.drop(columns=ITEM).select_dtypes(["number", "bool"]).astype("float64")
     return items[ITEM].join(numbers.rename(columns={"judge_correct": "accuracy"}))
 
@@ -135,7 +137,7 @@ def gather(run: Path) -> dict[str, pd.DataFrame]:
         "metrics": pd.DataFrame(run_values(run).items(), columns=["metric", "value"]),
         "train": _training(run, config["prompts_per_iteration"] * config["group_size"]),
         "items": run_items(run),
-        "probe": pd.read_csv(run / "probe.csv", dtype={"prompt_id": str}) if (run / "probe.csv").is_file() else pd.DataFrame(),
+        "probe": pd.read_csv(run / "probe.csv", **AS_WRITTEN) if (run / "probe.csv").is_file() else pd.DataFrame(),
     }
     return {name: frame.assign(**key) for name, frame in frames.items() if len(frame)}
 

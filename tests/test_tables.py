@@ -1,0 +1,189 @@
+"""Tables, figures and the page on runs made by hand: what is computed, what is escaped, and the same bytes each time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from eval.page import write_page
+from eval.plot_credit import credit_shares
+from eval.plot_curves import curve_of
+from eval.plot_tradeoffs import pareto_front, reward_gains
+from eval.plots import contact_sheet, method_styles, sample_grid
+from eval.stats import paired_difference
+from eval.store import Store, finished_runs, publish
+from eval.tables import MOST_COLUMNS, TABLE_COLUMNS, build_table, off_budget, said, to_target, write_table
+from otca.errors import InputError
+from reproduce import all as everything
+from reproduce import table as script
+from reproduce import table1, table4
+from tests.made_runs import ITERATIONS, SAMPLES, make_run
+
+METHODS = {"base": 0.3, "uniform_grpo": 0.4, "static_multi_reward": 0.5, "otca_tcd": 0.6, "otca_moca": 0.5, "otca": 0.8}
+NAMES = [*METHODS]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Published stores of both modalities, three seeds each."""
+    folder = tmp_path_factory.mktemp("published")
+    for modality in ("image", "video"):
+        for method, accuracy in METHODS.items():
+            for seed in range(3):
+                make_run(
+                    folder / "runs", method, seed, accuracy + 0.1 * (seed == 1) - 0.1 * (method == "otca" and seed == 2), modality
+                )
+        publish(finished_runs(folder / "runs", modality, "quick"), folder / "results", modality, "quick")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(root):
+    return Store(root / "results", "image", "quick")
+
+
+def test_a_row_has_its_methods_statistics_and_the_paired_difference(store):
+    table = build_table(store, NAMES)
+    assert tuple(table.columns) == TABLE_COLUMNS
+    row = table.query("method == 'otca' and metric == 'accuracy'").iloc[0]
+    own, other = np.array([0.8, 0.9, 0.7]), np.array([0.5, 0.6, 0.5])
+    d = paired_difference(own, other)
+    assert (row["mean"], row["diff"], row["diff_low"], row["diff_high"]) == pytest.approx((own.mean(), d.diff, d.low, d.high))
+    assert row["p_holm"] >= d.p and row["prob_improvement"] == 1 and (row["ci_low"], row["ci_high"]) == pytest.approx((0.7, 0.9))
+    baseline = table.query("method == 'static_multi_reward' and metric == 'accuracy'").iloc[0]
+    assert math.isnan(baseline["diff"]) and math.isnan(baseline["p_holm"])
+    base = table.query("method == 'base' and metric == 'accuracy'").iloc[0]  # compared, but no rival: unadjusted
+    assert base["p_holm"] == pytest.approx(paired_difference([0.3, 0.4, 0.3], other).p, nan_ok=True)
+
+
+def test_samples_to_target_count_runs_that_never_reach_it_with_the_baselines_budget(store):
+    """The target is .5: static ends at .5, .6, .5, linear from .3; uniform at .4, .5, .4; otca at .8, .9, .7."""
+    whole = SAMPLES * ITERATIONS
+    reached = to_target(store, NAMES)["samples"]
+    assert reached["static_multi_reward"] == pytest.approx((1 + 2 / 3 + 1) / 3 * whole)
+    assert reached["uniform_grpo"] == whole and reached["otca"] == pytest.approx((2 / 5 + 2 / 6 + 2 / 4) / 3 * whole)
+    assert "base" not in reached
+
+
+def test_text_tables_are_narrow_escaped_and_the_same_bytes(store, tmp_path):
+    table = build_table(store, NAMES)
+    for folder in ("a", "b"):
+        write_table(table, tmp_path / folder, "Table <1>", ["a_note & <b>"])
+    for name in ("table.csv", "table.md", "table.tex"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    md, tex = (tmp_path / "a/table.md").read_text(), (tmp_path / "a/table.tex").read_text()
+    assert md.startswith("# Table \\<1\\>") and "- a\\_note \\& \\<b\\>" in md
+    assert all(line.count(" | ") < MOST_COLUMNS for line in md.splitlines()) and r"static\_multi\_reward" in tex
+    assert pd.read_csv(tmp_path / "a/table.csv")["mean"].to_numpy() == pytest.approx(table["mean"].to_numpy(), rel=1e-5)
+
+
+def test_one_sentence_says_what_the_differences_show(store):
+    part = build_table(store, ["static_multi_reward", "otca"], ["accuracy"])
+    assert said(part, "accuracy") == "Accuracy: otca is significantly better than the baseline."
+    assert said(part.assign(p_holm=0.2), "accuracy").endswith("otca is not significantly different from the baseline.")
+
+
+def test_methods_off_the_budget_are_named(store):
+    part = build_table(store, ["static_multi_reward", "otca"], ["accuracy"])
+    part.loc[part["method"] == "otca", "network_evaluations"] = 600
+    assert off_budget(part).loc["otca", "network_evaluations"] == 1.5
+    assert script._budget_notes(part) == [
+        "Not at that budget, in multiples of static_multi_reward (image): otca (1.50 × network evaluations, 1.00 × reward calls)."
+    ]
+    with pytest.raises(InputError, match="no runs of the baseline 'gdpo'"):
+        build_table(store, NAMES, baseline="gdpo")
+
+
+def test_every_published_table_and_the_page_render_again_byte_for_byte(root, monkeypatch):
+    monkeypatch.chdir(root)
+    (root / "README.md").write_text("<!-- table1-quick -->\n<!-- /table1-quick -->\n")
+    written = everything.render()
+    assert [path.as_posix() for path in written] == [f"results/{name}/quick" for name in ("table1", "table2", "table4")] + [
+        "results/index.html"
+    ]
+    before = {path: path.read_bytes() for path in root.rglob("results/**/*") if path.is_file()}
+    everything.render()
+    assert {path: path.read_bytes() for path in before} == before
+    assert "| otca | **0.800 [0.700, 0.900]** |" in (root / "README.md").read_text()
+    assert (root / "results/table1/quick/curves.png").is_file()
+    assert "## Video" in (root / "results/table4/quick/table.md").read_text()
+
+
+def test_nothing_published_renders_an_empty_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert everything.render() == [script.RESULTS / "index.html"]
+    assert "Nothing is published yet" in (tmp_path / "results/index.html").read_text()
+
+
+def test_the_page_needs_no_network_and_takes_foreign_text_as_text(root, tmp_path):
+    method = "otca<script>alert(1)</script>"
+    runs = publish(finished_runs(root / "runs", "image", "quick"), tmp_path, "image", "quick").runs
+    runs.assign(method=[method if m == "otca" else m for m in runs["method"]]).to_csv(
+        tmp_path / "image/quick/runs.csv", index=False
+    )
+    metrics = Store(tmp_path, "image", "quick").metrics
+    metrics.assign(method=[method if m == "otca" else m for m in metrics["method"]]).to_csv(
+        tmp_path / "image/quick/metrics.csv", index=False
+    )
+    text = write_page(tmp_path).read_text()
+    assert "<script>alert" not in text and "prompt &lt;0&gt;" in text and "data:image/png;base64," in text
+    assert 'src="http' not in text and 'href="http' not in text
+
+
+def test_a_table_lists_its_runs_seed_by_seed_and_fewer_at_the_quick_tier():
+    arms = table1.TABLE.arms("quick")
+    assert [arm.name for arm in arms[:4]] == [*script.QUICK] and {arm.seed for arm in arms} == {0, 1}
+    assert {*script.COMPARISON} < {arm.name for arm in table1.TABLE.arms("cpu")}
+    assert {arm.modality for arm in table4.TABLE.arms("quick")} == {"image", "video"}
+    names = {dataclasses.astuple(arm)[:5] for arm in everything.arms("cpu")}
+    assert len(names) == len(everything.arms("cpu"))  # each run once
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+def test_a_curve_is_the_mean_over_seeds_at_common_iterations():
+    rows = pd.DataFrame(
+        {"seed": [0, 0, 1, 1, 1], "iteration": [0, 2, 0, 2, 4], "samples": [0, 10, 0, 20, 30], "x": [1, 2, 3, 6, 9]}
+    )
+    curve = curve_of(rows, "x", "samples")
+    assert list(curve.spent) == [0, 15] and list(curve.mean) == [2, 4] and curve.seeds == 2
+    assert list(zip(curve.low, curve.high)) == [(1, 3), (2, 6)]
+
+
+def test_credit_shares_are_multiples_of_an_equal_share():
+    rows = pd.DataFrame({"seed": 0, "iteration": [0, 1, 2], "samples": [4, 8, np.nan]})
+    rows = rows.assign(credit_step_0_a=[1.0, 2, np.nan], credit_step_1_a=[3.0, 2, np.nan], credit_step_2_a=[0.0, 0, np.nan])
+    shares = credit_shares(rows, ["a"])
+    assert shares[:, :2, 0].tolist() == [[0.5, 1.5], [1, 1]] and np.isnan(shares[:, 2]).all()  # step 2 was never trained
+    assert credit_shares(rows, ["b"]) is None
+
+
+def test_pareto_front_and_gains_by_hand():
+    assert pareto_front(np.array([[1, 1], [2, 0], [0, 0], [2, 0]])).tolist() == [True, True, False, True]
+    rows = pd.DataFrame([("base", 0, "a", 1.0), ("otca", 0, "a", 3.0), ("base", 0, "b", 0.0), ("otca", 0, "b", 1.0)])
+    rows.columns = ["method", "seed", "metric", "value"]
+    assert reward_gains(rows, {"a": 2.0, "b": 0.5}, ["base", "otca"])["otca"].tolist() == [(1 + 2) / 2]
+
+
+def test_no_two_methods_look_alike():
+    styles = method_styles([*NAMES, *(f"otca@{i}" for i in range(3)), *(f"rival{i}" for i in range(15))])
+    assert len(set(styles.values())) == len(styles)
+
+
+def test_a_grid_keeps_every_pixel_of_its_pictures(tmp_path):
+    from PIL import Image
+
+    from eval.plots import CELL, GRID_HEAD, GRID_LEFT
+
+    picture = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    sample_grid([[picture]], ["a prompt"], ["otca"], tmp_path / "grid.png")
+    pixels = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
+    each = CELL // 8
+    assert (pixels[GRID_HEAD : GRID_HEAD + CELL : each, GRID_LEFT : GRID_LEFT + CELL : each] == picture).all()
+    with pytest.raises(ValueError, match="labels ask for rows of"):
+        sample_grid([[picture]], ["a", "b"], ["otca"], tmp_path / "grid.png")
+    sheet = contact_sheet(np.stack([np.full((2, 3, 3), i, np.uint8) for i in range(3)]))
+    assert sheet[:, :, 0].tolist() == [[0, 0, 0, 1, 1, 1]] * 2 + [[2, 2, 2, 255, 255, 255]] * 2
