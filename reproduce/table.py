@@ -186,7 +186,8 @@ def show(table: Table, root: Path, tier: str) -> None:
     console, every = Console(), pd.read_csv(root / table.name / tier / "table.csv")
     for modality, part in every.groupby("modality", sort=False):
         metric = primary_of(part, table.primary)
-        columns = {head: cells for head, cells in headline(part, metric, {}).items() if head not in ("P(better)", "Evaluations to
+        narrow = ("P(better)", "Evaluations to target", "Seeds")  # these are left to table.md
+        columns = {head: cells for head, cells in headline(part, metric, {}).items() if head not in narrow}
         target", "Seeds")} console.print(grid_of(f"{table.title} ({modality}, {tier} tier)", columns))
         console.print(said(part, metric), markup=False, highlight=False)
 
