@@ -188,7 +188,7 @@ def show(table: Table, root: Path, tier: str) -> None:
         metric = primary_of(part, table.primary)
         narrow = ("P(better)", "Evaluations to target", "Seeds")  # these are left to table.md
         columns = {head: cells for head, cells in headline(part, metric, {}).items() if head not in narrow}
-        target", "Seeds")} console.print(grid_of(f"{table.title} ({modality}, {tier} tier)", columns))
+        console.print(grid_of(f"{table.title} ({modality}, {tier} tier)", columns))
         console.print(said(part, metric), markup=False, highlight=False)
 
 
