@@ -1,7 +1,7 @@
 """Named settings: what a modality and tier change of the defaults, for training and for evaluation.
 
 Order of precedence, lowest first: the dataclass default, the tier, the method's own settings, a YAML file, the command
-line. Every value for published models bears a mark, as in the README's deviation ledger: [paper], [reader], [sibling: whose],
+line. Every value for published models bears a mark, as in otca/DEVIATIONS.md: [paper], [reader], [sibling: whose],
 [ours] (`tests/test_presets.py`). The embedded tiers are all [ours].
 """
 
@@ -145,7 +145,7 @@ TRAIN: dict[str, dict[str, object]] = {
         "sampler.shift": 5.0,  # [sibling: TeleBoost, 14B]
         "optimizer.learning_rate": 2e-6,  # [sibling: TeleBoost, 14B], full tuning
     },
-    # Recipes: what fits a smaller machine. README, "At scale", has their commands and memory by `python -m otca plan`.
+    # Recipes: what fits a smaller machine. Commands and memory: `python -m otca plan --recipes`.
     "image/sd35m-lora": LORA
     | {
         "iterations": 500,  # [ours]

@@ -45,7 +45,6 @@ from otca.sampling import select_steps
 from otca.signals import run_command
 from otca.types import Scores, Trajectory
 from reproduce.fidelity_text import COMPARED, RIVALS, report, summary
-from reproduce.readme import update_readme
 from reproduce.run import add_jobs, run_tasks
 from reproduce.truth import SEED, STAGES, STUDIES, Study, Valuation, load_draws, load_trajectories, load_values
 from reproduce.variants import credit_config
@@ -181,9 +180,8 @@ def render(modality: str) -> Path:
     columns = ["modality", "stage", "method", "objective", "axis", "correlation", "ci_low", "ci_high", "reliability"]
     fidelity, stages = pd.DataFrame(fidelity, columns=columns), pd.DataFrame(stages)
     write_rows(stages, FOLDER / modality / "stages.csv")
-    text = report(fidelity, stages)
+    text = f"{report(fidelity, stages)}\n## Means over the stages\n\n{summary(fidelity, stages)}"
     write_atomic(FOLDER / modality / "fidelity.md", text)
-    update_readme(f"fidelity-{modality}", summary(fidelity, stages))
     path = FOLDER / "fidelity.csv"
     if path.exists():
         others = pd.read_csv(path)

@@ -1,4 +1,4 @@
-"""What credit fidelity came to, as text: the tables of a modality, and the README's block (`reproduce.credit_fidelity`)."""
+"""What credit fidelity came to, as text: the tables of a modality, and means over its stages (`reproduce.credit_fidelity`)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def report(fidelity: pd.DataFrame, stages: pd.DataFrame) -> str:
 
 
 def summary(fidelity: pd.DataFrame, stages: pd.DataFrame) -> str:
-    """The README's block: what the truth is made of, then pooled correlation and waste of each reading, means of the stages."""
+    """In short: what the truth is made of, then pooled correlation and waste of each reading, means of the stages."""
     names, readings = (list(dict.fromkeys(column)) for column in (stages["objective"], fidelity["method"]))
     first = stages.iloc[0]
     low, high = stages["reliability"].min(), stages["reliability"].max()

@@ -1,7 +1,7 @@
 """What a credit is worth to the update: how far each method's gradient carries each objective, against its noise.
 
     python -m reproduce.gradient_signal            sample, differentiate and score batches (about half an hour of one core)
-    python -m reproduce.gradient_signal --render   rebuild table and README block from the published products alone
+    python -m reproduce.gradient_signal --render   rebuild the tables from the published products alone
 
 Every method credits the same batches of the untrained image model, so methods differ in credit alone. The true gradient of an
 objective is estimated by the reward less the value of each state (whole completions, λ = 1), unbiased whatever the value.
@@ -32,7 +32,6 @@ from otca.sampling import condition_of, make_batch, plan_of, transition_at, velo
 from otca.state_values import process_values
 from otca.trainer import collect
 from otca.types import Needs, Scores, Trajectory
-from reproduce.readme import update_readme
 from reproduce.variants import credit_config
 
 FOLDER = Path("results/gradient_signal")
@@ -138,7 +137,7 @@ def read(folder: Path) -> tuple[Products, tuple[str, ...]]:
 
 
 def render(folder: Path = FOLDER) -> str:
-    """signal.csv and the README's table from the published products."""
+    """signal.csv and signal.md from the published products."""
     products, objectives = read(folder)
     steps = products.gram_FMTT.shape[2]
     schemes = {"as credited": np.ones((len(METHODS), steps)), "by precision": equalising_MT(products)}
@@ -161,7 +160,6 @@ def render(folder: Path = FOLDER) -> str:
     write_rows(pd.DataFrame(rows, columns=["method", "objective", "steps", "signal", "standard_error"]), folder / "signal.csv")
     text = "\n".join(lines) + "\n"
     write_atomic(folder / "signal.md", text)
-    update_readme("gradient-signal", text)
     return text
 
 

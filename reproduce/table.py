@@ -28,7 +28,6 @@ from otca.distributed import end_processes, is_main
 from otca.presets import FEWER_SEEDS, SEEDS
 from otca.runs import RunSpec
 from otca.signals import run_command
-from reproduce.readme import update_readme
 from reproduce.run import RUNS, add_options, make_runs
 from reproduce.variants import named_arm
 
@@ -119,11 +118,8 @@ class Table:
         _draw_grid(store, shown, folder / f"grid{suffix}.png")
 
     def render(self, tier: str) -> Path | None:
-        """Published rows → published table, figures and README block."""
-        folder = self.write(RESULTS, tier)
-        if folder:
-            update_readme(f"{self.name}-{tier}", (folder / "table.md").read_text(encoding="utf-8"))
-        return folder
+        """Published rows → published table and figures."""
+        return self.write(RESULTS, tier)
 
     def gather(self, tier: str) -> None:
         """Put the table's finished runs below runs/ into the store of this machine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import re
 import subprocess
 import sys
@@ -13,7 +14,10 @@ import pytest
 import torch
 
 import baselines
+from otca.__main__ import COMMANDS
 from otca.config import TrainConfig
+from otca.credit import group_zscore
+from otca.eval_config import EvalConfig
 from otca.rewards.base import build_reward
 from otca.serving import make_app
 from otca.trainer import Trainer
@@ -21,7 +25,11 @@ from otca.types import Prompt
 from tests.servers import running
 from tests.toys import toy_settings
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+_LISTED = subprocess.check_output(["git", "ls-files", "*.md", ":!CHANGELOG.md"], cwd=ROOT, text=True)
+PAGES = sorted(ROOT / name for name in _LISTED.split())
+"""The changelog is left out: it names what there was."""
 
 
 def example(name: str) -> str:
@@ -67,7 +75,7 @@ def test_the_example_of_a_judge_scores_behind_a_server(tmp_path, monkeypatch):
 def test_a_judges_environment_needs_no_more_than_is_said(tmp_path):
     """What a server imports, and what else is installed here is not to be had."""
     (tmp_path / "colourfulness.py").write_text(example("add-a-judge"))
-    said = README.read_text().split("There `serve-reward` needs")[1].split("(tested at")[0]
+    said = (ROOT / "otca/rewards/README.md").read_text().split("There `serve-reward` needs")[1].split("(tested at")[0]
     needed = {"".join(re.findall("^[a-z_]+", name)) for name in re.findall("`(.+?)`", said.lower())}
     required = (README.parent / "requirements.txt").read_text().lower()
     absent = {re.split(r"[=\[]", line)[0] for line in required.splitlines() if line and line[0] not in "# "} - needed
@@ -83,12 +91,39 @@ def test_a_judges_environment_needs_no_more_than_is_said(tmp_path):
     assert done.stdout == "served\n", done.stderr
 
 
+def test_the_example_of_use_elsewhere_runs():
+    names: dict = {}
+    exec(compile(example("use-it-elsewhere"), "README.md", "exec"), names)
+    advantage_TB, zscore_BK = names["advantage_TB"], group_zscore(names["reward_BK"], names["group_B"])
+    assert advantage_TB.shape == (6, 8) and (advantage_TB[-1] == 0).all()
+    agree_B = (zscore_BK > 0).all(1) | (zscore_BK < 0).all(1)
+    assert (advantage_TB[:-1, agree_B].sign() == zscore_BK[agree_B, 0].sign()).all()
+
+
 def test_flags_of_the_deviation_ledger_are_settings():
     """Each setting that the ledger names is one that the command line takes; each row says what the paper says and we do."""
-    table = README.read_text().split("## Deviations from the paper")[1].split("\n## ")[0]
+    table = (ROOT / "otca/DEVIATIONS.md").read_text()
     rows = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("|")][2:]
     assert len(rows) > 25 and all(len(row) == 4 and all(cell.strip() for cell in row) for row in rows)
-    settings = dataclasses.asdict(TrainConfig())
+    settings = {**dataclasses.asdict(TrainConfig()), "eval": dataclasses.asdict(EvalConfig())}
     known = {*settings, *(f"{part}.{name}" for part, own in settings.items() if isinstance(own, dict) for name in own)}
-    named = [name for row in rows for name in re.findall(r"`([a-z_0-9]+(?:\.[a-z_0-9]+)?)`", row[3])]
-    assert len(named) > 25 and set(named) - known <= {"otca", "otca_moca", "otca_tcd", "moca_step"}  # which are methods
+    named = {name for row in rows for name in re.findall(r"`([a-z_0-9]+(?:\.[a-z_0-9]+)?)`", row[3])}
+    assert len(named) > 25 and named - known <= {"otca", "otca_moca", "otca_tcd", "moca_step"}  # which are methods
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_commands_exist(page):
+    """Links to files and to headings of this repository; modules after ``python -m`` and commands of otca."""
+    text = page.read_text()
+    for target in re.findall(r"\]\((?!https?://)([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.exists(), target
+        if anchor:
+            file = file / "README.md" if file.is_dir() else file
+            heads = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}, target
+    for module in re.findall(r"(?:python|\S) -m ((?:otca|reproduce|eval)[\w.]*)", text):
+        assert importlib.util.find_spec(module.rstrip(".")), module
+    for command in re.findall(r"(?:-m |`)otca ([a-z][a-z-]*)", text):
+        assert command in COMMANDS, command
