@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import baselines
-from otca.__main__ import COMMANDS
 from otca.config import TrainConfig
 from otca.credit import group_zscore
 from otca.eval_config import EvalConfig
@@ -126,4 +125,4 @@ def test_links_and_commands_exist(page):
     for module in re.findall(r"(?:python|\S) -m ((?:otca|reproduce|eval)[\w.]*)", text):
         assert importlib.util.find_spec(module.rstrip(".")), module
     for command in re.findall(r"(?:-m |`)otca ([a-z][a-z-]*)", text):
-        assert command in COMMANDS, command
+        assert (ROOT / f"otca/commands/{command.replace('-', '_')}.py").exists(), command
