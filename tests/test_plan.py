@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from baselines import find_method
 from otca.__main__ import main
-from otca.architectures import PUBLISHED, empty_pipeline
+from otca.architectures import empty_pipeline
 from otca.config import PolicyConfig, TrainConfig
 from otca.errors import InputError
 from otca.models.base import build_policy
@@ -77,7 +77,7 @@ def test_planned_flops_are_those_of_real_passes():
         velocity.mean().backward()
     one, both = forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()
     found = plan(config, method).flops
-    assert one > 1e7 and found["sampling"] == 16 * 6 * one and found["update"] == 16 * 5 * both
+    assert one > 1e6 and found["sampling"] == 16 * 6 * one and found["update"] == 16 * 5 * both
     assert found["decoding"] == 16 * decode.get_total_flops()
 
 
@@ -120,7 +120,7 @@ BILLIONS = {
 """Parameters of one transformer, as its model card or the sizes of its weight files give them."""
 
 
-@pytest.mark.parametrize("path", PUBLISHED)
+@pytest.mark.parametrize("path", BILLIONS)
 def test_published_architectures_have_their_size_and_an_adapter(path):
     pipeline = empty_pipeline(path, {"default": torch.bfloat16})
     count = sum(p.numel() for p in pipeline.transformer.parameters())
@@ -144,12 +144,12 @@ def test_the_command_prints_every_part_and_refuses_what_cannot_be(capsys):
     assert main(["plan", "--preset=image/quick", "--rewards=[alignment,nowhere:Hps]"]) == 0
     out = capsys.readouterr().out
     for expected in (
-        "parameters: 1,168,320 trained",
+        "parameters: 529,184 trained",
         "forward and backward pass (update)",
         "peak while updating",
         "fits h100 (80 GB)",
         "not in it: the networks of nowhere:Hps",
-        "20 iterations, 53,760 network evaluations",
+        "25 iterations, 86,400 network evaluations",
         "hours on 1 × h100",
         "while loading, of the host's memory: ",
     ):

@@ -130,7 +130,7 @@ def test_the_checkpoints_own_shift_is_the_stock_pipelines(untrained_pipeline, tm
     folder = shutil.copytree(untrained_pipeline, tmp_path / "dynamic")
     FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True, max_shift=1.15).save_pretrained(folder / "scheduler")
     policy = build_policy(PolicyConfig(path=str(folder), height=size, width=size))
-    assert policy.shift == pytest.approx(math.exp(0.5 + 0.65 * ((size // 16) ** 2 - 256) / (4096 - 256)))
+    assert policy.shift == pytest.approx(math.exp(0.5 + 0.65 * ((size // 32) ** 2 - 256) / (4096 - 256)))
     steps = 4
     never, sigma_S = torch.zeros(steps, dtype=torch.bool), sigmas_S(steps, policy.shift)
     batch = make_batch(PROMPTS[:1], [0], 1, ("parity",))
@@ -163,15 +163,15 @@ def test_true_guidance_is_the_stock_pipelines(untrained_pipeline):
         num_inference_steps=steps,
         sigmas=sigma_S[:-1].tolist(),
         latents=ours.latents_SB[0],
-        max_sequence_length=16,
+        max_sequence_length=guided.max_sequence_length,
         output_type="pt",
     ).images
     torch.testing.assert_close(ours.media_BFCHW[:, 0], stock, rtol=0, atol=1e-5)
 
 
 def test_max_sequence_length_comes_from_the_checkpoint(policy):
-    assert policy.max_sequence_length == 16 and policy.true_guidance == 1
-    assert policy.encode(["a red circle"]).parts[0].shape[1] == 16
+    assert policy.max_sequence_length == 8 and policy.true_guidance == 1
+    assert policy.encode(["a red circle"]).parts[0].shape[1] == 8
 
 
 def test_processes_share_slots_without_splitting_a_group():

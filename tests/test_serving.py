@@ -83,7 +83,7 @@ def test_half_a_body_is_not_waited_for_and_keeps_nobody_waiting(quality, monkeyp
         head = LINE + b"Content-Length: 900000\r\n\r\n"
         connections = [stalled.enter_context(connected(quality, head + half)) for half in halves]
         started = time.perf_counter()
-        assert build_reward(f"{quality}/quality").score(media_BFCHW, prompts)[0] > 0.5
+        assert build_reward(f"{quality}/quality").score(media_BFCHW, prompts)[0] > 0
         assert time.perf_counter() - started < 3
         for connection in connections:
             assert connection.recv(4000).startswith(b"HTTP/1.1 408")
@@ -115,7 +115,7 @@ def test_token(monkeypatch):
         assert "wrong" not in str(caught.value)
         monkeypatch.setenv(wire.TOKEN, "s3cret")
         media_BFCHW, prompts = pictures(1)
-        assert build_reward(f"{address}/quality").score(media_BFCHW, prompts)[0] > 0.5
+        assert build_reward(f"{address}/quality").score(media_BFCHW, prompts)[0] > 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKLWan
 from torch.nn import functional
 
 from otca.files import resolve_model
-from otca.tasks import verifier, video_scenes, video_verifier
+from otca.tasks import video_frames, video_scenes, video_verifier
 from otca.tasks.scenes import SIZE
 from otca.tasks.video_rewards import MotionQuality, TextAlignment, VisualQuality
 from otca.tasks.video_scenes import FRAMES, motion
@@ -62,7 +62,7 @@ def track_of(path_F2, growth=0.0) -> video_verifier.Track:
     """A track along a given path, without pixels."""
     area = 200 * np.exp(2 * np.linspace(0, growth, FRAMES))
     sure, mask = np.zeros(6), np.zeros((SIZE, SIZE), bool)
-    segments = [verifier.Segment(sure, sure, x, y, a, 1.0, mask, np.zeros(3)) for (x, y), a in zip(path_F2, area)]
+    segments = [video_frames.Segment(sure, sure, x, y, a, 1.0, mask, np.zeros(3)) for (x, y), a in zip(path_F2, area)]
     return video_verifier.Track(np.arange(FRAMES), tuple(segments))
 
 

@@ -1,4 +1,4 @@
-"""The table of families in otca/models/README.md: `python -m otca.models.table`; with ``--plan`` it first plans what is not."""
+"""The table of families in otca/models/README.md: `python -m reproduce.family_table`; ``--plan`` plans first."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from otca.architectures import PUBLISHED
 from otca.config import PolicyConfig, TrainConfig
 from otca.models.base import PIPELINES, adapter_of
 
-README = Path(__file__).with_name("README.md")
-RESULTS = Path(__file__).parents[2] / "results" / "precision"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "otca" / "models" / "README.md"
+RESULTS = ROOT / "results" / "precision"
 PLANNED, PARITY = RESULTS / "plans.csv", RESULTS / "families.csv"
 MARKS = "<!-- families -->\n", "<!-- /families -->\n"
 FRAMES = 49
