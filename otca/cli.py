@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class SettingsFile(ActionConfigFile):
 
     def __call__(self, parser, cfg, values, option_string=None):
         """Check the file, then let jsonargparse read it."""
+        values = os.path.expanduser(values)
         check_settings(read_settings(values), parser, values)
         super().__call__(parser, cfg, values, option_string)
 
@@ -90,7 +92,11 @@ def make_parser(command: str, description: str) -> ArgumentParser:
 def parse(parser: ArgumentParser, argv: list[str]):
     """Parse and build the dataclasses, or raise InputError in one line with the nearest valid name."""
     try:
-        return parser.instantiate(parser.parse_args(argv))
+        given = parser.parse_args(argv)
+        for name, value in list(given.items()):
+            if isinstance(value, Path):
+                given[name] = value.expanduser()
+        return parser.instantiate(given)
     except argparse.ArgumentError as error:
         raise InputError(printable(_with_nearest(str(error), parser))) from error
 
@@ -100,6 +106,9 @@ def _with_nearest(message: str, parser: ArgumentParser) -> str:
     choice = re.search(r"typing.Literal\[(.*?)\].*Got value: (.*)", message, re.DOTALL)
     if choice:
         allowed = re.findall(r"'(.*?)'", choice[1])
+        if "no" in allowed and choice[2].strip() == "False":
+            message = message.replace(f"a typing.Literal[{choice[1]}]", f"one of {', '.join(allowed)}")
+            return f"{message}; YAML reads no as False: write 'no', in quotes"
         return message.replace(f"a typing.Literal[{choice[1]}]", f"one of {', '.join(allowed)}") + nearest(
             choice[2].strip(), allowed
         )

@@ -60,7 +60,7 @@ def stream_prompts(source: str) -> Iterator[Prompt]:
     under one of `TEXT_KEYS`, whatever its case; any text goes, however long, but ids and names of files are short and printable,
     and specs are objects of plain JSON. Raises InputError naming the file and the line (in .json files, the entry).
     """
-    path = Path(source)
+    path = Path(source).expanduser()
     if not os.path.isfile(path):
         raise InputError(
             f"prompts file {path} not found; give a {', '.join(READERS)} file, or embedded:MODALITY/SPLIT, or fetch a published "
@@ -97,28 +97,34 @@ def _embedded(source: str, count: int) -> list[Prompt]:
 
 
 def _read_jsonl(path: Path, file) -> Iterator[Prompt]:
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        row = parse_json(line, f"prompts file {path}, line {number}")
-        if not isinstance(row, dict):
-            raise InputError(f"prompts file {path}, line {number}: expected an object, found {type(row).__name__}")
-        yield _prompt(path, number, row)
+    lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+    for row, (number, line) in enumerate(lines, start=1):
+        content = parse_json(line, f"prompts file {path}, line {number}")
+        if not isinstance(content, dict):
+            raise InputError(f"prompts file {path}, line {number}: expected an object, found {type(content).__name__}")
+        yield _prompt(path, number, row, content)
 
 
 def _read_table(path: Path, file) -> Iterator[Prompt]:
-    reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+    reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    ended = 0  # the line on which the last row ended
     try:
-        for row in reader:
-            yield _prompt(path, reader.line_num, row)
+        for row, cells in enumerate(reader, start=1):
+            if None in cells:
+                wide = len(reader.fieldnames) + len(cells[None])
+                raise csv.Error(f"{wide} cells under a header of {len(reader.fieldnames)}; quote texts that hold the separator")
+            if any(cell and '\\"' in cell for cell in cells.values()):
+                raise csv.Error('a quote after a backslash; double it instead: ""')
+            yield _prompt(path, reader.line_num, row, cells)
+            ended = reader.line_num
     except csv.Error as error:
-        raise InputError(f"prompts file {path}, line {reader.line_num}: malformed CSV ({error})") from error
+        raise InputError(f"prompts file {path}, line {max(ended + 1, 2)}: malformed CSV ({error})") from error
 
 
 def _read_lines(path: Path, file) -> Iterator[Prompt]:
-    for number, line in enumerate(file, start=1):
-        if line.strip():
-            yield _prompt(path, number, {"prompt": line.strip()})
+    lines = ((number, line.strip()) for number, line in enumerate(file, start=1) if line.strip())
+    for row, (number, text) in enumerate(lines, start=1):
+        yield _prompt(path, number, row, {"prompt": text})
 
 
 def _read_json(path: Path, file) -> Iterator[Prompt]:
@@ -132,13 +138,14 @@ def _read_json(path: Path, file) -> Iterator[Prompt]:
             raise InputError(f"prompts file {path}: expected a list of prompts{f' under {key[:60]!r}' if key else ''}")
         for row in rows:
             number += 1
-            yield _prompt(path, number, row if isinstance(row, dict) else {"prompt": row})
+            yield _prompt(path, number, number, row if isinstance(row, dict) else {"prompt": row})
 
 
 READERS = {".jsonl": _read_jsonl, ".csv": _read_table, ".tsv": _read_table, ".txt": _read_lines, ".json": _read_json}
 
 
-def _prompt(path: Path, number: int, row: dict) -> Prompt:
+def _prompt(path: Path, line: int, number: int, row: dict) -> Prompt:
+    """The prompt of one row, whose id is its number among the rows, from 1, unless it has its own."""
     named = {key.lower(): value for key, value in row.items() if isinstance(key, str)}
     text = next((named[key] for key in TEXT_KEYS if key in named), None)
     try:
@@ -150,9 +157,9 @@ def _prompt(path: Path, number: int, row: dict) -> Prompt:
         return Prompt(_name("id", named.get("id")) or f"{number:06d}", text, spec, _name("file", file))
     except UnicodeEncodeError as error:
         half = f"{text[error.start]!r} is half of a surrogate pair and no character; mend the file"
-        raise InputError(f"prompts file {path}, line {number}: {half}") from error
+        raise InputError(f"prompts file {path}, line {line}: {half}") from error
     except InputError as error:
-        raise InputError(f"prompts file {path}, line {number}: {error}") from error
+        raise InputError(f"prompts file {path}, line {line}: {error}") from error
 
 
 def _name(key: str, value: Any) -> str | None:

@@ -79,6 +79,11 @@ def begin_run(folder: Path, config: TrainConfig, override: bool = False, iterati
                 f"{folder} holds a run with another config ({'; '.join(changed)}); delete it, use another folder, or say "
                 "--override-config to go on with the new one"
             )
+        columns = [line for line in changed if line.split(":")[0] in ("method", "rewards", "sampler.steps")]
+        if columns:
+            raise InputError(
+                f"{folder}: --override-config cannot change the columns of train.csv ({'; '.join(columns)}); use another folder"
+            )
         log = folder / OVERRIDDEN
         before = log.read_text() if log.exists() else ""
         write_atomic(log, before + json.dumps({"iteration": iteration, "changed": changed}) + "\n")

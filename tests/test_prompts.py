@@ -8,11 +8,13 @@ import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 from otca import published_prompts
 from otca.__main__ import main
+from otca.cli import SettingsFile, make_parser, parse
 from otca.errors import InputError
 from otca.prompts import load_prompts, stream_prompts
 from otca.published_prompts import PublishedList, fetch_list
@@ -46,6 +48,43 @@ def test_vbench_and_ids(tmp_path):
     ]
     (tmp_path / "own.jsonl").write_text(FORMATS["own.jsonl"])
     assert [p.id for p in load_prompts(str(tmp_path / "own.jsonl"))] == ["x", "000002"]
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("list.csv", 'prompt\n"a\ncat"\n\na dog\n'),
+        ("list.tsv", "prompt\na cat\n\na dog\n"),
+        ("list.txt", "\na cat\n\na dog\n"),
+        ("list.jsonl", '{"text": "a cat"}\n\n{"text": "a dog"}\n'),
+        ("list.json", '["a cat", "a dog"]'),
+    ],
+)
+def test_default_ids_number_the_rows_from_one(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    assert [p.id for p in load_prompts(str(tmp_path / name))] == ["000001", "000002"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["y,a cat, a dog", 'y,"a cat\nz,a dog', r'y,"a \"big\" cat"', r'y,"a big \""', r"y,a \"big\" cat"],
+    ids=["comma", "open quote", "backslashes", "backslash at the end", "backslashes without quotes"],
+)
+def test_a_row_that_does_not_parse_is_refused_with_its_line(tmp_path, row):
+    (tmp_path / "list.csv").write_text(f"id,prompt\nx,a bird\n{row}\nw,a fish\n")
+    with pytest.raises(InputError, match=r"list\.csv, line 3: malformed CSV"):
+        load_prompts(str(tmp_path / "list.csv"))
+
+
+def test_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "list.txt").write_text("a cat\n")
+    assert [p.text for p in load_prompts("~/list.txt")] == ["a cat"]
+    options = make_parser("train", "")
+    options.add_argument("--out", type=Path)
+    options.add_argument("--config", action=SettingsFile)
+    (tmp_path / "own.yaml").write_text("out: ~/run\n")
+    assert parse(options, ["--config", "~/own.yaml"]).out == parse(options, ["--out=~/run"]).out == tmp_path / "run"
 
 
 @pytest.mark.parametrize("name", ["big.txt", "big.jsonl", "big.csv"])
