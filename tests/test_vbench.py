@@ -34,6 +34,7 @@ from otca.files import sha256
 
 TINY = MusiqSizes(stem=64, width=12, hidden=24, heads=2, layers=2)
 VISION = {"image_size": 224, "width": 64, "layers": 1, "patch_size": 112}
+SMALL = dataclasses.replace(CLIP_L14, name="small")
 LIST = [
     {"prompt_en": "a still cup", "dimension": ["temporal_flickering"]},
     {"prompt_en": "a dog runs.", "dimension": ["subject_consistency", "dynamic_degree", "motion_smoothness"]},
@@ -152,11 +153,10 @@ def test_the_filter_looks_at_videos_that_serve_flickering_alone(listed, monkeypa
 
     monkeypatch.setattr("eval.scorers.load_flow", lambda raft, device: Still())
     entries = read_entries(listed)
-    media, prompts = [Video(torch.rand(9, 3, 64, 64), 8.0)] * 2, [entries[0].prompt, entries[1].prompt]
-    first, second = (stillness(listed, entries, "cpu")(*pair)["static"] for pair in zip(media, prompts))
-    assert first == 1 and np.isnan(second)
+    video, filtered = Video(torch.rand(9, 3, 64, 64), 8.0), stillness(listed, entries, "cpu")
+    assert filtered(video, entries[0].prompt) == {"static": 1} and np.isnan(filtered(video, entries[1].prompt)["static"])
     monkeypatch.setattr(Still, "vbench", False)
-    assert list(stillness(listed, entries, "cpu")(media[0], prompts[0])) == ["static_raft"]
+    assert list(stillness(listed, entries, "cpu")(video, entries[0].prompt)) == ["static_raft"]
 
 
 def test_other_lists_are_not_vbenchs(tmp_path, listed):
@@ -171,7 +171,7 @@ def test_videos_are_matched_by_vbenchs_file_names(listed):
     names = ["a dog runs.-0.mp4", "a dog runs.-1", "a bay, oil painting-4.gif", "000004_2.mp4", "a cat.webp"]
     prompts = match_prompts(names, listed, "videos")
     assert [p.id for p in prompts] == ["000002", "000002", "000003", "000004", "000006"]
-    with pytest.raises(InputError, match=r"1 videos have no prompt in .*the first is a cat-x\.mp4"):
+    with pytest.raises(InputError, match=r"none of 1 videos has a prompt in .*the first is a cat-x\.mp4"):
         match_prompts(["a cat-x.mp4"], listed, "videos")
 
 
@@ -269,12 +269,96 @@ def test_musiq_refuses_other_files(musiq_file, monkeypatch, tmp_path):
     with pytest.raises(InputError, match=r"musiq\.pth has SHA-256 .*VBench's has"):
         ImagingQuality(musiq_file)
     monkeypatch.setattr(frame_quality, "MUSIQ_SHA256", sha256(musiq_file))
-    with pytest.raises(InputError, match=r"^metric 'imaging_quality': .*does not fit: it lacks head\.bias; has too much extra"):
+    with pytest.raises(InputError, match=r"^metric 'imaging_quality': .*does not fit: .*head\.bias.*extra"):
         ImagingQuality(musiq_file)
     musiq_file.write_text("text")
     monkeypatch.setattr(frame_quality, "MUSIQ_SHA256", sha256(musiq_file))
     with pytest.raises(InputError, match=r"^metric 'imaging_quality': .*cannot be read"):
         ImagingQuality(musiq_file)
+
+
+# ------------------------------------------------------------------------------------------------------------ aesthetic
+
+
+@pytest.fixture
+def aesthetic(tmp_path, monkeypatch):
+    """A folder as the hub's and LAION's, small and random."""
+    torch.manual_seed(0)
+    text = {"context_length": 8, "vocab_size": 32, "width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": 48, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": text}
+    folder = tmp_path / "aesthetic"
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+    torch.save(torch.nn.Linear(48, 1).state_dict(), folder / AESTHETIC_HEAD)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "small", config)
+    monkeypatch.setattr(frame_quality, "FEATURES", 48)
+    small = dataclasses.replace(SMALL, hub_sha256=sha256(folder / "open_clip_model.safetensors"))
+    monkeypatch.setattr(frame_quality, "CLIP_L14", small)
+    monkeypatch.setattr(frame_quality, "AESTHETIC_SHA256", sha256(folder / AESTHETIC_HEAD))
+    return folder
+
+
+@pytest.mark.parametrize(("height", "width"), [(240, 424), (64, 48)])
+def test_aesthetic_quality_is_open_clips_features_through_the_head(aesthetic, height, width):
+    """The peer: open_clip called directly behind torchvision's transforms, on levels 0 to 255 as VBench has them."""
+    video = (torch.cat([picture(height, width), picture(height, width).flip(1)]) * 255).round() / 255
+    chain = transforms.Compose(
+        [
+            transforms.Resize(224, transforms.InterpolationMode.BICUBIC, antialias=False),
+            transforms.CenterCrop(224),
+            transforms.Lambda(lambda x: x / 255),
+            transforms.Normalize(open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD),
+        ]
+    )
+    model = open_clip.create_model(f"local-dir:{aesthetic}").eval()
+    head = torch.load(aesthetic / AESTHETIC_HEAD, weights_only=True)
+    with torch.no_grad():
+        features = model.encode_image(chain(video * 255), normalize=True)
+    single = (features @ head["weight"].T + head["bias"])[:, 0] / 10
+    metric = AestheticQuality(aesthetic)
+    assert metric.column == "aesthetic_quality_timm"  # open_clip's file, not OpenAI's, which VBench reads
+    assert metric.score(video) == pytest.approx(float(single.mean()), abs=1e-6)
+    assert metric.score(video[:1]) == pytest.approx(float(single[0]), abs=1e-6)
+    assert abs(float(single[0] - single[1])) > 1e-5
+
+
+def test_aesthetic_quality_refuses_other_models(aesthetic, monkeypatch):
+    monkeypatch.setattr(frame_quality, "CLIP_L14", SMALL)
+    with pytest.raises(InputError, match=r"open_clip_model\.safetensors has SHA-256 .*VBench's has b8cca3fd.* or 9ce2e8a8"):
+        AestheticQuality(aesthetic)
+    (aesthetic / "open_clip_model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"holds neither ViT-L-14\.pt nor open_clip_model\.safetensors"):
+        AestheticQuality(aesthetic)
+    monkeypatch.setattr(frame_quality, "AESTHETIC_SHA256", "2cd4")
+    with pytest.raises(InputError, match=r"sa_0_4_vit_l_14_linear\.pth has SHA-256 .*fetch it from github\.com/LAION-AI"):
+        AestheticQuality(aesthetic)
+    (aesthetic / AESTHETIC_HEAD).unlink()
+    with pytest.raises(InputError, match=r"sa_0_4_vit_l_14_linear\.pth not found; fetch it from github\.com/LAION-AI"):
+        AestheticQuality(aesthetic)
+
+
+# -------------------------------------------------------------------------------------------------------------- command
+
+
+def test_the_command_prints_dimensions_and_scores(listed, musiq_file, tmp_path, capsys):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("a dog runs.-0", "a bay, oil painting-0"):
+        write_webp(folder / f"{name}.webp", torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(len(name))))
+    given = tmp_path / "means.json"
+    given.write_text(json.dumps(scaled(dynamic_degree=1)))
+    command = ["--videos", str(folder), "--prompts", str(listed), "--musiq", str(musiq_file)]
+    score.run(command)
+    rows = pd.read_csv(folder / "scores.csv").set_index("prompt_id")
+    printed = capsys.readouterr().out
+    assert f"imaging_quality                {rows.imaging_quality[3]:.4f}  2 videos of 2 of 2 prompts" in printed
+    assert "no quality score: VBench's quality score needs 7 dimensions; no mean of subject_consistency" in printed
+    score.run([*command, "--vbench_means", str(given)])
+    printed = capsys.readouterr().out
+    quality = (0.5 + rows.imaging_quality[3]) / 6.5
+    assert "dynamic_degree                 1.0000  as given" in printed
+    assert f"VBench's quality score: {quality:.4f}" in printed and f"VBench's total score: {0.8 * quality:.4f}" in printed
 
 
 def test_the_command_refuses_options_that_do_not_fit(listed, tmp_path):

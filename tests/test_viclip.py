@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -15,7 +14,7 @@ from torchvision.transforms import functional as transforms
 
 from eval.metrics import viclip
 from eval.metrics.vbench import dimension_means, read_entries
-from eval.metrics.viclip import ViClip, build_network, frame_indices
+from eval.metrics.viclip import ViClip, frame_indices
 from eval.videos import write_webp
 from otca.commands import score
 from otca.errors import InputError
@@ -205,10 +204,6 @@ def changed(change):
         (changed(lambda t: t.pop("text_encoder.ln_final.bias")), r"does not fit: .*text_encoder\.ln_final\.bias"),
         (changed(lambda t: t.update(extra=torch.zeros(1))), r"does not fit: .*extra"),
         (
-            changed(lambda t: t.update({"vision_encoder.ln_pre.bias": torch.zeros(3)})),
-            r"does not fit: .*vision_encoder\.ln_pre\.bias",
-        ),
-        (
             changed(lambda t: t.pop("vision_encoder.proj")),
             r"no file of ViCLIP: it lacks vision_encoder\.proj; fetch ViClip-InternVid",
         ),
@@ -225,26 +220,6 @@ def test_files_that_do_not_fit_are_refused(tmp_path, content, said):
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(InputError, match=rf"(?s)^metric 'overall_consistency_viclip': .*other\.pth .*{said}"):
         ViClip(tmp_path / "other.pth")
-
-
-def test_the_published_file_has_as_many_bytes():
-    """447 tensors of float32 in 1,710,545,812 bytes, of which an archive's own records take a few hundred a tensor."""
-    shapes = {
-        "vision_encoder.conv1.weight": (1024, 3, 1, 14, 14),
-        "vision_encoder.positional_embedding": (257, 1024),
-        "vision_encoder.temporal_positional_embedding": (1, 8, 1024),
-        "vision_encoder.proj": (1024, 768),
-        "text_encoder.positional_embedding": (32, 768),
-        "text_encoder.token_embedding.weight": (49408, 768),
-    }
-    layers = [f"vision_encoder.transformer.resblocks.{i}.ln_1.bias" for i in range(24)]
-    layers += [f"text_encoder.transformer.resblocks.{i}.ln_1.bias" for i in range(12)]
-    with torch.device("meta"):
-        tensors = {name: torch.empty(shape) for name, shape in shapes.items()} | {name: torch.empty(1) for name in layers}
-        state = build_network("x", tensors, Path("x")).state_dict()
-    assert len(state) == 447 and state["vision_encoder.transformer.resblocks.0.attn.in_proj_weight"].shape == (3072, 1024)
-    records = 1_710_545_812 - 4 * sum(value.numel() for value in state.values())
-    assert 200 < records / len(state) < 600
 
 
 def test_a_missing_file_is_named(tmp_path):
