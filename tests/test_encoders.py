@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+import warnings
 
 import numpy as np
+import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 from torchvision.transforms import functional as transforms
 
@@ -15,6 +20,7 @@ from eval.metrics.encoders import CLIP_B32, clip_encoder, consistency, dino_enco
 from eval.metrics.motion import MotionMetrics
 from otca.errors import InputError
 from otca.files import sha256
+from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
 from otca.tasks import video_scenes
 
 DINO = {"patch_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 3}

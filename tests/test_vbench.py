@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
 import numpy as np
+import open_clip
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 from torchvision import transforms
 
 from eval.matching import match_prompts
 from eval.media import Video
 from eval.metrics import frame_quality
-from eval.metrics.frame_quality import ImagingQuality
+from eval.metrics.encoders import CLIP_L14
+from eval.metrics.frame_quality import AESTHETIC_HEAD, AestheticQuality, ImagingQuality
 from eval.metrics.musiq import Musiq, MusiqSizes, cut
 from eval.metrics.vbench import (
     DIMENSIONS,
