@@ -19,6 +19,7 @@ from otca.config import PolicyConfig, SamplerConfig, TrainConfig
 from otca.errors import InputError
 from otca.methods import METHODS
 from otca.models.base import FAMILIES, build_policy, family_of
+from otca.models.weights import LORA_FILE
 from otca.plan import plan
 from otca.sampling import Plan, make_batch, rollout, sigmas_S
 from otca.trainer import Trainer
@@ -141,7 +142,8 @@ def test_training_starts_at_ratio_one_and_stock_diffusers_reads_the_lora(folders
     saved, fresh, sigma_S = tmp_path / "checkpoints" / "iteration_000001", type(trainer.policy.pipeline), sigmas_S(STEPS, 3.0)
     trained, fresh = ours(trainer.policy, sigma_S), fresh.from_pretrained(folders(name))
     before = stock(name, fresh, trainer.policy, trained.latents_SB[0], sigma_S, 1.0)
-    getattr(fresh, "load_lora_weights", fresh.transformer.load_lora_adapter)(saved)  # HunyuanVideo-1.5 has the second alone
+    read = getattr(fresh, "load_lora_weights", fresh.transformer.load_lora_adapter)  # HunyuanVideo-1.5 has the second alone
+    read(saved, weight_name=LORA_FILE)
     after = stock(name, fresh, trainer.policy, trained.latents_SB[0], sigma_S, 1.0)
     torch.testing.assert_close(trained.media_BFCHW, after, rtol=0, atol=TOLERANCE)
     assert (after - before).abs().max() > 100 * TOLERANCE
