@@ -38,7 +38,7 @@ from otca.sampling import plan_of, velocity_at
 from otca.signals import run_command
 from otca.trainer import Trainer
 from otca.types import Prompt
-from reproduce.run import hardware
+from reproduce.one_run import hardware
 
 OUT = Path("results/speed/speed.json")
 ROUNDS = 5

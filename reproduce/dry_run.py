@@ -15,6 +15,7 @@ from scipy.optimize import nnls
 
 from baselines import find_method
 from eval.held_out import MOTION
+from eval.store import COST
 from otca import presets
 from otca.budget import evaluations_per_sample, scored_media
 from otca.config import TrainConfig
@@ -28,7 +29,7 @@ from otca.rewards.base import build_reward, find_reward, is_remote
 from otca.rewards.published import PublishedReward, find_files
 from otca.runs import MANIFEST, RunSpec, is_finished
 from otca.shapes import empty_policy
-from reproduce.run import COST, arm_config
+from reproduce.one_run import arm_config
 
 COMPRESSION = 0.5
 """Share of its pixels' bytes that a lossless file of a sample takes, reckoned generously."""

@@ -25,6 +25,7 @@ from eval.evaluate import score_items
 from eval.fidelity import true_covariance_TKK
 from eval.generate import generate
 from eval.held_out import MEDIA
+from eval.store import COST
 from eval.tables import BASELINE, UNTRAINED
 from otca import checkpoint, presets, tasks
 from otca.config import PolicyConfig
@@ -33,7 +34,8 @@ from otca.models.base import build_policy
 from otca.runs import RunSpec
 from otca.signals import run_command
 from reproduce.judged import TASKS, drawings
-from reproduce.run import COST, add_jobs, hardware, run_arms, run_tasks
+from reproduce.one_run import hardware
+from reproduce.run import add_jobs, run_arms, run_tasks
 from reproduce.truth import Study, continuations, load_draws, load_trajectories, sample
 from reproduce.variants import variant_settings
 

@@ -22,8 +22,8 @@ from otca.tasks import scenes
 from otca.tasks.rewards import Quality
 from otca.types import Prompt
 from reproduce import all as all_runs
-from reproduce import run, table1
-from reproduce.run import arm_config, check_trained_arms
+from reproduce import one_run, run, table1
+from reproduce.one_run import arm_config, check_trained_arms
 from tests.test_score_folder import Rate
 
 
@@ -51,18 +51,18 @@ def test_named_metrics_keep_to_the_time_that_is_configured():
 
 
 def test_a_run_gives_its_time_to_what_is_held_out(monkeypatch, tmp_path):
-    """`reproduce.run` hands the run's own `reward_timeout` on."""
+    """`reproduce.one_run` hands the run's own `reward_timeout` on."""
     given = []
 
     def note(*args):
         given.append(args)
         raise InputError("far enough")
 
-    monkeypatch.setattr(run, "held_out_of", note)
-    monkeypatch.setattr(run, "build_policy", lambda config, device: None)
-    monkeypatch.setattr(run, "arm_config", lambda arm: dataclasses.replace(arm_config(arm), reward_timeout=7.0))
+    monkeypatch.setattr(one_run, "held_out_of", note)
+    monkeypatch.setattr(one_run, "build_policy", lambda config, device: None)
+    monkeypatch.setattr(one_run, "arm_config", lambda arm: dataclasses.replace(arm_config(arm), reward_timeout=7.0))
     with pytest.raises(InputError, match="far enough"):
-        run._make(RunSpec("image", "quick", "base", 0), tmp_path)
+        one_run._make(RunSpec("image", "quick", "base", 0), tmp_path)
     assert given[0][0] == "image" and given[0][-1] == 7.0
 
 

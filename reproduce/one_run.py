@@ -1,0 +1,132 @@
+"""One run: train (resuming), judge, seal with its manifest; and what its settings, task and hardware are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from baselines import find_method
+from eval.evaluate import evaluate
+from eval.held_out import held_out_names, held_out_of
+from eval.media import quantise
+from eval.store import COST
+from otca import presets
+from otca.config import TrainConfig
+from otca.distributed import process_state
+from otca.files import run_lock, write_atomic
+from otca.models.base import build_policy
+from otca.rewards.base import build_reward
+from otca.rewards.measured import check_trained_metrics
+from otca.runs import RunSpec, begin_run, code_of, finish_run, is_finished
+from otca.tasks import scenes, video_scenes
+from otca.trainer import Trainer
+from reproduce.probe import probe
+
+VALIDATIONS = 10
+"""Points of a learning curve: a run of an embedded task is validated so often, unless its preset says how often."""
+TASKS = {"embedded:image": scenes.NAME, "embedded:video": video_scenes.NAME}
+"""Versioned names of the embedded tasks, by the source of their prompts."""
+
+
+def arm_config(arm: RunSpec) -> TrainConfig:
+    """The resolved training config of a run (its variant last); ``base`` takes the tier's settings and trains nothing."""
+    place = f"{arm.modality}/{arm.tier}"
+    own = presets.preset(place)
+    settings = {} if arm.method == "base" else find_method(arm.method).settings
+    if "validation.every" not in own and task_of(place) in TASKS.values():
+        steps = {"validation.steps": own.get("sampler.steps", 10), "validation.source": f"embedded:{arm.modality}/validation"}
+        settings = {"validation.every": max(1, int(own["iterations"]) // VALIDATIONS)} | steps | settings
+    return presets.train_config(place, arm.method, settings | dict(arm.settings), arm.seed)
+
+
+def task_of(place: str) -> str:
+    """What a tier is judged on: the versioned name of its embedded task, or its own source of prompts."""
+    source = presets.eval_config(place).source
+    return TASKS.get(source.partition("/")[0], source)
+
+
+def check_trained_arms(arms: Sequence[RunSpec]) -> None:
+    """Raise InputError where a run would train on what its evaluation holds out."""
+    for arm in arms:
+        place = f"{arm.modality}/{arm.tier}"
+        check_trained_metrics(arm, arm_config(arm).rewards, place, held_out_names(place))
+
+
+def run_arm(arm: RunSpec, root: Path) -> None:
+    """Train (resuming), evaluate, and seal one run with its manifest; a finished one is left as it is.
+
+    Where a launcher started several processes, all of them call it and the main one writes. Raises InUse where another command is
+    at work on the run.
+    """
+    folder, processes = root / arm.path, process_state()
+    if is_finished(folder):
+        return
+    code_of()  # asked before training, during which the checkout may move on
+    processes.wait_for_everyone()
+    with run_lock(folder) if processes.is_main_process else nullcontext():
+        if processes.is_main_process:
+            begin_run(folder, arm_config(arm))
+        processes.wait_for_everyone()
+        _make(arm, folder)
+    processes.wait_for_everyone()
+
+
+def _make(arm: RunSpec, folder: Path) -> None:
+    """Train, evaluate and seal a run in its folder."""
+    config, processes, place = arm_config(arm), process_state(), f"{arm.modality}/{arm.tier}"
+    evaluation, weights = presets.eval_config(place), (processes.device, config.reward_files, config.reward_timeout)
+    held_out = held_out_of(arm.modality, evaluation, *weights)
+    budget = {"network_evaluations": 0, "reward_calls": 0}
+    loaded, averaged = {}, False
+    if arm.method == "base":
+        policy = build_policy(dataclasses.replace(config.policy, tuning="none"), processes.device)
+    else:
+        trainer = Trainer(config, find_method(arm.method), folder)
+        trainer.run(judge=_accuracy(held_out))
+        averaged = trainer.judge(evaluation.weights)
+        policy, loaded = trainer.policy, dict(zip(config.rewards, trainer.rewards))
+        budget = {name: getattr(trainer.progress, name) for name in budget}
+        probe(policy, trainer.method, config, trainer.rewards, evaluation, folder)
+    honest = presets.train_config(place, "base", {}, arm.seed).rewards  # a variant may train on corrupted ones
+    rewards = [loaded[name] if name in loaded else build_reward(name, *weights) for name in honest]
+    started = time.perf_counter()
+    protocol = {"task": task_of(place)} | evaluate(policy, held_out, evaluation, arm.seed, rewards, folder)
+    protocol |= {"weights": "average"} if averaged else {}
+    if processes.is_main_process:
+        _write_cost(folder, time.perf_counter() - started)
+        finish_run(folder, arm, dataclasses.asdict(config), budget, protocol)
+
+
+def _accuracy(held_out) -> Callable | None:
+    """The held-out judge as validation calls it: (media, prompts) → {"accuracy": one number a sample}; None without one."""
+    judge = getattr(held_out, "judge", None)
+    if judge is None:
+        return None
+    return lambda media_BFCHW, prompts: {"accuracy": judge.score(quantise(media_BFCHW.cpu()), prompts)}
+
+
+def hardware() -> str:
+    """Processor or GPU, cores and library version."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}, torch {torch.__version__}"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}"
+
+
+def _write_cost(run: Path, evaluate_seconds: float) -> None:
+    """The run's `COST`; training seconds are those of timing.csv, so a resumed run counts what was kept."""
+    timing = run / "timing.csv"
+    trained = float(pd.read_csv(timing)["total"].sum()) if timing.is_file() else 0.0
+    cost = {"train_seconds": round(trained, 1), "evaluate_seconds": round(evaluate_seconds, 1), "hardware": hardware()}
+    write_atomic(run / COST, json.dumps(cost) + "\n")
