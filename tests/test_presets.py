@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from otca import presets
+from otca import presets, published_presets
 from otca.config import TrainConfig
 from otca.eval_config import EvalConfig
 from otca.prompts import evaluation_prompts
 
-SOURCE = Path(presets.__file__).read_text()
+SOURCES = [Path(module.__file__).read_text() for module in (presets, published_presets)]
 MARK = re.compile(r"# \[(paper|reader|ours|sibling: [^\]]+)\]")
 PUBLISHED = [name for name, settings in presets.TRAIN.items() if "/" in str(settings.get("policy.path", ""))]
 
@@ -26,14 +26,16 @@ def settings_of(node: ast.AST):
             yield from ((key.value, value) for key, value in zip(found.keys, found.values) if isinstance(key, ast.Constant))
 
 
-def marked_sections():
+def marked_sections(source):
     """Dictionaries that hold values for published models: the shared ones, and the entries of TRAIN and EVAL for such models."""
-    for node in ast.parse(SOURCE).body:
+    for node in ast.parse(source).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         name = getattr(target, "id", "")
         if name in ("LORA", "FLUX", "WAN", "IMAGES_LORA"):
             yield name, node.value
         elif name in ("TRAIN", "EVAL"):
+            if not isinstance(node.value, ast.Dict):
+                continue
             named = PUBLISHED if name == "TRAIN" else [tier for tier in presets.EVAL if tier.endswith("/paper")]
             yield from (
                 (f"{name} {key.value}", value) for key, value in zip(node.value.keys, node.value.values) if key.value in named
@@ -41,12 +43,14 @@ def marked_sections():
 
 
 def test_every_value_for_published_models_is_marked():
-    lines, seen = SOURCE.splitlines(), 0
-    for section, node in marked_sections():
-        for key, value in settings_of(node):
-            line = lines[value.end_lineno - 1]
-            assert MARK.search(line), f"{section}: {key} bears no mark: {line.strip()}"
-            seen += 1
+    seen = 0
+    for source in SOURCES:
+        lines = source.splitlines()
+        for section, node in marked_sections(source):
+            for key, value in settings_of(node):
+                line = lines[value.end_lineno - 1]
+                assert MARK.search(line), f"{section}: {key} bears no mark: {line.strip()}"
+                seen += 1
     assert len(PUBLISHED) == 14 and seen > 200
 
 
