@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -248,6 +249,10 @@ def read_weights(who: str, path: Path) -> dict[str, torch.Tensor]:
 
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{who}: {path} holds more than tensors, or is damaged; no pickle is run: save it as safetensors"
+        ) from error
     except Exception as error:  # unpickling raises many kinds
         raise InputError(
             f"{who}: {path} cannot be read ({one_line(error)}); fetch it again, or save it as safetensors"
