@@ -178,7 +178,7 @@ def test_the_study_end_to_end(tiny_study, monkeypatch):
     assert "trajectories of" in (folder / "image/fidelity.md").read_text().split("## Means over the stages")[1]
     assert credit_fidelity.main(["--modality", "image", "--render"]) == 0
     assert before == {f: f.read_bytes() for f in before}
-    monkeypatch.setattr(truth, "rollout", None)  # would fail if called
+    monkeypatch.setattr(truth, "collect", None)  # would fail if called
     assert credit_fidelity.main(["--modality", "image", "--jobs", "1"]) == 0
     assert before == {f: f.read_bytes() for f in before}
 

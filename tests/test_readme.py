@@ -74,7 +74,8 @@ def test_the_example_of_a_judge_scores_behind_a_server(tmp_path, monkeypatch):
 def test_a_judges_environment_needs_no_more_than_is_said(tmp_path):
     """What a server imports, and what else is installed here is not to be had."""
     (tmp_path / "colourfulness.py").write_text(example("add-a-judge"))
-    said = (ROOT / "otca/rewards/README.md").read_text().split("There `serve-reward` needs")[1].split("(tested at")[0]
+    page = " ".join((ROOT / "otca/rewards/README.md").read_text().split())
+    said = page.split("There `serve-reward` needs")[1].split("(tested at")[0]
     needed = {"".join(re.findall("^[a-z_]+", name)) for name in re.findall("`(.+?)`", said.lower())}
     required = (README.parent / "requirements.txt").read_text().lower()
     absent = {re.split(r"[=\[]", line)[0] for line in required.splitlines() if line and line[0] not in "# "} - needed
