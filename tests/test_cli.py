@@ -171,7 +171,8 @@ def test_score_takes_images_of_other_systems(capsys, tmp_path):
         (tmp_path / f"stray{number}.png").unlink()
     (tmp_path / f"{prompts[0].id}.png").write_bytes(b"not an image")
     capsys.readouterr()
-    assert main([*argv, "--out", str(tmp_path / "again.csv")]) == 0
+    assert "made with another content of files" in refused(capsys, *argv)
+    assert main([*argv, "--out", str(tmp_path / "anew.csv")]) == 0
     assert f"not scored: image {tmp_path / prompts[0].id}.png cannot be read" in capsys.readouterr().out
 
 

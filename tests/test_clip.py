@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import otca.tasks.clip as clip_module
+from otca.files import EMBEDDED
 from otca.tasks.clip import EmbeddedClip
 from otca.tasks.scenes import captions, change_one_attribute, prompts, render, vocabulary
 from otca.types import Prompt
 from reproduce.pretrain.clip import also_true, contrastive_loss, retrieval_accuracy, rival_spec
 from reproduce.pretrain.drawings import random_spec_scene
 
-CHECKPOINTS = Path(clip_module.__file__).parent / "checkpoints"
+CHECKPOINTS = EMBEDDED
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +107,10 @@ def test_what_else_is_true_of_a_scene():
     rng = np.random.default_rng(0)
     scene = random_spec_scene(rng, "color_attr")
     one, other = scene.spec["objects"]
-    spec = {"skill": "color_attr", "objects": [other, one], "relation": None}
-    free = {"skill": "two_objects", "objects": [{**one, "color": None}, {**other, "color": None}], "relation": None}
-    swapped = {"objects": [{**one, "color": other["color"]}, {**other, "color": one["color"]}], "relation": None}
-    alone = {"objects": [one], "relation": None}
+    spec = {"skill": "color_attr", "objects": [other, one], "relation": None, "place": None}
+    free = spec | {"skill": "two_objects", "objects": [{**one, "color": None}, {**other, "color": None}]}
+    swapped = {"objects": [{**one, "color": other["color"]}, {**other, "color": one["color"]}], "relation": None, "place": None}
+    alone = {"objects": [one], "relation": None, "place": None}
     assert also_true([scene], [scene.spec, spec, free, swapped, alone]).tolist() == [[True, True, True, False, False]]
     assert rival_spec(scene.spec, rng)["skill"] == "color_attr"
 

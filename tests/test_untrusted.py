@@ -279,7 +279,7 @@ BAD_WEIGHTS = {
     "inner.pt": ({"state_dict": torch.zeros(2)}, "does not hold tensors by name"),
     "number.pt": ({"a": torch.zeros(2), "step": 3}, "does not hold tensors by name"),
     "key.pt": ({3: torch.zeros(2)}, "does not hold tensors by name"),
-    "pickle.pt": ({"a": Malice()}, "more than tensors, or is damaged; no pickle is run"),
+    "pickle.pt": ({"a": Malice()}, "more than tensors, or damaged; no pickle is run"),
     "empty.pt": (b"", r"cannot be read .EOFError"),
     "raw.bin": (pickle.dumps(Malice()), "no pickle is run"),
     "cut.safetensors": (b"\xff" * 9, "header too large"),

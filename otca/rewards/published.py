@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 import torch
@@ -249,14 +249,9 @@ def read_weights(who: str, path: Path) -> dict[str, torch.Tensor]:
 
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{who}: {path} holds more than tensors, or is damaged; no pickle is run: save it as safetensors"
-        ) from error
-    except Exception as error:  # unpickling raises many kinds
-        raise InputError(
-            f"{who}: {path} cannot be read ({one_line(error)}); fetch it again, or save it as safetensors"
-        ) from error
+    except Exception as error:  # unpickling raises many kinds; torch's advice for pickles is to run them
+        why = "more than tensors, or damaged; no pickle is run" if isinstance(error, UnpicklingError) else one_line(error)
+        raise InputError(f"{who}: {path} cannot be read ({why}); fetch it again, or save it as safetensors") from error
     if isinstance(weights, dict):
         weights = weights.get("state_dict", weights.get("model", weights))
     if not isinstance(weights, dict) or not all(isinstance(v, torch.Tensor) and isinstance(k, str) for k, v in weights.items()):
