@@ -100,7 +100,6 @@ def test_methods_off_the_budget_are_named(store):
 
 def test_every_published_table_and_the_page_render_again_byte_for_byte(root, monkeypatch):
     monkeypatch.chdir(root)
-    (root / "README.md").write_text("<!-- table1-quick -->\n<!-- /table1-quick -->\n")
     written = everything.render()
     assert [path.as_posix() for path in written] == [f"results/{name}/quick" for name in ("table1", "table2", "table4")] + [
         "results/index.html"
@@ -108,7 +107,7 @@ def test_every_published_table_and_the_page_render_again_byte_for_byte(root, mon
     before = {path: path.read_bytes() for path in root.rglob("results/**/*") if path.is_file()}
     everything.render()
     assert {path: path.read_bytes() for path in before} == before
-    assert "| otca | **0.800 [0.700, 0.900]** |" in (root / "README.md").read_text()
+    assert "| otca | **0.800 [0.700, 0.900]** |" in (root / "results/table1/quick/table.md").read_text()
     assert (root / "results/table1/quick/curves.png").is_file()
     assert "## Video" in (root / "results/table4/quick/table.md").read_text()
 
