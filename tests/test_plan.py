@@ -162,7 +162,7 @@ def test_the_command_prints_every_part_and_refuses_what_cannot_be(capsys):
         (["--gpu=abacus"], "gpu is 'abacus'; choose from h200"),
         (["--utilisation=2"], "utilisation is 2.0; it must lie in (0, 1]"),
         (["--sharding=zero9"], "sharding is 'zero9'; choose from none, fsdp2"),
-        (["--processes=3"], "prompts_per_iteration is 8: the 4 prompts of one update must be a multiple of the 3 processes"),
+        (["--processes=3"], "prompts_per_iteration is 8: the 8 prompts of one update must be a multiple of the 3 processes"),
         (["--policy.path=some/model"], "its architecture is not known"),
     ):
         assert main(["plan", *arguments]) == 2
