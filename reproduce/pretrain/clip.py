@@ -51,11 +51,12 @@ def pretrain_clip(
     model = clip.model
 
     def loss_at(step, rng, generator):
-        scenes = scene_batch(rng, batch)
+        lattice = vae is not None and rng.uniform() < 0.5  # which alone the autoencoder redraws
+        scenes = scene_batch(rng, batch, lattice)
         texts = [str(rng.choice(captions(scene.spec))) for scene in scenes]
         image_BCHW = torch.from_numpy(np.stack([render(scene) for scene in scenes]))
-        if vae is not None:
-            chosen = torch.rand(batch, generator=generator) < 0.25
+        if lattice:
+            chosen = torch.rand(batch, generator=generator) < 0.5
             image_BCHW[chosen] = reconstruct(vae, image_BCHW[chosen])
         empty = torch.from_numpy(np.stack([random_emptiness(rng) for _ in range(batch // 8)]))
         image_ND = model.encode_image(clip.normalize(torch.cat([image_BCHW, empty])), normalize=True)
@@ -83,7 +84,7 @@ def contrastive_loss(logits_NB: torch.Tensor, also_true_BB: torch.Tensor) -> tor
 # ----------------------------------------------------------------------------------------------------------------- data
 
 
-def scene_batch(rng: np.random.Generator, count: int) -> list[Scene]:
+def scene_batch(rng: np.random.Generator, count: int, lattice: bool = False) -> list[Scene]:
     """Drawings in neighbouring pairs (see `rival_spec`), which make hard negatives.
 
     More than half of the batches are of one of the two skills in which words alone tell nothing: the order of two objects
@@ -92,8 +93,8 @@ def scene_batch(rng: np.random.Generator, count: int) -> list[Scene]:
     only = rng.choice([None, "position", "color_attr"], p=[0.43, 0.32, 0.25])
     scenes = []
     for _ in range(count // 2):
-        scene = random_spec_scene(rng, only)
-        scenes += [scene, draw_scene(rival_spec(scene.spec, rng), rng)]
+        scene = random_spec_scene(rng, only, lattice)
+        scenes += [scene, draw_scene(rival_spec(scene.spec, rng), rng, lattice)]
     return scenes
 
 

@@ -14,7 +14,7 @@ VAE_STEPS = 3200
 TRUE_STEPS, NOISY_STEPS = 12500, 1500
 """Steps of the generator on true captions, from which it learns to bind, then on noisy ones, which it learns to mistrust."""
 JUDGE_STEPS = 3300
-CLIP_STEPS = 1200
+CLIP_STEPS = 3500
 
 
 def run_vae(folder: Path) -> None:
