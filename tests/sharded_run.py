@@ -10,36 +10,33 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch.distributed.fsdp import fully_shard
 
+from baselines import find_method
 from otca.config import TrainConfig
-from otca.methods import METHODS
 from otca.sharding import is_sharded
 from otca.trainer import Trainer
 from tests.processes import leave
 
 
-class Sharded(Trainer):
-    """The trainer with `fully_shard` in the place of accelerate's `prepare`, which refuses it without a GPU."""
-
-    def _prepare(self) -> None:
-        network = self.policy.network
-        blocks = {name for part in network.modules() for name in getattr(part, "_no_split_modules", None) or ()}
-        for part in list(network.modules()):
-            if type(part).__name__ in blocks:
-                fully_shard(part)
-        fully_shard(network)
-        defaults = {
-            key: value for key, value in self.optimizer.defaults.items() if key in ("lr", "betas", "weight_decay", "fused")
-        }
-        self.optimizer = torch.optim.AdamW(self.policy.trainable_parameters(), **defaults)
+def prepare(accelerator: Accelerator, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple:
+    """`fully_shard` in the place of accelerate's `prepare`, which refuses it without a GPU."""
+    blocks = {name for part in network.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    for part in list(network.modules()):
+        if type(part).__name__ in blocks:
+            fully_shard(part)
+    fully_shard(network)
+    kept = {key: value for key, value in optimizer.defaults.items() if key in ("lr", "betas", "weight_decay", "fused")}
+    return network, torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], **kept)
 
 
 def main() -> None:
     """Train; the last line says how many of the trained parameters lie in shards."""
     torch.set_num_threads(1)
     folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
-    trainer = Sharded(TrainConfig.from_dotted(settings), METHODS[settings["method"]], folder)
+    Accelerator.prepare = prepare
+    trainer = Trainer(TrainConfig.from_dotted(settings), find_method(settings["method"]), folder)
     trainer.run()
     if trainer.accelerator.is_main_process:
         print(f"{sum(is_sharded([p]) for p in trainer.parameters)} of {len(trainer.parameters)} sharded")

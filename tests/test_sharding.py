@@ -15,10 +15,10 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch import nn
 
+from baselines import find_method
 from otca.config import PolicyConfig, TrainConfig
 from otca.distributed import check_dropped_plugin, keep_inputs_whole
 from otca.errors import InputError
-from otca.methods import METHODS
 from otca.models.base import build_policy
 from otca.sharding import shard_precision
 from otca.trainer import Trainer
@@ -47,7 +47,7 @@ def train_sharded(folder: Path, settings: dict, processes: int = 2) -> str:
 
 
 def train_whole(folder: Path, settings: dict) -> Trainer:
-    trainer = Trainer(TrainConfig.from_dotted(settings), METHODS[settings["method"]], folder)
+    trainer = Trainer(TrainConfig.from_dotted(settings), find_method(settings["method"]), folder)
     trainer.run()
     return trainer
 
