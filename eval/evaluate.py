@@ -12,8 +12,8 @@ import torch
 
 from eval.generate import generated, write_index, write_media
 from eval.held_out import HeldOut, set_rate
+from otca.config import EvalConfig
 from otca.distributed import process_state
-from otca.eval_config import EvalConfig
 from otca.files import write_atomic
 from otca.models.base import Policy
 from otca.prompts import evaluation_prompts

@@ -14,8 +14,8 @@ from PIL import Image
 
 from eval.media import quantise
 from eval.videos import write_webp
+from otca.config import EvalConfig
 from otca.errors import InputError
-from otca.eval_config import EvalConfig
 from otca.files import write_atomic
 from otca.models.base import Policy
 from otca.prompts import evaluation_prompts

@@ -16,8 +16,7 @@ from eval.metrics.encoders import EMBEDDED, embedded_encoder
 from eval.metrics.motion import MotionMetrics
 from eval.metrics.quality import FRECHET_SAMPLES, diversity, frechet_distance, kernel_distance
 from otca import presets
-from otca.config import TrainConfig
-from otca.eval_config import EvalConfig
+from otca.config import EvalConfig, TrainConfig
 from otca.rewards.base import Reward, build_rewards, score_all
 from otca.tasks import scenes, video_frames, video_scenes
 from otca.types import Prompt

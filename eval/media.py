@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageOps, features
 
 from otca.errors import InputError, one_line
-from otca.limits import MAX_FRAMES, MAX_PIXELS
+from otca.rewards.pixels import MAX_FRAMES, MAX_PIXELS
 from otca.untrusted import parse_json
 
 _AVIF = features.check("avif")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from otca import presets
-from otca.bounds import at_least
+from otca.bounds import at_least, check_bound
 from otca.config import TrainConfig
 from otca.errors import InputError, printable
 from otca.files import writable_folder, write_atomic
@@ -78,8 +78,8 @@ def score(given: ScoreConfig) -> None:
     """Score, write rows and protocol, print means with intervals. Raises InputError for what cannot be scored."""
     if (given.images is None) == (given.videos is None):
         raise InputError("give either --images FOLDER or --videos FOLDER")
-    at_least("batch", given.batch, 1)
-    at_least("reward_timeout", given.reward_timeout, 0)
+    check_bound("batch", given.batch, at_least(1))
+    check_bound("reward_timeout", given.reward_timeout, at_least(0))
     unused = [name for name in FOR_VIDEOS if given.images and getattr(given, name)]
     if unused:
         raise InputError(f"--{unused[0]} is for videos; leave it out, or give --videos FOLDER")

@@ -1,10 +1,17 @@
-"""What every setting must be, whatever it sets: each check raises InputError with the setting, its value and the way out."""
+"""What a setting may be: bounds that stand in a field's type, and the base of all settings, which checks them once.
+
+A bad value is refused in one line that names the setting, the value and what it must be.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from numbers import Real
+from typing import Annotated, ClassVar, get_type_hints
 
 from otca.errors import InputError
 
@@ -12,15 +19,42 @@ MAX_WHOLE = 2**31 - 1
 """Largest whole number that a setting may be."""
 
 
-def validate_fields(config: object, group: str = "") -> None:
-    """`plain` for every field of a dataclass, and every member of its lists; ``group`` is the beginning of their names."""
-    for entry in dataclasses.fields(config):
-        value = getattr(config, entry.name)
-        for part in value if isinstance(value, list) else [value]:
-            plain(f"{group}{entry.name}", part)
+@dataclass(frozen=True)
+class Bound:
+    """What a number must be, and the words for it in a message."""
+
+    holds: Callable[[float], bool]
+    words: str
 
 
-def plain(name: str, value: object) -> None:
+def at_least(least: int) -> Bound:
+    """Lowest value of a setting."""
+    return Bound(lambda value: value >= least, f"it must be at least {least}")
+
+
+POSITIVE = Bound(lambda value: value > 0, "it must be positive")
+FRACTION = Bound(lambda value: 0 < value <= 1, "it must lie in (0, 1]")
+MIXTURE = Bound(lambda value: 0 <= value <= 1, "it must lie in [0, 1]")
+DECAY = Bound(lambda value: 0 <= value < 1, "it must lie in [0, 1)")
+GUIDANCE = Bound(lambda value: value == 0 or value >= 1, "use 1 (none) or more, or 0 for the checkpoint's own")
+SIZE = Bound(lambda value: value >= 16 and value % 16 == 0, "it must be a positive multiple of 16")
+SIZE_OR_OWN = Bound(lambda value: value >= 0 and value % 16 == 0, "use a multiple of 16, or 0 for the policy's own")
+RATE = Bound(lambda value: 0 < value <= MAX_WHOLE, "it must be a positive number of frames a second")
+
+Count = Annotated[int, at_least(1)]
+CountOrZero = Annotated[int, at_least(0)]
+TwoOrMore = Annotated[int, at_least(2)]
+Positive = Annotated[float, POSITIVE]
+NotNegative = Annotated[float, at_least(0)]
+
+
+def check_bound(name: str, value: float, bound: Bound) -> None:
+    """Raise InputError unless a setting is within its bound."""
+    if not bound.holds(value):
+        raise InputError(f"{name} is {str(value)[:60]}; {bound.words}")
+
+
+def check_plain(name: str, value: object) -> None:
     """Raise InputError for what no setting may be: nothing, no number, a number beyond 32 bits, text with control characters."""
     if value is None:
         raise InputError(f"{name} is empty; give a value, or leave it out")
@@ -33,24 +67,30 @@ def plain(name: str, value: object) -> None:
         raise InputError(f"{name} holds {found!r}; control characters and line ends are not allowed")
 
 
-def at_least(name: str, value: float, least: int) -> None:
-    """Raise InputError unless a setting is at least ``least``."""
-    if not value >= least:  # nor NaN
-        raise InputError(f"{name} is {value}; it must be at least {least}")
-
-
 def checked_rate(name: str, value: object) -> float:
-    """A number of frames a second. Raises InputError for what is no positive, finite number."""
-    try:
-        rate = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    except OverflowError:  # a whole number of hundreds of digits
-        rate = math.inf
-    if not 0 < rate < math.inf:
-        raise InputError(f"{name} is {str(value)[:60]}; it must be a positive number of frames a second")
-    return rate
+    """A number of frames a second that others state. Raises InputError for what is no positive, finite number."""
+    check_bound(name, value if isinstance(value, Real) and not isinstance(value, bool) else math.nan, RATE)
+    return float(value)
 
 
-def positive(name: str, value: float) -> None:
-    """Raise InputError unless a setting is positive."""
-    if not value > 0:
-        raise InputError(f"{name} is {value}; it must be positive")
+class Settings:
+    """Base of every group of settings, which checks its fields; ``group`` is the beginning of their names."""
+
+    group: ClassVar[str] = ""
+
+    def __init_subclass__(cls, group: str = "") -> None:
+        cls.group = group
+
+    def __post_init__(self) -> None:
+        bounds = _bounds(type(self))
+        for entry in dataclasses.fields(self):
+            name, value = f"{self.group}{entry.name}", getattr(self, entry.name)
+            for part in value if isinstance(value, list) else [value]:
+                check_plain(name, part)
+            for bound in bounds[entry.name]:
+                check_bound(name, value, bound)
+
+
+@functools.cache
+def _bounds(kind: type) -> dict[str, tuple[Bound, ...]]:
+    return {name: getattr(hint, "__metadata__", ()) for name, hint in get_type_hints(kind, include_extras=True).items()}

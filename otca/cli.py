@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, get_loader, set_loader, set_parsing_settings
 
-from otca.bounds import plain
+from otca.bounds import check_plain
 from otca.errors import InputError, nearest, one_line, printable
 from otca.untrusted import check_yaml, read_text
 
@@ -67,7 +67,7 @@ def check_settings(content: dict, parser: ArgumentParser, path: str | Path) -> N
             raise InputError(f"settings {path}: {key[:60]!r} {what}")
         if isinstance(value, dict):
             raise InputError(f"settings {path}: {key[:60]!r} is a value, not a group of settings")
-        plain(f"settings {path}: {key}", value)
+        check_plain(f"settings {path}: {key}", value)
 
 
 def _flat(content: dict, groups: set[str], prefix: str = "") -> list[tuple[str, Any]]:

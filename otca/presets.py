@@ -7,9 +7,8 @@ line. The embedded tiers are all [ours]; those of published models are in `otca/
 from __future__ import annotations
 
 from otca import published_presets
-from otca.config import TrainConfig
+from otca.config import EvalConfig, TrainConfig
 from otca.errors import InputError, nearest
-from otca.eval_config import EvalConfig
 
 VIDEO = {"policy.path": "embedded:video", "prompts": "embedded:video/train", "rewards": ["vq", "mq", "ta"]}
 """What every tier of the embedded video task has in common."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from otca.config import EvalConfig
 from otca.errors import InputError, printable
-from otca.eval_config import EvalConfig
 from otca.types import Prompt
 from otca.untrusted import parse_json
 

@@ -23,9 +23,9 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
 from otca.errors import InputError, RewardError
-from otca.limits import MAX_VIDEO_PIXELS, TooLarge
 from otca.rewards import wire
 from otca.rewards.base import Reward, score_all
+from otca.rewards.pixels import MAX_VIDEO_PIXELS, TooLarge
 from otca.types import Prompt
 
 CONNECTIONS = 512

@@ -8,9 +8,8 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from otca.config import TrainConfig
+from otca.config import CreditConfig, TrainConfig
 from otca.credit import group_center
-from otca.credit_config import CreditConfig
 from otca.models.base import Policy
 from otca.rewards.base import Reward, score_all
 from otca.sampling import clean_prediction, condition_of, continued_from, micro_batches, velocity_at

@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 
 from eval.evaluate import write_rows
-from otca.config import TrainConfig
+from otca.config import EvalConfig, TrainConfig
 from otca.distributed import is_main
-from otca.eval_config import EvalConfig
 from otca.methods import Method, assign_credit
 from otca.models.base import Policy
 from otca.prompts import evaluation_prompts

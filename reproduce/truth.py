@@ -17,8 +17,7 @@ from safetensors.torch import load_file, save
 
 from baselines import find_method
 from otca import checkpoint, presets
-from otca.config import TrainConfig
-from otca.credit_config import CreditConfig
+from otca.config import CreditConfig, TrainConfig
 from otca.files import write_atomic
 from otca.models.base import Policy, build_policy
 from otca.prompts import load_prompts, prompt_order

@@ -18,10 +18,9 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from otca.errors import InputError
-from otca.limits import TooLarge
 from otca.rewards.base import build_reward, find_reward
 from otca.rewards.clip import CONFIG, HEAD, HPS, AestheticV2, ClipScore, HPSv2, PickScore
-from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
+from otca.rewards.pixels import CLIP_MEAN, CLIP_STD, TooLarge
 from tests.samples import LONG, SIZES, TEXTS, media_of, prompts, randomised, saved
 
 CPU = torch.device("cpu")

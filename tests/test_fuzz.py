@@ -30,9 +30,8 @@ from PIL import Image
 
 from eval import generate, media
 from otca.commands import train
-from otca.config import TrainConfig
+from otca.config import EvalConfig, TrainConfig
 from otca.errors import MAX_LINE, InputError
-from otca.eval_config import EvalConfig
 from otca.prompts import MAX_NAME, load_prompts
 
 LIMITS = {"MAX_PIXELS": 1_000_000, "MAX_FRAMES": 256, "MAX_VIDEO_PIXELS": 4_000_000}

@@ -12,8 +12,8 @@ from eval.metrics.alignment import JudgeAccuracy
 from eval.metrics.motion import MotionMetrics
 from otca import presets
 from otca.__main__ import main as otca_main
+from otca.config import EvalConfig
 from otca.errors import InputError
-from otca.eval_config import EvalConfig
 from otca.rewards.base import TimeLimitedReward, build_reward, score_all
 from otca.rewards.clip import ClipScoreB32
 from otca.rewards.measured import check_trained_metrics, measured

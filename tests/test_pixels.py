@@ -9,8 +9,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from otca.errors import InputError
-from otca.limits import TooLarge
-from otca.rewards.pixels import interpolate, preprocessed, to_pictures, to_pixels
+from otca.rewards.pixels import TooLarge, interpolate, preprocessed, to_pictures, to_pixels
 from tests.samples import SIZES, media_of, saved
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from otca import presets, published_presets
-from otca.config import TrainConfig
-from otca.eval_config import EvalConfig
+from otca.config import EvalConfig, TrainConfig
 from otca.prompts import evaluation_prompts
 
 SOURCES = [Path(module.__file__).read_text() for module in (presets, published_presets)]

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from baselines import find_method
-from otca.config import TrainConfig
-from otca.eval_config import EvalConfig
+from otca.config import EvalConfig, TrainConfig
 from otca.models.base import build_policy
 from otca.rewards.base import build_rewards
 from reproduce.probe import COLUMNS, MOST_PROMPTS, credited, probe, rows_of, shown_prompts

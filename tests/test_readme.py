@@ -14,9 +14,8 @@ import pytest
 import torch
 
 import baselines
-from otca.config import TrainConfig
+from otca.config import EvalConfig, TrainConfig
 from otca.credit import group_zscore
-from otca.eval_config import EvalConfig
 from otca.rewards.base import build_reward
 from otca.serving import make_app
 from otca.trainer import Trainer

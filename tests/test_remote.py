@@ -16,14 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from otca import limits
 from otca.__main__ import main
 from otca.checkpoint import checkpoints
 from otca.config import TrainConfig
 from otca.errors import InputError, RewardError
 from otca.methods import METHODS
 from otca.plan import _reward_bytes
-from otca.rewards import remote, wire
+from otca.rewards import pixels, remote, wire
 from otca.rewards.base import TimeLimitedReward, build_reward, score_all
 from otca.rewards.pixels import to_pixels
 from otca.serving import bound, described, make_app
@@ -65,7 +64,7 @@ def test_requests_keep_within_the_limits_of_the_server(monkeypatch):
     monkeypatch.setattr("otca.serving.MAX_VIDEO_PIXELS", 4 * 32 * 40)
     with running(make_app(told)) as address:
         assert build_reward(f"{address}/told")._samples(1, 3, 32, 40) == 4
-    assert limits.MAX_VIDEO_PIXELS == 256_000_000
+    assert pixels.MAX_VIDEO_PIXELS == 256_000_000
 
 
 def test_folders_are_scored_by_servers(tmp_path, capsys):

@@ -11,8 +11,7 @@ import torch
 
 from baselines import find_method
 from otca import credit
-from otca.config import PolicyConfig, SamplerConfig, TrainConfig
-from otca.credit_config import CreditConfig
+from otca.config import CreditConfig, PolicyConfig, SamplerConfig, TrainConfig
 from otca.errors import InputError
 from otca.methods import METHODS, assign_credit
 from otca.models.base import build_policy

@@ -12,10 +12,17 @@ from safetensors.torch import load_file
 
 from baselines import find_method
 from otca.checkpoint import checkpoints, load_weights
-from otca.config import LossConfig, OptimizerConfig, PolicyConfig, SamplerConfig, StepSelectionConfig, TrainConfig
-from otca.credit_config import CreditConfig
+from otca.config import (
+    CreditConfig,
+    LossConfig,
+    OptimizerConfig,
+    PolicyConfig,
+    SamplerConfig,
+    StepSelectionConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 from otca.errors import InputError, RewardError
-from otca.eval_config import ValidationConfig
 from otca.export import export_weights
 from otca.methods import METHODS, assign_credit
 from otca.models.base import build_policy

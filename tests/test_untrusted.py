@@ -16,8 +16,8 @@ from eval.evaluate import write_rows
 from eval.metrics.alignment import JudgeAccuracy, VideoJudgeAccuracy
 from otca.__main__ import main
 from otca.commands import train
+from otca.config import EvalConfig
 from otca.errors import MAX_LINE, InputError, printable
-from otca.eval_config import EvalConfig
 from otca.models.weights import LORA_FILE, apply_weights
 from otca.prompts import load_prompts
 from otca.rewards.base import build_reward, check_prompts, find_reward

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
-from otca.bounds import at_least
+from otca.bounds import at_least, check_bound
 from otca.cli import make_parser, parse
 from otca.errors import InputError
 
@@ -40,7 +40,7 @@ def run(argv: list[str]) -> None:
     """Export, aside at first: the folder is whole or is not there."""
     given = parse(parser(), argv)
     source, folder = given.run_folder, given.folder
-    at_least("samples", given.samples, 0)
+    check_bound("samples", given.samples, at_least(0))
     if given.results is not None and not given.results.is_dir():
         raise InputError(f"--results {given.results} is no folder; give one of published tables, or leave it out")
     if folder.resolve() != source.resolve() and folder.resolve().is_relative_to(source.resolve()):
@@ -109,7 +109,7 @@ def _shown(source: Path, settings: TrainConfig, manifest: Mapping, folder: Path)
     from eval.generate import noise_seed
     from eval.plots import still
     from eval.store import gallery_prompts
-    from otca.eval_config import EvalConfig
+    from otca.config import EvalConfig
     from otca.presets import EVAL, eval_config
     from otca.types import Prompt
 
@@ -138,8 +138,8 @@ def _sampled(checkpoint: Path, settings: TrainConfig, count: int, folder: Path, 
     from eval.generate import generate, noise_seed
     from eval.plots import contact_sheet
     from otca.checkpoint import load_weights
+    from otca.config import EvalConfig
     from otca.distributed import process_state
-    from otca.eval_config import EvalConfig
     from otca.models.base import build_policy
 
     each = {"samples_per_prompt": 1, "shift": settings.sampler.shift, "batch": 1}

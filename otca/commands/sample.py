@@ -7,8 +7,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from otca.cli import make_parser, parse
-from otca.config import PolicyConfig
-from otca.eval_config import EvalConfig
+from otca.config import EvalConfig, PolicyConfig
 
 
 def parser() -> ArgumentParser:

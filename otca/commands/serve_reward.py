@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser
 
-from otca.bounds import at_least
+from otca.bounds import at_least, check_bound
 from otca.cli import make_parser, parse
 from otca.config import TrainConfig
 from otca.rewards.wire import TOKEN
@@ -33,9 +33,9 @@ def run(argv: list[str]) -> None:
     """Load the reward, print the address, serve until stopped."""
     given = parse(parser(), argv)
     for name in ("max_body_mb", "batch"):
-        at_least(name, getattr(given, name), 1)
+        check_bound(name, getattr(given, name), at_least(1))
     for name in ("reward_timeout", "reward_fps"):
-        at_least(name, getattr(given, name), 0)
+        check_bound(name, getattr(given, name), at_least(0))
     from otca.distributed import usable_device
     from otca.rewards.base import build_reward
     from otca.rewards.wire import bearer_token

@@ -28,7 +28,7 @@ from PIL import Image
 
 from otca.bounds import checked_rate
 from otca.errors import InputError, one_line
-from otca.limits import MAX_FRAMES, MAX_PIXELS, MAX_VIDEO_PIXELS, TooLarge
+from otca.rewards.pixels import MAX_FRAMES, MAX_PIXELS, MAX_VIDEO_PIXELS, TooLarge
 from otca.types import Prompt
 from otca.untrusted import parse_json
 
