@@ -20,7 +20,7 @@ from otca.errors import InputError, printable
 from otca.files import writable_folder, write_atomic
 from otca.untrusted import read_object
 
-OWN_REWARDS = {"images": TrainConfig().rewards, "videos": presets.VIDEO["rewards"]}
+OWN_REWARDS = {"images": TrainConfig().rewards, "videos": presets.preset("video/quick")["rewards"]}
 """What is measured unless told: the embedded tasks' rewards, where every prompt has a spec."""
 FOR_VIDEOS = ("raft", "dino", "clip", "aesthetic", "musiq", "viclip", "vbench_means")
 """Options that images have no use for."""

@@ -6,12 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from otca import presets
 from otca.config import TrainConfig
 from otca.methods import Method
 from otca.plan import GPUS, UTILISATION, Plan, plan
 from otca.rewards.base import find_reward
 from otca.rewards.published import PublishedReward
+
+LAUNCH = Path(__file__).parent / "launch"
+"""Configs of `accelerate launch`."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +55,14 @@ class Recipe:
         return plan(self.config(method), method, self.processes, self.sharding)
 
 
-RECIPES = (
-    Recipe("SD3.5 medium, LoRA, one 24 GB GPU", "image/sd35m-lora", "otca", "one_gpu", 1, "none", "rtx4090"),
-    Recipe("FLUX.1-dev, LoRA, one 80 GB GPU", "image/flux-lora", "otca", "one_gpu", 1, "none", "h100"),
-    Recipe("FLUX.1-dev, full, 8 GPUs (the paper's)", "image/paper", "otca", "eight_gpus_fsdp2", 8, "fsdp2", "h100"),
-    Recipe("Wan2.1-T2V-1.3B, LoRA, one 80 GB GPU", "video/wan21-1.3b-lora", "otca", "one_gpu", 1, "none", "h100"),
-    Recipe("Wan2.2-T2V-A14B, full, 32 GPUs (the paper's)", "video/paper", "otca", "four_nodes_fsdp2", 32, "fsdp2", "h100"),
-    Recipe("FLUX.2 klein base 4B, LoRA, one 80 GB GPU", "image/flux2-klein-lora", "otca", "one_gpu", 1, "none", "h100"),
-    Recipe("FLUX.2-dev, LoRA, one 141 GB GPU", "image/flux2-dev-lora", "otca", "one_gpu", 1, "none", "h200"),
-    Recipe("Qwen-Image, LoRA, one 141 GB GPU", "image/qwen-image-lora", "otca", "one_gpu", 1, "none", "h200"),
-    Recipe("Z-Image, LoRA, one 80 GB GPU", "image/z-image-lora", "otca", "one_gpu", 1, "none", "h100"),
-    Recipe("Wan2.2-TI2V-5B, LoRA, one 80 GB GPU", "video/wan22-5b-lora", "otca", "one_gpu", 1, "none", "h100"),
-    Recipe("HunyuanVideo-1.5, LoRA, one 80 GB GPU", "video/hunyuan15-lora", "otca", "one_gpu", 1, "none", "h100"),
-    Recipe("LTX-2, LoRA, one 141 GB GPU", "video/ltx2-lora", "otca", "one_gpu", 1, "none", "h200"),
-    Recipe("Wan2.2-T2V-A14B, full, 32 GPUs, ours", "video/wan22-recommended", "otca", "four_nodes_fsdp2", 32, "fsdp2", "h100"),
-    Recipe("Validation: Flow-GRPO, SD3.5 medium, OCR", "validate/sd35m_flow_grpo", "flow_grpo", "eight_gpus", 8, "none", "h100"),
-)
+def _recipe(name: str, title: str, launch: str, gpu: str, method: str = "otca") -> Recipe:
+    """A preset's recipe; processes and sharding are those of the launcher's config."""
+    settings = yaml.safe_load((LAUNCH / f"{launch}.yaml").read_text())
+    sharding = "fsdp2" if settings["distributed_type"] == "FSDP" else "none"
+    return Recipe(title, name, method, launch, settings["num_processes"], sharding, gpu)
+
+
+RECIPES = tuple(_recipe(name, **settings) for name, settings in presets.RECIPES.items())
 
 
 def describe_recipes(find_method: Callable[[str], Method], recipes: tuple[Recipe, ...] = RECIPES) -> str:

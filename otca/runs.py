@@ -17,10 +17,10 @@ import yaml
 from jsonargparse import ArgumentParser
 
 import otca
-from otca.cli import check_settings, make_parser, read_settings
 from otca.config import TrainConfig
 from otca.errors import InputError, one_line, printable
 from otca.files import changed_files, sha256, write_atomic
+from otca.parser import check_settings, make_parser, read_settings
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "scipy", "numpy")
 CODE = ("otca", "baselines", "eval", "reproduce", "requirements.txt")

@@ -4,8 +4,8 @@
     python -m reproduce.tune --modality image --tier cpu --winners              each method's best, and whether it lies at an edge
 
 Every method gets the same grid, as multiples of the tier's own values, and as many runs. The winner has the highest hypervolume:
-the product of the mean training rewards. Held-out accuracy, which tables compare, is not tuned on. `otca/presets.py` (TUNED)
-holds it.
+the product of the mean training rewards. Held-out accuracy, which tables compare, is not tuned on. A preset's file
+(otca/configs) holds them under `tuned`.
 """
 
 from __future__ import annotations

@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 import torch
 
+from otca import presets
 from otca.config import PolicyConfig, TrainConfig
 from otca.errors import InputError
 from otca.methods import METHODS
 from otca.models.base import build_policy
 from otca.models.texts import TextCache
-from otca.presets import VIDEO
 from otca.prompts import load_prompts
 from otca.rewards.base import build_reward, score_all
 from otca.sampling import make_batch, ode_plan, rollout
@@ -138,7 +138,9 @@ def test_memory_keeps_the_newest_texts(request, monkeypatch):
 # -------------------------------------------------------------------------------------------------------------- memory
 
 
-@pytest.mark.parametrize("path, rewards", [("embedded:image", TrainConfig().rewards), ("embedded:video", VIDEO["rewards"])])
+@pytest.mark.parametrize(
+    "path, rewards", [("embedded:image", TrainConfig().rewards), ("embedded:video", presets.preset("video/quick")["rewards"])]
+)
 def test_sliced_decoding_does_not_change_the_reward(path, rewards):
     prompts, media = load_prompts(f"{path}/train", 2), []
     for sliced in (False, True):

@@ -14,8 +14,8 @@ import pytest
 
 from otca import published_prompts
 from otca.__main__ import main
-from otca.cli import SettingsFile, make_parser, parse
 from otca.errors import InputError
+from otca.parser import SettingsFile, make_parser, parse
 from otca.prompts import load_prompts, stream_prompts
 from otca.published_prompts import PublishedList, fetch_list
 

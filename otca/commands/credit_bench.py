@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from otca.cli import make_parser, parse
+from otca.parser import make_parser, parse
 
 FOLDER = Path("results/credit_fidelity")
 

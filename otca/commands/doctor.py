@@ -10,8 +10,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from otca.cli import make_parser, parse
 from otca.errors import InputError
+from otca.parser import make_parser, parse
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
 PYTHONS = ((3, 11), (3, 13))

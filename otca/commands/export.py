@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser
 
 from otca.bounds import at_least, check_bound
-from otca.cli import make_parser, parse
 from otca.errors import InputError
+from otca.parser import make_parser, parse
 
 if TYPE_CHECKING:
     import numpy as np

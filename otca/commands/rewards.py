@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
-from otca.cli import make_parser, parse
 from otca.errors import InputError
+from otca.parser import make_parser, parse
 
 if TYPE_CHECKING:
     from otca.rewards.published import Card

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser
 
-from otca.cli import make_parser, parse
+from otca.parser import make_parser, parse
 
 
 def parser() -> ArgumentParser:

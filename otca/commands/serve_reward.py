@@ -5,8 +5,8 @@ from __future__ import annotations
 from jsonargparse import ArgumentParser
 
 from otca.bounds import at_least, check_bound
-from otca.cli import make_parser, parse
 from otca.config import TrainConfig
+from otca.parser import make_parser, parse
 from otca.rewards.wire import TOKEN
 
 

@@ -12,9 +12,9 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from otca import presets
-from otca.cli import SettingsFile, make_parser, parse
 from otca.config import TrainConfig
 from otca.errors import InputError
+from otca.parser import SettingsFile, make_parser, parse
 
 if TYPE_CHECKING:
     from otca.methods import Method

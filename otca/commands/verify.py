@@ -6,8 +6,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from otca.cli import make_parser, parse
 from otca.errors import InputError, printable
+from otca.parser import make_parser, parse
 
 
 def parser() -> ArgumentParser:
