@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
-from typing import Annotated, ClassVar, get_type_hints
+from typing import Annotated, get_type_hints
 
 from otca.errors import InputError
 
@@ -73,10 +73,11 @@ def checked_rate(name: str, value: object) -> float:
     return float(value)
 
 
+@dataclass(frozen=True)
 class Settings:
     """Base of every group of settings, which checks its fields; ``group`` is the beginning of their names."""
 
-    group: ClassVar[str] = ""
+    group = ""
 
     def __init_subclass__(cls, group: str = "") -> None:
         cls.group = group
