@@ -1,22 +1,35 @@
-"""Plain text as Markdown and LaTeX: cells of tables, and whatever else came from outside; nothing in it is markup."""
+"""A table of texts, as Markdown, LaTeX and on a terminal; whatever comes from outside is plain text, never markup."""
 
 from __future__ import annotations
 
 import re
+import textwrap
 
 import numpy as np
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 TEX = {c: "\\" + c for c in "{}$&#_%"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-TEX |= {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "−": "$-$", "<": r"$<$", ">": r"$>$"}
+TEX |= {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "−": "$-$", "<": r"$<$", ">": r"$>$", "≥": r"$\geq$"}
 
-Grid = dict[str, list[tuple[str, bool]]]
-"""Column heading → one cell a method: text and whether it is bold."""
+SHORT = 24
+"""Characters of a cell that a terminal does not break."""
+Grid = dict[str, list[str]]
+"""Column heading → one cell a row, as plain text; a `Bold` one is set so."""
+
+
+class Bold(str):
+    """Text of a bold cell."""
+
+    __slots__ = ()
 
 
 def number(value: float, decimals: int) -> str:
-    """A value with so many decimals and a true minus sign; a dash for NaN."""
-    text = f"{value:.{decimals}f}"
-    return "–" if np.isnan(value) else text.replace("-", "" if float(text) == 0 else "−")
+    """A value with so many decimals, commas between thousands and a true minus sign; a dash for NaN."""
+    text = f"{value:,.{decimals}f}"
+    return "–" if np.isnan(value) else text.replace("-", "" if not text.strip("-0.") else "−")
 
 
 def interval(low: float, high: float, decimals: int) -> str:
@@ -25,18 +38,31 @@ def interval(low: float, high: float, decimals: int) -> str:
 
 
 def markdown_table(grid: Grid) -> str:
-    """A Markdown table; every text is plain."""
-    rows = [[f"**{markdown(text)}**" if bold else markdown(text) for text, bold in row] for row in zip(*grid.values())]
-    lines = [[markdown(head) for head in grid], ["---"] + ["---:"] * (len(grid) - 1), *rows]
+    """A Markdown table."""
+    cells = [[f"**{markdown(text)}**" if isinstance(text, Bold) else markdown(text) for text in texts] for texts in grid.values()]
+    lines = [[markdown(head) for head in grid], ["---"] + ["---:"] * (len(grid) - 1), *zip(*cells)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def latex_table(grid: Grid) -> str:
-    """A LaTeX tabular (booktabs); every text is plain."""
-    rows = [[rf"\textbf{{{latex(text)}}}" if bold else latex(text) for text, bold in row] for row in zip(*grid.values())]
-    head, *body = [" & ".join(line) + r" \\" for line in ([latex(head) for head in grid], *rows)]
+    """A LaTeX tabular (booktabs)."""
+    cells = [[rf"\textbf{{{latex(t)}}}" if isinstance(t, Bold) else latex(t) for t in texts] for texts in grid.values()]
+    head, *body = [" & ".join(line) + r" \\" for line in ([latex(head) for head in grid], *zip(*cells))]
     start = rf"\begin{{tabular}}{{l{'r' * (len(grid) - 1)}}}"
     return "\n".join([start, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
+
+
+def show(title: str, grid: Grid, sentence: str = "") -> None:
+    """Print a table, at most as wide as the terminal, and a sentence of what it shows."""
+    console, table = Console(), Table(title=Text(title), box=SIMPLE, pad_edge=False, title_justify="left")
+    for i, (head, texts) in enumerate(grid.items()):
+        short = max(map(len, texts), default=0) <= SHORT
+        table.add_column("\n".join(textwrap.wrap(head, 12)), justify="right" if i else "left", overflow="fold", no_wrap=short)
+    for row in zip(*grid.values()):
+        table.add_row(*(Text(text, "bold" if isinstance(text, Bold) else "") for text in row))
+    console.print(table)
+    if sentence:
+        console.print(sentence, markup=False, highlight=False)
 
 
 def markdown(text: str) -> str:

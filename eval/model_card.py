@@ -180,7 +180,7 @@ def _training(exported: Exported) -> Grid:
         "Reward calls": f"{progress['reward_calls']:,}",
         **({"Software": software(code)} if isinstance(code, dict) else {}),
     }
-    return {"Setting": [(name, False) for name in rows], "Value": [(str(value), False) for value in rows.values()]}
+    return {"Setting": list(rows), "Value": [str(value) for value in rows.values()]}
 
 
 def software(code: Mapping[str, object]) -> str:
@@ -204,7 +204,7 @@ def _results(exported: Exported) -> list[str]:
         rows.append((label, f"{exported.values[metric]:.{decimals}f}", better, held_out))
     heads = ("Metric", "Value", "Better", "Held out")
     return [
-        markdown_table({head: [(row[i], False) for row in rows] for i, head in enumerate(heads)}),
+        markdown_table({head: [row[i] for row in rows] for i, head in enumerate(heads)}),
         "Means over the samples of the test prompts. What is not held out was, or may have been, trained on.",
     ]
 

@@ -20,7 +20,7 @@ def published_row(results: Path, modality: str, tier: str, method: str, run_hash
     It is the first table by name below ``results``. ``run_hash``: it is said whether the row was made from that run too.
     """
     for path in sorted(path for path in results.rglob("table.csv") if path.parent.name == tier):
-        table = pd.read_csv(path)
+        table = pd.read_csv(path).assign(best=False)
         part = table[(table["modality"] == modality) & table["method"].isin([method, table["baseline"].iloc[0]])]
         if not (part["method"] == method).any():
             continue
@@ -30,7 +30,7 @@ def published_row(results: Path, modality: str, tier: str, method: str, run_hash
         metric = primary_of(part, "accuracy")
         return [
             f"*{markdown(where)}*. This run is {'one' if known else 'not one'} of them.",
-            markdown_table(headline(part, metric, {})),
+            markdown_table(headline(part, metric)),
             *([markdown(said(part, metric))] if method != part["baseline"].iloc[0] else []),
         ]
     return []

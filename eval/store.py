@@ -34,10 +34,14 @@ KEY = ["method", "seed"]
 FILES = {"runs": "runs.csv", "metrics": "metrics.csv"} | {name: f"{name}.csv.gz" for name in ("train", "items", "probe")}
 SPENT = ["samples", "network_evaluations", "reward_calls", "seconds"]
 """Cumulative columns of train.csv.gz."""
+SMOOTHING = 5
+"""Iterations of the moving average that follows a run without validation."""
 ITEM = ["prompt_id", "sample", "skill", "text"]
 """What identifies an item; its other columns are metrics."""
 AS_WRITTEN = {"dtype": dict.fromkeys(("method", "prompt_id", "text", "skill"), str), "keep_default_na": False, "na_values": [""]}
 """How rows are read: a prompt ``None`` or ``007`` is that text, and a blank is no number."""
+VERDICT = "verifier_correct"
+"""Column of the training verifier's own verdict: what it accepts beyond the judge is the hacking gap."""
 COST = "cost.json"
 """File of a run folder with the seconds it took and the hardware."""
 GALLERY_SEED, GALLERY_PROMPTS = 0, 7
@@ -80,13 +84,19 @@ class Store:
 
     @functools.cached_property
     def curves(self) -> pd.DataFrame:
-        """One row a validation: method, seed, iteration, what was spent before it, and the validation_* columns, bare."""
+        """One row a validation: method, seed, iteration, what was spent before it, and the validation_* columns, bare.
+
+        Of runs that were not validated: one row an iteration, its samples' rewards as moving averages.
+        """
         train = self.train.sort_values([*KEY, "iteration"])
-        names = [name for name in train if name.startswith("validation_")]
-        spent = train.groupby(KEY)[SPENT].shift(fill_value=0)
-        rows = pd.concat([train[[*KEY, "iteration"]], spent, train[names]], axis=1)
-        rows = rows.dropna(subset=names, how="all") if names else rows.iloc[:0]
-        return rows.rename(columns=lambda name: name.removeprefix("validation_")).reset_index(drop=True)
+        if names := [name for name in train if name.startswith("validation_")]:
+            rows = train[names].join(train.groupby(KEY)[SPENT].shift(fill_value=0))
+        else:
+            names = [name for name in train if name.startswith("reward_") and name != "reward_calls"]
+            smooth = train.groupby(KEY)[names].transform(lambda of: of.rolling(SMOOTHING, center=True, min_periods=1).mean())
+            rows = smooth.join(train[SPENT])
+        rows = train[[*KEY, "iteration"]].join(rows[[*SPENT, *names]]).dropna(subset=names, how="all")
+        return rows.rename(columns={name: name.partition("_")[2] for name in names}).reset_index(drop=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- one run
@@ -106,6 +116,8 @@ def run_values(run: Path) -> dict[str, float]:
     values = items.drop(columns=ITEM).mean(skipna=False).to_dict()
     if "accuracy" in items:
         values |= items.groupby("skill")["accuracy"].mean().add_prefix("accuracy/").to_dict()
+    if VERDICT in values:
+        values["hacking_gap"] = values.pop(VERDICT) - values["accuracy"]
     sets = pd.read_csv(run / "sets.csv")
     values |= dict(zip(sets["metric"], sets["value"].astype("float64")))
     bad = [metric for metric, value in values.items() if not np.isfinite(value)]
@@ -168,24 +180,21 @@ def publish(runs: Sequence[Path], root: Path, modality: str, tier: str) -> Store
 
     Raises InputError where a run is damaged, belongs elsewhere or has another task or protocol than the others.
     """
-    store = Store(root, modality, tier)
-    gathered = [gather(run) for run in runs]
     for run in runs:
         place = [read_manifest(run)[name] for name in ("modality", "tier")]
         if place != [modality, tier]:
             raise InputError(f"run {run} is of {'/'.join(place)}, not of {modality}/{tier}")
+    store, gathered = Store(root, modality, tier), [gather(run) for run in runs]
+    replaced = pd.concat([of_run["runs"][KEY] for of_run in gathered])
     frames = {}
-    for name in FILES:
-        new = [of_run[name] for of_run in gathered if name in of_run]
-        old = [store._read(name)] if (store.folder / FILES[name]).is_file() else []
-        if not (new or old):
-            continue
-        joined = pd.concat([*old, *new], ignore_index=True)
-        added = {(of_run["runs"]["method"][0], of_run["runs"]["seed"][0]) for of_run in gathered}
-        stale = len(old[0]) if old else 0
-        keep = [i >= stale or key not in added for i, key in enumerate(zip(joined["method"], joined["seed"]))]
-        columns = [*(c for c in ("task", *KEY) if c in joined), *(c for c in joined if c not in ("task", *KEY))]
-        frames[name] = joined.loc[keep, columns].sort_values(KEY, kind="stable")
+    for name, file in FILES.items():
+        parts = [of_run[name] for of_run in gathered if name in of_run]
+        if (store.folder / file).is_file():
+            old = getattr(store, name)
+            parts = [old[~old.set_index(KEY).index.isin(replaced.set_index(KEY).index)], *parts]
+        if parts:
+            rows = pd.concat(parts, ignore_index=True).sort_values(KEY, kind="stable")
+            frames[name] = rows[list(dict.fromkeys([*(["task"] if name == "runs" else []), *KEY, *rows]))]
     tasks = sorted(set(frames["runs"]["task"].fillna("")))
     if len(tasks) > 1:
         raise InputError(f"{store.folder} would mix tasks ({' and '.join(tasks)}); publish them apart, or delete the old rows")

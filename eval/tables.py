@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from eval.columns import METRICS, Metric
-from eval.markup import Grid, interval, latex_table, markdown, markdown_table, number, one_line
+from eval.markup import Bold, Grid, interval, latex_table, markdown, markdown_table, number, one_line
 from eval.stats import PairedDifference, bootstrap_interval, first_reach, holm, iqm, paired_difference, smallest_detectable
-from eval.store import Store
+from eval.store import KEY, Store
 from otca.errors import InputError
 from otca.files import write_atomic
 
@@ -26,6 +26,10 @@ EQUAL_CALLS = "equal iterations and reward calls"
 EQUAL_EVALUATIONS = "equal network evaluations"
 TARGET_GAIN = 0.2
 """The target accuracy is the untrained model's and this."""
+TARGETS = {"samples": "samples_to_target", "network_evaluations": "evaluations_to_target", "seconds": "seconds_to_target"}
+"""What is spent → the metric that says how much of it a run needed to reach the target."""
+DERIVED = ("worst_trained", "hypervolume", "hacking_gap", *TARGETS.values(), "reached_target")
+"""Metrics that every table of accuracies has beside its own."""
 SIGNIFICANT = 0.05
 """Of p after Holm's adjustment; intervals have 95 %."""
 TOLERANCE = 0.01 + 1e-9
@@ -40,9 +44,10 @@ TABLE_COLUMNS = (
 CAPTION = (
     "Mean over seeds; in brackets the 95 % percentile bootstrap interval of the interquartile mean (of 2 or 3 seeds: lowest to "
     "highest). Difference: paired over seeds, with its 95 % t interval; p after Holm's adjustment over the rivals; P(better): "
-    "share of paired seeds that are better. To target: until the accuracy on validation prompts is the untrained model's + "
-    f"{TARGET_GAIN:g}, runs that never reach it counted with the baseline's whole budget (≥). ↑ higher is better, ↓ lower is. "
-    "Bold: best at this budget, and its paired 95 % interval against the runner-up excludes 0."
+    "share of paired seeds that are better. To target: restricted mean of what was spent until the accuracy on validation "
+    f"prompts is the untrained model's + {TARGET_GAIN:g}; runs that never reach it count with the baseline's whole budget, which "
+    "makes the mean a lower bound (≥). Hacking gap: accuracy by the training verifier less that by the held-out judge. ↑ higher "
+    "is better, ↓ lower is. Bold: best at this budget, and its paired 95 % interval against the runner-up excludes 0."
 )
 
 
@@ -55,7 +60,7 @@ def metric_of(name: str) -> Metric:
 def build_table(
     store: Store, methods: Sequence[str], metrics: Sequence[str] = (), baseline: str = BASELINE, budget: str = EQUAL_CALLS
 ) -> pd.DataFrame:
-    """Statistics of every metric (empty: all) and method that has runs, one row each (`TABLE_COLUMNS`).
+    """Statistics of every metric (empty: all) and method that has runs, a row each: `TABLE_COLUMNS`, and whether it is ``best``.
 
     diff … prob_improvement compare with the baseline on the seeds that both have, in the metric's unit (blank for the baseline);
     prob_improvement above ½ means better, also where lower is better. p_holm is adjusted over the rivals within a metric; the
@@ -64,49 +69,68 @@ def build_table(
     present = [method for method in methods if method in store.methods]
     if baseline not in present:
         raise InputError(f"{store.folder} has no runs of the baseline {baseline!r}; make and publish them")
-    values, runs = store.metrics, store.runs.set_index("method")
-    wanted = [m for m in (metrics or dict.fromkeys([*METRICS, *values["metric"]])) if (values["metric"] == m).any()]
-    reached = to_target(store, present, baseline)
+    values = pd.concat([store.metrics, derived(store, baseline)])
+    values, known = values[values["method"].isin(present)], set(values["metric"])
+    asked = [*metrics, *(DERIVED if "accuracy" in metrics else ())] or [*METRICS, *values["metric"]]
+    spent = store.runs.groupby("method")[["network_evaluations", "reward_calls"]].mean().round().astype(int)
     out = []
-    for metric in wanted:
-        of_metric = values[values["metric"] == metric]
-        arms = {m: of_metric[of_metric["method"] == m].set_index("seed")["value"].sort_index() for m in present}
-        arms = {method: value for method, value in arms.items() if len(value)}
+    for metric in dict.fromkeys(name for name in asked if name in known):
+        of_metric = values[values["metric"] == metric].set_index("seed")
+        arms = {m: of_metric.loc[of_metric["method"] == m, "value"].sort_index() for m in present}
+        arms = {method: value_N for method, value_N in arms.items() if len(value_N)}
         if baseline not in arms:
             raise InputError(f"baseline {baseline!r} has no {metric!r}; methods with it: {', '.join(arms)}")
-        compared = {m: _compare(value, arms[baseline], metric) for m, value in arms.items() if m != baseline}
-        rivals = [method for method in compared if method != UNTRAINED]
-        adjusted = dict(zip(rivals, holm([compared[method].p for method in rivals])))
-        up = metric_of(metric).higher_is_better
-        for method, value_N in arms.items():
-            difference = (np.nan,) * 5
-            if d := compared.get(method):
-                better = {True: d.prob_improvement, False: 1 - d.prob_improvement, None: np.nan}[up]
-                difference = (d.diff, d.low, d.high, adjusted.get(method, d.p), better)
-            head = (store.modality, method, metric, metric_of(metric).held_out, len(value_N), value_N.mean(), iqm(value_N))
-            cost = runs.loc[[method], ["network_evaluations", "reward_calls"]].mean().round().astype(int)
-            spent = reached.loc[method] if method in reached.index else (np.nan, np.nan)
-            out.append((*head, *bootstrap_interval(value_N), baseline, budget, *difference, *spent, *cost))
-    return pd.DataFrame(out, columns=list(TABLE_COLUMNS))
+        out.append(_statistics(metric, arms, baseline))
+    table = pd.concat(out, ignore_index=True).join(spent, on="method")
+    table = table.assign(modality=store.modality, baseline=baseline, budget=budget)
+    for column in ("samples_to_target", "evaluations_to_target"):
+        table[column] = table["method"].map(table[table["metric"] == column].set_index("method")["mean"]).astype(float)
+    return table.assign(best=_best(table, values))[[*TABLE_COLUMNS, "best"]]
 
 
-def to_target(store: Store, methods: Sequence[str], baseline: str = BASELINE) -> pd.DataFrame:
-    """Mean samples and network evaluations until validation accuracy is the untrained model's + `TARGET_GAIN`, by method.
+def _statistics(metric: str, arms: dict[str, pd.Series], baseline: str) -> pd.DataFrame:
+    """Rows of one metric from its values by method, each indexed by seed."""
+    compared = {m: _compare(value_N, arms[baseline], metric) for m, value_N in arms.items() if m != baseline}
+    rivals = [method for method in compared if method != UNTRAINED]
+    adjusted = dict(zip(rivals, holm([compared[method].p for method in rivals])))
+    up, rows = metric_of(metric).higher_is_better, []
+    for method, value_N in arms.items():
+        low, high = bootstrap_interval(value_N)
+        row = {"method": method, "metric": metric, "held_out": metric_of(metric).held_out, "n_seeds": len(value_N)}
+        row |= {"mean": value_N.mean(), "iqm": iqm(value_N), "ci_low": low, "ci_high": high}
+        if d := compared.get(method):
+            better = {True: d.prob_improvement, False: 1 - d.prob_improvement, None: np.nan}[up]
+            row |= {"diff": d.diff, "diff_low": d.low, "diff_high": d.high, "p_holm": adjusted.get(method, d.p)}
+            row |= {"prob_improvement": better}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=[c for c in TABLE_COLUMNS if c in row or c.startswith(("diff", "p_", "prob_"))])
 
-    A run that never reaches it counts with the baseline's whole budget, and later crossings count with that too (restricted
-    mean).
+
+def derived(store: Store, baseline: str = BASELINE) -> pd.DataFrame:
+    """What follows from a run's other numbers, as rows of metrics.csv: the worst trained reward, their product, and `TARGETS`.
+
+    A run that never reaches the target, or later than the baseline's whole budget, counts with that (restricted mean).
     """
-    curves, columns = store.curves, ["samples", "network_evaluations"]
-    if "accuracy" not in curves or baseline not in set(curves["method"]):
-        return pd.DataFrame(columns=columns)
-    target = curves.loc[curves["iteration"] == 0, "accuracy"].mean() + TARGET_GAIN
-    horizon = curves[curves["method"] == baseline].groupby("seed")[columns].max().mean()
-    rows = {}
-    for method, of_method in curves[curves["method"].isin(methods)].groupby("method", sort=False):
-        runs = [run for _, run in of_method.groupby("seed")]
-        spent = {c: [min(first_reach(run[c], run["accuracy"], target), horizon[c]) for run in runs] for c in columns}
-        rows[method] = {c: float(np.mean(value)) for c, value in spent.items()}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    values, curves = store.metrics, store.curves
+    trained = values[[not metric_of(name).held_out for name in values["metric"]]]
+    reward_NK = trained.pivot(index=KEY, columns="metric", values="value").dropna(axis=1)
+    parts = []
+    if reward_NK.shape[1] > 1:
+        volume = reward_NK.clip(lower=0).prod(axis=1)  # from the reference point 0
+        parts.append(pd.DataFrame({"worst_trained": reward_NK.min(axis=1), "hypervolume": volume}))
+    if "accuracy" in curves and baseline in set(curves["method"]):
+        target = curves.loc[curves["iteration"] == 0, "accuracy"].mean() + TARGET_GAIN
+        horizon = curves[curves["method"] == baseline].groupby("seed")[[*TARGETS]].max().mean()
+        runs = {key: run.sort_values("iteration") for key, run in curves.groupby(KEY)}
+        rows = {
+            key: {TARGETS[c]: min(first_reach(run[c], run["accuracy"], target), horizon[c]) for c in TARGETS}
+            | {"reached_target": float(run["accuracy"].max() >= target)}
+            for key, run in runs.items()
+        }
+        parts.append(pd.DataFrame.from_dict(rows, orient="index").rename_axis(KEY))
+    if not parts:
+        return values.iloc[:0]
+    return pd.concat(parts, axis=1).rename_axis(KEY).rename_axis(columns="metric").stack().dropna().rename("value").reset_index()
 
 
 def off_budget(part: pd.DataFrame) -> pd.DataFrame:
@@ -117,22 +141,19 @@ def off_budget(part: pd.DataFrame) -> pd.DataFrame:
     return ratios[(ratios - 1).abs().max(axis=1) > TOLERANCE]
 
 
-def winners(store: Store, table: pd.DataFrame) -> dict[str, str]:
-    """Metric → the best method at the budget, where the paired 95 % interval against the runner-up excludes 0."""
-    out, left_out = {}, set(off_budget(table).index)
-    for metric, part in table.groupby("metric", sort=False):
+def _best(table: pd.DataFrame, values: pd.DataFrame) -> pd.Series:
+    """Which rows are the best at the budget, with a paired 95 % interval against the runner-up that excludes 0."""
+    best = pd.Series(False, index=table.index)
+    for metric, part in table[~table["method"].isin(off_budget(table).index)].groupby("metric", sort=False):
         up = metric_of(metric).higher_is_better
-        order = part[~part["method"].isin(left_out)].sort_values("mean", ascending=up is False, kind="stable")["method"]
-        if up is None or len(order) < 2:
+        if up is None or len(part) < 2:
             continue
-        best, second = (
-            store.metrics[(store.metrics["metric"] == metric) & (store.metrics["method"] == m)].set_index("seed")["value"]
-            for m in order[:2]
-        )
-        d = _compare(best, second, metric)
-        if (d.low if up else -d.high) > 0:
-            out[metric] = order.iloc[0]
-    return out
+        order = part.sort_values("mean", ascending=not up, kind="stable")
+        of_metric = values[values["metric"] == metric].set_index("seed")
+        first, second = (of_metric.loc[of_metric["method"] == method, "value"] for method in order["method"][:2])
+        d = _compare(first, second, metric)
+        best[order.index[0]] = (d.low if up else -d.high) > 0
+    return best
 
 
 def _compare(a: pd.Series, b: pd.Series, metric: str) -> PairedDifference:
@@ -144,33 +165,23 @@ def _compare(a: pd.Series, b: pd.Series, metric: str) -> PairedDifference:
 
 
 # --------------------------------------------------------------------------------------------------------------- texts
-def write_table(
-    table: pd.DataFrame,
-    folder: Path,
-    title: str,
-    notes: Sequence[str],
-    best: dict[str, dict[str, str]] | None = None,
-    primary="accuracy",
-) -> None:
+def write_table(table: pd.DataFrame, folder: Path, title: str, notes: Sequence[str], primary: str = "accuracy") -> None:
     """Write table.csv (all rows), table.md and table.tex; fixed formats, UTF-8, LF.
 
-    ``table`` may hold several modalities (concatenated `build_table` results), each of which gets its own section. ``best``:
-    modality → `winners`. Differences and the first sentence are of ``primary``, or the first held-out metric where it is lacking.
+    ``table`` may hold several modalities (concatenated `build_table` results), each of which gets its own section. Differences
+    and the first sentence are of ``primary``, or the first held-out metric where it is lacking.
     """
     md, tex = [f"# {markdown(title)}"], [f"% {one_line(title)}", "% generated by eval/tables.py; needs booktabs"]
     for modality, part in table.groupby("modality", sort=False):
-        bold, metric = (best or {}).get(modality, {}), primary_of(part, primary)
+        metric = primary_of(part, primary)
+        grids, skills = grids_of(part, metric), [m for m in part["metric"].unique() if m.startswith(f"{metric}/")]
         md += [f"## {modality.capitalize()}"] if table["modality"].nunique() > 1 else []
-        md += [
-            f"Budget: {part['budget'].iloc[0]}. Baseline: {markdown(part['baseline'].iloc[0])}. {markdown(said(part, metric))}"
-        ]
-        others = [m for m in part["metric"].unique() if m != metric and "/" not in m]
-        grids = [headline(part, metric, bold), *_chunks(part, others, bold)]
-        md += [markdown_table(grid) for grid in grids]
-        skills = _chunks(part, [m for m in part["metric"].unique() if m.startswith(f"{metric}/")], bold)
-        md += [f"{metric_of(metric).label} by skill:", *map(markdown_table, skills)] if skills else []
+        baseline, budget = part[["baseline", "budget"]].iloc[0]
+        md += [f"Budget: {budget}. Baseline: {markdown(baseline)}. {markdown(said(part, metric))}"]
+        md += map(markdown_table, grids)
+        md += [f"{metric_of(metric).label} by skill:", *map(markdown_table, _chunks(part, skills))] if skills else []
         md += [markdown_table(_costs(part, metric))]
-        tex += [f"% {modality}; budget: {part['budget'].iloc[0]}", *map(latex_table, grids)]
+        tex += [f"% {modality}; budget: {budget}", *map(latex_table, grids)]
     md += [CAPTION, *(["\n".join(f"- {markdown(note)}" for note in notes)] if notes else [])]
     texts = {"table.csv": table_csv(table), "table.md": "\n\n".join(md) + "\n", "table.tex": "\n".join(tex) + "\n"}
     for name, text in texts.items():
@@ -179,34 +190,38 @@ def write_table(
 
 def table_csv(table: pd.DataFrame) -> str:
     """Text of table.csv: six significant digits."""
-    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    return table[[*TABLE_COLUMNS]].to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
-def headline(part: pd.DataFrame, metric: str, bold: dict[str, str]) -> Grid:
-    """The primary metric of one modality: value, difference, p, P(better), and what the target took."""
-    rows, style = part[part["metric"] == metric].set_index("method"), metric_of(metric)
-    horizon = rows.loc[rows["baseline"].iloc[0], "network_evaluations"]
-    cells = {
-        "Difference": [
-            number(r.diff, style.decimals) + interval(r.diff_low, r.diff_high, style.decimals) for r in rows.itertuples()
-        ],
-        "p (Holm)": ["< 0.001" if p < 0.001 else number(p, 3) for p in rows["p_holm"]],
-        "P(better)": [number(value, 2) for value in rows["prob_improvement"]],
-        "Samples to target": [_count(v) for v in rows["samples_to_target"]],
-        "Evaluations to target": [("≥ " if v >= horizon else "") + _count(v) for v in rows["evaluations_to_target"]],
-        "Seeds": [str(n) for n in rows["n_seeds"]],
-    }
-    columns = {head: [(text, False) for text in texts] for head, texts in cells.items()}
-    if rows["samples_to_target"].isna().all():
-        del columns["Samples to target"], columns["Evaluations to target"]
-    return _values(part, [metric], bold) | columns
+def grids_of(part: pd.DataFrame, primary: str) -> list[Grid]:
+    """The comparison by one metric, the trained rewards with what guards them, then all others but skills."""
+    told = (primary, *TARGETS.values(), "reached_target")
+    metrics = [m for m in part["metric"].unique() if m not in told and "/" not in m]
+    guards = [m for m in ("worst_trained", "hypervolume", "diversity", "hacking_gap") if m in metrics]
+    trained = [m for m in metrics if not metric_of(m).held_out and m not in guards][: MOST_COLUMNS - 1 - len(guards)]
+    first = [*trained, *guards]
+    return [headline(part, primary), *_chunks(part, first), *_chunks(part, [m for m in metrics if m not in first])]
+
+
+def headline(part: pd.DataFrame, metric: str) -> Grid:
+    """One metric of one modality: value, difference, p, P(better), and what the target took."""
+    rows, decimals = part[part["metric"] == metric].set_index("method"), metric_of(metric).decimals
+    grid = _values(part, [metric])
+    grid["Difference"] = [number(r.diff, decimals) + interval(r.diff_low, r.diff_high, decimals) for r in rows.itertuples()]
+    grid["p (Holm)"] = ["< 0.001" if p < 0.001 else number(p, 3) for p in rows["p_holm"]]
+    grid["P(better)"] = [number(value, 2) for value in rows["prob_improvement"]]
+    reached = part[part["metric"] == "reached_target"].set_index("method")["mean"].reindex(rows.index)
+    for target in TARGETS.values() if reached.notna().any() else ():
+        means = part[part["metric"] == target].set_index("method")["mean"].reindex(rows.index)
+        grid[metric_of(target).label] = [("≥ " if share < 1 else "") + number(v, 0) for v, share in zip(means, reached)]
+    return grid
 
 
 def heading(metric: str) -> str:
     """A metric's label, with an arrow to its better side and a mark if it is trained on."""
     style = metric_of(metric)
     arrow = {True: " ↑", False: " ↓", None: ""}[style.higher_is_better]
-    return f"{style.label}{arrow}{'' if style.held_out else ' (trained)'}"
+    return f"{style.label}{arrow}{'' if style.held_out or metric in DERIVED else ' (trained)'}"
 
 
 def said(part: pd.DataFrame, metric: str) -> str:
@@ -231,38 +246,21 @@ def primary_of(part: pd.DataFrame, primary: str) -> str:
     return primary if (part["metric"] == primary).any() else (held_out if len(held_out) else part["metric"]).iloc[0]
 
 
-def _chunks(part: pd.DataFrame, metrics: list[str], bold: dict[str, str]) -> list[Grid]:
-    """Values of further metrics in tables of at most `MOST_COLUMNS`; worst trained reward and hypervolume beside the trained."""
-    out, trained = [], [m for m in metrics if not metric_of(m).held_out]
-    if trained:
-        out.append(_values(part, trained[: MOST_COLUMNS - 3], bold) | _summary(part, trained))
-        metrics = [m for m in metrics if m not in trained[: MOST_COLUMNS - 3]]
+def _chunks(part: pd.DataFrame, metrics: Sequence[str]) -> list[Grid]:
+    """Values of metrics, in tables of at most `MOST_COLUMNS`."""
     step = MOST_COLUMNS - 1
-    return out + [_values(part, metrics[first : first + step], bold) for first in range(0, len(metrics), step)]
+    return [_values(part, metrics[first : first + step]) for first in range(0, len(metrics), step)]
 
 
-def _values(part: pd.DataFrame, metrics: Sequence[str], bold: dict[str, str]) -> Grid:
+def _values(part: pd.DataFrame, metrics: Sequence[str]) -> Grid:
     """One row a method, one column a metric: mean [interval]."""
     methods = list(part["method"].unique())
-    grid: Grid = {"Method": [(method, False) for method in methods]}
+    grid: Grid = {"Method": methods}
     for metric in metrics:
         rows, digits = part[part["metric"] == metric].set_index("method").reindex(methods), metric_of(metric).decimals
-        texts = [
-            number(r.mean, digits) + interval(r.ci_low, r.ci_high, digits)
-            for r in rows.rename(columns={"mean": "mean"}).itertuples()
-        ]
-        grid[heading(metric)] = [(text, bold.get(metric) == method) for text, method in zip(texts, methods)]
+        texts = [number(r.mean, digits) + interval(r.ci_low, r.ci_high, digits) for r in rows.itertuples()]
+        grid[heading(metric)] = [Bold(text) if best else text for text, best in zip(texts, rows["best"].eq(True))]
     return grid
-
-
-def _summary(part: pd.DataFrame, trained: Sequence[str]) -> Grid:
-    """Worst trained reward and hypervolume (product of means, reference point 0) of each method."""
-    means = (
-        part[part["metric"].isin(trained)].pivot(index="method", columns="metric", values="mean").reindex(part["method"].unique())
-    )
-    worst = [f"{v.min():.3f} ({metric_of(v.idxmin()).label.lower()})" if v.notna().all() else "–" for _, v in means.iterrows()]
-    volume = [number(v.clip(lower=0).prod(skipna=False), 3) for _, v in means.iterrows()]
-    return {"Worst trained": [(text, False) for text in worst], "Hypervolume": [(text, False) for text in volume]}
 
 
 def _costs(part: pd.DataFrame, metric: str) -> Grid:
@@ -272,12 +270,9 @@ def _costs(part: pd.DataFrame, metric: str) -> Grid:
     half = (rows["diff_high"] - rows["diff_low"]) / 2
     found = [number(smallest_detectable(h, n), metric_of(metric).decimals) for h, n in zip(half, pairs)]
     return {
-        "Method": [(method, False) for method in rows.index],
-        "Network evaluations": [(_count(v), False) for v in rows["network_evaluations"]],
-        "Reward calls": [(_count(v), False) for v in rows["reward_calls"]],
-        "Smallest detectable difference": [(text, False) for text in found],
+        "Method": list(rows.index),
+        "Seeds": [str(n) for n in rows["n_seeds"]],
+        "Network evaluations": [number(v, 0) for v in rows["network_evaluations"]],
+        "Reward calls": [number(v, 0) for v in rows["reward_calls"]],
+        "Smallest detectable difference": found,
     }
-
-
-def _count(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:,.0f}"

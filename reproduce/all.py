@@ -33,11 +33,11 @@ def arms(tier: str) -> list[RunSpec]:
 
 def render() -> list[Path]:
     """Published rows → every published table and figure, and the page; returns the folders and files written."""
-    written = [table.render(tier) for table in TABLES for tier in SEEDS]
-    for name in ("image", "video"):
-        if any((RESULTS / "credit_fidelity").glob(f"*{name}*")):
-            written.append(credit_fidelity.render(name))
-    if any((RESULTS / "gradient_signal").glob("*.csv")):
+    written = [table.write(RESULTS, tier) for table in TABLES for tier in SEEDS]
+    for modality in ("image", "video"):
+        if (credit_fidelity.FOLDER / modality).is_dir():
+            credit_fidelity.render(modality)
+    if (gradient_signal.FOLDER / gradient_signal.PRODUCTS).is_file():
         gradient_signal.render()
     return [path for path in written if path] + [write_page(RESULTS)]
 

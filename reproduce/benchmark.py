@@ -13,21 +13,23 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
 from baselines import find_method
+from eval.markup import number, show
 from eval.tables import BASELINE
 from otca import presets
 from otca.architectures import empty_pipeline
-from otca.config import PolicyConfig, TrainConfig
+from otca.config import PolicyConfig
 from otca.errors import InputError
 from otca.files import resolve_model, write_atomic
 from otca.models.base import Policy, build_policy
@@ -38,6 +40,7 @@ from otca.sampling import plan_of, velocity_at
 from otca.signals import run_command
 from otca.trainer import Trainer
 from otca.types import Prompt
+from reproduce.gate import Entry
 from reproduce.one_run import hardware
 
 OUT = Path("results/speed/speed.json")
@@ -54,9 +57,6 @@ SIDES, PICTURES = (256, 512), 16
 """Pixels a side, and number, of the pictures that are scored."""
 FREE = ("ocr", "alignment", "quality", "aesthetic")
 """Scorers that come with the package or with its requirements."""
-
-Rows = dict[str, tuple[float, str, float | None, bool]]
-"""Name → value, unit, goal, whether it holds."""
 
 
 class Brightness:
@@ -76,15 +76,12 @@ def now() -> float:
     return time.perf_counter()
 
 
-def timed_steps(trainer: Trainer, rounds: int) -> list[dict[str, float]]:
-    """Seconds of each phase, and "total", of so many iterations after one that does not count."""
+# ---------------------------------------------------------------------------------------------------------------- engine
+def timed_step(trainer: Trainer) -> dict[str, float]:
+    """Seconds of each phase of an iteration, and "total"."""
+    started = now()
     trainer.step()
-    out = []
-    for _ in range(rounds):
-        started = now()
-        trainer.step()
-        out.append(trainer.seconds | {"total": now() - started})
-    return out
+    return trainer.seconds | {"total": now() - started}
 
 
 def bare_network_seconds(trainer: Trainer) -> float:
@@ -107,38 +104,37 @@ def bare_network_seconds(trainer: Trainer) -> float:
     return elapsed
 
 
-def engine(modality: str, folder: Path) -> Rows:
+def engine(modality: str, folder: Path) -> dict[str, Entry]:
     """Efficiency, seconds and phases of an OTCA iteration; process credit's seconds over static weighting's, cpu tier."""
     torch.set_num_threads(1)
-    config = presets.train_config(f"{modality}/cpu", "otca", WORKLOADS[modality] | LONG, 0)
-    trainer = Trainer(config, find_method("otca"), folder / "otca")
-    timed_steps(trainer, 0)
-    bare, phases = [], []
-    for _ in range(ROUNDS):  # in turn, so that both see the same machine
-        bare.append(bare_network_seconds(trainer))
-        started = now()
-        trainer.step()
-        phases.append(trainer.seconds | {"total": now() - started})
-    efficiency = statistics.median(b / (p["sampling"] + p["update"]) for b, p in zip(bare, phases))
-    share = {name: statistics.median(p[name] / p["total"] for p in phases) for name in phases[0] if name != "total"}
-    total, goal = statistics.median(p["total"] for p in phases), SECONDS[modality]
-    seconds = {}
-    for name in (BASELINE, "process_credit"):
+
+    def warm(name: str, settings: dict[str, object]) -> Trainer:
+        """A trainer after one iteration that does not count."""
         method = find_method(name)
-        own = presets.train_config(f"{modality}/cpu", name, method.settings | LONG, 0)
-        steps = timed_steps(Trainer(own, method, folder / name), 3)
-        seconds[name] = statistics.median(step["total"] for step in steps)
-    samples = config.prompts_per_iteration * config.group_size
-    rows = {
-        "engine_efficiency": (efficiency, "bare network seconds / engine seconds", 0.90, efficiency >= 0.90),
-        "iteration_seconds": (total, f"s for {samples} {modality}s x {config.sampler.steps} steps", goal, total <= goal),
-        "process_credit": (seconds["process_credit"] / seconds[BASELINE], f"x the seconds of {BASELINE}", None, True),
-        **{f"share_{name}": (value, "share of an iteration", None, True) for name, value in share.items()},
+        trainer = Trainer(presets.train_config(f"{modality}/cpu", name, settings | LONG, 0), method, folder / name)
+        trainer.step()
+        return trainer
+
+    trainer = warm("otca", WORKLOADS[modality])
+    rounds = [{"bare": bare_network_seconds(trainer)} | timed_step(trainer) for _ in range(ROUNDS)]  # in turn, on one machine
+    phases = pd.DataFrame(rounds)
+    share = phases.div(phases["total"], axis=0).median().drop(["bare", "total"])
+    rivals = {name: warm(name, find_method(name).settings) for name in (BASELINE, "process_credit")}
+    seconds = {name: np.median([timed_step(rival)["total"] for _ in range(3)]) for name, rival in rivals.items()}
+    efficiency = (phases["bare"] / (phases["sampling"] + phases["update"])).median()
+    config = trainer.config
+    said = f"s for {config.prompts_per_iteration * config.group_size} {modality}s x {config.sampler.steps} steps"
+    out = {
+        "engine_efficiency": Entry(efficiency, "bare network seconds / engine seconds", 0.90),
+        "iteration_seconds": Entry(phases["total"].median(), said, SECONDS[modality], below=True),
+        "process_credit": Entry(seconds["process_credit"] / seconds[BASELINE], f"x the seconds of {BASELINE}"),
+        **{f"share_{name}": Entry(value, "share of an iteration") for name, value in share.items()},
+        "share_credit": Entry(share["credit"], "share of an iteration", 0.01, below=True),
     }
-    rows["share_credit"] = (share["credit"], "share of an iteration", 0.01, share["credit"] <= 0.01)
-    return {f"{modality}_{name}": row for name, row in rows.items()}
+    return {f"{modality}_{name}": entry for name, entry in out.items()}
 
 
+# --------------------------------------------------------------------------------------------------------------- scorers
 def share_inside_networks(call: Callable[[], object]) -> tuple[float, float]:
     """Seconds of a call, and the share of them inside the outermost torch modules that it calls; 0 where it calls none."""
     depth, entered, inside = 0, 0.0, 0.0
@@ -152,33 +148,32 @@ def share_inside_networks(call: Callable[[], object]) -> tuple[float, float]:
         depth -= 1
         inside += now() - entered if depth == 0 else 0.0
 
-    hooks = [
-        nn.modules.module.register_module_forward_pre_hook(enter),
-        nn.modules.module.register_module_forward_hook(leave, always_call=True),
-    ]
+    before = nn.modules.module.register_module_forward_pre_hook(enter)
+    after = nn.modules.module.register_module_forward_hook(leave, always_call=True)
     started = now()
     call()
     total = now() - started
-    for hook in hooks:
-        hook.remove()
+    before.remove()
+    after.remove()
     return total, inside / total
 
 
-def scorer(name: str, files: str, device: str) -> Rows:
+@torch.inference_mode()
+def scorer(name: str, files: str, device: str) -> dict[str, Entry]:
     """Pictures a second of a scorer, and the share of its time inside its networks, at each of `SIDES` that it takes."""
     reward, out = build_reward(name, device, files, timeout=0), {}
     prompts = [Prompt(str(i), 'a sign that says "STOP"', {"skill": "", "objects": []}) for i in range(PICTURES)]
     for side in SIDES if name not in FREE[1:] else (64,):
         media_BFCHW = torch.rand(PICTURES, 1, 3, side, side, generator=torch.Generator().manual_seed(0))
-        with torch.inference_mode():
-            rounds = [share_inside_networks(lambda media=media_BFCHW: reward.score(media, prompts)) for _ in range(4)][1:]
-        seconds, share = (statistics.median(column) for column in zip(*rounds))
-        out[f"scorer_{name}_{side}px"] = (PICTURES / seconds, "pictures a second", None, True)
+        rounds = [share_inside_networks(lambda media=media_BFCHW: reward.score(media, prompts)) for _ in range(4)]
+        seconds, share = np.median(rounds[1:], axis=0)
+        out[f"scorer_{name}_{side}px"] = Entry(PICTURES / seconds, "pictures a second")
         if share:
-            out[f"scorer_{name}_{side}px_efficiency"] = (share, "share of its time inside its networks", 0.9, share >= 0.9)
+            out[f"scorer_{name}_{side}px_efficiency"] = Entry(share, "share of its time inside its networks", 0.9)
     return out
 
 
+# -------------------------------------------------------------------------------------------------------- published sizes
 class RandomTexts:
     """Encoded prompts of the right shapes, one draw for all texts."""
 
@@ -203,45 +198,45 @@ def random_policy(config: PolicyConfig, device: torch.device, networks_on: torch
         part.to_empty(device=device)
         with torch.no_grad():
             for name, weight in [*part.named_parameters(), *part.named_buffers()]:
-                if not weight.is_floating_point():
-                    weight.zero_()
-                elif weight.dim() > 1:
+                if weight.is_floating_point() and weight.dim() > 1:
                     weight.normal_(std=0.02)
                 else:
-                    weight.fill_(float("norm" in name and name.endswith("weight")))
+                    weight.fill_("norm" in name and name.endswith("weight"))
     policy = build_policy(config, device, pipeline)
     policy.texts = RandomTexts(policy)
     return policy
 
 
-def published_size(preset: str, iterations: int, folder: Path) -> Rows:
+def published_size(preset: str, iterations: int, folder: Path) -> dict[str, Entry]:
     """Seconds by phase, peak memory beside the planned one, and share of the GPU's bf16 TFLOP/s, at a preset's size."""
     settings = {"rewards": ["reproduce.benchmark:Brightness"], "prompts": "embedded:image/train", "policy.prompt_cache": ""}
     method, cuda = find_method("otca"), torch.cuda.is_available()
     config = presets.train_config(preset, "otca", method.settings | settings | LONG, 0)
-    planned = plan(_without_texts(config), method)
-    useful = plan(_without_texts(config, gradient_checkpointing=False), method)  # recomputation is no progress
+
+    def planned(**changes: object):
+        """The plan of the config without text encoders."""
+        policy = dataclasses.replace(config.policy, prompt_cache="none here", **changes)
+        return plan(dataclasses.replace(config, policy=policy), method)
+
     trainer = Trainer(config, method, folder, make_policy=random_policy)
+    trainer.step()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    steps = timed_steps(trainer, iterations)
-    means = {name: statistics.mean(step[name] for step in steps) for name in steps[0]}
-    found = torch.cuda.get_device_name().lower().replace(" ", "") if cuda else ""
-    gpu = next((name for name in GPUS if name in found), None)
-    rows: Rows = {f"{name}_seconds": (value, "s an iteration", None, True) for name, value in means.items()}
-    rows["planned_gib"] = (max(planned.sampling_peak, planned.update_peak) / 2**30, "GiB planned", None, True)
+    means = pd.DataFrame([timed_step(trainer) for _ in range(iterations)]).mean()
+    out = {f"{name}_seconds": Entry(value, "s an iteration") for name, value in means.items()}
+    memory = planned()
+    out["planned_gib"] = Entry(max(memory.sampling_peak, memory.update_peak) / 2**30, "GiB planned")
     if cuda:
-        rows["peak_gib"] = (torch.cuda.max_memory_allocated() / 2**30, "GiB allocated at most", None, True)
-    if gpu:
-        share = sum(useful.flops.values()) / means["total"] / (GPUS[gpu][1] * 1e12)
-        rows["utilisation"] = (share, f"share of the bf16 TFLOP/s of {gpu}", None, True)
-    return {f"{preset}_{name}": row for name, row in rows.items()}
+        out["peak_gib"] = Entry(torch.cuda.max_memory_allocated() / 2**30, "GiB allocated at most")
+        found = torch.cuda.get_device_name().lower().replace(" ", "")
+        for gpu in [name for name in GPUS if name in found][:1]:
+            useful = sum(planned(gradient_checkpointing=False).flops.values())  # recomputation is no progress
+            share = useful / means["total"] / (GPUS[gpu][1] * 1e12)
+            out["utilisation"] = Entry(share, f"share of the bf16 TFLOP/s of {gpu}")
+    return {f"{preset}_{name}": entry for name, entry in out.items()}
 
 
-def _without_texts(config: TrainConfig, **policy: object) -> TrainConfig:
-    return dataclasses.replace(config, policy=dataclasses.replace(config.policy, prompt_cache="none here", **policy))
-
-
+# --------------------------------------------------------------------------------------------------------------- command
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write; exit code 2 with one line where something cannot be measured."""
     parser = argparse.ArgumentParser(
@@ -254,32 +249,35 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--iterations", type=int, default=3, help="with --preset: iterations that count (default: 3)")
     parser.add_argument("--out", type=Path, default=OUT, help=f"file to write; other rows are kept (default: {OUT})")
     args = parser.parse_args(argv)
-    return run_command("benchmark", lambda: _make(args))
+    return run_command("benchmark", lambda: _measure(args))
 
 
-def _make(args: argparse.Namespace) -> None:
+def _measure(args: argparse.Namespace) -> None:
     if args.iterations < 1:
         raise InputError(f"--iterations is {args.iterations}; give a number above 0")
-    device, rows = "cuda" if torch.cuda.is_available() else "cpu", {}
+    found: dict[str, Entry] = {}
     with tempfile.TemporaryDirectory() as folder:
         if args.preset:
-            rows |= published_size(args.preset, args.iterations, Path(folder))
+            found |= published_size(args.preset, args.iterations, Path(folder))
         elif not args.rewards:
             for modality in (args.modality,) if args.modality else WORKLOADS:
-                rows |= engine(modality, Path(folder) / modality)
-    chosen = args.rewards.split(",") if args.rewards else [] if args.preset or args.modality else FREE
-    for name in chosen:
-        rows |= scorer(name, args.reward_files, device)
-    machine = hardware()
-    made = {
-        name: {"value": round(value, 4), "unit": unit, "goal": goal, "holds": bool(holds), "hardware": machine}
-        for name, (value, unit, goal, holds) in rows.items()
+                found |= engine(modality, Path(folder) / modality)
+    for name in args.rewards.split(",") if args.rewards else () if args.preset or args.modality else FREE:
+        found |= scorer(name, args.reward_files, "cuda" if torch.cuda.is_available() else "cpu")
+    rows = {
+        name: {"value": round(float(e.value), 4), "unit": e.unit, "goal": e.goal, "holds": bool(e.holds), "hardware": hardware()}
+        for name, e in found.items()
     }
     kept = json.loads(args.out.read_text()) if args.out.exists() else {}
-    write_atomic(args.out, json.dumps(kept | made, indent=1) + "\n")
-    for name, row in made.items():
-        goal = "" if row["goal"] is None else f" (goal {row['goal']}: {'holds' if row['holds'] else 'falls short'})"
-        print(f"{name:36} {row['value']:9.4f} {row['unit']}{goal}")
+    write_atomic(args.out, json.dumps(kept | rows, indent=1) + "\n")
+    columns = {
+        "What": list(rows),
+        "Value": [number(row["value"], 3) for row in rows.values()],
+        "Unit": [row["unit"] for row in rows.values()],
+        "Goal": ["" if e.goal is None else f"{'≤' if e.below else '≥'} {e.goal:g}" for e in found.values()],
+    }
+    missed = ", ".join(name for name, entry in found.items() if not entry.holds)
+    show("Speed", columns, f"Goals missed: {missed or 'none'}. Written: {args.out}")
 
 
 if __name__ == "__main__":

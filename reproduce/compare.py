@@ -25,25 +25,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 
-from eval.columns import METRICS
 from eval.evaluate import write_rows
+from eval.figures import learning_curves
 from eval.held_out import held_out_names
-from eval.markup import interval, number
-from eval.plot_curves import learning_curves
+from eval.markup import Grid, interval, number, show
 from eval.stats import bootstrap_interval
 from eval.store import FILES, ITEM, KEY, SPENT, Store, gather
-from eval.tables import BASELINE, TOLERANCE, build_table, metric_of, said, write_table
+from eval.tables import BASELINE, TOLERANCE, build_table, metric_of, primary_of, said, write_table
 from otca.errors import InputError, nearest
 from otca.presets import SEEDS
 from otca.rewards.measured import measured
 from otca.runs import differing, is_finished, read_manifest
 from otca.signals import run_command
-from reproduce.table import RESULTS, grid_of
+from reproduce.table import RESULTS
 
-PRIMARY = "accuracy"
-"""Metric that decides, fixed before any run; the others describe."""
 KINDS = ("reported", "re-scored", "re-trained")
 COLUMNS = {
     "samples": r"samples?|images|num_samples|samples_seen",
@@ -51,11 +47,14 @@ COLUMNS = {
     "iteration": r"iterations?|steps?|_step|global_step|epoch",
 }
 """What a foreign column is, by its name in small letters; W&B's "run - metric" is read by its metric."""
+ONE_SEED = " One seed: intervals over prompts leave out the variance of training and show nothing about the method."
+Frames = dict[str, pd.DataFrame]
+"""Rows by the name of their file, as a store has them."""
 
 
 # ------------------------------------------------------------------------------------------------------- which runs
 def run_folders(paths: Sequence[Path]) -> list[Path]:
-    """Finished runs in folders of seeds or of methods (whose ``seed*`` are meant). Raises InputError where there are none."""
+    """Runs in folders of seeds or of methods (whose ``seed*`` are meant). Raises InputError where there are none."""
     out = []
     for path in paths:
         begun = is_finished(path) or (path / "config.yaml").is_file()
@@ -66,8 +65,8 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
     return out
 
 
-def frames_of(runs: Sequence[Path], suffix: str = "") -> dict[str, pd.DataFrame]:
-    """The rows of runs as a store has them. Raises InputError on one that is damaged, and where a method has a seed twice."""
+def frames_of(runs: Sequence[Path], suffix: str = "") -> Frames:
+    """The rows of runs. Raises InputError on one that is damaged, and where a method has a seed twice."""
     gathered = [gather(run) for run in runs]
     frames = {name: pd.concat([of[name] for of in gathered if name in of], ignore_index=True) for name in gathered[0]}
     twice = frames["runs"][frames["runs"].duplicated(KEY)]
@@ -76,16 +75,13 @@ def frames_of(runs: Sequence[Path], suffix: str = "") -> dict[str, pd.DataFrame]
     return {name: frame.assign(method=frame["method"] + suffix) for name, frame in frames.items()}
 
 
-def baseline_frames(against: str, published: Store) -> tuple[str, dict[str, pd.DataFrame]]:
+def baseline_frames(against: str, published: Store) -> tuple[str, Frames]:
     """Name and rows of a published method, or of the runs in a folder."""
     if against in published.methods:
         return against, {name: frame[frame["method"] == against] for name in FILES for frame in [getattr(published, name)]}
     if not Path(against).is_dir():
-        known = ", ".join(published.methods) or "nothing"
-        hint = nearest(against, published.methods)
-        raise InputError(
-            f"--against {against}: no folder of runs, and not published in {published.folder}{hint} (there: {known})"
-        )
+        known, hint = ", ".join(published.methods) or "nothing", nearest(against, published.methods)
+        raise InputError(f"--against {against}: no folder of runs, nor published in {published.folder}{hint} (there: {known})")
     frames = frames_of(run_folders([Path(against)]))
     names = list(dict.fromkeys(frames["runs"]["method"]))
     if len(names) > 1:
@@ -94,115 +90,62 @@ def baseline_frames(against: str, published: Store) -> tuple[str, dict[str, pd.D
 
 
 # ---------------------------------------------------------------------------------------------- may they be compared
-def check_comparable(own: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame], place: str, unequal_budget: bool) -> None:
+def check_comparable(own: Frames, other: Frames, place: str, unequal_budget: bool) -> None:
     """Raise InputError, in one line, for what would make the comparison of one method's runs with the baseline's invalid."""
     runs, base = own["runs"].set_index("seed"), other["runs"].set_index("seed")
-    name, baseline, common = runs["method"].iloc[0], base["method"].iloc[0], runs.index.intersection(base.index)
+    common, names = runs.index.intersection(base.index), [side["method"].iloc[0] for side in (runs, base)]
+    both = " and ".join(names)
     if not len(common):
-        raise InputError(
-            f"no common seeds: {name} has {list(runs.index)}, {baseline} {list(base.index)}; run the baseline's seeds"
-        )
+        raise InputError(f"no common seeds: {names[0]} has {list(runs.index)}, {names[1]} {list(base.index)}; run the baseline's")
     for seed in common:
-        a, b = runs.loc[seed], base.loc[seed]
-        if a["hash"] == b["hash"]:
-            raise InputError(f"{name} and {baseline}, seed {seed}, are one and the same run ({a['hash']})")
-        changed = differing(json.loads(b["protocol"]), json.loads(a["protocol"]))
-        if changed:
-            raise InputError(
-                f"{name} and {baseline} were evaluated by different protocols ({'; '.join(changed)}); evaluate both alike"
-            )
-        prompts = [json.loads(side["config"])["prompts"] for side in (b, a)]
-        if prompts[0] != prompts[1]:
-            raise InputError(f"{name} and {baseline} were trained on different prompts ({prompts[0]} → {prompts[1]})")
+        sides = [side.loc[seed] for side in (base, runs)]
+        if sides[0]["hash"] == sides[1]["hash"]:
+            raise InputError(f"{both}, seed {seed}, are one and the same run ({sides[0]['hash']})")
+        how = [json.loads(side["protocol"]) | {"training prompts": json.loads(side["config"])["prompts"]} for side in sides]
+        if changed := differing(*how):
+            raise InputError(f"{both} were trained or evaluated by different protocols ({'; '.join(changed)}); make both alike")
         items = [of["items"].loc[of["items"]["seed"] == seed, ITEM].reset_index(drop=True) for of in (other, own)]
         if not items[0].equals(items[1]):
-            raise InputError(f"{name} and {baseline} were judged on different prompts; evaluate both on the same list")
+            raise InputError(f"{both} were judged on different prompts; evaluate both on the same list")
     held_out = {m for m in own["metrics"]["metric"] if metric_of(m).held_out}.union(*map(measured, held_out_names(place)))
-    for side in (own, other):
-        names = [n for config in side["runs"].query("reward_calls > 0")["config"] for n in json.loads(config)["rewards"]]
-        columns = [c.removeprefix("reward_") for c in side.get("train", pd.DataFrame()) if c.startswith("reward_")]
-        trained = {n for n in columns if side["train"][f"reward_{n}"].notna().any()} - {"calls"}
-        trained |= set().union(*(measured(n.partition("?")[0].rpartition("/")[2]) for n in names if ":" not in n))
-        if both := sorted(trained & held_out):
-            raise InputError(f"{side['runs']['method'].iloc[0]} was trained on {', '.join(both)}, which the evaluation holds out")
+    for side, name in ((own, names[0]), (other, names[1])):
+        rewards = [n for config in side["runs"].query("reward_calls > 0")["config"] for n in json.loads(config)["rewards"]]
+        trained = {c.removeprefix("reward_") for c in side.get("train", pd.DataFrame()) if c.startswith("reward_")}
+        trained |= set().union(*(measured(n.partition("?")[0].rpartition("/")[2]) for n in rewards if ":" not in n))
+        if wrong := sorted(trained & held_out):
+            raise InputError(f"{name} was trained on {', '.join(wrong)}, which the evaluation holds out")
     costs = ["network_evaluations", "reward_calls"]
-    spent, paid = runs.loc[common, costs].sum(), base.loc[common, costs].sum()
-    off = [f"{spent[c] / paid[c]:.2f} times the {c.replace('_', ' ')}" for c in costs if abs(spent[c] / paid[c] - 1) > TOLERANCE]
+    ratios = runs.loc[common, costs].sum() / base.loc[common, costs].sum()
+    off = [f"{ratio:.2f} times the {cost.replace('_', ' ')}" for cost, ratio in ratios.items() if abs(ratio - 1) > TOLERANCE]
     if off and not unequal_budget:
-        raise InputError(f"unequal budget: {name} had {' and '.join(off)} of {baseline}; say --unequal-budget to go on")
+        raise InputError(f"unequal budget: {names[0]} had {' and '.join(off)} of {names[1]}; say --unequal-budget to go on")
 
 
-# --------------------------------------------------------------------------------------------------------- made elsewhere
-def external_rows(path: Path, name: str, samples: int) -> pd.DataFrame:
-    """A foreign CSV as rows of train.csv.gz: iteration, what was spent, ``validation_<metric>``.
-
-    ``samples``: of an iteration, where the file counts iterations alone. Raises InputError naming the columns that were looked
-    for.
-    """
-    try:
-        given = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--external {path}: no CSV with a header ({' '.join(str(error).split())})") from error
-    found, metrics = {}, {}
-    for column in given.select_dtypes("number"):
-        bare = re.sub(r"__(min|max)$", "\0", str(column)).rpartition(" - ")[2].strip().lower()
-        kind = next((kind for kind, pattern in COLUMNS.items() if re.fullmatch(pattern, bare)), None)
-        known = re.sub(r"^(reward|eval|val|test|mean)[_/]", "", bare).replace("/", "_").removesuffix("_mean")
-        if "\0" not in bare:
-            (found if kind else metrics).setdefault(kind or known, given[column])
-    if not metrics or not ({"samples", "iteration"} & set(found)):
-        raise InputError(
-            f"--external {path}: needs a column of samples or iterations and one a reward; it has {', '.join(given)}"
-        )
-    iteration = found.get("iteration", pd.Series(range(len(given))))
-    rows = pd.DataFrame({"method": name, "seed": 0, "iteration": iteration, "samples": found.get("samples", iteration * samples)})
-    rows = rows.assign(network_evaluations=found.get("network_evaluations", np.nan), reward_calls=np.nan, seconds=np.nan)
-    # a validation stands before its row's iteration: what was spent before it is the row before
-    values = pd.DataFrame({f"validation_{metric}": value for metric, value in metrics.items()})
-    rows = rows.join(values).dropna(subset=list(values), how="all").sort_values("samples").reset_index(drop=True)
-    rows[SPENT] = rows[SPENT].shift(-1)
-    return rows.assign(iteration=range(len(rows)))
-
-
-# ------------------------------------------------------------------------------------------------------------- command
-def compare(paths: Sequence[Path], against: str, root: Path, metric: str = "", unequal_budget: bool = False) -> pd.DataFrame:
+def compare(paths: Sequence[Path], against: str, root: Path, unequal_budget: bool = False) -> pd.DataFrame:
     """The table of differences of these runs from the baseline: rows of `eval.tables.build_table`.
 
     Raises InputError for what cannot be compared.
     """
     folders = run_folders(paths)
-    places = {tuple(read_manifest(run)[key] for key in ("modality", "tier")) for run in folders}
+    places = sorted({"/".join(read_manifest(run)[key] for key in ("modality", "tier")) for run in folders})
     if len(places) > 1:
-        raise InputError(
-            f"these runs are of {' and '.join(sorted('/'.join(p) for p in places))}; compare one modality and tier at a time"
-        )
-    modality, tier = places.pop()
+        raise InputError(f"these runs are of {' and '.join(places)}; compare one modality and tier at a time")
+    modality, _, tier = places[0].partition("/")
     baseline, other = baseline_frames(against, Store(root, modality, tier))
     own = frames_of(folders)
     if baseline in set(own["runs"]["method"]):
         own = frames_of(folders, " (given)")
     methods = list(dict.fromkeys(own["runs"]["method"]))
     for method in methods:
-        alone = {name: frame[frame["method"] == method] for name, frame in own.items()}
-        check_comparable(alone, other, f"{modality}/{tier}", unequal_budget)
+        check_comparable({name: rows[rows["method"] == method] for name, rows in own.items()}, other, places[0], unequal_budget)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder), modality, tier)
         for name in own.keys() | other.keys():
             write_rows(pd.concat([of[name] for of in (other, own) if name in of and len(of[name])]), store.folder / FILES[name])
-        metrics = [
-            m
-            for m in store.metrics["metric"].unique()
-            if store.metrics.query("metric == @m")["method"].nunique() == len(methods) + 1
-        ]
-        if metric and metric not in metrics:
-            raise InputError(
-                f"metric {metric!r} is not one that all these runs have{nearest(metric, metrics)} ({', '.join(metrics)})"
-            )
-        order = [metric] if metric else sorted(metrics, key=lambda m: list(METRICS).index(m) if m in METRICS else len(METRICS))
-        table = build_table(store, [baseline, *methods], order, baseline, "as given" if unequal_budget else "equal budget")
-        for method in methods:
-            if (table.loc[table["method"] == method, "n_seeds"] == 1).any():
-                table = _over_prompts(table, store, method, baseline)
+        budget = "as given" if unequal_budget else "equal budget"
+        table = build_table(store, [baseline, *methods], list(other["metrics"]["metric"].unique()), baseline, budget)
+        for method in table.loc[(table["n_seeds"] == 1) & (table["method"] != baseline), "method"].unique():
+            table = _over_prompts(table, store, method, baseline)
     return table
 
 
@@ -218,29 +161,58 @@ def _over_prompts(table: pd.DataFrame, store: Store, method: str, baseline: str)
     return table
 
 
+# --------------------------------------------------------------------------------------------------------- made elsewhere
+def external_rows(path: Path, name: str, samples: int) -> pd.DataFrame:
+    """A foreign CSV as rows of train.csv.gz: iteration, what was spent, ``validation_<metric>``.
+
+    ``samples``: of an iteration, where the file counts iterations alone. Raises InputError naming the columns that it has.
+    """
+    try:
+        given = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--external {path}: no CSV with a header ({' '.join(str(error).split())})") from error
+    found, metrics = {}, {}
+    for column in given.select_dtypes("number"):
+        bare = str(column).rpartition(" - ")[2].strip().lower()
+        kind = next((kind for kind, pattern in COLUMNS.items() if re.fullmatch(pattern, bare)), None)
+        known = re.sub(r"^(reward|eval|val|test|mean)[_/]", "", bare).replace("/", "_").removesuffix("_mean")
+        if not bare.endswith(("__min", "__max")):
+            (found if kind else metrics).setdefault(kind or f"validation_{known}", given[column])
+    if not metrics or not ({"samples", "iteration"} & set(found)):
+        needed = "a column of samples or iterations and one a reward"
+        raise InputError(f"--external {path}: needs {needed}; it has {', '.join(given)}")
+    samples_N = found["samples"] if "samples" in found else found["iteration"] * samples
+    rows = pd.DataFrame({"method": name, "seed": 0, "samples": samples_N, **metrics})
+    rows = rows.assign(network_evaluations=found.get("network_evaluations", np.nan), reward_calls=np.nan, seconds=np.nan)
+    rows = rows.dropna(subset=list(metrics), how="all").sort_values("samples").reset_index(drop=True)
+    rows[SPENT] = rows[SPENT].shift(-1)  # in a store a validation stands before its row's iteration
+    return rows.assign(iteration=range(len(rows)))
+
+
 def overlay(store: Store, external: pd.DataFrame, kind: str, out: Path) -> pd.DataFrame:
     """Curves of the published comparison and of a foreign run in ``out``; returns their last values, one row a method."""
     name = f"{external['method'].iloc[0]} ({kind})"
+    ours = [method for method in (BASELINE, "otca", "process_credit") if method in store.methods]
     shared = [c for c in external if c.startswith("validation_") and c in store.train]
     if not shared:
-        raise InputError(
-            f"the file and {store.folder} share no metric; ours: {', '.join(c for c in store.train if c[:11] == 'validation_')}"
-        )
+        known = ", ".join(c for c in store.train if c.startswith("validation_"))
+        raise InputError(f"the file and {store.folder} share no metric; ours: {known}")
     with tempfile.TemporaryDirectory() as folder:
         joined = Store(Path(folder), store.modality, store.tier)
-        kept = store.train[[*KEY, "iteration", *SPENT, *shared]]
+        kept = store.train.loc[store.train["method"].isin(ours), [*KEY, "iteration", *SPENT, *shared]]
         write_rows(pd.concat([kept, external[kept.columns].assign(method=name)]), joined.folder / FILES["train"])
         write_rows(store.runs, joined.folder / FILES["runs"])
-        ours = [m for m in (BASELINE, "otca", "process_credit") if m in store.methods]
         for spent in ("samples", "network_evaluations"):
-            if spent == "samples" or external[spent].notna().any():
-                learning_curves(joined, [*ours, name], out / f"curves-{spent}", spent)
-        last = joined.curves[joined.curves["method"].isin([*ours, name])].sort_values("iteration").groupby(KEY, sort=False).last()
+            if external[spent].notna().any():
+                panels = [(c.removeprefix("validation_"), spent) for c in shared]
+                learning_curves(joined, [*ours, name], out / f"curves-{spent}", panels)
+        last = joined.curves.sort_values("iteration").groupby(KEY, sort=False).last()
         rows = last.groupby("method", sort=False).mean().drop(columns=["iteration", "reward_calls", "seconds"]).reset_index()
     write_rows(rows, out / "compared.csv")
     return rows
 
 
+# ------------------------------------------------------------------------------------------------------------- command
 def main(argv: list[str] | None = None) -> int:
     """Compare and print; exit code 2 with one line where it cannot be done."""
     parser = argparse.ArgumentParser(
@@ -248,14 +220,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="…/<method>, or single …/<method>/seed<k>")
     parser.add_argument("--against", default=BASELINE, help=f"published method or folder to compare with (default: {BASELINE})")
-    parser.add_argument("--metric", default="", help="the one metric to compare (default: all; accuracy decides)")
     parser.add_argument("--rows", type=Path, default=RESULTS, help="root of the published stores (default: results)")
     parser.add_argument("--unequal-budget", action="store_true", help="go on where costs differ by more than 1 %%")
     parser.add_argument("--external", type=Path, metavar="CSV", help="a run made elsewhere, to overlay on published curves")
     parser.add_argument("--kind", choices=KINDS, default="reported", help="what the external numbers are (default: reported)")
-    parser.add_argument(
-        "--samples", type=int, default=0, help="samples an iteration of the external run, if it counts iterations"
-    )
+    parser.add_argument("--samples", type=int, default=0, help="samples an iteration, where the external run counts these")
     parser.add_argument("--place", default="image/cpu", help="modality/tier of the external run's rivals (default: image/cpu)")
     parser.add_argument("--out", type=Path, default=None, help="folder for the table and the curves")
     args = parser.parse_args(argv)
@@ -265,34 +234,27 @@ def main(argv: list[str] | None = None) -> int:
 def _command(args: argparse.Namespace) -> None:
     if not args.runs and args.external is None:
         raise InputError("give folders of runs, or --external with a CSV file")
-    console = Console()
     if args.runs:
-        table = compare(args.runs, args.against, args.rows, args.metric, args.unequal_budget)
-        primary = PRIMARY if (table["metric"] == PRIMARY).any() else table["metric"].iloc[0]
-        console.print(grid_of(f"Against {table['baseline'].iloc[0]}", _differences(table)))
-        console.print(said(table, primary), markup=False, highlight=False)
-        if (single := table.loc[table["method"] != table["baseline"], "n_seeds"]).eq(1).any() and len(single):
-            console.print(
-                "One seed: intervals over prompts leave out the variance of training and show nothing about the method."
-            )
+        table = compare(args.runs, args.against, args.rows, args.unequal_budget)
+        title, primary = f"Against {table['baseline'].iloc[0]}", primary_of(table, "accuracy")
+        rows = table[table["method"] != table["baseline"]]
+        show(title, _differences(rows), said(table, primary) + (ONE_SEED if rows["n_seeds"].eq(1).any() else ""))
         if args.out:
-            write_table(table, args.out, f"Against {table['baseline'].iloc[0]}", [], primary=primary)
+            write_table(table, args.out, title, [], primary)
     if args.external is not None:
         modality, _, tier = args.place.partition("/")
         if tier not in SEEDS:
             raise InputError(f"--place {args.place}: give modality/tier, such as image/cpu")
-        rows = external_rows(args.external, args.external.stem, args.samples)
-        rows = overlay(Store(args.rows, modality, tier), rows, args.kind, args.out or Path("runs/compared"))
-        columns = {c: [(f"{v:.4g}" if isinstance(v, float) else str(v), False) for v in rows[c]] for c in rows}
-        console.print(grid_of(f"{args.kind}, beside {args.place}", columns))
-        console.print(f"curves: {args.out or Path('runs/compared')}", markup=False)
+        rows, out = external_rows(args.external, args.external.stem, args.samples), args.out or Path("runs/compared")
+        rows = overlay(Store(args.rows, modality, tier), rows, args.kind, out)
+        columns = {c: [f"{v:.4g}" if isinstance(v, float) else str(v) for v in rows[c]] for c in rows}
+        show(f"{args.kind}, beside {args.place}", columns, f"curves: {out}")
 
 
-def _differences(table: pd.DataFrame) -> dict[str, list[tuple[str, bool]]]:
+def _differences(rows: pd.DataFrame) -> Grid:
     """Columns for the terminal: one row a metric and method."""
-    rows = table[table["method"] != table["baseline"]]
     digits = [metric_of(m).decimals for m in rows["metric"]]
-    cells = {
+    return {
         "Metric": [metric_of(m).label for m in rows["metric"]],
         "Method": list(rows["method"]),
         "Mean": [number(v, d) for v, d in zip(rows["mean"], digits)],
@@ -301,7 +263,6 @@ def _differences(table: pd.DataFrame) -> dict[str, list[tuple[str, bool]]]:
         "P(better)": [number(p, 2) for p in rows["prob_improvement"]],
         "Seeds": [str(n) for n in rows["n_seeds"]],
     }
-    return {head: [(text, False) for text in texts] for head, texts in cells.items()}
 
 
 if __name__ == "__main__":

@@ -36,7 +36,9 @@ from eval.fidelity import (
     truth_of,
     worthless_TBK,
 )
-from eval.plot_credit import credit_profiles
+from eval.figures import credit_profiles
+from eval.markup import Grid, markdown, markdown_table, number, show
+from eval.markup import interval as interval_text
 from otca.config import TrainConfig
 from otca.errors import InputError
 from otca.files import model_identity, resolve_model, write_atomic
@@ -44,13 +46,17 @@ from otca.methods import Method
 from otca.sampling import select_steps
 from otca.signals import run_command
 from otca.types import Scores, Trajectory
-from reproduce.fidelity_text import COMPARED, RIVALS, report, summary
 from reproduce.run import add_jobs, run_tasks
 from reproduce.truth import SEED, STAGES, STUDIES, Study, Valuation, load_draws, load_trajectories, load_values
 from reproduce.variants import credit_config
 
 FOLDER = Path("results/credit_fidelity")
 RESAMPLES = 2000
+WORTHLESS = "worthless_share"
+"""Name of the axis of what is no correlation: the share of credit on worthless cells."""
+COMPARED, RIVALS = "process_credit", ("uniform_grpo", "static_multi_reward", "otca_tcd")
+"""Whose correlation with the truth is given as a multiple of each rival's."""
+COLUMNS = ["modality", "stage", "method", "objective", "axis", "correlation", "ci_low", "ci_high", "reliability"]
 SAME = 1e-5
 """How far the final rewards of trajectories may be from the published ones, which have six digits, to count as the same."""
 
@@ -139,55 +145,73 @@ def measure(study: Study, published: bool = False) -> None:
         write_rows(pd.DataFrame(names | values), FOLDER / study.modality / f"{stage}-samples.csv.gz")
 
 
-def render(modality: str) -> Path:
-    """Published cells → fidelity.csv (all media), stages.csv, fidelity.md and the profile figures."""
+def render(modality: str) -> Grid:
+    """Published cells → fidelity.csv (all modalities), stages.csv, fidelity.md, profiles; returns the means over the stages."""
     fidelity, stages = [], []
     for stage in STAGES:
         cells, truth, credits, group_B, names = read_cells(FOLDER / modality, stage)
         counts_RP = resampled_counts(len(np.unique(group_B)), RESAMPLES)
         reliability = reliability_RK(truth, group_B, counts_RP)
-        luck, worthless = initial_noise_share_RK(truth, group_B, counts_RP), worthless_TBK(truth, group_B)
-        for k, name in enumerate(names):
-            stages.append(
-                {
-                    "modality": modality,
-                    "stage": stage,
-                    "objective": name,
-                    "trajectories": len(group_B),
-                    "groups": counts_RP.shape[1],
-                }
-                | {"continuations": STUDIES[modality].draws, "reward_sd": truth.final_BK[:, k].std()}
-                | {"reliability": reliability[0, k], "reliability_se": reliability[1:, k].std()}
-                | {"luck": luck[0, k], "luck_se": luck[1:, k].std(), "worthless_cells": worthless[:, :, k].mean()}
-            )
-        pooled = {}
+        noise, worthless = initial_noise_share_RK(truth, group_B, counts_RP), worthless_TBK(truth, group_B)
+        measured = {}
         for reading, credit in credits.items():
-            resampled = {axis: correlations_RK(credit, truth, group_B, counts_RP, axis) for axis in AXES}
-            pooled[reading] = resampled["pooled"]
-            resampled["worthless_share"] = misallocated_share_RK(credit, truth, group_B, counts_RP)
-            for axis, value_RK in resampled.items():
-                for k, name in enumerate(names):
-                    row = (modality, stage, reading, name, axis, *interval(value_RK[:, k]), reliability[0, k])
-                    fidelity.append(row)
-        for rival in RIVALS:
-            ratio_RK = pooled[COMPARED] / pooled[rival]
-            for k, name in enumerate(names):
-                fidelity.append((modality, stage, COMPARED, name, f"over_{rival}", *interval(ratio_RK[:, k]), reliability[0, k]))
+            measured |= {(reading, axis): correlations_RK(credit, truth, group_B, counts_RP, axis) for axis in AXES}
+            measured[reading, WORTHLESS] = misallocated_share_RK(credit, truth, group_B, counts_RP)
+        measured |= {(COMPARED, f"over_{r}"): measured[COMPARED, "pooled"] / measured[r, "pooled"] for r in RIVALS}
+        for k, name in enumerate(names):
+            row = {"modality": modality, "stage": stage, "objective": name}
+            stages.append(
+                row
+                | {"trajectories": len(group_B), "groups": counts_RP.shape[1], "continuations": STUDIES[modality].draws}
+                | {"reward_sd": truth.final_BK[:, k].std()}
+                | {"reliability": reliability[0, k], "reliability_se": reliability[1:, k].std()}
+                | {"initial_noise_share": noise[0, k], "initial_noise_share_se": noise[1:, k].std()}
+                | {"worthless_cells": worthless[:, :, k].mean()}
+            )
+            for (reading, axis), value_RK in measured.items():
+                found = dict(zip(("correlation", "ci_low", "ci_high"), interval(value_RK[:, k])))
+                fidelity.append(row | {"method": reading, "axis": axis} | found | {"reliability": reliability[0, k]})
         sigma_T = cells.groupby("step")["sigma"].first().to_numpy()
         profiles = {"truth": profile_RTK(truth.increment_TBK, group_B, counts_RP, truth.error_TBK)}
         profiles |= {reading: profile_RTK(credits[reading], group_B, counts_RP) for reading in DRAWN}
         credit_profiles(profiles, sigma_T, names, FOLDER / modality / f"{stage}-profiles", DRAWN_CAPTION)
-    columns = ["modality", "stage", "method", "objective", "axis", "correlation", "ci_low", "ci_high", "reliability"]
-    fidelity, stages = pd.DataFrame(fidelity, columns=columns), pd.DataFrame(stages)
+    fidelity, stages = pd.DataFrame(fidelity)[COLUMNS], pd.DataFrame(stages)
     write_rows(stages, FOLDER / modality / "stages.csv")
-    text = f"{report(fidelity, stages)}\n## Means over the stages\n\n{summary(fidelity, stages)}"
-    write_atomic(FOLDER / modality / "fidelity.md", text)
+    means = fidelity[fidelity["axis"].isin(["pooled", WORTHLESS])]
+    means = means.groupby(["method", "axis", "objective"], sort=False)["correlation"].mean().rename("cell").map("{:.2f}".format)
+    write_atomic(FOLDER / modality / "fidelity.md", report(fidelity, stages, wide(means.reset_index(), ["axis", "objective"])))
     path = FOLDER / "fidelity.csv"
     if path.exists():
         others = pd.read_csv(path)
         fidelity = pd.concat([others[others["modality"] != modality], fidelity]).sort_values("modality", kind="stable")
     write_rows(fidelity, path)
-    return FOLDER / modality
+    return wide(means[:, "pooled"].reset_index(), ["objective"])
+
+
+def report(fidelity: pd.DataFrame, stages: pd.DataFrame, means: Grid) -> str:
+    """Text of fidelity.md: how good the truth is, means over the stages, then every estimate with its interval."""
+    shown = stages.assign(
+        reliability=[f"{r.reliability:.2f} ({r.reliability_se:.2f})" for r in stages.itertuples()],
+        initial_noise_share=stages["initial_noise_share"].map("{:.2f}".format),
+        worthless_cells=stages["worthless_cells"].map("{:.2f}".format),
+    )[["stage", "objective", "trajectories", "continuations", "reliability", "initial_noise_share", "worthless_cells"]]
+    heads = {name: name.replace("_", " ").capitalize() for name in shown}
+    parts = ["# Credit fidelity", markdown_table({heads[name]: list(shown[name]) for name in shown})]
+    parts += ["## Means over the stages", markdown_table(means)]
+    rows = fidelity.assign(
+        cell=[number(r.correlation, 2) + interval_text(r.ci_low, r.ci_high, 2) for r in fidelity.itertuples()]
+    )
+    for axis in rows["axis"].unique():
+        title = f"{COMPARED} over {axis[5:]}" if axis.startswith("over_") else axis.replace("_", " ")
+        parts += [f"## {markdown(title)}", markdown_table(wide(rows[rows["axis"] == axis], ["stage", "objective"]))]
+    return "\n\n".join(parts) + "\n"
+
+
+def wide(rows: pd.DataFrame, columns: list[str]) -> Grid:
+    """Rows with a ``cell`` each as a table of methods, one column a combination of values of ``columns``."""
+    cells = rows.set_index(["method", *columns])["cell"].unstack(columns, sort=False)
+    heads = [name if isinstance(name, str) else ", ".join(name) for name in cells]
+    return {"Method": list(cells.index)} | {head.replace("_", " "): list(cells[name]) for head, name in zip(heads, cells)}
 
 
 def read_truth(folder: Path, stage: str) -> tuple[pd.DataFrame, Truth]:
@@ -242,9 +266,7 @@ def make(modality: str, jobs: int, render_alone: bool = False, published: bool =
         for independent in tasks(STUDIES[modality], continued=not published):
             run_tasks(independent, jobs)
         measure(STUDIES[modality], published)
-    folder = render(modality)
-    print((folder / "fidelity.md").read_text())
-    print(f"written: {folder}")
+    show(f"Correlation with the true credit, pooled, means over stages ({modality})", render(modality), f"written: {FOLDER}")
 
 
 if __name__ == "__main__":

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from rich.progress import track
 
 from baselines import find_method
 from baselines.process_credit import process_advantage_TBK
 from eval.evaluate import write_rows
+from eval.markup import Grid, markdown_table, number, show
 from eval.signal import Products, equalising_MT, jackknife_MK, signal_MK
 from otca import presets
 from otca.config import TrainConfig
@@ -34,10 +37,14 @@ from otca.trainer import collect
 from otca.types import Needs, Scores, Trajectory
 from reproduce.variants import credit_config
 
-FOLDER = Path("results/gradient_signal")
+FOLDER, PRODUCTS = Path("results/gradient_signal"), "products.npz"
 SEED = 301
 """Of prompts and noise; no table uses it."""
 BATCHES, FOLDS = 80, 10
+CAPTION = (
+    "Rise of each objective along an update of unit length, × 10⁵, ± one standard error; by precision: steps weighted by the "
+    "precision of their gradient, 1 / E|g|², as well."
+)
 METHODS = (
     *("uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca", "tempflow_grpo", "dense_grpo"),
     *("process_credit@clean", "process_credit@decay0", "process_credit", "process_credit@decay1"),
@@ -92,7 +99,7 @@ def measure(config: TrainConfig, batches: int, folds: int) -> Products:
     methods, objectives, steps = len(METHODS), len(rewards), int(plan.trained_T.sum())
     sums_FXTD, cross = None, np.zeros((folds, folds, methods, steps, objectives))
     gram, count_F = np.zeros((folds, methods, steps, steps)), np.zeros(folds)
-    for index in range(batches):
+    for index in track(range(batches), "batches"):
         chosen = [prompts[i] for i in prompt_order(len(prompts), SEED, index * slots, slots)]
         batch = make_batch(chosen, list(range(slots)), config.group_size, ("gradient signal", SEED, index))
         sampled, final, _ = collect(policy, batch, plan, rewards, Needs.VELOCITY, config)
@@ -105,62 +112,43 @@ def measure(config: TrainConfig, batches: int, folds: int) -> Products:
         sums_FXTD = torch.zeros(folds, *gradient_XTD.shape) if sums_FXTD is None else sums_FXTD
         sums_FXTD[fold] += gradient_XTD
         count_F[fold] += 1
-        print(f"\r{index + 1} of {batches} batches", end="", file=sys.stderr)
     truth_FKD = sums_FXTD[:, methods:].sum(2)
     cross += torch.einsum("fmtd,gkd->fgmtk", sums_FXTD[:, :methods], truth_FKD).double().numpy()
     return Products(cross, gram, count_F)
 
 
-def write(products: Products, objectives: tuple[str, ...], folder: Path) -> None:
-    """products.csv.gz (fold, other, method, step, objective, product) and grams.csv.gz (fold, method, step, other, product)."""
-    for name, values, axes in (
-        ("products", products.cross_FFMTK, ("fold", "other", "method", "step", "objective")),
-        ("grams", products.gram_FMTT, ("fold", "method", "step", "other")),
-    ):
-        rows = pd.DataFrame(dict(zip(axes, (axis.ravel() for axis in np.indices(values.shape)))))
-        rows["method"] = np.array(METHODS)[rows["method"]]
-        if "objective" in rows:
-            rows["objective"] = np.array(objectives)[rows["objective"]]
-        write_rows(rows.assign(product=values.ravel()), folder / f"{name}.csv.gz")
-    write_rows(pd.DataFrame({"fold": range(len(products.count_F)), "batches": products.count_F}), folder / "folds.csv")
+def write(products: Products, objectives: tuple[str, ...], path: Path) -> None:
+    """The products and what their axes are, as one compressed numpy file."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, methods=METHODS, objectives=objectives, **vars(products))
+    write_atomic(path, buffer.getvalue())
 
 
-def read(folder: Path) -> tuple[Products, tuple[str, ...]]:
-    """What `write` wrote, and the objectives."""
-    cross, gram = pd.read_csv(folder / "products.csv.gz"), pd.read_csv(folder / "grams.csv.gz")
-    count_F = pd.read_csv(folder / "folds.csv")["batches"].to_numpy()
-    objectives = tuple(cross["objective"].unique())
-    folds, steps = len(count_F), gram["step"].nunique()
-    methods = len(METHODS)
-    cross_FFMTK = cross["product"].to_numpy().reshape(folds, folds, methods, steps, len(objectives))
-    return Products(cross_FFMTK, gram["product"].to_numpy().reshape(folds, methods, steps, steps), count_F), objectives
+def read(path: Path) -> tuple[Products, list[str], list[str]]:
+    """What `write` wrote: products, methods, objectives."""
+    with np.load(path) as arrays:
+        products = Products(*(arrays[name] for name in ("cross_FFMTK", "gram_FMTT", "count_F")))
+        return products, arrays["methods"].tolist(), arrays["objectives"].tolist()
 
 
-def render(folder: Path = FOLDER) -> str:
-    """signal.csv and signal.md from the published products."""
-    products, objectives = read(folder)
-    steps = products.gram_FMTT.shape[2]
-    schemes = {"as credited": np.ones((len(METHODS), steps)), "by precision": equalising_MT(products)}
-    rows = []
-    lines = [
-        f"{int(products.count_F.sum())} batches of the untrained model. Rise of each objective along an update of unit length, "
-        "× 10⁵, ± one standard error: as credited / with steps weighted by the precision of their gradient, 1 / E|g|², as well.",
-        "",
-        f"| Method | {' | '.join(objectives)} |",
-        "| --- |" + " ---: |" * len(objectives),
+def render(folder: Path = FOLDER) -> Grid:
+    """signal.csv and signal.md from the published products; returns the table that signal.md shows."""
+    products, methods, objectives = read(folder / PRODUCTS)
+    alike_MT = np.ones(products.gram_FMTT.shape[1:3])
+    schemes = {"as credited": alike_MT, "by precision": equalising_MT(products)}
+    index = pd.MultiIndex.from_product([methods, objectives], names=["method", "objective"])
+    parts = [
+        pd.DataFrame({"signal": signal_MK(products, w).ravel(), "standard_error": jackknife_MK(products, w).ravel()}, index)
+        for w in schemes.values()
     ]
-    found = {name: (signal_MK(products, w), jackknife_MK(products, w)) for name, w in schemes.items()}
-    for m, method in enumerate(METHODS):
-        cells = []
-        for k, objective in enumerate(objectives):
-            values = [(scheme, value[m, k], error[m, k]) for scheme, (value, error) in found.items()]
-            rows += [(method, objective, *value) for value in values]
-            cells.append(" / ".join(f"{1e5 * v:.0f} ± {1e5 * e:.0f}".replace("-", "−") for _, v, e in values))
-        lines.append(f"| {method} | {' | '.join(cells)} |".replace("_", "\\_"))
-    write_rows(pd.DataFrame(rows, columns=["method", "objective", "steps", "signal", "standard_error"]), folder / "signal.csv")
-    text = "\n".join(lines) + "\n"
+    rows = pd.concat(parts, keys=schemes, names=["steps"])
+    write_rows(rows.reset_index()[["method", "objective", "steps", "signal", "standard_error"]], folder / "signal.csv")
+    cells = [f"{number(1e5 * v, 0)} ± {1e5 * e:.0f}" for v, e in rows.to_numpy()]
+    wide = pd.Series(cells, rows.index).unstack(["objective", "steps"], sort=False)
+    grid = {"Method": methods} | {", ".join(column): list(wide[column]) for column in wide}
+    text = f"{int(products.count_F.sum())} batches of the untrained model. {CAPTION}\n\n{markdown_table(grid)}\n"
     write_atomic(folder / "signal.md", text)
-    return text
+    return grid
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -173,8 +161,8 @@ def main(argv: list[str] | None = None) -> int:
     if not args.render:
         torch.set_num_threads(1)
         config = presets.train_config("image/quick", "static_multi_reward", {}, SEED)
-        write(measure(config, BATCHES, FOLDS), tuple(build_reward(name).name for name in config.rewards), FOLDER)
-    print(render(), end="")
+        write(measure(config, BATCHES, FOLDS), tuple(build_reward(name).name for name in config.rewards), FOLDER / PRODUCTS)
+    show("Signal of each method's gradient", render(), CAPTION)
     return 0
 
 

@@ -18,7 +18,7 @@ from baselines import find_method
 from eval.evaluate import evaluate
 from eval.held_out import held_out_names, held_out_of
 from eval.media import quantise
-from eval.store import COST
+from eval.store import COST, VERDICT
 from otca import presets
 from otca.config import TrainConfig
 from otca.distributed import process_state
@@ -29,6 +29,8 @@ from otca.rewards.measured import check_trained_metrics
 from otca.runs import RunSpec, begin_run, code_of, finish_run, is_finished
 from otca.tasks import scenes, video_scenes
 from otca.trainer import Trainer
+from otca.types import Prompt
+from reproduce import judged
 from reproduce.probe import probe
 
 VALIDATIONS = 10
@@ -98,12 +100,26 @@ def _make(arm: RunSpec, folder: Path) -> None:
         probe(policy, trainer.method, config, trainer.rewards, evaluation, folder)
     honest = presets.train_config(place, "base", {}, arm.seed).rewards  # a variant may train on corrupted ones
     rewards = [loaded[name] if name in loaded else build_reward(name, *weights) for name in honest]
+    rewards += [Verdict(arm.modality)] if task_of(place) in TASKS.values() else []
     started = time.perf_counter()
     protocol = {"task": task_of(place)} | evaluate(policy, held_out, evaluation, arm.seed, rewards, folder)
     protocol |= {"weights": "average"} if averaged else {}
     if processes.is_main_process:
         _write_cost(folder, time.perf_counter() - started)
         finish_run(folder, arm, dataclasses.asdict(config), budget, protocol)
+
+
+class Verdict:
+    """The training verifier's verdict of each sample; what it accepts beyond the held-out judge is the hacking gap."""
+
+    name, range, source, licence, revision = VERDICT, (0.0, 1.0), "this repository, otca/tasks", "Apache-2.0", "2"
+
+    def __init__(self, modality: str):
+        self.task = judged.TASKS[modality]
+
+    def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
+        """1 where the verifier finds the prompt's spec fulfilled, else 0: float32 (B,)."""
+        return torch.from_numpy(self.task.verdicts(media_BFCHW.cpu(), prompts)).float()
 
 
 def _accuracy(held_out) -> Callable | None:

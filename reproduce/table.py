@@ -11,19 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as Grid
 
-from eval.markup import Grid as Columns
+from eval.figures import credit_maps, dot_plot, learning_curves, trade_offs
+from eval.markup import show
 from eval.page import write_page
-from eval.plot_credit import credit_maps
-from eval.plot_curves import learning_curves
-from eval.plot_tradeoffs import trade_offs
-from eval.plots import dot_plot, sample_grid
+from eval.plots import sample_grid
 from eval.store import Store, finished_runs, publish, verdicts
-from eval.tables import EQUAL_CALLS, UNTRAINED, build_table, headline, off_budget, primary_of, said, winners, write_table
+from eval.tables import EQUAL_CALLS, UNTRAINED, build_table, headline, metric_of, off_budget, primary_of, said, write_table
 from otca.distributed import end_processes, is_main
 from otca.presets import FEWER_SEEDS, SEEDS
 from otca.runs import RunSpec
@@ -90,36 +84,30 @@ class Table:
 
     def write(self, root: Path, tier: str) -> Path | None:
         """Table and figures from the stores below ``root``; returns the folder written, None where no store has its runs."""
-        folder, tables, best, notes = root / self.name / tier, [], {}, []
-        for store in self.stores(root, tier):
-            part = build_table(store, self.rows(tier), self.metrics, budget=self.budget)
-            tables.append(part)
-            best[store.modality] = winners(store, part)
-            notes += _budget_notes(part)
-            if self.figures:
-                self._draw(store, part, folder, f"-{store.modality}" if len(self.modalities) > 1 else "")
-        if not tables:
+        folder, stores = root / self.name / tier, self.stores(root, tier)
+        if not stores:
             return None
-        table = pd.concat(tables)
-        tasks = sorted({task for store in self.stores(root, tier) for task in store.runs["task"].dropna()})
-        notes = [f"Task: {', '.join(tasks)}.", *_seed_notes(table), *notes, *self.notes]
-        write_table(table, folder, f"{self.title} ({tier} tier)", notes, best, self.primary)
+        parts = [build_table(store, self.rows(tier), self.metrics, budget=self.budget) for store in stores]
+        for store, part in zip(stores, parts) if self.figures else ():
+            self._draw(store, part, folder, f"-{store.modality}" if len(self.modalities) > 1 else "")
+        table, tasks = pd.concat(parts), sorted({task for store in stores for task in store.runs["task"].dropna()})
+        notes = [f"Task: {', '.join(tasks)}.", *_seed_notes(table), *filter(None, map(_budget_note, parts)), *self.notes]
+        write_table(table, folder, f"{self.title} ({tier} tier)", notes, self.primary)
         return folder
 
     def _draw(self, store: Store, part: pd.DataFrame, folder: Path, suffix: str) -> None:
-        shown = list(part["method"].unique())
+        shown, metrics = list(part["method"].unique()), list(part["metric"].unique())
         trade_offs(store, shown, self.primary, folder / f"trade-offs{suffix}")
         if len(shown) > MOST_CURVES:
-            dot_plot(part, [m for m in part["metric"].unique() if "/" not in m][:6], folder / f"dots{suffix}")
+            dot_plot(part, [m for m in metrics if "/" not in m][:6], folder / f"dots{suffix}")
             return
-        for spent, name in (("samples", "curves"), ("network_evaluations", "curves-evaluations"), ("seconds", "curves-seconds")):
-            learning_curves(store, shown, folder / f"{name}{suffix}", spent)
+        trained = [(m, "samples") for m in metrics if m in store.metrics["metric"].values and not metric_of(m).held_out]
+        learning_curves(store, shown, folder / f"curves{suffix}", [("accuracy", "samples")])
+        costs = [("accuracy", "network_evaluations"), ("accuracy", "seconds")]
+        learning_curves(store, shown, folder / f"curves-cost{suffix}", costs)
+        learning_curves(store, shown, folder / f"curves-rewards{suffix}", trained)
         credit_maps(store, [m for m in shown if m != UNTRAINED], folder / f"credit{suffix}")
         _draw_grid(store, shown, folder / f"grid{suffix}.png")
-
-    def render(self, tier: str) -> Path | None:
-        """Published rows → published table and figures."""
-        return self.write(RESULTS, tier)
 
     def gather(self, tier: str) -> None:
         """Put the table's finished runs below runs/ into the store of this machine."""
@@ -128,6 +116,18 @@ class Table:
             runs = [run for run in finished_runs(RUNS, modality, tier) if run.relative_to(RUNS) in names]
             if runs:
                 publish(runs, MADE, modality, tier)
+
+    def show(self, root: Path, tier: str) -> None:
+        """The primary metric on the terminal, and a sentence of what it shows."""
+        table = pd.read_csv(root / self.name / tier / "table.csv").assign(best=False)
+        for modality, part in table.groupby("modality", sort=False):
+            metric = primary_of(part, self.primary)
+            grid = headline(part, metric)
+            for head in ("P(better)", "Evaluations to target", "Seconds to target"):  # table.md has them
+                grid.pop(head, None)
+            value = list(grid)[1]
+            grid[value] = [text.partition(" [")[0] for text in grid[value]]
+            show(f"{self.title} ({modality}, {tier} tier)", grid, said(part, metric))
 
     def main(self, description: str, argv: list[str] | None = None) -> int:
         """Parse, run, print; exit code 2 with one line where the input cannot be used."""
@@ -161,41 +161,17 @@ def run_tables(tables: Sequence[Table], args: argparse.Namespace) -> int:
 
 def _make(table: Table, args: argparse.Namespace) -> int:
     """What the options ask for of one table; returns the exit code."""
-    if args.render:
-        folder, root = table.render(args.tier), RESULTS
-    else:
+    root = RESULTS if args.render else MADE
+    if not args.render:
         code = make_runs(table.name, args.tier, table.arms(args.tier), args)
         if code is not None or not is_main():
             return code or 0
         table.gather(args.tier)
-        folder, root = table.write(MADE, args.tier), MADE
+    folder = table.write(root, args.tier)
     if folder:
-        show(table, root, args.tier)
-        print(f"written: {folder}")
-    else:
-        print(f"{table.name}: no rows of the {args.tier} tier below {root}")
+        table.show(root, args.tier)
+    print(f"written: {folder}" if folder else f"{table.name}: no rows of the {args.tier} tier below {root}")
     return 0
-
-
-def show(table: Table, root: Path, tier: str) -> None:
-    """The primary metric on the terminal, and a sentence of what it shows."""
-    console, every = Console(), pd.read_csv(root / table.name / tier / "table.csv")
-    for modality, part in every.groupby("modality", sort=False):
-        metric = primary_of(part, table.primary)
-        narrow = ("P(better)", "Evaluations to target", "Seeds")  # these are left to table.md
-        columns = {head: cells for head, cells in headline(part, metric, {}).items() if head not in narrow}
-        console.print(grid_of(f"{table.title} ({modality}, {tier} tier)", columns))
-        console.print(said(part, metric), markup=False, highlight=False)
-
-
-def grid_of(title: str, columns: Columns) -> Grid:
-    """Columns of texts as a table of the terminal, at most as wide as it is."""
-    grid = Grid(title=title, box=SIMPLE, pad_edge=False, title_justify="left")
-    for i, head in enumerate(columns):
-        grid.add_column(head, justify="right" if i else "left", overflow="fold", no_wrap=not i)
-    for cells in zip(*columns.values()):
-        grid.add_row(*(escape(text) for text, _ in cells))
-    return grid
 
 
 def _draw_grid(store: Store, methods: Sequence[str], path: Path) -> None:
@@ -205,22 +181,18 @@ def _draw_grid(store: Store, methods: Sequence[str], path: Path) -> None:
     if not shown:
         return
     prompts = pd.read_csv(folder / "prompts.csv", dtype=str, keep_default_na=False)
-    strips = [np.asarray(Image.open(folder / f"{method}.png")) for method in shown]
+    strips = [np.split(np.asarray(Image.open(folder / f"{method}.png")), len(prompts)) for method in shown]
     right = verdicts(store, shown, list(prompts["prompt_id"]))
-    cells = [np.split(strip, len(prompts)) for strip in strips]
-    marks = [[right[method][row] for method in shown] for row in range(len(prompts))]
-    sample_grid([list(row) for row in zip(*cells)], list(prompts["text"]), shown, path, marks)
+    marks = zip(*(right[method] for method in shown))
+    sample_grid([list(row) for row in zip(*strips)], list(prompts["text"]), shown, path, list(marks))
 
 
-def _budget_notes(part: pd.DataFrame) -> list[str]:
-    """Methods that are not at the budget that their table says, and by how much."""
+def _budget_note(part: pd.DataFrame) -> str:
+    """Methods that are not at the budget that their table says, and by how much; nothing where all are."""
     ratios = off_budget(part).rename(columns=lambda name: name.replace("_", " "))
     texts = [f"{method} ({', '.join(f'{of[name]:.2f} × {name}' for name in ratios)})" for method, of in ratios.iterrows()]
-    return (
-        [f"Not at that budget, in multiples of {part['baseline'].iloc[0]} ({part['modality'].iloc[0]}): {'; '.join(texts)}."]
-        if texts
-        else []
-    )
+    baseline, modality = part[["baseline", "modality"]].iloc[0]
+    return f"Not at that budget, in multiples of {baseline} ({modality}): {'; '.join(texts)}." if texts else ""
 
 
 def _seed_notes(table: pd.DataFrame) -> list[str]:

@@ -60,6 +60,7 @@ def make_run(
             "judge_correct": [int(r) for r in right],
         }
     )
+    items["verifier_correct"] = [1 if r else int(i == 9) for i, r in enumerate(right)]
     write_rows(items.assign(**{n: v[-1] + rng.normal(0, 0.05, 10) for n, v in values.items()}), folder / "scores.csv.gz")
     write_rows(pd.DataFrame({"metric": ["diversity"], "value": [0.4 + 0.01 * seed], "n": [10]}), folder / "sets.csv")
     (folder / "cost.json").write_text(json.dumps({"train_seconds": 6.0, "evaluate_seconds": 1.0, "hardware": "a machine"}))

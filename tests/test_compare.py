@@ -34,8 +34,8 @@ def test_the_difference_is_paired_and_told_in_a_sentence(root, capsys):
 
 
 def test_one_seed_has_an_interval_over_prompts(root):
-    table = compare([root / "runs/image/quick/gdpo/seed0"], "static_multi_reward", root / "results", "accuracy")
-    row = table.query("method == 'gdpo'").iloc[0]
+    table = compare([root / "runs/image/quick/gdpo/seed0"], "static_multi_reward", root / "results")
+    row = table.query("method == 'gdpo' and metric == 'accuracy'").iloc[0]
     assert row["n_seeds"] == 1 and row["diff_low"] < row["diff"] < row["diff_high"]
 
 
@@ -43,7 +43,7 @@ def test_one_seed_has_an_interval_over_prompts(root):
     "changes, said",
     [
         ({"protocol": {"steps": 20}}, "different protocols .steps: 6 → 20"),
-        ({"prompts": "mine.txt"}, "trained on different prompts"),
+        ({"prompts": "mine.txt"}, "different protocols .training prompts: embedded:image/train → mine.txt"),
         ({"rewards": ["alignment", "clip_score"]}, "trained on clip_score, which the evaluation holds out"),
         ({"seed": 7}, "no common seeds"),
     ],

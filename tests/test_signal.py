@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from eval.signal import Products, equalising_MT, jackknife_MK, signal_MK
@@ -57,11 +58,14 @@ def test_the_study_measures_writes_and_renders(untrained_pipeline, tmp_path, mon
     settings = toy_settings("static_multi_reward", untrained_pipeline, **{"sampler.steps": 4})
     products = gradient_signal.measure(TrainConfig.from_dotted(settings), 4, 2)
     folder = tmp_path / "results"
-    gradient_signal.write(products, ("red", "blue"), folder)
-    again, objectives = gradient_signal.read(folder)
-    assert objectives == ("red", "blue") and again.count_F.tolist() == [2, 2]
-    np.testing.assert_allclose(again.cross_FFMTK, products.cross_FFMTK, rtol=1e-5)
-    np.testing.assert_allclose(again.gram_FMTT, products.gram_FMTT, rtol=1e-5)
+    gradient_signal.write(products, ("red", "blue"), folder / gradient_signal.PRODUCTS)
+    again, methods, objectives = gradient_signal.read(folder / gradient_signal.PRODUCTS)
+    assert methods == list(gradient_signal.METHODS) and objectives == ["red", "blue"] and again.count_F.tolist() == [2, 2]
+    np.testing.assert_array_equal(again.cross_FFMTK, products.cross_FFMTK)
     shown = gradient_signal.render(folder)
-    assert all(name.replace("_", "\\_") in shown for name in gradient_signal.METHODS)
-    assert shown == (folder / "signal.md").read_text()
+    assert list(shown) == ["Method", *(f"{k}, {how}" for k in ("red", "blue") for how in ("as credited", "by precision"))]
+    rows = pd.read_csv(folder / "signal.csv").set_index(["method", "objective", "steps"])["signal"]
+    assert shown["blue, by precision"][-1].startswith(f"{1e5 * rows[methods[-1], 'blue', 'by precision']:,.0f}".replace("-", "−"))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    gradient_signal.render(folder)
+    assert before == {path: path.read_bytes() for path in folder.iterdir()}

@@ -8,15 +8,14 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
+from eval.figures import credit_shares, curve_of, gains
 from eval.page import write_page
-from eval.plot_credit import credit_shares
-from eval.plot_curves import curve_of
-from eval.plot_tradeoffs import pareto_front, reward_gains
-from eval.plots import contact_sheet, method_styles, sample_grid
+from eval.plots import CELL, GRID_HEAD, GRID_LEFT, contact_sheet, method_styles, sample_grid
 from eval.stats import paired_difference
 from eval.store import Store, finished_runs, publish
-from eval.tables import MOST_COLUMNS, TABLE_COLUMNS, build_table, off_budget, said, to_target, write_table
+from eval.tables import MOST_COLUMNS, TABLE_COLUMNS, build_table, derived, off_budget, said, write_table
 from otca.errors import InputError
 from reproduce import all as everything
 from reproduce import table as script
@@ -48,7 +47,7 @@ def store(root):
 
 def test_a_row_has_its_methods_statistics_and_the_paired_difference(store):
     table = build_table(store, NAMES)
-    assert tuple(table.columns) == TABLE_COLUMNS
+    assert tuple(table.columns) == (*TABLE_COLUMNS, "best")
     row = table.query("method == 'otca' and metric == 'accuracy'").iloc[0]
     own, other = np.array([0.8, 0.9, 0.7]), np.array([0.5, 0.6, 0.5])
     d = paired_difference(own, other)
@@ -63,10 +62,25 @@ def test_a_row_has_its_methods_statistics_and_the_paired_difference(store):
 def test_samples_to_target_count_runs_that_never_reach_it_with_the_baselines_budget(store):
     """The target is .5: static ends at .5, .6, .5, linear from .3; uniform at .4, .5, .4; otca at .8, .9, .7."""
     whole = SAMPLES * ITERATIONS
-    reached = to_target(store, NAMES)["samples"]
+    means = derived(store).groupby(["metric", "method"])["value"].mean()
+    reached = means["samples_to_target"]
     assert reached["static_multi_reward"] == pytest.approx((1 + 2 / 3 + 1) / 3 * whole)
-    assert reached["uniform_grpo"] == whole and reached["otca"] == pytest.approx((2 / 5 + 2 / 6 + 2 / 4) / 3 * whole)
-    assert "base" not in reached
+    assert reached["uniform_grpo"] == pytest.approx((1 + 1 + 1) / 3 * whole)
+    assert reached["otca"] == pytest.approx((2 / 5 + 2 / 6 + 2 / 4) / 3 * whole) and "base" not in reached
+    assert means["reached_target"]["uniform_grpo"] == pytest.approx(1 / 3) and means["reached_target"]["otca"] == 1
+    seconds, evaluations = (means[f"{name}_to_target"] / reached for name in ("seconds", "evaluations"))
+    assert seconds.to_numpy() == pytest.approx(1.5 / SAMPLES) and evaluations.to_numpy() == pytest.approx(100 / SAMPLES)
+    row = build_table(store, NAMES).query("method == 'otca' and metric == 'evaluations_to_target'").iloc[0]
+    assert row["mean"] == row["evaluations_to_target"] and row["diff"] < 0 and row["prob_improvement"] == 1
+
+
+def test_worst_reward_and_hacking_gap_are_of_each_run(store):
+    rewards = store.metrics.query("metric in ('alignment', 'quality', 'aesthetic')").groupby(["method", "seed"])["value"]
+    own = derived(store).set_index(["metric", "method", "seed"])["value"]
+    assert own["worst_trained"].sort_index().to_numpy() == pytest.approx(rewards.min().sort_index().to_numpy())
+    assert own["hypervolume"].sort_index().to_numpy() == pytest.approx(rewards.prod().sort_index().to_numpy())
+    table = build_table(store, NAMES, ["accuracy"]).set_index(["metric", "method"])
+    assert table.loc[("hacking_gap", "otca"), "mean"] == pytest.approx(0.1) and ("diversity", "otca") not in table.index
 
 
 def test_text_tables_are_narrow_escaped_and_the_same_bytes(store, tmp_path):
@@ -91,9 +105,9 @@ def test_methods_off_the_budget_are_named(store):
     part = build_table(store, ["static_multi_reward", "otca"], ["accuracy"])
     part.loc[part["method"] == "otca", "network_evaluations"] = 600
     assert off_budget(part).loc["otca", "network_evaluations"] == 1.5
-    assert script._budget_notes(part) == [
+    assert script._budget_note(part) == (
         "Not at that budget, in multiples of static_multi_reward (image): otca (1.50 × network evaluations, 1.00 × reward calls)."
-    ]
+    )
     with pytest.raises(InputError, match="no runs of the baseline 'gdpo'"):
         build_table(store, NAMES, baseline="gdpo")
 
@@ -108,7 +122,8 @@ def test_every_published_table_and_the_page_render_again_byte_for_byte(root, mon
     everything.render()
     assert {path: path.read_bytes() for path in before} == before
     assert "| otca | **0.800 [0.700, 0.900]** |" in (root / "results/table1/quick/table.md").read_text()
-    assert (root / "results/table1/quick/curves.png").is_file()
+    drawn = {path.stem for path in (root / "results/table1/quick").glob("*.png")}
+    assert drawn == {"curves", "curves-cost", "curves-rewards", "trade-offs", "credit", "grid"}
     assert "## Video" in (root / "results/table4/quick/table.md").read_text()
 
 
@@ -148,8 +163,8 @@ def test_a_curve_is_the_mean_over_seeds_at_common_iterations():
         {"seed": [0, 0, 1, 1, 1], "iteration": [0, 2, 0, 2, 4], "samples": [0, 10, 0, 20, 30], "x": [1, 2, 3, 6, 9]}
     )
     curve = curve_of(rows, "x", "samples")
-    assert list(curve.spent) == [0, 15] and list(curve.mean) == [2, 4] and curve.seeds == 2
-    assert list(zip(curve.low, curve.high)) == [(1, 3), (2, 6)]
+    assert list(curve.index) == [0, 15] and list(curve["mean"]) == [2, 4]
+    assert list(zip(curve["low"], curve["high"])) == [(1, 3), (2, 6)]
 
 
 def test_credit_shares_are_multiples_of_an_equal_share():
@@ -160,23 +175,20 @@ def test_credit_shares_are_multiples_of_an_equal_share():
     assert credit_shares(rows, ["b"]) is None
 
 
-def test_pareto_front_and_gains_by_hand():
-    assert pareto_front(np.array([[1, 1], [2, 0], [0, 0], [2, 0]])).tolist() == [True, True, False, True]
-    rows = pd.DataFrame([("base", 0, "a", 1.0), ("otca", 0, "a", 3.0), ("base", 0, "b", 0.0), ("otca", 0, "b", 1.0)])
-    rows.columns = ["method", "seed", "metric", "value"]
-    assert reward_gains(rows, {"a": 2.0, "b": 0.5}, ["base", "otca"])["otca"].tolist() == [(1 + 2) / 2]
+def test_gains_by_hand():
+    """Rewards rise by 2 and 1, in deviations of 2 and .5 by 1 and 2; the gap, lower being better, by .1 for the worse."""
+    rows = pd.DataFrame({"a": [1.0, 3.0], "b": [0.0, 1.0], "hacking_gap": [0.1, 0.2]})
+    wide = rows.set_axis(pd.MultiIndex.from_tuples([("base", 0), ("otca", 0)], names=["method", "seed"]))
+    found = gains(wide, pd.Series({"a": 2.0, "b": 0.5}), "hacking_gap").loc[("otca", 0)]
+    assert found.to_dict() == pytest.approx({"rewards": 1.5, "hacking_gap": -0.1})
 
 
 def test_no_two_methods_look_alike():
     styles = method_styles([*NAMES, *(f"otca@{i}" for i in range(3)), *(f"rival{i}" for i in range(15))])
-    assert len(set(styles.values())) == len(styles)
+    assert len({(style["linestyle"], style["marker"]) for style in styles.values()}) == len(styles)
 
 
 def test_a_grid_keeps_every_pixel_of_its_pictures(tmp_path):
-    from PIL import Image
-
-    from eval.plots import CELL, GRID_HEAD, GRID_LEFT
-
     picture = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
     sample_grid([[picture]], ["a prompt"], ["otca"], tmp_path / "grid.png")
     pixels = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
