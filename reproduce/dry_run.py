@@ -15,6 +15,7 @@ from scipy.optimize import nnls
 
 from baselines import find_method
 from eval.held_out import MOTION
+from eval.markup import Grid, show
 from eval.store import COST
 from otca import presets
 from otca.budget import evaluations_per_sample, scored_media
@@ -66,14 +67,16 @@ def preflight(name: str, tier: str, arms: list[RunSpec], root: Path) -> int:
         check(f"reward {reward}", lambda reward=reward, files=files: _source(reward, files))
     check("processes", lambda: _shared(trained))
     check("disk", lambda: _disk(configs, tier, root))
-    print("\n".join(_costs(trained, root)))
+    grid, whole = _costs(trained, root)
+    if trained:
+        show("To train", grid, f"{whole:,} network evaluations, guidance not counted; more: python -m otca plan")
     for problem in problems:
         print(f"  in the way: {problem}")
     return 2 if problems else 0
 
 
-def _costs(trained: dict[RunSpec, TrainConfig], root: Path) -> list[str]:
-    """Network evaluations and reward calls of each method's runs; core hours too, where finished runs tell what they take.
+def _costs(trained: dict[RunSpec, TrainConfig], root: Path) -> tuple[Grid, int]:
+    """Network evaluations and reward calls of each method's runs, and all evaluations; core hours, where finished runs tell them.
 
     A run's seconds of training are taken as linear in both, fitted to the finished runs of the same modality and tier.
     """
@@ -84,14 +87,15 @@ def _costs(trained: dict[RunSpec, TrainConfig], root: Path) -> list[str]:
         budgets[arm.modality, arm.tier, arm.name] = np.array(
             [samples * evaluations_per_sample(config, method), samples * scored_media(config, method) * len(config.rewards)]
         )
-    lines = []
+    rows = []
     for key, count in seeds.items():
         evaluations, calls = budgets[key] * count
         whole += evaluations
         rates = seconds_each(root / key[0] / key[1])
-        hours = "" if rates is None else f", {count * budgets[key] @ rates / 3600:.2f} core hours"
-        lines.append(f"  {key[2]} ({key[0]}), {count} runs: {evaluations:,} network evaluations, {calls:,} reward calls{hours}")
-    return [*lines, f"  cost: {whole:,} network evaluations of training, guidance not counted; `python -m otca plan` says more"]
+        hours = "?" if rates is None else f"{count * budgets[key] @ rates / 3600:.2f}"
+        rows.append((key[2], key[0], str(count), f"{evaluations:,}", f"{calls:,}", hours))
+    heads = ("Method", "Modality", "Runs", "Network evaluations", "Reward calls", "Hours")
+    return dict(zip(heads, (list(column) for column in zip(*rows)))), whole
 
 
 def seconds_each(runs: Path) -> np.ndarray | None:

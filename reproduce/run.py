@@ -28,12 +28,12 @@ from pathlib import Path
 import pandas as pd
 import submitit
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
-from rich.table import Table as Grid
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
-from eval.store import COST
+from eval.columns import METRICS
+from eval.markup import number, show
+from eval.store import COST, run_values
 from otca.distributed import end_processes, is_main, launched
 from otca.errors import InputError, InUse, RewardError, TrainingError, one_line
 from otca.files import is_held
@@ -201,31 +201,35 @@ def show_progress(arms: Sequence[RunSpec], root: Path, jobs: int) -> None:
     """Print done, running, left and minutes left by modality and method; runs left cost what finished ones of the method did."""
     rows = []
     for arm in dict.fromkeys(arms):
-        folder = root / arm.path
+        folder, (reached, total) = root / arm.path, iterations_of(arm, root)
         done, cost = is_finished(folder), folder / COST
         spent = json.loads(cost.read_text()) if done and cost.is_file() else {}
         seconds = sum(spent.get(f"{part}_seconds", 0.0) for part in ("train", "evaluate")) if spent else None
-        reached, total = iterations_of(arm, root)
         rows.append((arm.modality, arm.name, done, not done and is_held(folder), seconds, 1 - reached / total))
     table = pd.DataFrame(rows, columns=["modality", "method", "done", "running", "seconds", "to_do"])
     typical = table.groupby(["modality", "method"])["seconds"].transform("mean")
     trained = table[table["method"] != "base"].groupby("modality")["seconds"].mean()
-    typical = typical.fillna(table["modality"].map(trained)).astype(float)
-    table["minutes"], table["left"] = table["to_do"] * typical / 60, ~table["done"] & ~table["running"]
-    sums = table.groupby(["modality", "method"], sort=False)[["done", "running", "left", "minutes"]].sum(min_count=1)
-    grid = Grid("modality", "method", "done", "running", "left", "minutes left")
-    for (modality, method), row in sums.iterrows():
-        grid.add_row(
-            modality,
-            method,
-            *(f"{int(row[name])}" for name in ("done", "running", "left")),
-            f"{row['minutes']:.0f}".replace("nan", "?"),
-        )
-    console = Console()
-    console.print(grid)
-    total = sums.sum()
-    hours = f"{total['minutes'] / 60 / jobs:.1f} hours with {jobs} workers" if sums["minutes"].notna().all() else "unknown as yet"
-    console.print(f"{total['done']:.0f} done, {total['running']:.0f} running, {total['left']:.0f} left; time left: {hours}")
+    table["minutes left"] = table["to_do"] * typical.fillna(table["modality"].map(trained)).astype(float) / 60
+    table["left"] = ~table["done"] & ~table["running"]
+    counted = ["done", "running", "left", "minutes left"]
+    sums = table.groupby(["modality", "method"], sort=False)[counted].sum(min_count=1).reset_index()
+    total, known = sums[counted].sum(), sums["minutes left"].notna().all()
+    hours = f"{total['minutes left'] / 60 / jobs:.1f} hours with {jobs} workers" if known else "unknown as yet"
+    cells = {name: [f"{value:.0f}".replace("nan", "?") for value in sums[name].astype(float)] for name in counted}
+    said = f"{total['done']:.0f} done, {total['running']:.0f} running, {total['left']:.0f} left; time left: {hours}"
+    show("Runs", {"method": list(sums["method"]), "modality": list(sums["modality"])} | cells, said)
+
+
+def show_made(arms: Sequence[RunSpec], root: Path) -> None:
+    """Print what finished runs came to: one row a method, means over its seeds on test prompts."""
+    values = pd.DataFrame([{"method": arm.name, "seeds": 1} | run_values(root / arm.path) for arm in arms])
+    trained = [name for name in METRICS if not METRICS[name].held_out]
+    shown = [name for name in ("accuracy", *trained, "hacking_gap") if name in values]
+    means = values.groupby("method", sort=False)[shown].mean()
+    grid = {"Method": list(means.index), "Seeds": [str(n) for n in values.groupby("method", sort=False)["seeds"].sum()]}
+    grid |= {METRICS[name].label: [number(value, METRICS[name].decimals) for value in means[name]] for name in shown}
+    folders = " ".join(dict.fromkeys(str((root / arm.path).parent) for arm in arms))
+    show("Means over seeds, test prompts", grid, f"differences with intervals: python -m reproduce.compare {folders}")
 
 
 # ---------------------------------------------------------------------------------------------------------- command line
@@ -265,6 +269,9 @@ def make_runs(name: str, tier: str, arms: Sequence[RunSpec], args: argparse.Name
         from reproduce.dry_run import preflight
 
         return preflight(name, tier, list(arms), root) if is_main() else 0
+    missing = sum(not is_finished(root / arm.path) for arm in arms)
+    if is_main():
+        print(f"{name}, {tier} tier: {len(arms)} runs, {missing} to make; the same command goes on after a stop")
     run_arms(arms, root, args.jobs, args.slurm, args.gpus)
     return None
 
@@ -290,8 +297,7 @@ def main(argv: list[str] | None = None) -> int:
         arms = [named_arm(args.modality, args.tier, name, seed) for seed in range(seeds) for name in names]
         code = make_runs(", ".join(names), args.tier, arms, args)
         if code is None and is_main():
-            for folder in dict.fromkeys((RUNS / arm.path).parent for arm in arms):
-                print(f"made: {folder} ({seeds} seeds); compare with: python -m reproduce.compare {folder}")
+            show_made(arms, RUNS)
         end_processes()
         return code or 0
 

@@ -13,18 +13,21 @@ from otca.errors import InputError
 from otca.runs import RunSpec
 
 SAMPLED = ("static_multi_reward", "otca")
-"""Methods that the sampling settings are tried on."""
+"""Methods that the settings below are tried on."""
+SETTINGS: dict[str, dict[str, object]] = {
+    **{f"T{steps}": {"sampler.steps": steps} for steps in (5, 12)},
+    **{f"G{g}": {"group_size": g, "prompts_per_iteration": 128 // g} for g in (4, 8, 32)},
+    **{scale: {"loss.step_scale": scale} for scale in ("exact", "equal")},
+}
+"""Number of steps, group size at equal samples, size of each step's gradient."""
 STRESSED = ("uniform_grpo", "static_multi_reward", "otca_moca", "otca", "process_credit")
 """Methods that the corrupted reward is tried on."""
-MATCHED = ("uniform_grpo", "otca_moca@rho0", "otca_moca", "moca_step", "process_credit")
-"""Methods whose advantage is also brought to the root mean square of static weighting; MOCA's of ρ = 1 has it already."""
 
 VARIANTS: dict[str, dict[str, object]] = {
     # TCD: what it measures, and what its weights know
     **{f"{method}@x0_hat": {"credit.tcd_latent": "x0_hat"} for method in ("otca_tcd", "otca")},
     "otca_tcd@epsilon.01": {"credit.tcd_epsilon": 1e-2},
     "otca_tcd@epsilon.1": {"credit.tcd_epsilon": 0.1},
-    "otca_tcd@sum": {"credit.tcd_normalise": "sum"},
     "otca_tcd@permuted": {"credit.tcd_control": "permuted"},
     "otca_tcd@averaged": {"credit.tcd_control": "averaged"},
     # MOCA: its exploration beside the default 0.5
@@ -45,17 +48,11 @@ VARIANTS: dict[str, dict[str, object]] = {
     "process_credit@baseline": {"credit.process_scale": "step", "credit.process_decay": 1.0},
     # credit-sampled steps
     **{f"{m}@{n}steps": {"credit.sampled_steps": n} for m in ("otca", "otca_tcd", "process_credit") for n in (1, 3)},
-    # sampling and loss: number of steps, kernel, group size at equal samples, size of each step's gradient
-    **{f"{method}@T{steps}": {"sampler.steps": steps} for method in SAMPLED for steps in (5, 10, 20)},
-    **{f"{method}@dance_sde": {"sampler.kind": "dance_sde", "sampler.level": 0.3} for method in SAMPLED},
-    **{f"{method}@cps": {"sampler.kind": "cps"} for method in SAMPLED},
-    **{f"{method}@G{g}": {"group_size": g, "prompts_per_iteration": 128 // g} for method in SAMPLED for g in (4, 8, 32)},
-    **{f"{method}@{scale}": {"loss.step_scale": scale} for method in SAMPLED for scale in ("exact", "equal")},
+    # sampling and loss
+    **{f"{method}@{name}": changes for method in SAMPLED for name, changes in SETTINGS.items()},
     # one corrupted reward
     **{f"{method}@flipped": {"rewards": ["reproduce.corrupted:Flipped", "quality", "aesthetic"]} for method in STRESSED},
 }
-for _name in MATCHED:
-    VARIANTS[_name + ("-rms" if "@" in _name else "@rms")] = VARIANTS.get(_name, {}) | {"credit.match_rms": True}
 
 EQUAL = {"equal": 1.0, "equal40": 0.4}
 """Suffix of a variant (``flow_grpo@equal``, ``otca@3steps-equal``) → its share of static weighting's network evaluations."""
