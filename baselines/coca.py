@@ -4,8 +4,6 @@ Differs from its source (Stable Diffusion 1.4, DDPO, one reward) in the sampler 
 z-scores; its windows of 5 of 50 steps are a tenth of the steps here.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch

@@ -5,8 +5,6 @@ the run's weights, in the population's standard deviation instead of the sample'
 ± `loss.advantage_clip` instead of the unweighted ones.
 """
 
-from __future__ import annotations
-
 import torch
 
 from otca.config import TrainConfig

@@ -4,8 +4,6 @@ Differs from its source in mixing rewards by static weights of increments standa
 the sampling grid. Each state is completed to the end, which costs about T/2 network evaluations a step.
 """
 
-from __future__ import annotations
-
 import torch
 
 from otca.config import TrainConfig

@@ -6,8 +6,6 @@ source in mixing rewards by static weights of z-scores (there: one summed reward
 first-order solver.
 """
 
-from __future__ import annotations
-
 import torch
 
 from baselines.static_multi_reward import assign

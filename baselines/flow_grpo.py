@@ -5,8 +5,6 @@ noiseless and untrained. As in its scripts, the advantage is divided by the stan
 iteration (`global_std`), not of the group.
 """
 
-from __future__ import annotations
-
 import torch
 
 from otca.config import TrainConfig

@@ -4,8 +4,6 @@ Differs from its source, which branches after a shared ODE prefix in the first h
 step; static weights of z-scored rewards, so that the selection of steps is all that sets it apart.
 """
 
-from __future__ import annotations
-
 from baselines.static_multi_reward import assign
 from otca.methods import Method
 

@@ -4,8 +4,6 @@ Differs from its source, a language-model method, only in where it is applied: o
 every denoising step.
 """
 
-from __future__ import annotations
-
 import torch
 
 from otca.config import TrainConfig

@@ -6,8 +6,6 @@ downward by b = mean (μ − μ_old)² / (2 std²), and its spread shrinks with 
 at every step; the guard takes both out, and the division by Δ evens out the gradients.
 """
 
-from __future__ import annotations
-
 import torch
 
 from baselines.static_multi_reward import assign

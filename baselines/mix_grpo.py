@@ -4,8 +4,6 @@ Differs from its source in the number of steps (there 25, of which the window of
 the source's. So the window stands still for 25 iterations: the embedded tiers' 20 to 60 see one or two places of it.
 """
 
-from __future__ import annotations
-
 from baselines.static_multi_reward import assign
 from otca.methods import Method
 

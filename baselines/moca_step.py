@@ -3,8 +3,6 @@
 The abstract has MOCA weigh rewards throughout the denoising; the equations as read give its weights no step index.
 """
 
-from __future__ import annotations
-
 import torch
 
 from baselines.process_credit import process_advantage_TBK, process_needs

@@ -4,8 +4,6 @@ A state is worth the reward of its completion (`otca/state_values.py`), optional
 a step is worth the difference, summed over later steps with decay λ (`credit.process_advantage_TBK`).
 """
 
-from __future__ import annotations
-
 import torch
 
 from otca import credit

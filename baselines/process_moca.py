@@ -1,7 +1,5 @@
 """Process credit whose objectives are weighted by MOCA on the final rewards [ours]."""
 
-from __future__ import annotations
-
 import torch
 
 from baselines.process_credit import process_advantage_TBK, process_needs

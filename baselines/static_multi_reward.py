@@ -5,8 +5,6 @@ steps. It is Table 4's "neither" row: OTCA without TCD and without MOCA. Differs
 but the noiseless last one, and from DanceGRPO in mixing the objectives before the clip instead of clipping each (`dance_grpo`).
 """
 
-from __future__ import annotations
-
 import torch
 
 from otca.config import TrainConfig

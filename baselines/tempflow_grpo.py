@@ -4,8 +4,6 @@ A fixed schedule, the essential rival of TCD: it knows the step but not the samp
 the branching of trajectories; its public code scales by the constant 2.25 instead of to mean 1.
 """
 
-from __future__ import annotations
-
 import torch
 
 from otca.config import TrainConfig

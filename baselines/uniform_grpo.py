@@ -5,8 +5,6 @@ summed reward, standardised within the group. An objective's say is its raw stan
 both in what stands around the rule: no KL to the starting model, the clip and the tuned weights of the tier.
 """
 
-from __future__ import annotations
-
 import torch
 
 from otca.config import TrainConfig

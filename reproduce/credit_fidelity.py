@@ -177,41 +177,53 @@ def render(modality: str) -> Grid:
         credit_profiles(profiles, sigma_T, names, FOLDER / modality / f"{stage}-profiles", DRAWN_CAPTION)
     fidelity, stages = pd.DataFrame(fidelity)[COLUMNS], pd.DataFrame(stages)
     write_rows(stages, FOLDER / modality / "stages.csv")
-    means = fidelity[fidelity["axis"].isin(["pooled", WORTHLESS])]
-    means = means.groupby(["method", "axis", "objective"], sort=False)["correlation"].mean().rename("cell").map("{:.2f}".format)
-    write_atomic(FOLDER / modality / "fidelity.md", report(fidelity, stages, wide(means.reset_index(), ["axis", "objective"])))
+    write_atomic(FOLDER / modality / "fidelity.md", report(fidelity, stages))
     path = FOLDER / "fidelity.csv"
     if path.exists():
         others = pd.read_csv(path)
         fidelity = pd.concat([others[others["modality"] != modality], fidelity]).sort_values("modality", kind="stable")
     write_rows(fidelity, path)
-    return wide(means[:, "pooled"].reset_index(), ["objective"])
+    return means_of(fidelity[fidelity["modality"] == modality], "pooled")
 
 
-def report(fidelity: pd.DataFrame, stages: pd.DataFrame, means: Grid) -> str:
-    """Text of fidelity.md: how good the truth is, means over the stages, then every estimate with its interval."""
-    shown = stages.assign(
-        reliability=[f"{r.reliability:.2f} ({r.reliability_se:.2f})" for r in stages.itertuples()],
-        initial_noise_share=stages["initial_noise_share"].map("{:.2f}".format),
-        worthless_cells=stages["worthless_cells"].map("{:.2f}".format),
-    )[["stage", "objective", "trajectories", "continuations", "reliability", "initial_noise_share", "worthless_cells"]]
-    heads = {name: name.replace("_", " ").capitalize() for name in shown}
-    parts = ["# Credit fidelity", markdown_table({heads[name]: list(shown[name]) for name in shown})]
-    parts += ["## Means over the stages", markdown_table(means)]
-    rows = fidelity.assign(
-        cell=[number(r.correlation, 2) + interval_text(r.ci_low, r.ci_high, 2) for r in fidelity.itertuples()]
-    )
-    for axis in rows["axis"].unique():
-        title = f"{COMPARED} over {axis[5:]}" if axis.startswith("over_") else axis.replace("_", " ")
-        parts += [f"## {markdown(title)}", markdown_table(wide(rows[rows["axis"] == axis], ["stage", "objective"]))]
+def report(fidelity: pd.DataFrame, stages: pd.DataFrame) -> str:
+    """Text of fidelity.md: how good the truth is, means over the stages, and `COMPARED` beside its rivals."""
+    quality = {
+        "Stage": list(stages["stage"]),
+        "Objective": list(stages["objective"]),
+        "Reliability (SE)": [f"{r.reliability:.2f} ({r.reliability_se:.2f})" for r in stages.itertuples()],
+        "Initial noise": [number(value, 2) for value in stages["initial_noise_share"]],
+        "Worthless cells": [number(value, 2) for value in stages["worthless_cells"]],
+    }
+    ratios = fidelity[fidelity["axis"].str.startswith("over_")]
+    cells = [number(r.correlation, 2) + interval_text(r.ci_low, r.ci_high, 2) for r in ratios.itertuples()]
+    cells = ratios.assign(cell=cells).set_index(["axis", "stage", "objective"])["cell"].unstack("objective", sort=False)
+    compared = {"Over": [axis[5:] for axis, _ in cells.index], "Stage": [stage for _, stage in cells.index]}
+    first = stages.iloc[0]
+    parts = [
+        "# Credit fidelity",
+        f"{first['trajectories']} trajectories of {first['groups']} prompts a stage, every state continued "
+        f"{first['continuations']} times. Initial noise: the share of a reward's variance in its group that is decided before "
+        "the first step. Every estimate with its interval is in `fidelity.csv`.",
+        markdown_table(quality),
+        "## Pooled correlation with the true credit, and share of credit on worthless cells: means over the stages",
+        markdown_table(means_of(fidelity, "pooled", WORTHLESS)),
+        "## Correlation over the steps of a trajectory, and over samples at a step: means over the stages",
+        markdown_table(means_of(fidelity, "step", "sample")),
+        f"## Pooled correlation of {markdown(COMPARED)} as a multiple of another's",
+        markdown_table(compared | {name: list(cells[name]) for name in cells}),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
-def wide(rows: pd.DataFrame, columns: list[str]) -> Grid:
-    """Rows with a ``cell`` each as a table of methods, one column a combination of values of ``columns``."""
-    cells = rows.set_index(["method", *columns])["cell"].unstack(columns, sort=False)
-    heads = [name if isinstance(name, str) else ", ".join(name) for name in cells]
-    return {"Method": list(cells.index)} | {head.replace("_", " "): list(cells[name]) for head, name in zip(heads, cells)}
+def means_of(fidelity: pd.DataFrame, *axes: str) -> Grid:
+    """Means over the stages: a row a method, a column an axis and objective."""
+    means = fidelity.groupby(["axis", "method", "objective"], sort=False)["correlation"].mean()
+    grid: Grid = {"Method": list(fidelity["method"].unique())}
+    for axis in axes:
+        wide = means[axis].unstack("objective", sort=False).reindex(grid["Method"])
+        grid |= {f"{axis.replace('_', ' ')}, {name}": [number(value, 2) for value in wide[name]] for name in wide}
+    return grid
 
 
 def read_truth(folder: Path, stage: str) -> tuple[pd.DataFrame, Truth]:

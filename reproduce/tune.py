@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from eval.evaluate import write_rows
+from eval.markup import show
 from eval.store import gather
 from otca import presets
 from otca.errors import InputError
@@ -31,7 +32,7 @@ TUNING_SEEDS = (101, 102, 103)
 RATES, KLS = (0.5, 1.0, 2.0), (1.0,)
 """Multiples of the tier's learning rate and KL weight that are tried for every method."""
 METHODS = ("uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca", "process_credit")
-FACTORS = ["rate", "kl"]
+FACTORS, COSTS = ["rate", "kl"], ["network_evaluations", "reward_calls", "train_seconds"]
 
 
 def arms(modality: str, tier: str, methods: tuple[str, ...] = METHODS) -> list[RunSpec]:
@@ -54,16 +55,13 @@ def rows_of(grid: list[RunSpec], root: Path) -> pd.DataFrame:
         frames = gather(root / arm.path)
         run, names = frames["runs"].iloc[0], json.loads(frames["runs"]["config"][0])["rewards"]
         factors = dict(zip(FACTORS, (float(part.partition("×")[2]) for part in arm.variant.split("-"))))
-        costs = {name: run[name] for name in ("network_evaluations", "reward_calls", "train_seconds")}
-        out.append({"method": arm.method, "seed": arm.seed, **factors, **frames["items"][names].mean(), **costs})
+        out.append({"method": arm.method, "seed": arm.seed, **factors, **frames["items"][names].mean(), **run[COSTS]})
     return pd.DataFrame(out)
 
 
 def winners(rows: pd.DataFrame) -> pd.DataFrame:
     """Each method's factors of the highest hypervolume (of equals the lowest), and whether they lie at the edge of the grid."""
-    rewards = [
-        name for name in rows if name not in ("method", "seed", *FACTORS, "network_evaluations", "reward_calls", "train_seconds")
-    ]
+    rewards = [name for name in rows if name not in ("method", "seed", *FACTORS, *COSTS)]
     volume = rows.groupby(["method", *FACTORS])[rewards].mean().prod(axis=1).rename("hypervolume").reset_index()
     best = volume.sort_values(["hypervolume", *FACTORS], ascending=[False, True, True], kind="stable").groupby("method").first()
     return best.assign(at_edge=best["rate"].isin([rows["rate"].min(), rows["rate"].max()]))
@@ -94,7 +92,11 @@ def main(argv: list[str] | None = None) -> int:
             write_rows(rows.sort_values(["method", *FACTORS, "seed"]), path)
         if not path.is_file():
             raise InputError(f"{path} is missing; make the grid first, without --winners")
-        print(winners(pd.read_csv(path)).to_string(float_format="%.4g"))
+        best = winners(pd.read_csv(path))
+        heads = (*FACTORS, "hypervolume")
+        grid = {"Method": list(best.index)} | {head: [f"{value:.4g}" for value in best[head]] for head in heads}
+        edges = ", ".join(best.index[best["at_edge"]]) or "none"
+        show("Winners, in multiples of the tier's own values", grid, f"At the edge of the grid: {edges}. Rows: {path}")
         return 0
 
     return run_command("tune", command)

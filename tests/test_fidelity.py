@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -158,9 +157,11 @@ def tiny_study(tmp_path, monkeypatch, untrained_pipeline):
     return tmp_path
 
 
-def test_the_study_end_to_end(tiny_study, monkeypatch):
-    """Train, sample, continue, measure and render; a second render changes no byte, a second run computes nothing."""
-    assert credit_fidelity.main(["--modality", "image", "--jobs", "1"]) == 0
+def test_the_study_end_to_end(tiny_study, monkeypatch, capsys):
+    """Train, sample, continue, measure and render; a second render or run changes no byte and computes nothing. Readings are
+    added to the published truth about the same trajectories, and to no other."""
+    argv = ["--modality", "image", "--jobs", "1"]
+    assert credit_fidelity.main(argv) == 0
     folder = tiny_study / "results/credit_fidelity"
     rows = pd.read_csv(folder / "fidelity.csv")
     assert list(rows) == ["modality", "stage", "method", "objective", "axis", "correlation", "ci_low", "ci_high", "reliability"]
@@ -173,37 +174,26 @@ def test_the_study_end_to_end(tiny_study, monkeypatch):
         assert row.correlation == pytest.approx(own / rival, rel=1e-4)
     uniform = rows[(rows["method"] == "uniform_grpo") & (rows["axis"] == "step")]
     assert uniform["correlation"].isna().all()  # it does not vary within a trajectory
-    text = [f for f in folder.rglob("*") if f.suffix in (".csv", ".gz", ".md", ".svg")]
-    before = {f: f.read_bytes() for f in text}
-    assert "trajectories of" in (folder / "image/fidelity.md").read_text().split("## Means over the stages")[1]
-    assert credit_fidelity.main(["--modality", "image", "--render"]) == 0
-    assert before == {f: f.read_bytes() for f in before}
-    monkeypatch.setattr(truth, "collect", None)  # would fail if called
-    assert credit_fidelity.main(["--modality", "image", "--jobs", "1"]) == 0
-    assert before == {f: f.read_bytes() for f in before}
-
-
-def test_new_readings_take_the_published_truth_about_the_same_trajectories(tiny_study, monkeypatch, capsys):
-    """Without a continuation the cells come out the same; of trajectories that end otherwise the truth is refused."""
-    assert credit_fidelity.main(["--modality", "image", "--jobs", "1"]) == 0
-    cells = tiny_study / "results/credit_fidelity/image/half-cells.csv.gz"
-    published, readings = pd.read_csv(cells), credit_fidelity.READINGS
-    shutil.rmtree(tiny_study / "runs")
-    published.drop(columns="otca").to_csv(cells, index=False)
-    capsys.readouterr()
-    assert credit_fidelity.main(["--modality", "image", "--render"]) == 2
-    assert "half-cells.csv.gz has no otca; add it with" in capsys.readouterr().err
+    before = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    assert "4 trajectories of 2 prompts" in (folder / "image/fidelity.md").read_text()
+    with monkeypatch.context() as patched:
+        patched.setattr(truth, "collect", None)  # would fail if called
+        for again in ([*argv, "--render"], argv):
+            assert credit_fidelity.main(again) == 0 and before == {f: f.read_bytes() for f in before}
+    cells, published = folder / "image/half-cells.csv.gz", pd.read_csv(folder / "image/half-cells.csv.gz")
     monkeypatch.setattr(truth, "continuation_rewards_NBK", None)  # would fail if called
-    assert credit_fidelity.main(["--modality", "image", "--jobs", "1", "--truth", "published"]) == 0
+    published.drop(columns="otca").to_csv(cells, index=False)
+    assert credit_fidelity.main([*argv, "--render"]) == 2
+    assert "half-cells.csv.gz has no otca; add it with" in capsys.readouterr().err
+    assert credit_fidelity.main([*argv, "--truth", "published"]) == 0
     again = pd.read_csv(cells)
-    assert list(again) == list(published) and set(readings) < set(again)
-    for column in ("truth", "error", *readings):
+    assert list(again) == list(published)
+    for column in ("truth", "error", *credit_fidelity.READINGS):
         np.testing.assert_allclose(again[column], published[column], rtol=1e-4, atol=1e-6)
     samples = cells.with_name("half-samples.csv.gz")
     ends = pd.read_csv(samples)
     ends.assign(final=ends["final"] + 2e-5).to_csv(samples, index=False)
-    capsys.readouterr()
-    assert credit_fidelity.main(["--modality", "image", "--jobs", "1", "--truth", "published"]) == 2
+    assert credit_fidelity.main([*argv, "--truth", "published"]) == 2
     assert "trajectories of stage 'half' end otherwise here than published, by up to 2e-05" in capsys.readouterr().err
 
 
