@@ -50,7 +50,7 @@ METRICS: dict[str, Metric] = {
     "samples_to_target": Metric("Samples to target", higher_is_better=False, decimals=0),
     "evaluations_to_target": Metric("Evaluations to target", higher_is_better=False, decimals=0),
     "seconds_to_target": Metric("Seconds to target", higher_is_better=False, decimals=0),
-    "reached_target": Metric("Share of runs that reach the target", decimals=2),
+    "reached_target": Metric("Runs that reach it", decimals=2),
     "dynamic_degree_dis": Metric("Dynamic degree (DIS)"),
     "motion_smoothness_dis": Metric("Motion smoothness (DIS)", decimals=4),
     "top_flow_dis": Metric("Top-5 % flow (DIS), px a frame", higher_is_better=None),

@@ -56,7 +56,7 @@ def show(title: str, grid: Grid, sentence: str = "") -> None:
     """Print a table, at most as wide as the terminal, and a sentence of what it shows."""
     console, table = Console(), Table(title=Text(title), box=SIMPLE, pad_edge=False, title_justify="left")
     for i, (head, texts) in enumerate(grid.items()):
-        short = max(map(len, texts), default=0) <= SHORT
+        short = not i or max(map(len, texts), default=0) <= SHORT
         table.add_column("\n".join(textwrap.wrap(head, 12)), justify="right" if i else "left", overflow="fold", no_wrap=short)
     for row in zip(*grid.values()):
         table.add_row(*(Text(text, "bold" if isinstance(text, Bold) else "") for text in row))

@@ -208,6 +208,8 @@ def overlay(store: Store, external: pd.DataFrame, kind: str, out: Path) -> pd.Da
                 learning_curves(joined, [*ours, name], out / f"curves-{spent}", panels)
         last = joined.curves.sort_values("iteration").groupby(KEY, sort=False).last()
         rows = last.groupby("method", sort=False).mean().drop(columns=["iteration", "reward_calls", "seconds"]).reset_index()
+    if external["network_evaluations"].isna().all():
+        rows.loc[rows["method"] == name, "network_evaluations"] = np.nan
     write_rows(rows, out / "compared.csv")
     return rows
 
@@ -238,7 +240,8 @@ def _command(args: argparse.Namespace) -> None:
         table = compare(args.runs, args.against, args.rows, args.unequal_budget)
         title, primary = f"Against {table['baseline'].iloc[0]}", primary_of(table, "accuracy")
         rows = table[table["method"] != table["baseline"]]
-        show(title, _differences(rows), said(table, primary) + (ONE_SEED if rows["n_seeds"].eq(1).any() else ""))
+        told = f"{title}: {', '.join(f'{m}, {n} seeds' for m, n in rows.groupby('method', sort=False)['n_seeds'].max().items())}"
+        show(told, _differences(rows), said(table, primary) + (ONE_SEED if rows["n_seeds"].eq(1).any() else ""))
         if args.out:
             write_table(table, args.out, title, [], primary)
     if args.external is not None:
@@ -256,12 +259,11 @@ def _differences(rows: pd.DataFrame) -> Grid:
     digits = [metric_of(m).decimals for m in rows["metric"]]
     return {
         "Metric": [metric_of(m).label for m in rows["metric"]],
-        "Method": list(rows["method"]),
+        **({"Method": list(rows["method"])} if rows["method"].nunique() > 1 else {}),
         "Mean": [number(v, d) for v, d in zip(rows["mean"], digits)],
         "Difference": [number(r.diff, d) + interval(r.diff_low, r.diff_high, d) for r, d in zip(rows.itertuples(), digits)],
         "p (Holm)": [number(p, 3) for p in rows["p_holm"]],
         "P(better)": [number(p, 2) for p in rows["prob_improvement"]],
-        "Seeds": [str(n) for n in rows["n_seeds"]],
     }
 
 
