@@ -183,15 +183,17 @@ def _container(path: Path, upright: bool) -> tuple[list[np.ndarray], float]:
             for frame in container.decode(stream):
                 _check_size(path, "video", frame.height, frame.width, len(frames) + 1)
                 matrix = frame.side_data.get("DISPLAYMATRIX") if upright else None
-                frames.append(_turned(frame.to_ndarray(format="rgb24"), matrix))
+                frames.append(_turned(path, frame.to_ndarray(format="rgb24"), matrix))
             return frames, float(stream.average_rate or 0)
 
 
-def _turned(pixel_HWC: np.ndarray, matrix) -> np.ndarray:
+def _turned(path: Path, pixel_HWC: np.ndarray, matrix) -> np.ndarray:
     """A frame as a display matrix shows it: (x, y) goes to (a·x + c·y, b·x + d·y), by quarter turns and mirrors."""
     if matrix is None:
         return pixel_HWC
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5]
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    if ((a, d) != (0, 0) and (b, c) != (0, 0)) or 0 in (a + b, c + d):
+        raise InputError(f"video {path} is to be shown turned by no quarter; turn it with ffmpeg, or give --orientation stored")
     pixel_HWC = pixel_HWC.swapaxes(0, 1) if a == 0 else pixel_HWC
     return pixel_HWC[:: -1 if b + d < 0 else 1, :: -1 if a + c < 0 else 1]
 

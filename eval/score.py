@@ -1,29 +1,53 @@
 """`otca score`: media of any system, against a list of prompts.
 
 Beside the rows (``scores.csv``) lies the protocol (``scores.json``): what each column was scored by, how media were turned, and
-a digest of files and prompts. A second call with other rewards adds its columns where that digest is the same.
+a digest of files and prompts; a second call with other rewards adds its columns where that digest is the same. One model is in
+memory at a time. What a scorer has found is appended to ``.scores.csv.partial/<scorer>.jsonl`` under a key made of the item's
+bytes and prompt, so that after a kill only what is new or changed is scored.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from tqdm import tqdm
+
+from eval.evaluate import write_rows
+from eval.items import Item, find_items
+from eval.media import Video
+from eval.metrics import vbench
+from eval.scorers import HELD_OUT, Score, Scorer, check_rewards, reward_scorer, video_scorers
 from otca import presets
 from otca.bounds import at_least, check_bound
 from otca.config import TrainConfig
-from otca.errors import InputError, printable
+from otca.distributed import usable_device
+from otca.errors import InputError, RewardError, printable
 from otca.files import writable_folder, write_atomic
+from otca.types import Prompt
 from otca.untrusted import read_object
 
 OWN_REWARDS = {"images": TrainConfig().rewards, "videos": presets.preset("video/quick")["rewards"]}
 """What is measured unless told: the embedded tasks' rewards, where every prompt has a spec."""
 FOR_VIDEOS = ("raft", "dino", "clip", "aesthetic", "musiq", "viclip", "vbench_means")
 """Options that images have no use for."""
+FACTS = ("frames", "fps", "height", "width")
+_LIST, _READING = "the list of files", "facts"
+"""What fills the first columns."""
+RESAMPLES = 2000
+"""Bootstrap resamples of `summary`."""
+BATCH_PIXELS = 256_000_000
+"""Pixels that are scored together at most, beyond one item."""
 NAMED = 5
 """Files without a prompt, or not read, that are named before it is said how many more there are."""
 
@@ -83,12 +107,6 @@ def score(given: ScoreConfig) -> None:
     unused = [name for name in FOR_VIDEOS if given.images and getattr(given, name)]
     if unused:
         raise InputError(f"--{unused[0]} is for videos; leave it out, or give --videos FOLDER")
-
-    from eval.items import find_items
-    from eval.metrics import vbench
-    from eval.score_folder import score_folder, summary
-    from otca.distributed import usable_device
-
     given.device = str(usable_device(given.device))
     place = given.images or given.videos
     found = find_items(place, bool(given.images), given.prompts, given.strict, given.orientation == "upright")
@@ -108,7 +126,8 @@ def score(given: ScoreConfig) -> None:
     old = _earlier_rows(out, found.items, protocol)
     partial = out.parent / f".{out.name}.partial"
     rows = score_folder(found.items, scorers, partial)
-    _write(rows if old is None else _joined(old, rows, {scorer.name for scorer in scorers}), protocol, out)
+    write_rows(rows if old is None else _joined(old, rows, {scorer.name for scorer in scorers}), out)
+    write_atomic(out.with_suffix(".json"), json.dumps(protocol, indent=1) + "\n")
     shutil.rmtree(partial)
     print(summary(rows).to_string(index=False, float_format="%.4f"))
     if entries:
@@ -122,69 +141,194 @@ def score(given: ScoreConfig) -> None:
     print(f"wrote {len(rows)} rows, media {given.orientation}: {out}")
 
 
-def _scorers(given: ScoreConfig, entries, prompts):
+def _scorers(given: ScoreConfig, entries: list[vbench.Entry] | None, prompts: list[Prompt]) -> list[Scorer]:
     """What is asked for; ``entries``: of VBench's list, if it is that; ``prompts``: of each item. Loads no model."""
-    from eval import scorers
-
     kind = "images" if given.images else "videos"
     known = all(prompt.spec for prompt in prompts)
     own = OWN_REWARDS[kind] if known else []
     names = own if given.rewards is None else [name.strip() for name in given.rewards.strip("[]").split(",") if name.strip()]
-    names = [*names, *(scorers.HELD_OUT[kind] if given.held_out and known else ())]
-    scorers.check_rewards(names, prompts, given.prompts)
-    out = scorers.video_scorers(given, entries) if given.videos else []
+    names = [*names, *(HELD_OUT[kind] if given.held_out and known else ())]
+    check_rewards(names, prompts, given.prompts)
     weights = (given.device, given.reward_files, given.reward_timeout)
-    out += [scorers.reward_scorer(name, given.batch, *weights) for name in names]
+    out = video_scorers(given, entries) if given.videos else []
+    out += [reward_scorer(name, given.batch, *weights) for name in names]
     if not out:
         raise InputError(f"nothing to score by: the prompts of {given.prompts} have no spec; name rewards with --rewards")
     return out
 
 
+# ----------------------------------------------------------------------------------------------------------------- rows
+
+
+def listed_rows(items: Sequence[Item]) -> pd.DataFrame:
+    """What is known before anything is scored: file, prompt_id, skill, text."""
+    cells = [(item.name, item.prompt.id, (item.prompt.spec or {}).get("skill", ""), item.prompt.text) for item in items]
+    return pd.DataFrame(cells, columns=["file", "prompt_id", "skill", "text"])
+
+
+def score_folder(items: Sequence[Item], scorers: Sequence[Scorer], partial: Path, progress: bool = True) -> pd.DataFrame:
+    """One row an item: `listed_rows`, `FACTS`, each scorer's columns, error.
+
+    An item that cannot be read keeps its row: facts and scores are empty and ``error`` says why (it is "" elsewhere). One that a
+    scorer cannot score lacks that scorer's columns alone. Raises InputError if no item can be read or scored, and where
+    two scorers fill one column; a scorer's own failure ends the call, and what was scored stays in ``partial``.
+    """
+    rows, unreadable = listed_rows(items), {}
+    unscored: dict[str, list[str]] = {item.key: [] for item in items}
+    filled = dict.fromkeys([*rows.columns, "error"], _LIST)
+    for scorer in (Scorer(_READING, lambda: _facts), *scorers):
+        able = [item for item in items if item.key not in unreadable]
+        failed: dict[str, str] = {}
+        found = _complete(scorer, able, partial, unreadable, failed, progress)
+        gc.collect()  # models that refer to themselves go too before the next one comes
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        for key, error in failed.items():
+            unscored[key].append(f"{scorer.name}: {error}")
+        if all(item.key in unreadable for item in items):
+            raise InputError(f"none of {len(items)} files can be scored; the first: {unreadable[items[0].key]}")
+        for column in next(iter(found.values()), {}):
+            if column in filled:
+                raise InputError(f"column {column!r} is filled by {filled[column]} and by {scorer.name}; leave one of them out")
+            filled[column] = scorer.name
+            rows[column] = [float(found.get(scorer.key(item), {}).get(column, np.nan)) for item in items]
+    rows["error"] = [unreadable.get(item.key) or "; ".join(unscored[item.key]) for item in items]
+    numbers = [column for column, name in filled.items() if name != _LIST]
+    rows.loc[[item.key in unreadable for item in items], numbers] = np.nan
+    scores = [column for column, name in filled.items() if name not in (_LIST, _READING)]
+    if (rows["error"] != "").any() and rows[scores].isna().all(axis=None):
+        raise InputError(f"none of {len(items)} files can be scored; the first: {next(filter(None, rows['error']))}")
+    return rows.astype({name: "Int64" for name in ("frames", "height", "width")})
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean of every score with its 95 % percentile bootstrap interval over prompts."""
+    out = []
+    for name in rows.columns[rows.columns.get_loc(FACTS[-1]) + 1 :].drop("error"):
+        scored = rows[rows[name].notna()]
+        means = scored.groupby("prompt_id")[name].mean()
+        low, high = np.nan, np.nan
+        if len(means) > 1:
+            spread = stats.bootstrap((means,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0))
+            low, high = spread.confidence_interval
+        out.append({"score": name, "mean": means.mean(), "low": low, "high": high, "items": len(scored), "prompts": len(means)})
+    return pd.DataFrame(out)
+
+
+def _facts(media: Sequence[Video], prompts: Sequence[Prompt]) -> dict[str, list[float]]:
+    shapes = [video.frames_FCHW.shape for video in media]
+    values = [(frames, video.fps, height, width) for (frames, _, height, width), video in zip(shapes, media)]
+    return dict(zip(FACTS, map(list, zip(*values))))
+
+
+def _complete(
+    scorer: Scorer, items: Sequence[Item], partial: Path, unreadable: dict[str, str], failed: dict[str, str], progress: bool
+) -> dict[str, dict[str, float]]:
+    """Key → columns of every item, taken from the partial file or scored now; errors of the others by their keys."""
+    path = partial / f"{scorer.name}.jsonl"
+    known = _read_partial(path)
+    found = {key: known[key] for key in map(scorer.key, items) if key in known}
+    left = [item for item in items if scorer.key(item) not in found]
+    if not left:
+        return found
+    score = scorer.load()
+    partial.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(items), initial=len(found), desc=scorer.name, unit="item", disable=not progress) as bar:
+        for chunk, media in _chunks(left, scorer.batch, unreadable):
+            new = _scored(scorer, score, chunk, media, failed)
+            with open(path, "a") as file:
+                file.writelines(f"\n{json.dumps([key, columns])}" for key, columns in new.items())
+            found |= new
+            bar.update(len(new))
+    return found
+
+
+def _read_partial(path: Path) -> dict[str, dict[str, float]]:
+    """Key → columns of a partial file's rows, but for one that a kill cut short."""
+    out = {}
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            key, out[key] = json.loads(line)
+        except ValueError:  # of an empty line too
+            continue
+    return out
+
+
+def _scored(
+    scorer: Scorer, score: Score, chunk: Sequence[Item], media: Sequence[Video], failed: dict[str, str]
+) -> dict[str, dict[str, float]]:
+    """Key → columns of what can be scored. Of several items that a scorer refuses, each is tried alone."""
+    try:
+        columns = score(media, [item.prompt for item in chunk])
+    except InputError as error:
+        if len(chunk) == 1:
+            failed[chunk[0].key] = _naming(chunk[0], error)
+            return {}
+        alone = [_scored(scorer, score, [item], [video], failed) for item, video in zip(chunk, media)]
+        return {key: row for rows in alone for key, row in rows.items()}
+    except RewardError as error:
+        others = f" and {len(chunk) - 1} after it" * (len(chunk) > 1)
+        error.add_note(f"it was scoring {chunk[0].path}{others}")
+        raise
+    return {scorer.key(item): dict(zip(columns, map(float, row))) for item, row in zip(chunk, zip(*columns.values()))}
+
+
+def _chunks(items: Sequence[Item], batch: int, unreadable: dict[str, str]) -> Iterator[tuple[list[Item], list[Video]]]:
+    """Neighbours of one size and rate, at most ``batch`` at a time; what cannot be read goes to ``unreadable``."""
+    chunk: list[Item] = []
+    media: list[Video] = []
+    for item in items:
+        try:
+            video = item.read()
+        except InputError as error:
+            unreadable[item.key] = _naming(item, error)
+            continue
+        most = min(batch, 3 * BATCH_PIXELS // video.frames_FCHW.numel())
+        if media and (len(media) >= most or (video.frames_FCHW.shape, video.fps) != (media[0].frames_FCHW.shape, media[0].fps)):
+            yield chunk, media
+            chunk, media = [], []
+        chunk.append(item)
+        media.append(video)
+    if media:
+        yield chunk, media
+
+
+def _naming(item: Item, error: InputError) -> str:
+    text, kind = str(error), "image" if item.still else "video"
+    return text if str(item.path) in text else f"{kind} {item.path}: {text.removeprefix(f'{kind} ')}"
+
+
 # ------------------------------------------------------------------------------------------------------- rows of before
 
 
-def _earlier_rows(out: Path, items, protocol: dict):
+def _earlier_rows(out: Path, items: Sequence[Item], protocol: dict) -> pd.DataFrame | None:
     """Rows of an earlier call, to which columns are added; None where there are none. Raises InputError for those of others."""
     if not out.exists():
         return None
-    import pandas as pd
-
-    from eval.score_folder import listed_rows
-
     try:
         old = pd.read_csv(out, keep_default_na=False, dtype={"file": str, "prompt_id": str, "text": str})
     except (OSError, ValueError) as error:
         raise InputError(f"{out} holds no rows of scores ({printable(error)}); choose another --out, or delete it") from error
     told = read_object(beside, "protocol") if (beside := out.with_suffix(".json")).is_file() else {}
-    new = listed_rows(items)
-    names = ["file", "prompt_id", "text"]
-    same = all(name in old for name in names) and old[names].equals(new[names].astype(str))
-    for key, what in (("orientation", "orientation"), ("media", "content of files, or prompts")):
-        if same and told.get(key, protocol[key]) != protocol[key]:
-            raise InputError(f"{out} was made with another {what}; choose another --out, or delete it to score anew")
-    if not same:
+    names, new = ["file", "prompt_id", "text"], listed_rows(items)
+    if not (all(name in old for name in names) and old[names].equals(new[names].astype(str))):
         both = zip(old["file"], new["file"]) if "file" in old else ()
         first = next((f"{b} where it has {a}" for a, b in both if a != b), f"{len(new)} rows where it has {len(old)}")
         raise InputError(f"{out} holds rows of other files or prompts ({first}); choose another --out, or delete it")
+    for key, what in (("orientation", "orientation"), ("media", "content of files, or prompts")):
+        if told.get(key, protocol[key]) != protocol[key]:
+            raise InputError(f"{out} was made with another {what}; choose another --out, or delete it to score anew")
     protocol["scorers"] = {**told.get("scorers", {}), **protocol["scorers"]}
     return old
 
 
-def _joined(old, rows, again: set[str]):
+def _joined(old: pd.DataFrame, rows: pd.DataFrame, again: set[str]) -> pd.DataFrame:
     """The new rows with the earlier ones' other columns before ``error``, and errors of those not scored by ``again``."""
     numbers = rows.drop(columns="error")
-    for name in old.columns.drop("error", errors="ignore"):
-        if name not in numbers:
-            numbers[name] = old[name].replace("", float("nan")).astype(float)
+    for name in old.columns.drop("error", errors="ignore").difference(numbers.columns, sort=False):
+        numbers[name] = old[name].replace("", float("nan")).astype(float)
     errors = []
     for was, new in zip(old.get("error", [""] * len(rows)), rows["error"]):
         kept = [part for part in was.split("; ") if part and part.partition(":")[0] not in again and part not in new]
         errors.append("; ".join([*kept, *([new] if new else [])]))
     return numbers.assign(error=errors)
-
-
-def _write(rows, protocol: dict, out: Path) -> None:
-    from eval.evaluate import write_rows
-
-    write_rows(rows, out)
-    write_atomic(out.with_suffix(".json"), json.dumps(protocol, indent=1) + "\n")

@@ -5,16 +5,20 @@ Making a scorer looks its files up and asks a server what it serves; it loads no
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 
 from eval.held_out import set_rate
+from eval.items import Item
 from eval.media import Video
 from eval.metrics.encoders import clip_encoder, consistency, dino_encoder, embedded_encoder
 from eval.metrics.flow import load_flow
@@ -22,7 +26,6 @@ from eval.metrics.frame_quality import AestheticQuality, ImagingQuality
 from eval.metrics.motion import MotionMetrics
 from eval.metrics.vbench import FLICKERING, STATIC, Entry, is_static
 from eval.metrics.viclip import ViClip
-from eval.score_folder import Score, Scorer
 from otca.config import TrainConfig
 from otca.errors import InputError, RewardError
 from otca.files import stamp
@@ -38,8 +41,31 @@ HELD_OUT = {
 }
 """The embedded tasks' held-out metrics, which are scored as rewards are."""
 
+Score = Callable[[Sequence[Video], Sequence[Prompt]], dict[str, list[float]]]
+"""From media of one size and rate, and their prompts, to columns with one value an item."""
 Metric = Callable[[Video, Prompt], dict[str, float]]
 """From a video and its prompt to columns."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """``load`` brings the model into memory; ``batch`` items of one size are scored together.
+
+    ``identity`` tells its weights and settings, so that scores of others are not taken up again. An InputError about one item
+    becomes that item's error, and the others go on.
+    """
+
+    name: str
+    load: Callable[[], Score]
+    batch: int = 1
+    identity: str = ""
+
+    def key(self, item: Item) -> str:
+        """What an item's row in the partial file goes by."""
+        return hashlib.sha256(f"{self.identity} {item.key}".encode()).hexdigest()[:20]
+
+
+# -------------------------------------------------------------------------------------------------------------- rewards
 
 
 def reward_scorer(
@@ -84,91 +110,6 @@ def check_rewards(names: Sequence[str], prompts: Sequence[Prompt], source: str |
     check_prompts(known, list({id(prompt): prompt for prompt in prompts}.values()), str(source))
 
 
-def metric_scorer(name: str, load: Callable[[], Metric], weights: Path | None = None, file: str = "", batch: int = 1) -> Scorer:
-    """A metric of one video at a time, with a file of ``weights`` (``file``: its published name) or a folder of them.
-
-    Raises InputError for weights that are not there.
-    """
-    if weights and not weights.exists():
-        raise InputError(f"metric {name!r}: {weights} not found")
-    if weights and file and not weights.is_file():
-        raise InputError(f"metric {name!r}: {weights} is no file; give {file} itself")
-
-    def loaded() -> Score:
-        metric = load()
-
-        def score(media: Sequence[Video], prompts: Sequence[Prompt]) -> dict[str, list[float]]:
-            rows = [metric(video, prompt) for video, prompt in zip(media, prompts)]
-            return {column: [row[column] for row in rows] for column in rows[0]}
-
-        return score
-
-    return Scorer(name, loaded, batch, str(weights and stamp(weights)))
-
-
-def motion(raft: Path | None, device: str) -> Metric:
-    """Every metric of motion, by RAFT if its weights are given; too short a video lacks them, with an error."""
-    metrics = MotionMetrics(load_flow(raft, device))
-    return lambda video, _: metrics.score(video.frames_FCHW, video.fps)
-
-
-def frame_likeness(make: Callable, *arguments: object) -> Metric:
-    """`consistency` of the frames' features by an encoder."""
-    encoder = make(*arguments)
-    return lambda video, _: {encoder.column: consistency(encoder.encode(video.frames_FCHW))}
-
-
-def frame_quality(make: type, weights: Path, device: str) -> Metric:
-    """VBench's quality of the frames by one of its two models."""
-    metric = make(weights, device)
-    return lambda video, _: {metric.column: metric.score(video.frames_FCHW)}
-
-
-def agreement(weights: Path, device: str) -> Metric:
-    """Agreement of a video with its prompt by ViCLIP: `overall_consistency`, if the weights are VBench's."""
-    metric = ViClip(weights, device)
-    return lambda video, prompt: {metric.column: metric.score(video.frames_FCHW, prompt.text)}
-
-
-def stillness(raft: Path, entries: Sequence[Entry], device: str) -> Metric:
-    """VBench's filter before temporal flickering: 1 or 0 for videos whose prompt serves it, nothing for others.
-
-    Other weights than VBench's fill ``static_raft``, which filters nothing.
-    """
-    texts = {entry.prompt.text for entry in entries if FLICKERING in entry.serves}
-    flow = load_flow(raft, device)
-    column = STATIC if flow.vbench else f"{STATIC}_{flow.name}"
-    return lambda video, prompt: {column: float(is_static(video.frames_FCHW, flow)) if prompt.text in texts else float("nan")}
-
-
-def video_scorers(given, entries: Sequence[Entry] | None) -> list[Scorer]:
-    """Metrics of videos alone, as `eval.score.ScoreConfig` asks for them; ``entries``: of VBench's list, if prompts are that."""
-    device, out = given.device, []
-    if given.raft and not given.motion and not entries:
-        raise InputError("--raft is for metrics of motion, which --motion false leaves out; leave out one of the two")
-
-    def add(name: str, make: Callable[..., Metric], *arguments: object, weights: Path | None = None, file: str = "") -> None:
-        out.append(metric_scorer(name, lambda: make(*arguments), weights, file))
-
-    if given.motion:
-        add("motion", motion, given.raft, device, weights=given.raft, file="raft-things.pth")
-    if given.dino:
-        add("subject_consistency", frame_likeness, dino_encoder, given.dino, device, weights=given.dino)
-    if given.clip:
-        add("background_consistency", frame_likeness, clip_encoder, given.clip, device, weights=given.clip)
-    if given.motion and not (given.dino or given.clip):
-        add("embedded_frames", frame_likeness, embedded_encoder)
-    if given.aesthetic:
-        add("aesthetic_quality", frame_quality, AestheticQuality, given.aesthetic, device, weights=given.aesthetic)
-    if given.musiq:
-        add("imaging_quality", frame_quality, ImagingQuality, given.musiq, device, weights=given.musiq)
-    if given.viclip:
-        add("overall_consistency", agreement, given.viclip, device, weights=given.viclip, file="ViClip-InternVid-10M-FLT.pth")
-    if entries and given.raft:
-        add(STATIC, stillness, given.raft, entries, device, weights=given.raft, file="raft-things.pth")
-    return out
-
-
 def _by_reward(reward: Reward) -> Score:
     def score(media: Sequence[Video], prompts: Sequence[Prompt]) -> dict[str, list[float]]:
         set_rate([reward], media[0].fps)
@@ -193,3 +134,86 @@ def _of_originals(reward: Reward, media: Sequence[Video]) -> Reward:
         name=reward.name, score=lambda _, prompts: reward.score_pictures(pictures, [prompt.text for prompt in prompts])
     )
     return TimeLimitedReward(own, reward.seconds) if isinstance(reward, TimeLimitedReward) else own
+
+
+# ------------------------------------------------------------------------------------------------------ metrics of videos
+
+
+def metric_scorer(name: str, load: Callable[[], Metric], weights: Path | None = None, file: str = "") -> Scorer:
+    """A metric of one video at a time, with a file of ``weights`` (``file``: its published name) or a folder of them.
+
+    Raises InputError for weights that are not there.
+    """
+    if weights and not weights.exists():
+        raise InputError(f"metric {name!r}: {weights} not found")
+    if weights and file and not weights.is_file():
+        raise InputError(f"metric {name!r}: {weights} is no file; give {file} itself")
+
+    def loaded() -> Score:
+        metric = load()
+
+        def score(media: Sequence[Video], prompts: Sequence[Prompt]) -> dict[str, list[float]]:
+            rows = [metric(video, prompt) for video, prompt in zip(media, prompts)]
+            return {column: [row[column] for row in rows] for column in rows[0]}
+
+        return score
+
+    return Scorer(name, loaded, 1, str(weights and stamp(weights)))
+
+
+def motion(raft: Path | None, device: str) -> Metric:
+    """Every metric of motion, by RAFT if its weights are given; too short a video lacks them, with an error."""
+    metrics = MotionMetrics(load_flow(raft, device))
+    return lambda video, _: metrics.score(video.frames_FCHW, video.fps)
+
+
+def frame_likeness(make: Callable, *arguments: object) -> Metric:
+    """`consistency` of the frames' features by an encoder."""
+    encoder = make(*arguments)
+    return lambda video, _: {encoder.column: consistency(encoder.encode(video.frames_FCHW))}
+
+
+def frame_quality(make: type, weights: Path, device: str) -> Metric:
+    """VBench's quality of the frames by one of its two models."""
+    metric = make(weights, device)
+    return lambda video, _: {metric.column: metric.score(video.frames_FCHW)}
+
+
+def agreement(make: type, weights: Path, device: str) -> Metric:
+    """Agreement of a video with its prompt by ViCLIP: `overall_consistency`, if the weights are VBench's."""
+    metric = make(weights, device)
+    return lambda video, prompt: {metric.column: metric.score(video.frames_FCHW, prompt.text)}
+
+
+def stillness(raft: Path, entries: Sequence[Entry], device: str) -> Metric:
+    """VBench's filter before temporal flickering: 1 or 0 for videos whose prompt serves it, nothing for others.
+
+    Other weights than VBench's fill ``static_raft``, which filters nothing.
+    """
+    texts = {entry.prompt.text for entry in entries if FLICKERING in entry.serves}
+    flow = load_flow(raft, device)
+    column = STATIC if flow.vbench else f"{STATIC}_{flow.name}"
+    return lambda video, prompt: {column: float(is_static(video.frames_FCHW, flow)) if prompt.text in texts else float("nan")}
+
+
+def video_scorers(given, entries: Sequence[Entry] | None) -> list[Scorer]:
+    """Metrics of videos alone, as `eval.score.ScoreConfig` asks for them; ``entries``: of VBench's list, if prompts are that."""
+    if given.raft and not given.motion and not entries:
+        raise InputError("--raft is for metrics of motion, which --motion false leaves out; leave out one of the two")
+    device, out = given.device, []
+    if given.motion:
+        out.append(metric_scorer("motion", partial(motion, given.raft, device), given.raft, "raft-things.pth"))
+        if not given.dino and not given.clip:
+            out.append(metric_scorer("embedded_frames", partial(frame_likeness, embedded_encoder)))
+    for weights, name, kind, make, file in (
+        (given.dino, "subject_consistency", frame_likeness, dino_encoder, ""),
+        (given.clip, "background_consistency", frame_likeness, clip_encoder, ""),
+        (given.aesthetic, "aesthetic_quality", frame_quality, AestheticQuality, ""),
+        (given.musiq, "imaging_quality", frame_quality, ImagingQuality, ""),
+        (given.viclip, "overall_consistency", agreement, ViClip, "ViClip-InternVid-10M-FLT.pth"),
+    ):
+        if weights:
+            out.append(metric_scorer(name, partial(kind, make, weights, device), weights, file))
+    if entries and given.raft:
+        out.append(metric_scorer(STATIC, partial(stillness, given.raft, entries, device), given.raft, "raft-things.pth"))
+    return out

@@ -16,11 +16,13 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
+import h11
 import torch
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from otca.errors import InputError, RewardError
 from otca.rewards import wire
@@ -32,15 +34,46 @@ CONNECTIONS = 512
 """Open connections; further ones are answered by 503."""
 HELD = 4
 """Requests that are decoded at a time, up to 3 GB each; the others wait."""
+HEAD_SECONDS = 10.0
+"""Time that the head of a request may take to arrive."""
 BODY_SECONDS, BODY_RATE = 20.0, 100_000
 """Time that a body may take to arrive, and bytes that give it a second more."""
+
+
+class Protocol(H11Protocol):
+    """uvicorn's protocol, which turns out a client that stalls in the head of a request; uvicorn would wait for ever."""
+
+    _limit: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._limit = self.loop.call_later(HEAD_SECONDS, self._turn_out)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        waiting = self.conn.their_state is h11.IDLE  # for the rest of a head
+        if self._limit and not waiting:
+            self._limit.cancel()
+            self._limit = None
+        elif waiting and not self._limit:
+            self._limit = self.loop.call_later(HEAD_SECONDS, self._turn_out)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._limit:
+            self._limit.cancel()
+        super().connection_lost(exc)
+
+    def _turn_out(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            self.transport.close()
 
 
 def server_of(app: FastAPI, log_level: str = "warning", last_seconds: int = 5) -> uvicorn.Server:
     """What runs the application; ``last_seconds`` are left to requests that are under way when it is stopped."""
     quiet = {"log_level": log_level, "access_log": False, "server_header": False, "proxy_headers": False}
     limits = {"limit_concurrency": CONNECTIONS, "timeout_graceful_shutdown": last_seconds}
-    return uvicorn.Server(uvicorn.Config(app, ws="none", lifespan="off", **quiet, **limits))
+    return uvicorn.Server(uvicorn.Config(app, http=Protocol, ws="none", lifespan="off", **quiet, **limits))
 
 
 def serve(app: FastAPI, listener: socket.socket) -> None:
@@ -89,6 +122,25 @@ def make_app(reward: Reward, token: str = "", max_body: int = 256_000_000, batch
         if token and not hmac.compare_digest(given, f"Bearer {token}".encode()):  # in constant time
             raise HTTPException(401, "this server needs its bearer token", {"WWW-Authenticate": "Bearer"})
 
+    async def refused(request: Request, error: Exception) -> JSONResponse:
+        """One line for the client; what the reward itself did wrong is also logged, with its traceback.
+
+        What a reward refuses with an InputError is the client's to change, like what `wire.unpack` refuses. The connection ends
+        with it: what is left of a body that is not wanted need not be taken.
+        """
+        status, said, headers = 408, "the request did not arrive in time", {"Connection": "close"}
+        reason = error.__cause__ if isinstance(error, RewardError) else error
+        if hasattr(error, "status_code"):
+            status, said, headers = error.status_code, error.detail, headers | dict(error.headers or {})
+            if status == 404:
+                said = f"nothing at {request.url.path}; this server has /{reward.name}/score and /health"
+        elif isinstance(reason, InputError):
+            status, said = 413 if isinstance(reason, TooLarge) else 422, str(error)
+        elif isinstance(error, RewardError):
+            logging.getLogger(__name__).error("%s", error, exc_info=error)
+            status, said = 500, str(error)
+        return JSONResponse({"error": " ".join(said.split())[:600]}, status, headers)
+
     router = APIRouter(dependencies=[Depends(authorised)])
 
     @router.get("/health")
@@ -101,7 +153,7 @@ def make_app(reward: Reward, token: str = "", max_body: int = 256_000_000, batch
             raise HTTPException(415, f"send {wire.CONTENT_TYPE}; otca/rewards/wire.py describes it")
         body = await _body(request, max_body)
         async with decoded:
-            fps, media_BFCHW, prompts = await asyncio.to_thread(lambda: (wire.stated_rate(body), *wire.unpack(body)))
+            media_BFCHW, prompts, fps = await asyncio.to_thread(wire.unpack, body)
             async with turn:
                 if await request.is_disconnected():  # it asked again, or went away: nobody would hear the answer
                     raise ClientDisconnect
@@ -110,11 +162,10 @@ def make_app(reward: Reward, token: str = "", max_body: int = 256_000_000, batch
         return JSONResponse({"name": reward.name, "scores": scores})
 
     app = FastAPI(openapi_url=None)
-    app.state.reward = reward.name
     app.include_router(router)
     app.include_router(router, prefix=f"/{reward.name}")
     for kind in (HTTPException, 404, 405, InputError, RewardError, TimeoutError, ClientDisconnect):
-        app.add_exception_handler(kind, _refused)
+        app.add_exception_handler(kind, refused)
     return app
 
 
@@ -158,23 +209,3 @@ def _scores(reward: Reward, media_BFCHW: torch.Tensor, prompts: list[Prompt], ba
         reward.fps = fps
     parts = [slice(first, first + batch) for first in range(0, len(prompts), batch)]
     return [score for rows in parts for score in score_all([reward], media_BFCHW[rows], prompts[rows]).reward_BK[:, 0].tolist()]
-
-
-async def _refused(request: Request, error: Exception) -> JSONResponse:
-    """One line for the client; what the reward itself did wrong is also logged, with its traceback.
-
-    What a reward refuses with an InputError is the client's to change, like what `wire.unpack` refuses. The connection ends
-    with it: what is left of a body that is not wanted need not be taken.
-    """
-    status, said, headers = 408, "the request did not arrive in time", {"Connection": "close"}
-    reason = error.__cause__ if isinstance(error, RewardError) else error
-    if hasattr(error, "status_code"):
-        status, said, headers = error.status_code, error.detail, headers | dict(error.headers or {})
-        if status == 404:
-            said = f"nothing at {request.url.path}; this server has /{request.app.state.reward}/score and /health"
-    elif isinstance(reason, InputError):
-        status, said = 413 if isinstance(reason, TooLarge) else 422, str(error)
-    elif isinstance(error, RewardError):
-        logging.getLogger(__name__).error("%s", error, exc_info=error)
-        status, said = 500, str(error)
-    return JSONResponse({"error": " ".join(said.split())[:600]}, status, headers)

@@ -24,7 +24,7 @@ from otca.types import Prompt
 from reproduce import all as all_runs
 from reproduce import one_run, run, table1
 from reproduce.one_run import arm_config, check_trained_arms
-from tests.test_score_folder import Rate
+from tests.test_score import Rate
 
 
 def test_the_embedded_tasks_have_their_own():
@@ -67,11 +67,11 @@ def test_a_run_gives_its_time_to_what_is_held_out(monkeypatch, tmp_path):
 
 
 def test_rewards_that_depend_on_the_rate_are_told_the_evaluations():
-    held_out = held_out_of("video", EvalConfig(held_out=["tests.test_score_folder:Rate", "quality"], fps=12.0))
+    held_out = held_out_of("video", EvalConfig(held_out=["tests.test_score:Rate", "quality"], fps=12.0))
     media, prompts = torch.zeros(2, 3, 3, 8, 8), [Prompt(str(i), "x") for i in range(2)]
     assert score_all(held_out.rewards[:1], media, prompts).reward_BK.tolist() == [[12.0], [12.0]]
     assert not hasattr(held_out.rewards[1], "fps")
-    reward = build_reward("tests.test_score_folder:Rate")
+    reward = build_reward("tests.test_score:Rate")
     set_rate([reward], 0.0)  # of pictures
     assert reward.fps == 3.0 == Rate.fps
 

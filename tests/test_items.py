@@ -9,8 +9,7 @@ import unicodedata
 import pytest
 from PIL import Image
 
-from eval.items import find_items
-from eval.matching import match_prompts
+from eval.items import find_items, match_prompts
 from eval.videos import write_webp
 from otca.errors import InputError
 from tests.test_media import film, save_frames
@@ -133,6 +132,14 @@ def test_numbers_that_can_be_read_in_two_ways_are_refused(rows):
         matched([f"{number:06d}.png" for number in range(4)], rows)
 
 
+@pytest.mark.parametrize(("name", "line"), [("a.jsonl", '{{"Id": "{}", "prompt": "{}"}}'), ("a.csv", '"{}","{}"')])
+def test_ids_that_look_like_numbers_of_rows_are_ids(tmp_path, name, line):
+    """000000.png is then of none, and 000001.png of the first row, not of the second."""
+    rows = ["ID,prompt"] * (name == "a.csv") + [line.format(f"{number:06d}", number) for number in (1, 2)]
+    (tmp_path / name).write_text("\n".join(rows))
+    assert matched(["000000.png", "000001.png"], tmp_path / name) == {"000000.png": None, "000001.png": "1"}
+
+
 @pytest.mark.parametrize("column", ["file", "file_name", "image", "image_path"])
 @pytest.mark.parametrize("name", ["left.png", "in/left.png", "/data/in/left.png"])
 def test_columns_that_name_files(tmp_path, column, name):
@@ -147,6 +154,8 @@ def test_lists_of_other_benchmarks(tmp_path):
     styles, files = tmp_path / "styles.json", tmp_path / "files.json"
     styles.write_text(json.dumps({"anime": ["a", "b"], "photo": ["c", "d"]}))
     assert matched(["anime/00000.jpg", "photo/00001.jpg"], styles) == {"anime/00000.jpg": "a", "photo/00001.jpg": "d"}
+    assert matched(["photo/00001.jpg"], styles) == {"photo/00001.jpg": "d"}  # also where 0 is missing
+    assert matched(["photo/1.jpg", "photo/2.jpg"], styles) == {"photo/1.jpg": "c", "photo/2.jpg": "d"}
     files.write_text(json.dumps({"x/clip.mp4": "a café", "two.mp4": "b"}))
     assert matched(["clip.mp4", "two.mp4"], files) == {"clip.mp4": "a café", "two.mp4": "b"}
     name = unicodedata.normalize("NFD", "a café-0.mp4")

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision import transforms
 
-from eval.matching import match_prompts
+from eval.items import match_prompts
 from eval.media import Video
 from eval.metrics import frame_quality
 from eval.metrics.encoders import CLIP_L14

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
@@ -76,13 +76,12 @@ class TimeLimitedReward:
 
         A thread that is late, or no longer waited for because of a signal, is told to end.
         """
-        workers = Workers(1, f"reward {self.reward.name}")
-        future = workers.submit(as_here(self.reward.score), media_BFCHW, prompts)
+        future = Workers(1, f"reward {self.reward.name}").submit(as_here(self.reward.score), media_BFCHW, prompts)
         try:
             return answers([future], self.seconds)[0]
         finally:
             if not future.done():
-                workers.end()
+                future.thread.end()
 
 
 def build_reward(
@@ -133,24 +132,25 @@ def check_prompts(rewards: Sequence[Reward], prompts: Sequence[Prompt], source: 
 
     It names the first, and says how many there are. ``rewards`` may be classes: what is checked needs no model.
     """
-    needy = [reward for reward in rewards if hasattr(reward, "check_prompt")]
-    readers = [reward for reward in needy if hasattr(reward, "reads_drawings")]
+    readers = [reward.name for reward in rewards if hasattr(reward, "reads_drawings")]
     if readers and prompts[0].spec is None:
-        names = ", ".join(reward.name for reward in readers)
         raise InputError(
-            f"rewards {names} need the spec of each prompt, and {source} has none; take prompts of the embedded tasks "
-            "or rewards that read any text (`python -m otca rewards`)"
+            f"rewards {', '.join(readers)} need the spec of each prompt, and {source} has none; take prompts of the embedded "
+            "tasks or rewards that read any text (`otca rewards`)"
         )
-    for reward in needy:
-        errors = []
-        for prompt in prompts:
-            try:
-                reward.check_prompt(prompt)
-            except InputError as error:
-                errors.append(error)
+    for check in (reward.check_prompt for reward in rewards if hasattr(reward, "check_prompt")):
+        errors = [error for prompt in prompts if (error := _error_of(check, prompt))]
         if errors:
             others = f" (the first of {len(errors)} such prompts of {source})" if len(errors) > 1 else ""
             raise InputError(f"{errors[0]}{others}") from errors[0]
+
+
+def _error_of(check: Callable[[Prompt], None], prompt: Prompt) -> InputError | None:
+    try:
+        check(prompt)
+    except InputError as error:
+        return error
+    return None
 
 
 def is_remote(name: str) -> bool:
@@ -235,12 +235,13 @@ def score_all(
     try:
         for k in sorted(range(len(rewards)), key=lambda k: background.parts_K[k] is not None):
             reward, parts, started = rewards[k], background.parts_K[k], time.perf_counter()
+            limit = reward.seconds if isinstance(reward, TimeLimitedReward) else 0.0
             try:
-                value_B = reward.score(media_BFCHW, prompts) if parts is None else joined(parts, _seconds(reward))
+                value_B = reward.score(media_BFCHW, prompts) if parts is None else joined(parts, limit)
             except Late as error:
                 raise RewardError(
-                    f"reward {reward.name!r} has not scored {_name(prompts)} within {_seconds(reward):g} s; if it is only slow, "
-                    "raise reward_timeout (0 is no limit)"
+                    f"reward {reward.name!r} has not scored {_name(prompts)} within {limit:g} s; if it is only slow, raise "
+                    "reward_timeout (0 is no limit)"
                 ) from error
             except Exception as error:
                 raise _failure(reward, error, prompts) from error
@@ -250,11 +251,6 @@ def score_all(
         background.cancel()
     reward_BK = torch.stack([value_KB[k] for k in range(len(rewards))], dim=1)
     return Scores(reward_BK=reward_BK, names=tuple(r.name for r in rewards), seconds=seconds)
-
-
-def _seconds(reward: Reward) -> float:
-    """Limit of the time that its scores are waited for; 0 is none."""
-    return reward.seconds if isinstance(reward, TimeLimitedReward) else 0.0
 
 
 def _failure(reward: Reward, error: Exception, prompts: list[Prompt]) -> RewardError:

@@ -19,12 +19,7 @@ from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisio
 
 from otca.errors import InputError
 from otca.rewards.pixels import preprocessed
-from otca.rewards.published import Card, HubFile, PictureReward, five_layers, load_whole, read_weights
-
-NAME = "image_reward"
-HUB, REVISION = "THUDM/ImageReward", "5736be03b2652728fb87788c9797b0570450ab72"
-WEIGHTS_HASH = "d71dc8d4912bc633c06ab8ef1ef6a81e8199d4369f14b47b29baf1d19de561f6"
-BERT, BERT_REVISION = "google-bert/bert-base-uncased", "86b5e0934494bd15c9632b12f734a8a67f723594"
+from otca.rewards.published import CARDS, PictureReward, five_layers, load_whole, read_weights
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Of the head's number over the authors' pictures; scores are standardised by them."""
@@ -36,23 +31,13 @@ ADDED = ["[DEC]", "[ENC]"]
 """Tokens that BLIP appends to BERT's vocabulary. ImageReward puts neither into a text: a prompt must spell one to use it."""
 
 TEXT_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "max_position_embeddings",
-    "hidden_act",
-    "layer_norm_eps",
-    "pad_token_id",
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("max_position_embeddings", "hidden_act", "layer_norm_eps", "pad_token_id"),
 )
 """What med_config.json says of the text encoder; its ``encoder_width`` is not read, the picture's width takes its place."""
 
 UNUSED = (
-    "blip.vision_proj.weight",
-    "blip.vision_proj.bias",
-    "blip.text_proj.weight",
-    "blip.text_proj.bias",
+    *(f"blip.{tower}_proj.{kind}" for tower in ("vision", "text") for kind in ("weight", "bias")),
     "blip.text_encoder.embeddings.position_ids",
 )
 """In the file, but not in the score: what is left of BLIP's contrastive training, and the numbers 0 to 511."""
@@ -78,21 +63,7 @@ class ImageReward(PictureReward):
     open_clip, whose transform it is.
     """
 
-    card = Card(
-        name=NAME,
-        measures="human preference among pictures of a prompt",
-        modality="both",
-        range=(-2.0, 2.0),
-        source="arXiv:2304.05977; github.com/THUDM/ImageReward",
-        licence="Apache-2.0",
-        memory=1.8,
-        files=(
-            HubFile(HUB, "ImageReward.pt", 1_786_880_927, REVISION, WEIGHTS_HASH),
-            HubFile(HUB, "med_config.json", 500, REVISION),
-            HubFile(BERT, "vocab.txt", 230_000, BERT_REVISION),
-        ),
-    )
-
+    card = CARDS["image_reward"]
     vision: ClassVar[dict[str, Any]] = {
         "hidden_size": 1024,
         "intermediate_size": 4096,
@@ -106,13 +77,13 @@ class ImageReward(PictureReward):
     """The vision tower, ViT-L/16; no published file tells it."""
 
     def __init__(self, files: Mapping[str, Path], device: torch.device):
-        who, path = f"reward {NAME!r}", files["ImageReward.pt"]
+        who, path = f"reward {self.name!r}", files["ImageReward.pt"]
         found = json.loads(files["med_config.json"].read_text(encoding="utf-8"))
         text = {field: found[field] for field in TEXT_FIELDS}
         words = files["vocab.txt"].read_text(encoding="utf-8").splitlines()
         if len(words) + len(ADDED) != text["vocab_size"]:
             raise InputError(
-                f"{who}: {files['vocab.txt']} holds {len(words)} tokens, not those of {path}; fetch vocab.txt of {BERT}"
+                f"{who}: {files['vocab.txt']} holds {len(words)} tokens, not those of {path}; fetch that of bert-base-uncased"
             )
         self.tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)})
         self.tokenizer.add_tokens(ADDED, special_tokens=True)

@@ -17,33 +17,26 @@ def measured(name: str) -> set[str]:
     metric of the evaluation's own) stands for itself.
     """
     if is_remote(name):
-        _, own, _ = parsed(name)
-        return measured(own) if own in REGISTRY else {own}
+        name = parsed(name)[1]
     if name not in REGISTRY and ":" not in name:
         return {name}
-    found = find_reward(name)
-    return {*(_own_names(found) or {name}), *getattr(found, "adds_up", ())}
+    found, out = find_reward(name), set()
+    for base in found.__mro__:
+        out |= {own for own in [_own_name(base)] if own and ("name" in vars(base) or "card" in vars(base))}
+        if f"{base.__module__}:{base.__qualname__}" in REGISTRY.values():
+            break
+    return {*(out or {name}), *getattr(found, "adds_up", ())}
 
 
 def column_of(name: str) -> str:
     """The column that a reward fills, as far as its class says."""
-    if is_remote(name):
-        return parsed(name)[1]
-    found = find_reward(name)
-    own = found.card.name if issubclass(found, PublishedReward) else getattr(found, "name", None)
-    return own if isinstance(own, str) else name
+    return parsed(name)[1] if is_remote(name) else _own_name(find_reward(name)) or name
 
 
-def _own_names(found: type) -> set[str]:
-    """What a class and its bases call themselves, up to the first that the registry has."""
-    out = set()
-    for base in found.__mro__:
-        own = base.card.name if issubclass(base, PublishedReward) and "card" in vars(base) else vars(base).get("name")
-        if isinstance(own, str):
-            out.add(own)
-        if f"{base.__module__}:{base.__qualname__}" in REGISTRY.values():
-            break
-    return out
+def _own_name(kind: type) -> str | None:
+    """What a class calls itself; None where it says so only once it is made."""
+    own = kind.card.name if issubclass(kind, PublishedReward) and hasattr(kind, "card") else getattr(kind, "name", None)
+    return own if isinstance(own, str) else None
 
 
 def check_trained_metrics(who: object, rewards: Sequence[str], place: str, held_out: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from otca.errors import InputError
 from otca.rewards.pixels import to_pictures
-from otca.rewards.published import Card, PublishedReward
+from otca.rewards.published import CARDS, PublishedReward
 from otca.types import Prompt
 
 QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
@@ -38,17 +38,7 @@ class Ocr(PublishedReward):
     models: Apache-2.0.
     """
 
-    card = Card(
-        name="ocr",
-        measures="the text in quotation marks is written in the picture",
-        modality="both",
-        range=(0.0, 1.0),
-        source="Flow-GRPO's text-rendering reward (arXiv 2505.05470), with PP-OCR's small models through rapidocr",
-        licence="Apache-2.0",
-        memory=0.1,
-        files=(),
-        package="rapidocr",
-    )
+    card = CARDS["ocr"]
 
     def __init__(self, files: Mapping[str, Path], device: torch.device):
         self.reader = make_reader(LONGEST_SIDE)

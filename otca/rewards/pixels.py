@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image
-from torch.nn import functional
 
 from otca.errors import InputError
 
@@ -54,13 +53,3 @@ def preprocessed(pictures: Sequence[Image.Image], transform: Callable[[Image.Ima
         raise InputError(
             f"a picture of {pictures[0].width}×{pictures[0].height} is too thin for {side}×{side}; crop it"
         ) from error
-
-
-def interpolate(pixel_NCHW: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Pictures at another size, uint8 (N, C, height, width), equal to torchvision's bicubic, antialiased resize of tensors.
-
-    Pillow's kernel in float32; unlike Pillow, it does not round and clip between its two passes. Preprocessing of videos that
-    never are Pillow images is published with it.
-    """
-    resized = functional.interpolate(pixel_NCHW.float(), (height, width), mode="bicubic", antialias=True)
-    return resized.clamp(0, 255).round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Published scorers: what each is, where its files lie, and weights that are loaded whole or refused.
+"""Published scorers: what each is (`published.yaml`), where its files lie, and weights that are loaded whole or refused.
 
 Nothing is downloaded here unless `fetch` is called. Files are looked for in ``ROOT/<reward>/<file>`` (the setting
 ``reward_files``) and then in the hub's cache. A scorer of a file of another hash than the published one is built, with a warning,
@@ -18,6 +18,7 @@ from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 import torch
+import yaml
 from PIL import Image
 
 from otca.errors import InputError, one_line, printable
@@ -81,6 +82,18 @@ class Card:
         return self.folder or self.name
 
 
+def _read_cards() -> dict[str, Card]:
+    out = {}
+    for name, facts in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text()).items():
+        files = tuple(HubFile(**file) for file in facts.pop("files"))
+        low, high = facts.pop("range")
+        out[name] = Card(name=name, files=files, range=(float(low), float(high)), **facts)
+    return out
+
+
+CARDS = _read_cards()
+
+
 class PublishedReward:
     """What published scorers share: the facts on their card.
 
@@ -109,7 +122,6 @@ class PictureReward(PublishedReward):
     A subclass has ``_score(pictures, texts)``, which gets at most `CHUNK` pictures and what ``_read(texts)`` makes of each one's.
     """
 
-    @torch.inference_mode()
     def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
         """Scores, float32 (B,), of media (B, F, 3, H, W) in [0, 1] and their prompts."""
         frames = media_BFCHW.shape[1]
@@ -120,18 +132,19 @@ class PictureReward(PublishedReward):
     def score_pictures(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
         """Scores, float32 (N,), of pictures in any mode of Pillow's."""
         distinct = list(dict.fromkeys(texts))
-        parts = [distinct[i : i + CHUNK] for i in range(0, len(distinct), CHUNK)]
-        read = {text: told for part in parts for text, told in zip(part, self._read(part))}
-        known = [read[text] for text in texts]
-        return torch.cat(
-            [self._score(pictures[i : i + CHUNK], known[i : i + CHUNK]).float() for i in range(0, len(pictures), CHUNK)]
-        )
+        read = {text: told for part in _parts(distinct) for text, told in zip(part, self._read(part))}
+        pairs = zip(_parts(pictures), _parts([read[text] for text in texts]))
+        return torch.cat([self._score(*pair).float() for pair in pairs])
 
     def _read(self, texts: list[str]) -> Sequence[Any]:
         return texts
 
     def _score(self, pictures: Sequence[Image.Image], texts: Sequence[Any]) -> torch.Tensor:
         raise NotImplementedError
+
+
+def _parts(rows: Sequence) -> list[Sequence]:
+    return [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
@@ -185,14 +198,20 @@ def load_published(kind: type[PublishedReward], root: str | Path, device: torch.
     Such a file is legitimate, as a fine-tune of one's own; the scores are then its own. Raises InputError for files that are
     missing, unreadable or do not fit, whatever library says so.
     """
-    card, files = kind.card, find_files(kind.card, root)
+    card, files, known = kind.card, find_files(kind.card, root), []
     try:
-        found = {file.name: digest(files[file.name]) for file in card.files}
         for file in card.files:
-            if file.sha256 and found[file.name] != file.sha256:
+            found = digest(files[file.name])
+            shown = f"{file.name} of SHA-256 {found[:DIGITS]}"
+            if not file.sha256:
+                known.append(f"{shown} (no hash on record)")
+            elif found == file.sha256:
+                known.append(f"{file.name} as published")
+            else:
+                known.append(f"but {shown}")
                 log.warning(
                     "reward %r: %s is not the published file (SHA-256 %s…, published: %s…); scores are those of this file",
-                    *(card.name, files[file.name], found[file.name][:DIGITS], file.sha256[:DIGITS]),
+                    *(card.name, files[file.name], found[:DIGITS], file.sha256[:DIGITS]),
                 )
         reward = kind(files, device)
     except (InputError, MemoryError, torch.OutOfMemoryError):
@@ -202,15 +221,8 @@ def load_published(kind: type[PublishedReward], root: str | Path, device: torch.
         raise InputError(
             f"reward {card.name!r}: its files in {where} cannot be loaded ({one_line(error)}); fetch them again"
         ) from error
-    reward.found_files = tuple(_known(file, found[file.name]) for file in card.files)
+    reward.found_files = tuple(known)
     return reward
-
-
-def _known(file: HubFile, found: str) -> str:
-    """What a revision says of a file."""
-    if not file.sha256:
-        return f"{file.name} of SHA-256 {found[:DIGITS]} (no hash on record)"
-    return f"{file.name} as published" if found == file.sha256 else f"but {file.name} of SHA-256 {found[:DIGITS]}"
 
 
 def fetch(card: Card) -> dict[str, Path]:
@@ -222,14 +234,15 @@ def fetch(card: Card) -> dict[str, Path]:
 
     found: dict[str, Path] = {}
     for file in card.files:
+        who = f"reward {card.name!r}: {file.name} of {file.repo}"
         try:
             path = found[file.name] = Path(hf_hub_download(file.repo, file.name, revision=file.revision))
         except Exception as error:  # the hub raises many kinds
-            raise InputError(f"reward {card.name!r}: {file.name} of {file.repo} cannot be fetched ({one_line(error)})") from error
+            raise InputError(f"{who} cannot be fetched ({one_line(error)})") from error
         if file.name in other_files(card, found):
             raise InputError(
-                f"reward {card.name!r}: {file.name} of {file.repo} is damaged or was replaced: {path.resolve()} has SHA-256 "
-                f"{digest(path)[:DIGITS]}…, published: {file.sha256[:DIGITS]}…; delete it and fetch again"
+                f"{who} is damaged or was replaced: {path.resolve()} has SHA-256 {digest(path)[:DIGITS]}…, published: "
+                f"{file.sha256[:DIGITS]}…; delete it and fetch again"
             )
     return found
 
@@ -281,7 +294,7 @@ def five_layers(features: int) -> torch.nn.Sequential:
 
     They stand at the places 0, 2, 4, 6 and 7, as in the files; dropout followed the first three in training.
     """
-    width = (features, 1024, 128, 64, 16, 1)
-    linear = [torch.nn.Linear(a, b) for a, b in itertools.pairwise(width)]
-    gaps = [[layer, torch.nn.Identity()] for layer in linear[:3]]
-    return torch.nn.Sequential(*itertools.chain(*gaps), *linear[3:])
+    sizes = itertools.pairwise((features, 1024, 128, 64, 16, 1))
+    first, second, third, *last = (torch.nn.Linear(before, after) for before, after in sizes)
+    gap = torch.nn.Identity()
+    return torch.nn.Sequential(first, gap, second, gap, third, gap, *last)

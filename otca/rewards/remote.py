@@ -50,8 +50,8 @@ class Calls:
 class RemoteReward:
     """Scores of a server. What it is (range, source, licence, modality, fps) is what the server says of it.
 
-    Media travel as files: a picture as PNG, a video as an array of bytes, each value rounded to 256 levels. The score is
-    therefore that of the saved picture, and equals the score that the same reward gives such media in this process.
+    Each value of the media is rounded to 256 levels on the way. The score is therefore that of the saved picture, and equals the
+    score that the same reward gives such media in this process.
     """
 
     def __init__(self, url: str):
@@ -74,7 +74,7 @@ class RemoteReward:
             self.range = (float("-inf" if lowest is None else lowest), float("inf" if highest is None else highest))
             self.source, self.licence, self.modality = said["source"], said["licence"], said["modality"]
             self.revision = f"{said['revision']} at {self.url}"
-            if said.get("fps") is not None:  # its scores depend on it; older servers do not know the field
+            if said["fps"] is not None:  # its scores depend on it
                 self.fps = checked_rate("fps", said["fps"])
             self._max_body, self._max_pixels, self._max_items = (int(said[f"max_{of}"]) for of in ("body", "pixels", "items"))
         except RewardError as error:
@@ -94,17 +94,16 @@ class RemoteReward:
         """
         if not bool(torch.isfinite(media_BFCHW).all()):
             raise RewardError("the media hold NaN or Inf")
-        pixel_BFCHW, size = to_pixels(media_BFCHW.float()).cpu(), self._samples(*media_BFCHW.shape[1:])
+        pixel_BFCHW, size = to_pixels(media_BFCHW.float()).cpu(), self._samples(media_BFCHW[0].numel())
         fps = checked_rate(f"reward {self.name!r}: fps", self.fps) if hasattr(self, "fps") else None
-        return [
-            self._workers.submit(self._score, pixel_BFCHW[first : first + size], prompts[first : first + size], fps)
-            for first in range(0, len(prompts), size)
-        ]
+        parts = (slice(first, first + size) for first in range(0, len(prompts), size))
+        return [self._workers.submit(self._score, pixel_BFCHW[part], prompts[part], fps) for part in parts]
 
-    def _samples(self, frames: int, channels: int, height: int, width: int) -> int:
-        """Samples a request that keep within the server's limits; one where not even one does, which the server will refuse."""
-        by_bytes = int(SHARE * self._max_body) // wire.media_bytes(frames, height, width)
-        return max(1, min(self.calls.batch, self._max_items, by_bytes, self._max_pixels // (frames * height * width)))
+    def _samples(self, values: int) -> int:
+        """Samples a request, of so many values each, within the server's limits; one where not even one is, to be refused."""
+        return max(
+            1, min(self.calls.batch, self._max_items, int(SHARE * self._max_body) // values, 3 * self._max_pixels // values)
+        )
 
     def _score(self, pixel_BFCHW: torch.Tensor, prompts: list[Prompt], fps: float | None) -> torch.Tensor:
         said = self._ask("score", wire.pack(pixel_BFCHW, prompts, fps))
@@ -116,33 +115,36 @@ class RemoteReward:
 
     def _ask(self, what: str, body: bytes | None = None) -> dict:
         """The answer of the server, asked again with growing pauses while it gives none."""
-        started, tries = time.monotonic(), self.calls.retries + 1
-        again = Retrying(
-            stop=stop_after_attempt(tries),
-            wait=WAIT,
-            retry=retry_if_exception_type((httpx.TransportError, _Passing)),
-            reraise=True,
-        )
+        url, started, tries = f"{self.url}/{what}", time.monotonic(), self.calls.retries + 1
+        passing = retry_if_exception_type((httpx.TransportError, _Passing))
+        again = Retrying(stop=stop_after_attempt(tries), wait=WAIT, retry=passing, reraise=True)
         try:
-            return again(self._once, f"{self.url}/{what}", body)
+            return again(self._once, url, body)
         except (httpx.TransportError, _Passing) as error:
             raise RewardError(
-                f"no answer from {self.url}/{what} after {tries} tries in {time.monotonic() - started:.1f} s, the last: "
+                f"no answer from {url} after {tries} tries in {time.monotonic() - started:.1f} s, the last: "
                 f"{type(error).__name__.removeprefix('_')}: {error}; is `otca serve-reward {self.name}` running there?"
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:  # a body that is not what its headers say, a host that is none
-            raise RewardError(
-                f"{self.url}/{what} cannot be asked ({one_line(error)}); see to the server or the address"
-            ) from error
+            raise RewardError(f"{url} cannot be asked ({one_line(error)}); see to the server or the address") from error
 
     def _once(self, url: str, body: bytes | None) -> dict:
-        if body is None:
-            answer = self._client.get(url)
-        else:
-            answer = self._client.post(url, content=body, headers={"Content-Type": wire.CONTENT_TYPE})
+        kind = {} if body is None else {"Content-Type": wire.CONTENT_TYPE}
+        answer = self._client.request("GET" if body is None else "POST", url, content=body, headers=kind)
+        try:
+            content = answer.json()
+        except (ValueError, RecursionError):
+            content = None
+        said = content if isinstance(content, dict) else {}
+        refusal = f"{answer.status_code} ({said.get('error', answer.text[:200])})"
         if answer.status_code in PASSING:
-            raise _Passing(_refusal(answer))
-        return _content(answer)
+            raise _Passing(refusal)
+        if answer.status_code != 200:
+            hint = f"; set {wire.TOKEN} to the server's token" if answer.status_code == 401 else ""
+            raise RewardError(f"{url} answered {refusal}{hint}")
+        if content is not said:
+            raise RewardError(f"{url} answered what is not JSON, or no object: {answer.text[:100]!r}")
+        return content
 
 
 class _Passing(Exception):
@@ -161,12 +163,8 @@ def parsed(url: str) -> tuple[str, str, Calls]:
         known = False
     if not known:
         raise InputError(f"reward {url!r}: write http://HOST:PORT/NAME, as in http://127.0.0.1:8000/hpsv2")
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", name, _calls(url, parts.query)
-
-
-def _calls(url: str, query: str) -> Calls:
     settings = asdict(Calls())
-    for key, text in parse_qsl(query, keep_blank_values=True):
+    for key, text in parse_qsl(parts.query, keep_blank_values=True):
         if key not in settings:
             raise InputError(f"reward {url!r}: unknown setting {key!r}{nearest(key, settings)} (known: {', '.join(settings)})")
         try:
@@ -176,26 +174,4 @@ def _calls(url: str, query: str) -> Calls:
     calls = Calls(**settings)
     if min(calls.batch, calls.in_flight) < 1 or not 0 < calls.timeout < float("inf") or calls.retries < 0:
         raise InputError(f"reward {url!r}: batch and in_flight must be at least 1, timeout positive, retries at least 0")
-    return calls
-
-
-def _content(answer: httpx.Response) -> dict:
-    if answer.status_code != 200:
-        hint = f"; set {wire.TOKEN} to the server's token" if answer.status_code == 401 else ""
-        raise RewardError(f"{answer.url} answered {_refusal(answer)}{hint}")
-    try:
-        content = answer.json()
-    except (ValueError, RecursionError) as error:
-        raise RewardError(f"{answer.url} answered what is not JSON: {answer.text[:100]!r}") from error
-    if not isinstance(content, dict):
-        raise RewardError(f"{answer.url} answered {type(content).__name__}, not an object")
-    return content
-
-
-def _refusal(answer: httpx.Response) -> str:
-    """Status and reason of an answer that is no success."""
-    try:
-        said = answer.json()["error"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        said = answer.text[:200]
-    return f"{answer.status_code} ({said})"
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", name, calls

@@ -4,9 +4,9 @@ One network gives the three ratings, each standardised by the published mean and
 four rewards share one loaded network, and on the same media one pass through it: at once, or one after another, as when a folder
 is scored by one reward after the other and the network goes with each. Ratings stay, and then it need not come again.
 
-Weights: KlingTeam/VideoReward (before: KwaiVGI/VideoReward) at 4f26600, Apache-2.0; configuration and tokenizer:
-Qwen/Qwen2-VL-2B-Instruct at 895c3a4, Apache-2.0. Source: arXiv 2501.13918; preprocessing, positions and precision as in
-inference.py, vision_process.py and train_reward.py of github.com/KwaiVGI/VideoAlign at 219ab9d, under transformers 4.45.2.
+Source: arXiv 2501.13918; preprocessing, positions and precision as in inference.py, vision_process.py and train_reward.py of
+github.com/KwaiVGI/VideoAlign at 219ab9d, under transformers 4.45.2. The instruction (`video_align_prompt.txt`) is its template
+``detailed_special``, on which the network was tuned, so every blank of it counts, also those at the ends of lines.
 
 Axes: B videos, F frames, T frames that are looked at, L tokens, D features; 3 stands for VQ, MQ, TA.
 """
@@ -15,55 +15,60 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as transforms
 
 from otca.bounds import checked_rate
 from otca.errors import InputError
 from otca.files import stamp
-from otca.rewards.pixels import CLIP_MEAN, CLIP_STD, interpolate, to_pixels
-from otca.rewards.published import Card, HubFile, PublishedReward
-from otca.rewards.video_align_network import Network, load_network
-from otca.rewards.video_align_prompt import PAD_TOKEN, REWARD_TOKENS, TEMPLATE, VIDEO_TOKEN, conversation
+from otca.rewards.pixels import to_pixels
+from otca.rewards.published import CARDS, PublishedReward, load_whole, read_weights
 from otca.types import Prompt
 
 WEIGHTS = "checkpoint-11352/model.pth"
-_REVISION, _BASE_REVISION = "4f26600130683e6f1de9f5d463887f28e8ef995c", "895c3a49bc3fa70a340399125c650a463535e71c"
-FILES = (
-    HubFile("KlingTeam/VideoReward", WEIGHTS, 5_031_000_000, _REVISION),
-    HubFile("KlingTeam/VideoReward", "model_config.json", 2_000, _REVISION),
-    HubFile("Qwen/Qwen2-VL-2B-Instruct", "config.json", 1_000, _BASE_REVISION),
-    HubFile("Qwen/Qwen2-VL-2B-Instruct", "tokenizer.json", 7_000_000, _BASE_REVISION),
-)
-
 DIMENSIONS = ("VQ", "MQ", "TA")
 
-PATCH, MERGE, PAIR = 14, 2, 2
-"""Pixels of a patch's side; patches of a merged patch's side; frames that a patch spans."""
+TEMPLATE = "detailed_special"
+INSTRUCTION = Path(__file__).with_name("video_align_prompt.txt").read_text(encoding="utf-8")
+OPENING = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+CLOSING = "<|im_end|>\n<|im_start|>assistant\n"
+"""Of the chat template of Qwen/Qwen2-VL-2B-Instruct, for one video and one text with a generation prompt."""
+REWARD_TOKENS = ("<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>")
+"""At these the network is read, in this order."""
+VIDEO_TOKEN = "<|video_pad|>"
+"""Stands for one merged patch: 2 × 2 patches of a pair of frames."""
+PAD_TOKEN = "<|endoftext|>"
 
-SIDE = PATCH * MERGE
+PAIR, MERGE, SIDE = 2, 2, 28
+"""Frames that a patch spans; patches of a merged patch's side; pixels of that side."""
 LEAST_PIXELS = 128 * SIDE * SIDE
 """Of a frame; the most is ``max_frame_pixels`` of model_config.json, 200704 as published."""
-
 LEAST_FRAMES, MOST_FRAMES = 4, 768
-WIDEST = 200
-"""Longer side over shorter side."""
-
 FPS = 16.0
 """Frames a second that videos are taken to have, unless told: Wan's. DanceGRPO writes its videos at 8."""
-
 CHUNK = 4
 """Videos in one pass through the network."""
-
 KEPT = 4096
 """Calls whose ratings are kept, about 1 kB each."""
+
+ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Layers of the language model that carry a LoRA. It is applied, not merged: a merged weight would lose it to rounding."""
+RENAMED = {
+    "base_model.model.visual.": "model.visual.",
+    "base_model.model.model.": "model.language_model.",
+    "base_model.model.rm_head.": "rm_head.",
+}
+"""Beginnings of published keys → where transformers 5 keeps these layers."""
+WORD_HEAD = "base_model.model.lm_head.weight"
+"""In the file, but no score depends on it."""
 
 _loaded: WeakValueDictionary[tuple, _Judge] = WeakValueDictionary()
 _fitting: set[tuple] = set()
@@ -84,33 +89,68 @@ def frame_indices(frames: int, fps: float, sampled_fps: float = 2.0) -> list[int
     return torch.linspace(0, frames - 1, round(wanted / PAIR) * PAIR).round().long().tolist()
 
 
-def frame_size(height: int, width: int, most_pixels: int) -> tuple[int, int]:
-    """Height and width at which frames are looked at: whole merged patches, with at most ``most_pixels`` pixels.
+# -------------------------------------------------------------------------------------------------------------- network
 
-    Raises InputError where one side is more than 200 times the other.
+
+class Angles(torch.nn.Module):
+    """The vision tower's rotary embedding as trained and published, in bfloat16: frequencies, angles, cosines and sines."""
+
+    def __init__(self, frequency_D: torch.Tensor):
+        super().__init__()
+        self.register_buffer("frequency_D", frequency_D, persistent=False)
+
+    def forward(self, hidden: torch.Tensor, position_N2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        angle = (position_N2.bfloat16()[..., None] * self.frequency_D.bfloat16()).flatten(1)
+        angle = torch.cat([angle, angle], dim=-1)
+        return angle.cos().float(), angle.sin().float()
+
+
+class Network(torch.nn.Module):
+    """A Qwen2-VL with LoRA and, instead of words, one number per token."""
+
+    def __init__(self, config: Any, rank: int, alpha: int):
+        from peft import LoraConfig, inject_adapter_in_model
+        from transformers import Qwen2VLModel
+
+        super().__init__()
+        lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(ADAPTED))
+        self.model = inject_adapter_in_model(lora, Qwen2VLModel(config))
+        self.rm_head = torch.nn.Linear(config.text_config.hidden_size, 1, bias=False)
+
+    def forward(self, token_BL: torch.Tensor, real_BL: torch.Tensor, **video: torch.Tensor) -> torch.Tensor:
+        """Features of every token (B, L, D), at positions 0, 1, 2 … for words and patches alike.
+
+        Qwen2-VL has three-dimensional positions for patches; the published code never passed them on.
+        """
+        position_3BL = torch.arange(token_BL.shape[1], device=token_BL.device).expand(3, *token_BL.shape)
+        out = self.model(input_ids=token_BL, attention_mask=real_BL, position_ids=position_3BL, use_cache=False, **video)
+        return out.last_hidden_state
+
+
+def load_network(reward: str, config: Any, rank: int, alpha: int, path: Path, device: torch.device) -> Network:
+    """The network with the published weights: bfloat16 on CUDA as published, float32 on the CPU.
+
+    The published code casts the whole network to bfloat16, rotary frequencies too, in training as in use. These are rounded so
+    on every device: at a distance of 1,000 tokens the rounding turns an angle by up to two radians. Raises InputError for a file
+    that does not fit the configuration.
     """
-    if max(height, width) > WIDEST * min(height, width):
-        raise InputError(f"VideoAlign takes frames at most {WIDEST} times as long as wide, not {height} × {width}")
-    rows, columns = (max(1, round(side / SIDE)) for side in (height, width))
-    if rows * columns * SIDE**2 > most_pixels:
-        shrink = math.sqrt(height * width / most_pixels)
-        rows, columns = (math.floor(side / shrink / SIDE) for side in (height, width))
-    elif rows * columns * SIDE**2 < LEAST_PIXELS:
-        grow = math.sqrt(LEAST_PIXELS / (height * width))
-        rows, columns = (math.ceil(side * grow / SIDE) for side in (height, width))
-    return rows * SIDE, columns * SIDE
+    with torch.device("meta"):
+        network = Network(config, rank, alpha)
+    network = network.to(torch.bfloat16 if device.type == "cuda" else torch.float32).to_empty(device=device)
+    text, vision = network.model.language_model, network.model.visual
+    text.rotary_emb = type(text.rotary_emb)(config.text_config).to(device, torch.bfloat16)
+    vision.rotary_pos_emb = Angles(type(vision.rotary_pos_emb)(config.vision_config).inv_freq.to(device))
+    who = f"reward {reward!r}"
+    weights = {key: value for key, value in read_weights(who, path).items() if key != WORD_HEAD}
+    return load_whole(who, network, weights, path, own_name)
 
 
-def patches(pixel_BTCHW: torch.Tensor) -> torch.Tensor:
-    """Normalised patches of 8-bit frames in the order of Qwen2-VL: float32 (patches of all videos, 3·2·14·14).
+def own_name(key: str) -> str:
+    """The network's name of a tensor of the file."""
+    return next((new + key.removeprefix(old) for old, new in RENAMED.items() if key.startswith(old)), key)
 
-    Patches that are merged into one follow one another; within a patch: channels, frames, rows, columns.
-    """
-    mean, std = (torch.tensor(v, device=pixel_BTCHW.device).view(3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
-    value = (pixel_BTCHW.float() / 255 - mean) / std
-    value = value.unflatten(4, (-1, MERGE, PATCH)).unflatten(3, (-1, MERGE, PATCH)).unflatten(1, (-1, PAIR))
-    #      video, pair, frame, channel, (row, merge, y), (column, merge, x)
-    return value.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9).flatten(0, 5).flatten(1)
+
+# ---------------------------------------------------------------------------------------------------------------- judge
 
 
 class _Judge:
@@ -121,7 +161,7 @@ class _Judge:
 
     def __init__(self, reward: str, files: Mapping[str, Path], device: torch.device, key: tuple):
         from tokenizers import Tokenizer
-        from transformers import Qwen2VLConfig
+        from transformers import Qwen2VLConfig, Qwen2VLVideoProcessor
 
         whole = json.loads(files["model_config.json"].read_text())
         settings = whole["peft_lora_config"] | whole["data_config"] | whole["inference_config"]
@@ -134,6 +174,7 @@ class _Judge:
         self.mean_3, self.std_3 = (torch.tensor([settings[f"{d}_{k}"] for d in DIMENSIONS]) for k in ("mean", "std"))
         self.tokenizer = Tokenizer.from_file(str(files["tokenizer.json"]))
         self.tokenizer.add_special_tokens(list(REWARD_TOKENS))
+        self.processor = Qwen2VLVideoProcessor(do_resize=False, cap_pixels_per_frame=False)
         config = Qwen2VLConfig.from_dict(json.loads(files["config.json"].read_text()))
         self.token_3 = torch.tensor([self.tokenizer.token_to_id(token) for token in REWARD_TOKENS])
         self.video_token, self.pad_token = (self.tokenizer.token_to_id(token) for token in (VIDEO_TOKEN, PAD_TOKEN))
@@ -156,48 +197,48 @@ class _Judge:
 
     def ratings(self, media_BFCHW: torch.Tensor, texts: list[str], fps: float) -> torch.Tensor:
         """Standardised ratings, float32 (B, 3) on the CPU; those of the same frames and texts are given again."""
-        index_T = frame_indices(media_BFCHW.shape[1], fps, self.sampled_fps)
-        pixel_BTCHW = to_pixels(media_BFCHW[:, index_T])
+        pixel_BTCHW = to_pixels(media_BFCHW[:, frame_indices(media_BFCHW.shape[1], fps, self.sampled_fps)])
         seen = hashlib.blake2b(pixel_BTCHW.cpu().numpy().tobytes())
         seen.update(repr((tuple(pixel_BTCHW.shape), texts)).encode())
         call = (self.key, seen.hexdigest())
-        rating_B3 = _rated.get(call)
-        if rating_B3 is None:
-            raw_B3 = torch.cat([self._raw(*part) for part in zip(pixel_BTCHW.split(CHUNK), _split(texts, CHUNK))])
-            rating_B3 = _rated[call] = (raw_B3 - self.mean_3) / self.std_3
-            while len(_rated) > KEPT:
+        if call not in _rated:
+            firsts = range(0, len(texts), CHUNK)
+            raw_B3 = torch.cat([self._raw(pixel_BTCHW[i : i + CHUNK], texts[i : i + CHUNK]) for i in firsts])
+            _rated[call] = (raw_B3 - self.mean_3) / self.std_3
+            if len(_rated) > KEPT:
                 _rated.popitem(last=False)
-        return rating_B3
+        return _rated[call]
 
     @torch.inference_mode()
     def _raw(self, pixel_BTCHW: torch.Tensor, texts: list[str]) -> torch.Tensor:
-        videos, frames, _, height, width = pixel_BTCHW.shape
-        height, width = frame_size(height, width, self.most_pixels)
-        pixel_NCHW = interpolate(pixel_BTCHW.to(self.device).flatten(0, 1), height, width)
-        grid_3 = (frames // PAIR, height // PATCH, width // PATCH)
-        rows = [self._tokens(text, math.prod(grid_3) // MERGE**2) for text in texts]
+        """Ratings (B, 3) before they are standardised."""
+        from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
+
+        try:
+            size = smart_resize(*pixel_BTCHW.shape[3:], SIDE, LEAST_PIXELS, self.most_pixels)
+        except ValueError as error:
+            raise InputError(f"VideoAlign cannot take frames so long or so small ({error})") from error
+        pixels = pixel_BTCHW.to(self.device).flatten(0, 1)
+        pixels = transforms.resize(pixels, list(size), InterpolationMode.BICUBIC, antialias=True)
+        video = self.processor(list(pixels.unflatten(0, pixel_BTCHW.shape[:2])), return_tensors="pt").to(self.device)
+        places = int(video["video_grid_thw"][0].prod()) // MERGE**2
+        rows = [self._tokens(text, places) for text in texts]
         token_BL = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad_token)
         length_B = torch.tensor([len(row) for row in rows])
-        hidden_BLD = self.network(
-            token_BL.to(self.device),
-            (torch.arange(token_BL.shape[1]) < length_B[:, None]).long().to(self.device),
-            patches(pixel_NCHW.unflatten(0, (videos, frames))),
-            torch.tensor([grid_3] * videos, device=self.device),
-        )
-        hidden_B3D = hidden_BLD[torch.isin(token_BL, self.token_3).to(self.device)].unflatten(0, (videos, 3))
+        real_BL = (torch.arange(token_BL.shape[1]) < length_B[:, None]).long()
+        hidden_BLD = self.network(token_BL.to(self.device), real_BL.to(self.device), **video)
+        hidden_B3D = hidden_BLD[torch.isin(token_BL, self.token_3).to(self.device)].unflatten(0, (-1, 3))
         # the published head answers in bfloat16, near its mean in steps of 1/64; in float32 close videos are not tied
         return (hidden_B3D.float() @ self.network.rm_head.weight.float().T).squeeze(-1).cpu()
 
     def _tokens(self, text: str, places: int) -> torch.Tensor:
-        token_L = torch.tensor(self.tokenizer.encode(conversation(text, places), add_special_tokens=False).ids)
+        """The conversation about a video of so many merged patches, up to where an answer would begin."""
+        said = f"{OPENING}{VIDEO_TOKEN * places}<|vision_end|>{INSTRUCTION.format(text_prompt=text)}{CLOSING}"
+        token_L = torch.tensor(self.tokenizer.encode(said, add_special_tokens=False).ids)
         read = token_L[torch.isin(token_L, self.token_3)]
         if not torch.equal(read, self.token_3) or (token_L == self.video_token).sum() != places:
             raise InputError(f"VideoAlign: the prompt {text[:60]!r} holds a token of its instruction, such as {VIDEO_TOKEN}")
         return token_L
-
-
-def _split(texts: list[str], size: int) -> list[list[str]]:
-    return [texts[i : i + size] for i in range(0, len(texts), size)]
 
 
 class _VideoAlign(PublishedReward):
@@ -219,11 +260,9 @@ class _VideoAlign(PublishedReward):
         self._fps = checked_rate(f"reward {self.name!r}: fps", value)
 
     def __init__(self, files: Mapping[str, Path], device: torch.device):
-        key = (tuple(stamp(files[file.name]) for file in FILES), str(device))
-        judge = _loaded.get(key)
-        if judge is None:
-            judge = _loaded[key] = _Judge(self.name, files, device, key)
-        self._judge = judge
+        key = (tuple(stamp(files[file.name]) for file in self.card.files), str(device))
+        self._judge = _loaded.get(key) or _Judge(self.name, files, device, key)
+        _loaded[key] = self._judge
 
     def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
         """Standardised scores, float32 (B,), of videos of at least 2 frames.
@@ -233,41 +272,26 @@ class _VideoAlign(PublishedReward):
         return self._judge.ratings(media_BFCHW, [prompt.text for prompt in prompts], self.fps)[:, self.parts].sum(1)
 
 
-def _card(name: str, measures: str, spread: float) -> Card:
-    return Card(
-        name=name,
-        measures=measures,
-        modality="video",
-        range=(-spread, spread),
-        source="VideoAlign, arXiv 2501.13918; github.com/KwaiVGI/VideoAlign, inference.py",
-        licence="Apache-2.0",
-        memory=4.6,
-        memory_cpu=9.1,
-        files=FILES,
-        folder="videoalign",
-    )
-
-
 class VisualQuality(_VideoAlign):
     """VQ: (rating − 3.6757) / 2.2476, of clearness, detail, composition and light, whatever moves."""
 
-    card, parts = _card("videoalign_vq", "visual quality of the frames", 3.0), [0]
+    card, parts = CARDS["videoalign_vq"], [0]
 
 
 class MotionQuality(_VideoAlign):
     """MQ: (rating − 1.1646) / 1.3811, of steady, natural and ample motion."""
 
-    card, parts = _card("videoalign_mq", "steady, natural and ample motion", 3.0), [1]
+    card, parts = CARDS["videoalign_mq"], [1]
 
 
 class TextAlignment(_VideoAlign):
     """TA: (rating − 2.8105) / 2.5121, of agreement with the prompt."""
 
-    card, parts = _card("videoalign_ta", "agreement of the video with the prompt", 3.0), [2]
+    card, parts = CARDS["videoalign_ta"], [2]
 
 
 class Overall(_VideoAlign):
     """Overall: the sum of the three standardised ratings."""
 
-    card, parts = _card("videoalign", "visual quality, motion and agreement with the prompt, added up", 9.0), [0, 1, 2]
+    card, parts = CARDS["videoalign"], [0, 1, 2]
     adds_up = ("videoalign_vq", "videoalign_mq", "videoalign_ta")

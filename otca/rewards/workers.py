@@ -7,7 +7,6 @@ import contextvars
 import ctypes
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import ExitStack
@@ -33,41 +32,22 @@ class Worker(threading.Thread):
 
 
 class Workers:
-    """Up to ``count`` daemon threads that last as long as there is work; the process need not wait for them to exit."""
+    """A daemon thread for each call, of which ``count`` run at a time; a pool of the library's would keep the process waiting."""
 
     def __init__(self, count: int, name: str):
-        self.count, self.name = count, name
-        self._lock, self._threads = threading.Lock(), set()
-        self._waiting: deque[tuple[Future, Callable, tuple]] = deque()
+        self.name, self._turn = name, threading.Semaphore(count)
 
     def submit(self, function: Callable[..., Answer], *arguments: object) -> Future[Answer]:
-        """Call it in a thread, in the order of submission; whatever it raises, SystemExit too, is the future's."""
+        """Call it in a thread; whatever it raises, SystemExit too, is the future's, whose ``thread`` is the thread."""
         future: Future[Answer] = Future()
-        with self._lock:
-            self._waiting.append((future, function, arguments))
-            if len(self._threads) < self.count:
-                thread = Worker(target=self._work, name=self.name, daemon=True)
-                self._threads.add(thread)
-                thread.start()
+        future.thread = Worker(target=self._work, args=(future, function, arguments), name=self.name, daemon=True)
+        future.thread.start()
         return future
 
-    def end(self) -> None:
-        """Call off what waits, and tell what runs to end."""
-        with self._lock:
-            for future, _, _ in self._waiting:
-                future.cancel()
-            for thread in self._threads:
-                thread.end()
-
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._threads.discard(threading.current_thread())
-                    return
-                future, function, arguments = self._waiting.popleft()
+    def _work(self, future: Future, function: Callable, arguments: tuple) -> None:
+        with self._turn:
             if not future.set_running_or_notify_cancel():
-                continue
+                return
             try:
                 answer = function(*arguments)
             except BaseException as error:
