@@ -46,33 +46,52 @@ class HeldOut(Protocol):
         """Metrics of the whole set, from the traits of all its items; samples of a prompt are neighbours."""
 
 
-class ImageHeldOut:
+class _Embedded:
+    """What both embedded tasks share: distances to drawings of the same specs, and diversity, by ``features`` of media."""
+
+    def traits(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, torch.Tensor]:
+        """Features of each item."""
+        return {"features": self.features(media_BFCHW)}
+
+    def sets(self, traits: dict[str, torch.Tensor], prompts: list[Prompt], samples_per_prompt: int) -> Numbers:
+        """kernel_distance, frechet_distance (from 2,000 items on) and, with several samples a prompt, diversity."""
+        rng = np.random.default_rng(20260423)  # the same drawings at every call, one a prompt
+        drawn_BFCHW = np.stack([self.drawn(prompt, rng) for prompt in prompts])
+        reference_BD, features_BD = self.features(quantise(torch.from_numpy(drawn_BFCHW))), traits["features"]
+        out, count = {"kernel_distance": kernel_distance(features_BD, reference_BD)}, len(features_BD)
+        if count >= FRECHET_SAMPLES:
+            out["frechet_distance"] = frechet_distance(features_BD, reference_BD)
+        if samples_per_prompt > 1:
+            out["diversity"] = diversity(features_BD, samples_per_prompt)
+        return {name: (value, count) for name, value in out.items()}
+
+
+class ImageHeldOut(_Embedded):
     """Exact verdict of the learned judge, CLIP score; kernel and Fréchet distance to renders of the same specs, diversity."""
 
     metrics: ClassVar[tuple[str, ...]] = (*_VERDICTS, "clip_score", *_OF_SETS)
     """Names of all that it measures, in files and tables."""
 
     def __init__(self):
-        self.clip = embedded_clip()
-        self.judge, self.score = JudgeAccuracy(), ClipScore(self.clip)
-        self.protocol = {scorer.name: scorer.protocol for scorer in (self.judge, self.score)}
+        self.clip, self.judge = embedded_clip(), JudgeAccuracy()
+        self.scorers = (self.judge, ClipScore(self.clip))
+        self.protocol = {scorer.name: scorer.protocol for scorer in self.scorers}
 
     def items(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, list[float]]:
         """judge_correct and clip_score."""
-        return {scorer.name: scorer.score(media_BFCHW, prompts).tolist() for scorer in (self.judge, self.score)}
+        return {scorer.name: scorer.score(media_BFCHW, prompts).tolist() for scorer in self.scorers}
 
-    def traits(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, torch.Tensor]:
-        """Image features of the embedded open_clip model."""
-        return {"features": self.clip.image_features(media_BFCHW)}
+    def features(self, media_BFCHW: torch.Tensor) -> torch.Tensor:
+        """Image features (B, D) of the embedded open_clip model."""
+        return self.clip.image_features(media_BFCHW)
 
-    def sets(self, traits: dict[str, torch.Tensor], prompts: list[Prompt], samples_per_prompt: int) -> Numbers:
-        """kernel_distance, frechet_distance (from 2,000 items on) and, with several samples a prompt, diversity."""
-        references = np.stack([scenes.render(scenes.draw_scene(p.spec, rng, lattice=True)) for rng, p in _drawn(prompts)])
-        reference_BD = self.clip.image_features(quantise(torch.from_numpy(references)).unsqueeze(1))
-        return _distances(traits["features"], reference_BD, samples_per_prompt)
+    @staticmethod
+    def drawn(prompt: Prompt, rng: np.random.Generator) -> np.ndarray:
+        """A render of the prompt's spec (1, 3, H, W)."""
+        return scenes.render(scenes.draw_scene(prompt.spec, rng, lattice=True))[None]
 
 
-class VideoHeldOut:
+class VideoHeldOut(_Embedded):
     """Exact verdict of the learned video judge, motion metrics; direction and speed accuracy, kernel distance, diversity."""
 
     metrics: ClassVar[tuple[str, ...]] = (
@@ -82,8 +101,7 @@ class VideoHeldOut:
     """Names of all that it measures, in files and tables, or that measure with the same models."""
 
     def __init__(self):
-        self.clip = embedded_clip()
-        self.judge = VideoJudgeAccuracy()
+        self.clip, self.judge = embedded_clip(), VideoJudgeAccuracy()
         self.motion = MotionMetrics(encoders=[embedded_encoder(self.clip)])
         self.protocol = {self.judge.name: self.judge.protocol, **self.motion.protocol}
 
@@ -95,25 +113,24 @@ class VideoHeldOut:
     def traits(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, torch.Tensor]:
         """Features, and whether direction and speed are right where the prompt states them (else NaN)."""
         right = self.judge.judge.accuracy(media_BFCHW, prompts)
-        return {"features": self._features(media_BFCHW)} | {name: right[name] for name in ("direction", "speed")}
+        return super().traits(media_BFCHW, prompts) | {name: right[name] for name in ("direction", "speed")}
 
     def sets(self, traits: dict[str, torch.Tensor], prompts: list[Prompt], samples_per_prompt: int) -> Numbers:
         """direction_accuracy and speed_accuracy of the prompts that state them, kernel and Fréchet distance, diversity."""
-        out = {}
-        for name in ("direction", "speed"):
-            stated = ~traits[name].isnan()
-            if stated.any():
-                out[f"{name}_accuracy"] = (float(traits[name][stated].mean()), int(stated.sum()))
-        lattice = video_frames.LATTICE
-        clips = [video_scenes.render_clip(video_scenes.draw_clip(p.spec, rng, lattice)) for rng, p in _drawn(prompts)]
-        reference_BD = self._features(quantise(torch.from_numpy(np.stack(clips))))
-        return out | _distances(traits["features"], reference_BD, samples_per_prompt)
+        stated = {name: traits[name][~traits[name].isnan()] for name in ("direction", "speed")}
+        right = {f"{name}_accuracy": (float(of.mean()), len(of)) for name, of in stated.items() if len(of)}
+        return right | super().sets(traits, prompts, samples_per_prompt)
 
-    def _features(self, media_BFCHW: torch.Tensor) -> torch.Tensor:
+    def features(self, media_BFCHW: torch.Tensor) -> torch.Tensor:
         """Mean over frames of the embedded open_clip model's image features, then last frame minus first: (B, 2·D)."""
-        count, frames = media_BFCHW.shape[:2]
-        features_BFD = self.clip.image_features(media_BFCHW.flatten(0, 1).unsqueeze(1)).unflatten(0, (count, frames))
+        features_ND = self.clip.image_features(media_BFCHW.flatten(0, 1).unsqueeze(1))
+        features_BFD = features_ND.unflatten(0, media_BFCHW.shape[:2])
         return torch.cat([features_BFD.mean(1), features_BFD[:, -1] - features_BFD[:, 0]], dim=1)
+
+    @staticmethod
+    def drawn(prompt: Prompt, rng: np.random.Generator) -> np.ndarray:
+        """A render of the prompt's spec (F, 3, H, W)."""
+        return video_scenes.render_clip(video_scenes.draw_clip(prompt.spec, rng, video_frames.LATTICE))
 
 
 class NamedHeldOut:
@@ -185,19 +202,3 @@ def set_rate(rewards: Sequence[Reward], fps: float) -> None:
 def _motion_columns(motion: MotionMetrics, media_BFCHW: torch.Tensor, fps: float) -> dict[str, list[float]]:
     found = [motion.score(clip, fps) for clip in tqdm(media_BFCHW, "motion", leave=False, delay=10)]
     return {column: [row[column] for row in found] for column in motion.columns}
-
-
-def _drawn(prompts: list[Prompt]):
-    """Each prompt with one generator, the same at every call: one reference drawing a prompt."""
-    rng = np.random.default_rng(20260423)
-    return ((rng, prompt) for prompt in prompts)
-
-
-def _distances(features_BD, reference_BD, samples_per_prompt: int) -> Numbers:
-    count = len(features_BD)
-    out = {"kernel_distance": (kernel_distance(features_BD, reference_BD), count)}
-    if count >= FRECHET_SAMPLES:
-        out["frechet_distance"] = (frechet_distance(features_BD, reference_BD), count)
-    if samples_per_prompt > 1:
-        out["diversity"] = (diversity(features_BD, samples_per_prompt), count)
-    return out

@@ -180,11 +180,6 @@ def test_vbenchs_name_needs_dinos_own_file(dino_file, monkeypatch):
     assert encoder.column == "subject_consistency" and sha256(dino_file)[:16] in encoder.protocol["backbone"]
 
 
-def test_dino_lives_on_the_device(dino_file):
-    with pytest.raises(NotImplementedError, match="meta tensor"):  # which holds no numbers to give back
-        dino_encoder(dino_file, "meta").encode(levels(1, 64, 64))
-
-
 def test_other_files_are_no_dino(dino_file, tmp_path):
     with pytest.raises(
         InputError, match=r"metric 'subject_consistency': .*absent\.pth not found; fetch it from dl\.fbaipublicfiles"
@@ -229,24 +224,12 @@ def expected_features(model, video):
         return model.encode_image(normal)
 
 
-def test_clip_features_are_those_of_open_clip_behind_torchvisions_transforms(clip_model, tmp_path, monkeypatch):
+def test_clip_features_are_those_of_open_clip_behind_torchvisions_transforms(clip_model, tmp_path):
     """Shorter side 224, the middle, CLIP's statistics; timm's copy of OpenAI's weights has not VBench's name."""
     folder, video = clip_folder(tmp_path / "clip", clip_model), levels(2, 120, 90)
-    encoder = clip_encoder(folder)
-    assert encoder.column == "frame_consistency_clip"
+    encoder, digest = clip_encoder(folder), sha256(folder / "open_clip_model.safetensors")
+    assert encoder.column == "frame_consistency_clip" and digest[:16] in encoder.protocol["backbone"]
     torch.testing.assert_close(encoder.encode(video), expected_features(clip_model, video), atol=1e-5, rtol=1e-5)
-    digest = sha256(folder / "open_clip_model.safetensors")
-    monkeypatch.setattr(encoders, "CLIP_B32", dataclasses.replace(SMALL, hub_sha256=digest))
-    (folder / "open_clip_config.json").unlink()  # the file tells the network
-    for path in (folder, folder / "open_clip_model.safetensors"):
-        encoder = clip_encoder(path)
-        assert encoder.column == "frame_consistency_clip" and digest[:16] in encoder.protocol["backbone"]
-
-
-def test_clip_lives_on_the_device(clip_model, tmp_path):
-    encoder = clip_encoder(clip_folder(tmp_path / "clip", clip_model), "meta")
-    with pytest.raises(NotImplementedError, match="meta tensor"):
-        encoder.encode(levels(1, 64, 64))
 
 
 def test_openais_archive_is_read_by_its_hash_alone(clip_model, tmp_path, monkeypatch):
@@ -257,9 +240,9 @@ def test_openais_archive_is_read_by_its_hash_alone(clip_model, tmp_path, monkeyp
         warnings.simplefilter("ignore")
         half = torch.jit.trace(clip_model, (torch.rand(1, 3, 224, 224), torch.zeros(1, 77, dtype=torch.long)), check_trace=False)
         half.half().save(path)
-    with pytest.raises(InputError, match=r"'frame_consistency_clip'.*open_clip_config\.json not found"):
+    with pytest.raises(InputError, match=r"'background_consistency': .*ViT-B-32\.pt has SHA-256 .*VBench's has"):
         clip_encoder(path)
-    monkeypatch.setattr(encoders, "CLIP_B32", dataclasses.replace(SMALL, archive_sha256=sha256(path)))
+    monkeypatch.setattr(encoders, "CLIP_B32", dataclasses.replace(SMALL, sha256=sha256(path)))
     video = levels(2, 90, 160)
     for given in (path, tmp_path):
         encoder = clip_encoder(given)
@@ -277,5 +260,5 @@ def test_other_networks_are_no_clip(clip_model, tmp_path):
     with pytest.raises(InputError, match=r"absent\.pt not found; fetch it from openaipublic\.azureedge\.net"):
         clip_encoder(tmp_path / "absent.pt")
     for changes in ({"quick_gelu": False}, {"vision_cfg": VISION | {"layers": 12}}):
-        with pytest.raises(InputError, match="'frame_consistency_clip': .*describes another network than small"):
+        with pytest.raises(InputError, match="'background_consistency': .*describes another network than small"):
             clip_encoder(clip_folder(tmp_path / "clip", clip_model, **changes))

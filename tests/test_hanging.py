@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import Future
 
 import pytest
 import torch
@@ -143,15 +142,6 @@ def test_what_a_reward_raises_in_time_is_its_own_failure(error):
     assert str(caught.value) == f"reward 'told' failed: {error!r} on 1 prompts: 0 ('x')" and caught.value.__cause__ is error
 
 
-def test_a_reward_that_leaves_the_program_leaves_it():
-    def leave():
-        raise SystemExit(7)
-
-    with pytest.raises(SystemExit) as caught:
-        score_all([TimeLimitedReward(Told(None, leave), 60.0)], *blank(1))
-    assert caught.value.code == 7
-
-
 @pytest.mark.parametrize("far", [False, True])
 def test_signals_get_through_while_a_reward_is_waited_for(gate, far):
     """Their handlers run in the main thread, and what they raise ends the waiting: so do Ctrl-C and a scheduler's SIGTERM."""
@@ -185,16 +175,6 @@ def test_scores_that_do_not_come_from_elsewhere_are_waited_for_no_longer(gate):
     with pytest.raises(RewardError, match=r"'told' has not scored 3 prompts: .* within 0.2 s"):
         score_all(background.rewards, *blank(3), background)
     assert background.parts_K[0][0].result() == 1 and any(part.cancelled() for part in background.parts_K[0])
-
-
-def test_the_first_failure_of_several_requests_ends_the_waiting(gate):
-    """A request that hangs does not hide that another has failed."""
-    failed = Future()
-    failed.set_exception(ValueError("no GPU"))
-    told = Told(None)
-    told.submit = lambda media, prompts: [Workers(1, "far").submit(gate.wait), failed]
-    with pytest.raises(RewardError, match=r"reward 'told' failed: ValueError\('no GPU'\)"):
-        score_all([TimeLimitedReward(told, 60.0)], *blank(2))
 
 
 def test_a_reward_that_hangs_behind_a_server(gate):

@@ -7,14 +7,14 @@ import dataclasses
 import pytest
 import torch
 
-from eval.held_out import ImageHeldOut, NamedHeldOut, VideoHeldOut, held_out_names, held_out_of, set_rate
+from eval.held_out import NamedHeldOut, held_out_names, held_out_of, set_rate
 from eval.metrics.alignment import JudgeAccuracy
 from eval.metrics.motion import MotionMetrics
 from otca import presets
 from otca.__main__ import main as otca_main
 from otca.config import EvalConfig
 from otca.errors import InputError
-from otca.rewards.base import TimeLimitedReward, build_reward, score_all
+from otca.rewards.base import build_reward, score_all
 from otca.rewards.clip import ClipScoreB32
 from otca.rewards.measured import check_trained_metrics, measured
 from otca.runs import RunSpec
@@ -27,11 +27,6 @@ from reproduce.one_run import arm_config, check_trained_arms
 from tests.test_score import Rate
 
 
-def test_the_embedded_tasks_have_their_own():
-    assert isinstance(held_out_of("image", EvalConfig()), ImageHeldOut)
-    assert isinstance(held_out_of("video", EvalConfig()), VideoHeldOut)
-
-
 def test_named_metrics_score_as_the_rewards_do():
     prompts = scenes.prompts("test", 3)
     media = torch.rand(3, 1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -40,14 +35,6 @@ def test_named_metrics_score_as_the_rewards_do():
     assert list(found) == ["quality", "alignment"]
     assert all(found[name] == build_reward(name).score(media, prompts).tolist() for name in found)
     assert set(held_out.protocol) == set(found) and held_out.traits(media, prompts) == {} == held_out.sets({}, prompts, 1)
-
-
-def test_named_metrics_keep_to_the_time_that_is_configured():
-    for timeout in (7.0, 600.0):
-        held_out = held_out_of("image", EvalConfig(held_out=["quality", "alignment"]), timeout=timeout)
-        assert [(type(reward), reward.seconds) for reward in held_out.rewards] == [(TimeLimitedReward, timeout)] * 2
-    (reward,) = held_out_of("image", EvalConfig(held_out=["quality"]), timeout=0).rewards
-    assert not isinstance(reward, TimeLimitedReward)
 
 
 def test_a_run_gives_its_time_to_what_is_held_out(monkeypatch, tmp_path):
@@ -81,11 +68,6 @@ def test_motion_is_one_name_for_all_its_columns(video):
     found = held_out.items(video.unsqueeze(0), [Prompt("a", "a red circle")])
     assert found == {name: [value] for name, value in MotionMetrics().score(video, 8.0).items()}
     assert set(found) == set(held_out.protocol)
-
-
-def test_two_metrics_of_one_name_are_refused():
-    with pytest.raises(InputError, match="two of them are called 'quality'"):
-        NamedHeldOut(["quality", "otca.tasks.rewards:Quality"], fps=8.0)
 
 
 def test_an_arm_may_not_train_on_what_is_held_out(monkeypatch, capsys):
@@ -177,13 +159,6 @@ def test_no_run_trains_on_what_its_medium_holds_out(capsys, preset, reward):
 def test_recipes_without_an_evaluation_hold_nothing_out(capsys, preset):
     assert held_out_names(preset) == []
     assert otca_main(["train", "--preset", preset, "--rewards", "[pickscore,clip]", "--dry_run", "true"]) == 0
-
-
-def test_every_published_arm_may_be_trained():
-    """Those of corrupted rewards too, which derive from the trained ones."""
-    wanted = [*all_runs.arms("quick"), *all_runs.arms("cpu")]
-    assert any("Flipped" in str(arm.settings) for arm in wanted)
-    check_trained_arms([arm for arm in wanted if arm.seed == 0])
 
 
 def test_a_derived_class_measures_what_its_base_does():

@@ -203,14 +203,6 @@ def test_scores_are_those_of_the_files_own_keys(reward, size, text, ids):
     assert reward.score(media(pixels), prompts(text)).item() == pytest.approx(expected(WEIGHTS, pixels, ids), abs=1e-4)
 
 
-def test_a_batch_is_its_pictures(reward):
-    pixels, texts = [picture(40, 60, seed) for seed in range(35)], ["a red cube", "two", "blue balls on a cube"] * 12
-    together = reward.score(media(*pixels), prompts(*texts[:35]))
-    alone = [reward.score(media(pixel), prompts(text)).item() for pixel, text in zip(pixels, texts)]
-    assert together.dtype == torch.float32
-    assert together.tolist() == pytest.approx(alone, abs=1e-5)
-
-
 def test_a_video_is_the_mean_of_its_frames(reward):
     frames = [picture(40, 60, seed) for seed in range(3)]
     video = media(*frames).transpose(0, 1)
@@ -234,20 +226,6 @@ def test_projections_and_position_numbers_are_optional(reward, tmp_path):
     other = Small(write_files(tmp_path, bare), torch.device("cpu"))
     image, text = media(picture(32, 32)), prompts("a red cube")
     assert other.score(image, text) == reward.score(image, text)
-
-
-@pytest.mark.parametrize(
-    "name, content, message",
-    [
-        ("ImageReward.pt", b"no weights", r"ImageReward\.pt cannot be read .*; fetch it again"),
-        ("med_config.json", b'{"vocab_size": 16}', r"cannot be loaded \('hidden_size'\)"),
-        ("vocab.txt", b"[PAD]\n[UNK]\n", r"vocab\.txt holds 2 tokens, not those of"),
-    ],
-)
-def test_files_that_are_something_else_are_refused(tmp_path, name, content, message):
-    write_files(tmp_path)[name].write_bytes(content)
-    with pytest.raises(InputError, match=message):
-        build_reward(f"{__name__}:Small", files=tmp_path)
 
 
 @pytest.mark.parametrize("key, value", [("mlp.layers.7.bias", None), ("blip.itm_head.weight", torch.zeros(2, 16))])

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from eval import media
-from eval.media import natural_key, read_picture, read_video
+from eval.media import read_picture, read_video
 from eval.videos import write_mp4, write_webp
 from otca.errors import InputError
 
@@ -60,24 +60,6 @@ def test_mp4_round_trip(tmp_path, video, fps):
     gray = video.mean(1, keepdim=True).expand_as(video)
     write_mp4(tmp_path / "gray.mp4", gray, fps)
     assert psnr(read_video(tmp_path / "gray.mp4").frames_FCHW, gray) > 40  # what is lost is the halved chroma
-
-
-def test_mp4_keeps_colours_and_bytes(tmp_path):
-    color = torch.tensor([200, 40, 90]).view(1, 3, 1, 1) / 255
-    flat = color.expand(4, 3, 32, 48)
-    write_mp4(tmp_path / "a.mp4", flat)
-    write_mp4(tmp_path / "b.mp4", flat)
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
-    assert (read_video(tmp_path / "a.mp4").frames_FCHW - flat).abs().max() <= 3 / 255
-
-
-def test_mp4_plays_in_browsers(tmp_path, video):
-    write_mp4(tmp_path / "a.mp4", video)
-    with av.open(str(tmp_path / "a.mp4")) as container:
-        context = container.streams.video[0].codec_context
-        assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
-    data = (tmp_path / "a.mp4").read_bytes()
-    assert data.index(b"moov") < data.index(b"mdat")
 
 
 @pytest.mark.parametrize("fps", [8, 30])
@@ -156,11 +138,6 @@ def test_what_is_stored_sideways_is_read_as_shown(tmp_path, orientation):
     (tmp_path / "a.mp4").write_bytes(data[:place] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[place + 36 :])
     assert psnr(read_video(tmp_path / "a.mp4").frames_FCHW, shown) > 25
     assert psnr(read_video(tmp_path / "a.mp4", upright=False).frames_FCHW, scene) > 25
-
-
-def test_natural_order():
-    names = ["b1", "a10", "a2", "a", "A3", "2", "10"]
-    assert sorted(names, key=natural_key) == ["2", "10", "a", "a2", "A3", "a10", "b1"]
 
 
 # --------------------------------------------------------------------------------------------------------------- damage
@@ -334,13 +311,6 @@ def test_sixteen_bits_become_eight(tmp_path):
     assert np.allclose(read_picture(tmp_path / "a.png").frames_FCHW[0] * 255, np.broadcast_to(levels // 256, (3, 16, 16)))
 
 
-def gif_of(canvas: int, frame: int) -> bytes:
-    """A GIF of two pictures, the second larger than the canvas."""
-    buffer = io.BytesIO()
-    Image.new("P", (frame, frame)).save(buffer, "GIF", save_all=True, append_images=[Image.new("P", (frame, frame), 1)])
-    return buffer.getvalue()[:6] + struct.pack("<HH", canvas, canvas) + buffer.getvalue()[10:]
-
-
 def bad_clips(video: torch.Tensor, folder) -> dict[str, tuple[bytes, str]]:
     write_mp4(folder / "whole.mp4", video)
     whole = (folder / "whole.mp4").read_bytes()
@@ -352,7 +322,7 @@ def bad_clips(video: torch.Tensor, folder) -> dict[str, tuple[bytes, str]]:
         "picture.mp4": (encoded("PNG"), "cannot be read"),
         "picture.gif": (encoded("PNG"), "cannot be read"),
         "bomb.webp": (webp_of(16_383, 16_383), "268402689 pixels"),
-        "bomb.gif": (gif_of(1, 16)[:6] + b"\xff\xff\xff\xff" + gif_of(1, 16)[10:], "4294836225 pixels"),
+        "bomb.gif": (encoded("GIF")[:6] + b"\xff" * 4 + encoded("GIF")[10:], "4294836225 pixels"),
     }
 
 
@@ -362,21 +332,6 @@ def test_what_is_no_clip_is_named(tmp_path, video):
         with pytest.raises(InputError, match=said) as caught:
             read_video(tmp_path / name)
         assert name in str(caught.value)
-
-
-def test_a_canvas_that_grows_and_a_header_that_lies_are_bombs(tmp_path, video, monkeypatch):
-    (tmp_path / "a.gif").write_bytes(gif_of(4, 64))
-    write_mp4(tmp_path / "a.mp4", video)
-    data = (tmp_path / "a.mp4").read_bytes()
-    place = data.index(b"avc1", data.index(b"stsd")) + 28
-    (tmp_path / "a.mp4").write_bytes(data[:place] + struct.pack(">HH", 16, 16) + data[place + 4 :])
-    assert (
-        read_video(tmp_path / "a.gif").frames_FCHW.shape[2:] == read_video(tmp_path / "a.mp4").frames_FCHW.shape[2:] == (64, 64)
-    )
-    monkeypatch.setattr(media, "MAX_PIXELS", 1000)
-    for name in ("a.gif", "a.mp4"):
-        with pytest.raises(InputError, match="64×64 pixels, more than 1000"):
-            read_video(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -40,14 +40,6 @@ def test_dis_measures_a_square_at_three_pixels_a_frame(size, side):
         assert np.median(on_square, axis=0) == pytest.approx([speed, 0], abs=0.3)
 
 
-@pytest.mark.parametrize("size", [8, 24, 64])
-def test_dis_measures_a_shift_of_small_frames(size):
-    wide = torch.from_numpy(texture(size, size + 2, 3))
-    flow = DIS(wide[..., 2:], wide[..., :-2])
-    assert flow.shape == (size, size, 2) and flow.dtype == np.float32
-    assert np.median(flow[..., 0]) == pytest.approx(2, abs=0.2)
-
-
 def test_dis_measures_the_speed_of_embedded_clips():
     rng, errors = np.random.default_rng(5), []
     y, x = np.mgrid[:64, :64] + 0.5
@@ -129,14 +121,6 @@ def test_jitter_lowers_smoothness_at_equal_mean_speed():
     jitter = square_video([6 + 3 * i + (4 if i % 2 else -4) for i in range(9)])
     assert motion_smoothness(STEADY, DIS) > 0.98
     assert motion_smoothness(jitter, DIS) < motion_smoothness(STEADY, DIS) - 0.02
-
-
-def test_smoothness_undoes_motion():
-    """Better than averaging the neighbours, which a flow of zero does."""
-    still = motion_smoothness(STEADY, lambda a, b: np.zeros((64, 64, 2), np.float32))
-    middle = (STEADY[:-2:2] + STEADY[2::2]) / 2
-    assert still == pytest.approx(1 - float((middle - STEADY[1:-1:2]).abs().mean()), abs=1e-6)
-    assert motion_smoothness(STEADY, DIS) > 1 - (1 - still) / 2
 
 
 def test_a_dissolve_raises_warping_error_over_rigid_motion():

@@ -297,8 +297,8 @@ def aesthetic(tmp_path, monkeypatch):
     torch.save(torch.nn.Linear(48, 1).state_dict(), folder / AESTHETIC_HEAD)
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "small", config)
     monkeypatch.setattr(frame_quality, "FEATURES", 48)
-    small = dataclasses.replace(SMALL, hub_sha256=sha256(folder / "open_clip_model.safetensors"))
-    monkeypatch.setattr(frame_quality, "CLIP_L14", small)
+    monkeypatch.setattr(frame_quality, "CLIP_HUB_SHA256", sha256(folder / "open_clip_model.safetensors"))
+    monkeypatch.setattr(frame_quality, "CLIP_L14", SMALL)
     monkeypatch.setattr(frame_quality, "AESTHETIC_SHA256", sha256(folder / AESTHETIC_HEAD))
     return folder
 
@@ -328,8 +328,8 @@ def test_aesthetic_quality_is_open_clips_features_through_the_head(aesthetic, he
 
 
 def test_aesthetic_quality_refuses_other_models(aesthetic, monkeypatch):
-    monkeypatch.setattr(frame_quality, "CLIP_L14", SMALL)
-    with pytest.raises(InputError, match=r"open_clip_model\.safetensors has SHA-256 .*VBench's has b8cca3fd.* or 9ce2e8a8"):
+    monkeypatch.setattr(frame_quality, "CLIP_HUB_SHA256", "9ce2")
+    with pytest.raises(InputError, match=r"the CLIP of .*aesthetic has SHA-256 .*; fetch openaipublic"):
         AestheticQuality(aesthetic)
     (aesthetic / "open_clip_model.safetensors").unlink()
     with pytest.raises(InputError, match=r"holds neither ViT-L-14\.pt nor open_clip_model\.safetensors"):

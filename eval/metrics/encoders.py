@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from eval.metrics.alignment import embedded_clip
-from eval.metrics.weights import digest_of
+from eval.metrics.weights import check_file, digest_of
 from otca.errors import InputError, one_line
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
 from otca.rewards.published import load_whole, read_weights
@@ -25,6 +25,9 @@ from otca.untrusted import read_object
 
 EMBEDDED = "frame_consistency_embedded"
 """Column of the shipped open_clip model."""
+CONFIG = "open_clip_config.json"
+CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""Weights in a folder of open_clip."""
 SIDE = 224
 """Shorter side of what an encoder sees, pixels."""
 _CHUNK = 32
@@ -37,36 +40,31 @@ DINO_SOURCE = "dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase1
 
 @dataclass(frozen=True)
 class OpenAiClip:
-    """A CLIP of OpenAI, by open_clip's name, and the files that hold it: OpenAI's archive, timm's copy of its tensors."""
+    """A CLIP of OpenAI, by open_clip's name: OpenAI's archive, of this SHA-256, and the hub's copy of its tensors by timm."""
 
     name: str
     archive: str
-    archive_sha256: str
+    sha256: str
     hub: str
-    hub_sha256: str
 
     @property
     def source(self) -> str:
         """Where its files are had from."""
-        return f"openaipublic.azureedge.net/clip/models/{self.archive_sha256}/{self.archive} or the hub's {self.hub}"
+        return f"openaipublic.azureedge.net/clip/models/{self.sha256}/{self.archive} or the hub's {self.hub}"
 
 
 CLIP_B32 = OpenAiClip(
     "ViT-B-32-quickgelu",
     archive="ViT-B-32.pt",
-    archive_sha256="40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+    sha256="40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
     hub="timm/vit_base_patch32_clip_224.openai",
-    hub_sha256="e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31",
 )
 CLIP_L14 = OpenAiClip(
     "ViT-L-14-quickgelu",
     archive="ViT-L-14.pt",
-    archive_sha256="b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+    sha256="b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
     hub="timm/vit_large_patch14_clip_224.openai",
-    hub_sha256="9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e",
 )
-CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""Weights in a folder of open_clip."""
 
 
 def consistency(feature_FD: torch.Tensor) -> float:
@@ -151,57 +149,45 @@ def clip_encoder(path: Path, device: str | torch.device = "cpu") -> FrameEncoder
     ``path``: OpenAI's ViT-B-32.pt (MIT), or a folder of open_clip of the same network, which fills `frame_consistency_clip`.
     Raises InputError for what is missing or does not fit.
     """
-    weights = clip_weights("background_consistency", path, CLIP_B32)
-    digest = digest_of("background_consistency", weights, CLIP_B32.source)
-    column = "background_consistency" if digest == CLIP_B32.archive_sha256 else "frame_consistency_clip"
+    encode, digest = clip_tower("background_consistency", path, CLIP_B32, device)
+    column = "background_consistency" if digest == CLIP_B32.sha256 else "frame_consistency_clip"
     protocol = {"backbone": f"CLIP ViT-B/32, weights SHA-256 {digest[:16]}", "resolution": f"{SIDE}, centre crop"}
-    return FrameEncoder(column, clip_tower(column, weights, CLIP_B32, digest, device), protocol)
-
-
-def clip_weights(metric: str, path: Path, clip: OpenAiClip) -> Path:
-    """The file of weights that is meant: the path itself, or what a folder holds. Raises InputError where it holds none."""
-    if not path.is_dir():
-        return path
-    found = next((path / name for name in (clip.archive, *CLIP_FILES) if (path / name).is_file()), None)
-    if found is None:
-        names = " nor ".join((clip.archive, *CLIP_FILES))
-        raise InputError(f"metric {metric!r}: {path} holds neither {names}; fetch {clip.source}")
-    return found
+    return FrameEncoder(column, encode, protocol)
 
 
 def clip_tower(
-    metric: str, weights: Path, clip: OpenAiClip, digest: str, device: str | torch.device
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Frames (F, 3, H, W) in [0, 1] → features (F, D) of the image tower; ``digest``: SHA-256 of the file of weights.
+    metric: str, path: Path, clip: OpenAiClip, device: str | torch.device
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], str]:
+    """Frames (F, 3, H, W) in [0, 1] → features (F, D) of the image tower, and the SHA-256 of the file of weights.
 
-    VBench runs it in half precision on a GPU; here it is single. OpenAI's archive holds code, so it is read only if its hash is
-    known. Raises InputError for weights that do not fit, and for a folder of another network.
+    ``path``: OpenAI's archive, a folder that holds it, or a folder of open_clip. VBench runs the tower in half precision on a
+    GPU; here it is single. The archive holds code, so it is read only if its hash is OpenAI's. Raises InputError for other
+    files, for weights that do not fit, and for a folder of another network: the weights alone do not tell its activation.
     """
     import open_clip
 
+    who, archive = f"metric {metric!r}", path / clip.archive if path.is_dir() else path
     try:
-        if digest == clip.archive_sha256:
-            model = open_clip.load_openai_model(str(weights), precision="fp32", device="cpu")
+        if archive.is_file() or not path.is_dir():
+            digest = check_file(metric, archive, [clip.sha256], clip.source)
+            model = open_clip.load_openai_model(str(archive), precision="fp32", device="cpu")
         else:
+            weights = next((path / name for name in CLIP_FILES if (path / name).is_file()), None)
+            if weights is None:
+                raise InputError(f"{who}: {path} holds neither {' nor '.join((clip.archive, *CLIP_FILES))}; fetch {clip.source}")
+            if read_object(path / CONFIG, who).get("model_cfg") != open_clip.get_model_config(clip.name):
+                raise InputError(f"{who}: {path / CONFIG} describes another network than {clip.name}; fetch {clip.source}")
+            digest = digest_of(metric, weights, clip.source)
             model = open_clip.create_model(clip.name, precision="fp32")
-            if digest != clip.hub_sha256:
-                _check_config(metric, weights.parent / "open_clip_config.json", clip)
-            load_whole(f"metric {metric!r}", model, read_weights(f"metric {metric!r}", weights), weights)
+            load_whole(who, model, read_weights(who, weights), weights)
     except RuntimeError as error:
-        raise InputError(f"metric {metric!r}: {weights} cannot be read ({one_line(error)}); fetch {clip.source}") from error
+        raise InputError(f"{who}: {path} cannot be read ({one_line(error)}); fetch {clip.source}") from error
     model = model.visual.to(device).eval().requires_grad_(False)
-    return lambda video_FCHW: _in_chunks(
-        model, _normalize(_resize(video_FCHW, "bicubic", crop=True), CLIP_MEAN, CLIP_STD), device
-    )
 
+    def encode(video_FCHW: torch.Tensor) -> torch.Tensor:
+        return _in_chunks(model, _normalize(_resize(video_FCHW, "bicubic", crop=True), CLIP_MEAN, CLIP_STD), device)
 
-def _check_config(metric: str, path: Path, clip: OpenAiClip) -> None:
-    """Raise InputError unless the configuration beside the weights is the network's: they alone do not tell its activation."""
-    import open_clip
-
-    wanted, found = open_clip.get_model_config(clip.name), read_object(path, f"metric {metric!r}").get("model_cfg")
-    if found != wanted:
-        raise InputError(f"metric {metric!r}: {path} describes another network than {clip.name}; fetch {clip.source}")
+    return encode, digest
 
 
 def _resize(video_FCHW: torch.Tensor, mode: str, crop: bool) -> torch.Tensor:

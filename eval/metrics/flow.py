@@ -8,13 +8,13 @@ and the flow divided by it: RAFT is not defined on smaller ones, and DIS (which 
 
 from __future__ import annotations
 
-import itertools
 import re
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from eval.metrics.weights import digest_of
 from otca.errors import InputError
@@ -26,22 +26,22 @@ RAFT_THINGS_SHA256 = "fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186a
 RAFT_SOURCE = "raft-things.pth in the models.zip of github.com/princeton-vl/RAFT"
 RAFT_UPDATES = 20
 
+KINDS = {"c": "corr", "f": "flow"}
 RENAMED = (
-    ("fnet.", "feature_encoder."),
-    ("cnet.", "context_encoder."),
-    ("_encoder.conv1.", "_encoder.convnormrelu.0."),
-    ("_encoder.norm1.", "_encoder.convnormrelu.1."),
-    ("_encoder.conv2.", "_encoder.conv."),
-    ("layer#.#.conv#.", "layer#.#.convnormrelu#.0."),
-    ("layer#.#.norm#.", "layer#.#.convnormrelu#.1."),
-    (".encoder.convc#.", ".motion_encoder.convcorr#.0."),
-    (".encoder.convf#.", ".motion_encoder.convflow#.0."),
-    (".encoder.conv.", ".motion_encoder.conv.0."),
-    *((f".gru.conv{gate}#.", f".recurrent_block.convgru#.conv{gate}.") for gate in "zrq"),
-    ("update_block.mask.0.", "mask_predictor.convrelu.0."),
-    ("update_block.mask.2.", "mask_predictor.conv."),
+    (r"fnet\.", "feature_encoder."),
+    (r"cnet\.", "context_encoder."),
+    (r"_encoder\.conv1\.", "_encoder.convnormrelu.0."),
+    (r"_encoder\.norm1\.", "_encoder.convnormrelu.1."),
+    (r"_encoder\.conv2\.", "_encoder.conv."),
+    (r"(layer\d\.\d)\.conv(\d)\.", r"\1.convnormrelu\2.0."),
+    (r"(layer\d\.\d)\.norm(\d)\.", r"\1.convnormrelu\2.1."),
+    (r"\.encoder\.conv([cf])(\d)\.", lambda found: f".motion_encoder.conv{KINDS[found[1]]}{found[2]}.0."),
+    (r"\.encoder\.conv\.", ".motion_encoder.conv.0."),
+    (r"\.gru\.conv([zrq])(\d)\.", r".recurrent_block.convgru\2.conv\1."),
+    (r"update_block\.mask\.0\.", "mask_predictor.convrelu.0."),
+    (r"update_block\.mask\.2\.", "mask_predictor.conv."),
 )
-"""From the names of princeton-vl/RAFT to torchvision's, one after another; # is a digit."""
+"""From the names of princeton-vl/RAFT to torchvision's, one after another."""
 
 
 class Flow(Protocol):
@@ -90,13 +90,10 @@ class DisFlow:
 class RaftFlow:
     """RAFT (Teed & Deng 2020), torchvision's large model, 20 updates, weights from a local file.
 
-    The file has the layout of torchvision or that of princeton-vl/RAFT, whose network is the same: with the same random weights
-    the two programs gave flows of up to 35 pixels that differ by less than 5e-5 (128×128 to 256×448, float32 on a CPU). Only
-    raft-things.pth itself, told by its SHA-256 fcfa4125…6ac9a7e1, is VBench's. torchvision's port of it, ``raft_large_C_T_V1``,
-    fills ``dynamic_degree_raft``: that it holds the same numbers was not checked here, and of its SHA-256 torchvision publishes
-    no more than the start, 22a6c225. Licence of princeton-vl/RAFT: BSD-3-Clause; for the weights none is stated apart.
-
-    Raises InputError for a file that is missing or holds other weights; nothing but tensors is ever unpickled.
+    The file has the layout of torchvision or that of princeton-vl/RAFT, whose network is the same. Only raft-things.pth itself,
+    told by its SHA-256, is VBench's; others, torchvision's port of it among them, fill ``dynamic_degree_raft``. Licence of
+    princeton-vl/RAFT: BSD-3-Clause; for the weights none is stated apart. Raises InputError for a file that is missing or holds
+    other weights.
     """
 
     name = "raft"
@@ -118,8 +115,6 @@ class RaftFlow:
         }
 
     def __call__(self, first_CHW: torch.Tensor, second_CHW: torch.Tensor) -> np.ndarray:
-        from torch.nn import functional
-
         height, width = first_CHW.shape[1:]
         factor = _factor(height, width)
         if factor == 1:
@@ -141,8 +136,6 @@ class RaftFlow:
 
     @torch.inference_mode()
     def _padded(self, pair_2CHW: torch.Tensor) -> np.ndarray:
-        from torch.nn import functional
-
         missing_y, missing_x = (-side % 8 for side in pair_2CHW.shape[2:])
         top, left = missing_y // 2, missing_x // 2
         pair = functional.pad(pair_2CHW * 2 - 1, (left, missing_x - left, top, missing_y - top), mode="replicate")
@@ -158,13 +151,8 @@ def torchvision_name(name: str) -> str:
     """
     name = name.removeprefix("module.")
     for theirs, ours in RENAMED:
-        name = _replaced(name, theirs, ours)
+        name = re.sub(theirs, ours, name)
     return name
-
-
-def _replaced(name: str, old: str, new: str) -> str:
-    digits = itertools.count(1)
-    return re.sub(re.escape(old).replace(r"\#", r"(\d)"), re.sub("#", lambda _: rf"\g<{next(digits)}>", new), name)
 
 
 def unpadded(flow_HW2: np.ndarray, height: int, width: int) -> np.ndarray:

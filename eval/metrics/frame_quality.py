@@ -13,13 +13,16 @@ from torch import nn
 from torch.nn import functional
 
 from eval.media import check_video
-from eval.metrics.encoders import CLIP_L14, clip_tower, clip_weights
+from eval.metrics.encoders import CLIP_L14, clip_tower
 from eval.metrics.musiq import Musiq, MusiqSizes
 from eval.metrics.weights import check_file
-from otca.rewards.published import load_whole, read_weights
+from otca.errors import InputError
+from otca.rewards.published import CARDS, load_whole, read_weights
 
 AESTHETIC_HEAD = "sa_0_4_vit_l_14_linear.pth"
 AESTHETIC_SHA256 = "2cd4e60f4f24ae3bcd57b847b13c1f3ba27edc28cc1a7f9ce74ee9f421243cba"
+CLIP_HUB_SHA256 = CARDS["clip"].files[1].sha256
+"""Of timm's copy of CLIP ViT-L/14."""
 FEATURES = 768
 """Of CLIP ViT-L/14."""
 AESTHETIC_SOURCE = "github.com/LAION-AI/aesthetic-predictor"
@@ -47,16 +50,14 @@ class AestheticQuality:
     """Of an instance, the column that it fills."""
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
-        self.device = device
-        path = folder / AESTHETIC_HEAD
+        path, who = folder / AESTHETIC_HEAD, f"metric {self.column!r}"
         check_file(self.column, path, [AESTHETIC_SHA256], AESTHETIC_SOURCE)
-        who = f"metric {self.column!r}"
         self.head = load_whole(who, nn.Linear(FEATURES, 1), read_weights(who, path), path)
-        weights = clip_weights(self.column, folder, CLIP_L14)
-        digest = check_file(self.column, weights, (CLIP_L14.archive_sha256, CLIP_L14.hub_sha256), CLIP_L14.source)
-        if digest != CLIP_L14.archive_sha256:
+        self.encode, digest = clip_tower(self.column, folder, CLIP_L14, device)
+        if digest == CLIP_HUB_SHA256:
             self.column = "aesthetic_quality_timm"
-        self.encode = clip_tower(self.column, weights, CLIP_L14, digest, device)
+        elif digest != CLIP_L14.sha256:
+            raise InputError(f"{who}: the CLIP of {folder} has SHA-256 {digest[:16]}…; fetch {CLIP_L14.source}")
 
     @torch.inference_mode()
     def score(self, video_FCHW: torch.Tensor) -> float:
