@@ -8,11 +8,7 @@ from PIL import Image
 from torchvision.transforms import functional as transforms
 
 from otca.errors import InputError
-<<<<<<< HEAD
-from otca.rewards.pixels import TooLarge, TooLarge, interpolate, preprocessed, to_pictures, to_pixels
-=======
-from otca.rewards.pixels import preprocessed, to_pictures, to_pixels
->>>>>>> f577199 (Turn out a client that stalls in a request's head; share the embedded tasks' set metrics)
+from otca.rewards.pixels import TooLarge, preprocessed, to_pictures, to_pixels
 from tests.samples import SIZES, media_of, saved
 
 

@@ -127,7 +127,7 @@ def read_entries(prompts_file: Path) -> list[Entry] | None:
 def dimension_means(rows: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
     """Mean of each measured dimension over the videos whose prompt serves it: mean, videos, prompts, listed (prompts in all).
 
-    ``rows``: as `eval.score_folder.score_folder` makes them. An entry's videos are those of its id, else of its text: VBench
+    ``rows``: as `eval.score.score_folder` makes them. An entry's videos are those of its id, else of its text: VBench
     lists two texts twice and counts their videos twice. Temporal flickering has VBench's name, and means the first five static
     videos of a prompt, where ``rows`` has `STATIC`; else it is ``temporal_flickering_unfiltered``. Videos without a value do not
     count, the others alike; VBench on one GPU weighs the two consistencies by frames, which is the same where all videos are
