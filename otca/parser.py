@@ -1,4 +1,4 @@
-"""Parsers of the commands: options are the fields of the config dataclasses, and a wrong one is answered in one line."""
+"""Parsers of the commands and of YAML settings: options are fields of the config dataclasses; a wrong one is said in one line."""
 
 from __future__ import annotations
 
@@ -90,12 +90,12 @@ def make_parser(command: str, description: str) -> ArgumentParser:
 
 
 def parse(parser: ArgumentParser, argv: list[str]):
-    """Parse and build the dataclasses, or raise InputError in one line with the nearest valid name."""
+    """Parse and build the dataclasses, or raise InputError in one line with the nearest valid name; ``~`` is the home folder."""
     try:
         given = parser.parse_args(argv)
         for name, value in list(given.items()):
-            if isinstance(value, Path):
-                given[name] = value.expanduser()
+            if isinstance(value, (str, Path)) and str(value).startswith("~"):
+                given[name] = type(value)(os.path.expanduser(value))
         return parser.instantiate(given)
     except argparse.ArgumentError as error:
         raise InputError(printable(_with_nearest(str(error), parser))) from error

@@ -63,31 +63,41 @@ OVERRIDDEN = "overridden.jsonl"
 """File of a run's folder with a line for each change of its config on the way: what changed, and from which iteration."""
 
 
+def changed_settings(folder: Path, config: TrainConfig, override: bool = False) -> list[str]:
+    """What a folder's run had otherwise, as ``key: before → after``.
+
+    Raises InputError where anything changed, with ``override`` where the columns of train.csv would change.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        return []
+    changed = differing(read_settings(path), dataclasses.asdict(config), dataclasses.asdict(TrainConfig()))
+    columns = [line for line in changed if line.split(":")[0] in ("method", "rewards", "sampler.steps")]
+    if changed and not override:
+        raise InputError(
+            f"{folder} holds a run with another config ({'; '.join(changed)}); delete it, use another folder, or say "
+            "--override-config to go on with the new one"
+        )
+    if columns:
+        raise InputError(
+            f"{folder}: --override-config cannot change the columns of train.csv ({'; '.join(columns)}); use another folder"
+        )
+    return changed
+
+
 def begin_run(folder: Path, config: TrainConfig, override: bool = False, iteration: int = 0) -> None:
-    """Write config.yaml, or refuse a folder that holds a run with another config (the message lists the changed keys).
+    """Write config.yaml, or raise InputError for a folder that holds a run with another config.
 
     With ``override`` the run goes on with the new config from ``iteration``, and `OVERRIDDEN` gains a line that says so.
     """
-    path = folder / "config.yaml"
-    own = dataclasses.asdict(config)
-    if path.exists():
-        changed = differing(read_settings(path), own, dataclasses.asdict(TrainConfig()))
-        if not changed:
-            return
-        if not override:
-            raise InputError(
-                f"{folder} holds a run with another config ({'; '.join(changed)}); delete it, use another folder, or say "
-                "--override-config to go on with the new one"
-            )
-        columns = [line for line in changed if line.split(":")[0] in ("method", "rewards", "sampler.steps")]
-        if columns:
-            raise InputError(
-                f"{folder}: --override-config cannot change the columns of train.csv ({'; '.join(columns)}); use another folder"
-            )
+    path, changed = folder / "config.yaml", changed_settings(folder, config, override)
+    if path.exists() and not changed:
+        return
+    if changed:
         log = folder / OVERRIDDEN
         before = log.read_text() if log.exists() else ""
         write_atomic(log, before + json.dumps({"iteration": iteration, "changed": changed}) + "\n")
-    write_atomic(path, yaml.safe_dump(own, sort_keys=False))
+    write_atomic(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
 
 def config_of(run: Path) -> TrainConfig:

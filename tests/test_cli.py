@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from otca.__main__ import main
+from otca.config import TrainConfig
+from otca.runs import begin_run
 from otca.tasks import scenes
 
 
@@ -239,3 +241,26 @@ def test_help_names_every_field(capsys):
     for field in ("--credit.rho", "--sampler.kind", "--optimizer.learning_rate", "--loss.kl_beta", "--policy.lora_rank"):
         assert field in text
     assert "MOCA: share of uniform weights" in text
+
+
+def test_the_home_folder_is_meant_by_a_tilde_in_every_path(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.yaml").write_text("policy.prompt_cache: ~/cache\n")
+    assert main(["train", "--config", "~/own.yaml", "--prompts=~/list.txt", "--dry_run=true"]) == 0
+    out = capsys.readouterr().out
+    assert f"prompt_cache: {tmp_path}/cache" in out and f"prompts: {tmp_path}/list.txt" in out
+    assert f"folder {tmp_path}/none not found" in refused(capsys, "verify", "~/none")
+
+
+def test_an_unquoted_no_of_yaml_is_explained(capsys, tmp_path):
+    (tmp_path / "own.yaml").write_text("policy:\n  precision: no\n")
+    assert "write 'no', in quotes" in refused(capsys, "train", "--config", str(tmp_path / "own.yaml"))
+
+
+def test_columns_of_a_run_are_kept_before_anything_is_loaded(capsys, tmp_path):
+    """Another reward, method or number of steps would change train.csv; other settings may be overridden."""
+    begin_run(tmp_path, TrainConfig())
+    before = (tmp_path / "config.yaml").read_bytes()
+    argv = ["train", "--out", str(tmp_path), "--policy.path=nowhere", "--override-config"]
+    assert "cannot change the columns of train.csv (rewards: " in refused(capsys, *argv, "--rewards=[alignment]")
+    assert (tmp_path / "config.yaml").read_bytes() == before and len(list(tmp_path.iterdir())) == 1

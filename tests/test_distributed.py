@@ -72,13 +72,13 @@ def test_two_processes_are_one(request, tmp_path, case):
 
 ENDED = """
 import sys
-from otca.commands import train
+from otca import cli
 from otca.distributed import process_state
 from tests.processes import gloo_workers
 
 process_state()
 before = gloo_workers()
-train.run(sys.argv[1:])
+cli.train(sys.argv[1:])
 print(f"{before > 0} {gloo_workers()}\\n", end="")
 """
 

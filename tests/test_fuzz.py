@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eval import generate, media
-from otca.commands import train
+from otca import cli
 from otca.config import EvalConfig, TrainConfig
 from otca.errors import MAX_LINE, InputError
 from otca.prompts import MAX_NAME, load_prompts
@@ -259,12 +259,12 @@ def read_prompts(path: Path, folder: Path) -> None:
     assert {prompt.file for prompt in again} == names
 
 
-OPTIONS = train.parser()
+OPTIONS = cli.train_parser()
 
 
 def read_settings(path: Path, folder: Path) -> None:
     """A config that is read has finite numbers, and can be written and read to the same."""
-    own = dataclasses.asdict(train.resolve(OPTIONS, ["--config", str(path)])[1])
+    own = dataclasses.asdict(cli.resolve(OPTIONS, ["--config", str(path)])[1])
     values = [v for group in own.values() for v in (group.values() if isinstance(group, dict) else [group])]
     assert all(math.isfinite(v) for v in values if isinstance(v, float))
     assert yaml.safe_load(yaml.safe_dump(own, sort_keys=False)) == own

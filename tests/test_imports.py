@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PURE = ("types", "sampling", "credit", "losses")
 BARE = {"__future__", "collections", "dataclasses", "enum", "hashlib", "math", "numpy", "time", "torch", "typing", "otca"}
-ABOVE = {"update", "trainer", "validation", "checkpoint", "plan", "export", "commands", "__main__"}
+ABOVE = {"update", "trainer", "validation", "checkpoint", "plan", "export", "cli", "commands", "doctor", "__main__"}
 """What nothing below the trainer may know."""
 
 

@@ -9,9 +9,9 @@ import socket
 import pytest
 
 from otca.__main__ import main
-from otca.commands.rewards import size
 from otca.plan import _reward_bytes
 from otca.rewards.base import REGISTRY, find_reward
+from otca.rewards.listing import size
 from otca.rewards.published import PublishedReward
 
 EMBEDDED = [name for name in REGISTRY if not issubclass(find_reward(name), PublishedReward)]

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from eval import generate
 from eval.evaluate import write_rows
 from eval.metrics.alignment import JudgeAccuracy, VideoJudgeAccuracy
+from otca import cli
 from otca.__main__ import main
-from otca.commands import train
 from otca.config import EvalConfig
 from otca.errors import MAX_LINE, InputError, printable
 from otca.models.weights import LORA_FILE, apply_weights
@@ -227,7 +227,7 @@ BAD_SETTINGS = {
 
 @pytest.fixture(scope="module")
 def options():
-    return train.parser()
+    return cli.train_parser()
 
 
 @pytest.mark.parametrize("name", BAD_SETTINGS)
@@ -237,14 +237,14 @@ def test_what_no_settings_file_may_hold_is_named(tmp_path, monkeypatch, options,
     (tmp_path / "a.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     (tmp_path / "other.yaml").write_text("path: embedded:video")
     with pytest.raises(InputError, match=said) as caught:
-        train.resolve(options, ["--config", "a.yaml"])
+        cli.resolve(options, ["--config", "a.yaml"])
     assert str(caught.value).isprintable() and len(str(caught.value)) <= MAX_LINE
     assert {path.name for path in tmp_path.iterdir()} == {"a.yaml", "other.yaml"}
 
 
 def test_sound_settings_are_read_nested_dotted_and_with_a_byte_order_mark(tmp_path, options):
     (tmp_path / "a.yaml").write_text("\ufeffseed: 3\nsampler: {steps: 7}\npolicy.path: some/model\n")
-    _, config, _ = train.resolve(options, ["--config", str(tmp_path / "a.yaml")])
+    _, config, _ = cli.resolve(options, ["--config", str(tmp_path / "a.yaml")])
     assert (config.seed, config.sampler.steps, config.policy.path) == (3, 7, "some/model")
 
 

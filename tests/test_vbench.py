@@ -32,7 +32,7 @@ from eval.metrics.vbench import (
 )
 from eval.scorers import stillness
 from eval.videos import write_webp
-from otca.commands import score
+from otca import cli
 from otca.errors import InputError
 from otca.files import sha256
 
@@ -353,12 +353,12 @@ def test_the_command_prints_dimensions_and_scores(listed, musiq_file, tmp_path, 
     given = tmp_path / "means.json"
     given.write_text(json.dumps(scaled(dynamic_degree=1)))
     command = ["--videos", str(folder), "--prompts", str(listed), "--musiq", str(musiq_file)]
-    score.run(command)
+    cli.score(command)
     rows = pd.read_csv(folder / "scores.csv").set_index("prompt_id")
     printed = capsys.readouterr().out
     assert f"imaging_quality                {rows.imaging_quality[3]:.4f}  2 videos of 2 of 2 prompts" in printed
     assert "no quality score: VBench's quality score needs 7 dimensions; no mean of subject_consistency" in printed
-    score.run([*command, "--vbench_means", str(given)])
+    cli.score([*command, "--vbench_means", str(given)])
     printed = capsys.readouterr().out
     quality = (0.5 + rows.imaging_quality[3]) / 6.5
     assert "dynamic_degree                 1.0000  as given" in printed
@@ -367,7 +367,7 @@ def test_the_command_prints_dimensions_and_scores(listed, musiq_file, tmp_path, 
 
 def test_the_command_refuses_options_that_do_not_fit(listed, tmp_path):
     with pytest.raises(InputError, match="--musiq is for videos"):
-        score.run(["--images", str(tmp_path), "--prompts", str(listed), "--musiq", "x.pth"])
+        cli.score(["--images", str(tmp_path), "--prompts", str(listed), "--musiq", "x.pth"])
     folder = tmp_path / "videos"
     folder.mkdir()
     write_webp(folder / "a cat.webp", torch.rand(3, 3, 64, 64))
@@ -375,6 +375,6 @@ def test_the_command_refuses_options_that_do_not_fit(listed, tmp_path):
     prompts.write_text("a cat")
     means.write_text('{"scene": 0.5}')
     with pytest.raises(InputError, match=r"--vbench_means needs videos of VBench's prompts, and --prompts .*prompts\.txt is not"):
-        score.run(["--videos", str(folder), "--prompts", str(prompts), "--vbench_means", str(means)])
+        cli.score(["--videos", str(folder), "--prompts", str(prompts), "--vbench_means", str(means)])
     with pytest.raises(InputError, match=r"metric 'imaging_quality': .*absent\.pth not found"):
-        score.run(["--videos", str(folder), "--prompts", str(prompts), "--musiq", str(tmp_path / "absent.pth")])
+        cli.score(["--videos", str(folder), "--prompts", str(prompts), "--musiq", str(tmp_path / "absent.pth")])

@@ -16,7 +16,7 @@ from eval.metrics import viclip
 from eval.metrics.vbench import dimension_means, read_entries
 from eval.metrics.viclip import ViClip, frame_indices
 from eval.videos import write_webp
-from otca.commands import score
+from otca import cli
 from otca.errors import InputError
 from otca.files import sha256
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
@@ -238,7 +238,7 @@ def test_the_command_measures_both(weights, tmp_path, monkeypatch, capsys):
     videos = {"a bay, zoom in": clip(4, 64, 64), "a cat": clip(4, 64, 64).flip(3)}
     for text, video in videos.items():
         write_webp(folder / f"{text}-0.webp", video)
-    score.run(["--videos", str(folder), "--prompts", str(tmp_path / "list.json"), "--viclip", str(weights), "--motion", "false"])
+    cli.score(["--videos", str(folder), "--prompts", str(tmp_path / "list.json"), "--viclip", str(weights), "--motion", "false"])
     rows = pd.read_csv(folder / "scores.csv").set_index("text")
     metric = ViClip(weights)
     expected = {text: metric.score(video, text) for text, video in videos.items()}

@@ -1,54 +1,15 @@
-"""``python -m otca rewards``: every reward of the registry, what it takes, and whether its files are here and as published."""
+"""What `otca rewards` says of every reward: what it takes, and whether its files are here and as published."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from jsonargparse import ArgumentParser
-
-from otca.errors import InputError
-from otca.parser import make_parser, parse
-
-if TYPE_CHECKING:
-    from otca.rewards.published import Card
+from otca.rewards.base import find_reward
+from otca.rewards.published import DIGITS, Card, PublishedReward, located, other_files
 
 MEDIA = {"image": "images", "video": "videos", "both": "images and videos"}
 
 
-def parser() -> ArgumentParser:
-    """What to list, or to fetch."""
-    out = make_parser(
-        "rewards", "List every reward: what it measures, range, licence, memory, files. Fetching needs the network."
-    )
-    out.add_argument(
-        "--fetch", type=str | None, default=None, help="download this reward's files into the hub's cache, and check their hashes"
-    )
-    out.add_argument("--reward_files", type=str, default="", help="folder of published rewards' files, FOLDER/<reward>/<file>")
-    return out
-
-
-def run(argv: list[str]) -> None:
-    """Fetch, or list."""
-    from otca.rewards.base import REGISTRY, find_reward
-    from otca.rewards.published import PublishedReward, fetch
-
-    given = parse(parser(), argv)
-    if given.fetch is None:
-        print("\n\n".join(_described(name, given.reward_files) for name in REGISTRY))
-        return
-    reward_class = find_reward(given.fetch)
-    if not issubclass(reward_class, PublishedReward) or not reward_class.card.files:
-        raise InputError(f"reward {given.fetch!r} has no files to fetch; `python -m otca rewards` names those that have")
-    card = reward_class.card
-    for file, path in zip(card.files, fetch(card).values()):
-        print(f"{file.name}: {path} ({'as published' if file.sha256 else 'no hash on record'})")
-
-
-def _described(name: str, files: str) -> str:
+def described(name: str, files: str) -> str:
     """A paragraph: the name and what it measures, then what it takes, where it comes from, and a line for each file."""
-    from otca.rewards.base import find_reward
-    from otca.rewards.published import PublishedReward
-
     found = find_reward(name)
     published = issubclass(found, PublishedReward)
     facts = found.card if published else found()
@@ -74,8 +35,6 @@ def _memory(card: Card) -> str:
 
 def _files(card: Card, root: str) -> list[str]:
     """A line for each file, with its size, hub id, revision and path, and a last one if some are to be fetched."""
-    from otca.rewards.published import DIGITS, located, other_files
-
     if card.package:
         return [f"files: in the package (revision {card.revision})"]
     found = located(card, root)

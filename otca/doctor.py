@@ -1,0 +1,124 @@
+"""Checks of the environment, each with the way out of what is wrong, and of runs and checkpoints below a folder."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from otca.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+PYTHONS = ((3, 11), (3, 13))
+"""Oldest and newest that are supported."""
+FREE_GIGABYTES = 5.0
+"""Disk space below which a first run at scale may not end."""
+
+Finding = tuple[bool, str, str]
+"""Whether all is well, what was found, and the way out where it is not."""
+
+
+def findings(reward_files: str) -> Iterator[Finding]:
+    """Python, packages, torch, GPUs, disk, the hub's cache, shipped checkpoints, and the files of published rewards."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    from otca.files import EMBEDDED, verify_hashes, writable_folder
+
+    oldest, newest = (".".join(map(str, one)) for one in PYTHONS)
+    found = ".".join(map(str, sys.version_info[:2]))
+    what = f"Python {found} (supported: {oldest} to {newest})"
+    yield _finding(PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1], what, "make the environment with a supported Python")
+    yield _packages()
+    yield from _torch()
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    yield _finding(free >= FREE_GIGABYTES, f"{free:.0f} GB free in {Path.cwd()}", f"make room: {FREE_GIGABYTES:g} GB at least")
+    try:
+        yield True, f"hub cache: {writable_folder(Path(HF_HUB_CACHE))}", ""
+    except InputError as error:
+        yield False, f"hub cache: {error}", "set HF_HOME to a folder that can be written to"
+    for folder in sorted(path for path in EMBEDDED.iterdir() if path.is_dir()):
+        try:
+            verify_hashes(folder)
+            yield True, f"checkpoint embedded:{folder.name} is whole", ""
+        except InputError as error:
+            restore = f"git checkout -- {folder}" if (ROOT / ".git").exists() else "install the package again"
+            yield False, str(error), restore
+    yield _rewards(reward_files)
+
+
+def _finding(well: bool, what: str, way_out: str) -> Finding:
+    return well, what, "" if well else way_out
+
+
+def _packages() -> Finding:
+    """Of a checkout, the versions that requirements.txt pins; of an installed package, what it says that it needs."""
+    pinned = ROOT / "requirements.txt"
+    if pinned.is_file():
+        listed, install = pinned.read_text().splitlines(), f"python -m pip install -r {pinned}"
+    else:
+        listed, install = requires("otca") or [], "python -m pip install --force-reinstall otca"
+    needed = [Requirement(line) for line in listed if line.strip() and not line.startswith(("#", "-")) and "extra ==" not in line]
+    wrong = []
+    for one in needed:
+        try:
+            found = version(one.name)
+        except PackageNotFoundError:
+            found = "absent"
+        if found == "absent" or not one.specifier.contains(found, prereleases=True):
+            wrong.append(f"{one.name} {found}" + (f" (wanted: {one.specifier})" if one.specifier else ""))
+    what = f"packages not as needed: {', '.join(wrong)}" if wrong else f"{len(needed)} packages as needed"
+    return _finding(not wrong, what, install)
+
+
+def _torch() -> Iterator[Finding]:
+    import torch
+
+    try:
+        value = (torch.ones(2, 2) @ torch.ones(2, 2)).sum().item()
+    except RuntimeError as error:
+        yield False, f"torch does not compute ({error})", "install torch again, for this machine"
+        return
+    yield value == 8, f"torch {torch.__version__} computes on the CPU, {torch.get_num_threads()} threads", ""
+    if not torch.cuda.is_available():
+        yield True, "no GPU: the embedded tasks run on the CPU, the paper tier does not", ""
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        yield True, f"GPU {index}: {facts.name}, {facts.total_memory / 1e9:.0f} GB", ""
+
+
+def _rewards(files: str) -> Finding:
+    """Which published rewards could be built here; that one is not is no failure."""
+    from otca.rewards.base import REGISTRY, find_reward
+    from otca.rewards.published import PublishedReward, located
+
+    here: dict[bool, list[str]] = {True: [], False: []}
+    for name in REGISTRY:
+        reward_class = find_reward(name)
+        if issubclass(reward_class, PublishedReward):
+            here[None not in located(reward_class.card, files).values()].append(name)
+    with_files, without = (", ".join(here[whether]) or "none" for whether in (True, False))
+    absent = "python -m otca rewards --fetch NAME fetches what you need" if here[False] else ""
+    return True, f"published rewards with their files here: {with_files}; without: {without}", absent
+
+
+def check_integrity(folder: Path) -> tuple[list[str], str]:
+    """What is damaged of finished runs and checkpoints below a folder, and how many of them there are, in words."""
+    from otca.files import HASHES, hash_integrity_errors
+    from otca.runs import MANIFEST, integrity_errors
+
+    if not folder.is_dir():
+        raise InputError(f"folder {folder} not found; give a run's folder, or one that holds runs")
+    runs, checkpoints = (sorted(path.parent for path in folder.rglob(name)) for name in (MANIFEST, HASHES))
+    if not (runs or checkpoints):
+        raise InputError(f"{folder} holds neither a finished run ({MANIFEST}) nor a checkpoint ({HASHES})")
+    found = [line for one in runs for line in integrity_errors(one)]
+    for one in checkpoints:
+        try:
+            found += hash_integrity_errors(one)
+        except InputError as error:
+            found.append(str(error))
+    return found, f"{len(runs)} runs and {len(checkpoints)} checkpoints"
