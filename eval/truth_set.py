@@ -2,8 +2,9 @@
 
 One safetensors file a modality: ``latents_SBD`` (float16), ``reward_BK``, ``group_B`` (samples of one prompt), ``sigma_S``, the
 Monte-Carlo truth ``increment_TBK`` with its squared standard errors ``error_TBK``, and ``start_BK``, ``start_error_BK``. T counts
-the stochastic steps, whose states are the first T + 1 of S. Its metadata names the objectives and the
-continuations of a state. Read it with `load`, or in any language. A rule is a Python file with one function
+the stochastic steps, whose states are the first T + 1 of S. ``credit/<method>`` is what known methods give each step (T, B, K).
+Its metadata names the objectives and the continuations of a state. Read it with `load`, or in any language. A rule is a Python
+file with one function
 
     def credit(latents_SBD, reward_BK, group_B): ...    # numpy → (T, B, K), or (T, B) where it credits one sum
 
@@ -13,7 +14,7 @@ which says how much of each sample's reward its step t earned, signed. It never 
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from otca.errors import InputError
 from otca.files import write_atomic
 
 MAX_BYTES = 5_000_000
+TRUTH = ("increment_TBK", "error_TBK", "start_BK", "start_error_BK", "reward_BK")
+"""Names of the fields of `Truth` in a truth set."""
 RESAMPLES = 1000
 Rule = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -39,11 +42,24 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise InputError(f"truth set {path}: {error}; make one with python -m reproduce.credit_fidelity") from error
 
 
-def write(path: Path, latents_SB, sigma_S: np.ndarray, group_B: np.ndarray, truth: Truth, metadata: dict[str, str]) -> None:
-    """Write a truth set. Raises InputError where it would be larger than `MAX_BYTES`."""
+def truth_of(arrays: dict[str, np.ndarray]) -> Truth:
+    """The truth in a truth set's arrays."""
+    return Truth(*(arrays[name].astype(float) for name in TRUTH))
+
+
+def write(
+    path: Path,
+    latents_SB: np.ndarray,
+    sigma_S: np.ndarray,
+    group_B: np.ndarray,
+    truth: Truth,
+    metadata: dict[str, str],
+    credits: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write a truth set, with the ``credits`` (T, B, K) of known methods. Raises InputError where it exceeds `MAX_BYTES`."""
     flat_SBD = latents_SB.reshape(*latents_SB.shape[:2], -1)
     arrays = {"latents_SBD": flat_SBD.astype(np.float16), "group_B": group_B.astype(np.int32), "sigma_S": sigma_S}
-    arrays |= {"reward_BK" if name == "final_BK" else name: array for name, array in vars(truth).items()}
+    arrays |= dict(zip(TRUTH, vars(truth).values())) | {f"credit/{name}": credit for name, credit in (credits or {}).items()}
     small = {name: array.astype(np.float32) if array.dtype == np.float64 else array for name, array in arrays.items()}
     content = save({name: np.ascontiguousarray(array) for name, array in small.items()}, metadata)
     if len(content) > MAX_BYTES:
@@ -75,8 +91,7 @@ def score(rule: Rule, path: Path) -> pd.DataFrame:
     if credit_TBK.shape not in (shape, (*shape[:2], 1)) or not np.isfinite(credit_TBK).all():
         fault = "credit that is not finite" if credit_TBK.shape in (shape, (*shape[:2], 1)) else f"credit of shape {credit.shape}"
         raise InputError(f"the rule gives {fault}; {path} asks for finite numbers (T, B, K) = {shape}, or (T, B)")
-    names = ("increment_TBK", "error_TBK", "start_BK", "start_error_BK", "reward_BK")
-    truth = Truth(*(arrays[name].astype(float) for name in names))
+    truth = truth_of(arrays)
     counts_RP = resampled_counts(len(np.unique(group_B)), RESAMPLES)
     measured = {axis: correlations_RK(credit_TBK, truth, group_B, counts_RP, axis) for axis in AXES}
     measured["worthless_share"] = misallocated_share_RK(credit_TBK, truth, group_B, counts_RP)

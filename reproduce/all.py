@@ -35,7 +35,7 @@ def render() -> list[Path]:
     """Published rows → every published table and figure, and the page; returns the folders and files written."""
     written = [table.write(RESULTS, tier) for table in TABLES for tier in SEEDS]
     for modality in ("image", "video"):
-        if (credit_fidelity.FOLDER / modality).is_dir():
+        if credit_fidelity.truth_file(modality, "base").is_file():
             credit_fidelity.render(modality)
     if (gradient_signal.FOLDER / gradient_signal.PRODUCTS).is_file():
         gradient_signal.render()

@@ -1,7 +1,7 @@
 """Does a method credit the right steps? Credits of every method against Monte-Carlo truth (METHOD §2.3).
 
     python -m reproduce.credit_fidelity --modality image            train, sample and measure what is missing, write results
-    python -m reproduce.credit_fidelity --modality image --render   rebuild tables and figures from the published cells alone
+    python -m reproduce.credit_fidelity --modality image --render   rebuild tables and figures from the published truth sets
     python -m reproduce.credit_fidelity --modality image --truth published   credit anew, without the hours that the truth takes
 
 Every method reads the same recorded trajectories, so they differ in credit alone; settings that change the sampling do not act,
@@ -58,7 +58,7 @@ COMPARED, RIVALS = "process_credit", ("uniform_grpo", "static_multi_reward", "ot
 """Whose correlation with the truth is given as a multiple of each rival's."""
 COLUMNS = ["modality", "stage", "method", "objective", "axis", "correlation", "ci_low", "ci_high", "reliability"]
 SAME = 1e-5
-"""How far the final rewards of trajectories may be from the published ones, which have six digits, to count as the same."""
+"""How far the final rewards of trajectories may be from the published ones to count as the same."""
 
 READINGS = (
     *("uniform_grpo", "static_multi_reward", "otca_tcd", "otca_tcd@x0_hat", "otca_tcd@epsilon.01", "otca_tcd@epsilon.1"),
@@ -99,9 +99,14 @@ def chosen_T(method: Method, config: TrainConfig) -> torch.Tensor:
     return select_steps(chosen.kind, config.sampler.steps, 0, rng, chosen.fraction, chosen.count, chosen.stride)[1]
 
 
+def truth_file(modality: str, stage: str) -> Path:
+    """Where the truth set of a stage is; the base model's is the one that rules of credit are tested on."""
+    return FOLDER / f"truth-{modality}{'' if stage == STAGES[0] else f'-{stage}'}.safetensors"
+
+
 def published_truth(study: Study, stage: str, final_BK: np.ndarray) -> Truth:
-    """The truth of published cells about trajectories made anew. Raises InputError unless they end in the published rewards."""
-    truth = read_truth(FOLDER / study.modality, stage)[1]
+    """The published truth about trajectories made anew. Raises InputError unless they end in the published rewards."""
+    truth = truth_set.truth_of(truth_set.load(truth_file(study.modality, stage))[0])
     off = np.abs(truth.final_BK - final_BK).max() if truth.final_BK.shape == final_BK.shape else np.inf
     if off > SAME:
         raise InputError(
@@ -112,44 +117,28 @@ def published_truth(study: Study, stage: str, final_BK: np.ndarray) -> Truth:
 
 
 def measure(study: Study, published: bool = False) -> None:
-    """Write the study's cells to results: truth, its error and every credit, one row a (step, sample, objective); the truth set.
+    """Write the truth set of every stage, with every reading's credit.
 
-    ``published``: the truth is that of the cells that are there, else it is of the continuations.
+    ``published``: the truth is that of the set that is there, else it is of the continuations.
     """
     config = study.config
+    said = {"objectives": ",".join(study.objectives), "continuations": str(study.draws), "policy": config.policy.path}
+    said["sha256"] = model_identity(resolve_model(config.policy.path)).get("sha256", "")
     for stage in STAGES:
         (sampled, final), values = load_trajectories(study, stage), load_values(study, stage)
         final_BK = final.reward_BK.numpy()
         truth = published_truth(study, stage, final_BK) if published else truth_of(load_draws(study, stage).numpy(), final_BK)
-        if stage == "base" and not published:
-            said = {"objectives": ",".join(study.objectives), "continuations": str(study.draws), "policy": config.policy.path}
-            said["sha256"] = model_identity(resolve_model(config.policy.path)).get("sha256", "")
-            arrays = (tensor.numpy() for tensor in (sampled.latents_SB, sampled.sigma_S, sampled.group_B))
-            truth_set.write(FOLDER / f"truth-{study.modality}.safetensors", *arrays, truth, said)
-        shape = truth.increment_TBK.shape
-        step, sample, objective = (axis.ravel() for axis in np.indices(shape))
-        columns = {
-            "group": sampled.group_B.numpy()[sample],
-            "sample": sample,
-            "step": step,
-            "sigma": sampled.sigma_S.numpy()[step],
-            "objective": np.array(study.objectives)[objective],
-            "truth": truth.increment_TBK.ravel(),
-            "error": truth.error_TBK.ravel(),
-        }
-        columns |= {reading: credit_TBK(reading, config, sampled, final, values).ravel() for reading in READINGS}
-        write_rows(pd.DataFrame(columns), FOLDER / study.modality / f"{stage}-cells.csv.gz")
-        sample, objective = (axis.ravel() for axis in np.indices(final_BK.shape))
-        values = {"final": final_BK.ravel(), "start": truth.start_BK.ravel(), "start_error": truth.start_error_BK.ravel()}
-        names = {"sample": sample, "objective": np.array(study.objectives)[objective]}
-        write_rows(pd.DataFrame(names | values), FOLDER / study.modality / f"{stage}-samples.csv.gz")
+        credits = {reading: credit_TBK(reading, config, sampled, final, values) for reading in READINGS}
+        arrays = (tensor.numpy() for tensor in (sampled.latents_SB, sampled.sigma_S, sampled.group_B))
+        truth_set.write(truth_file(study.modality, stage), *arrays, truth, said | {"stage": stage}, credits)
 
 
 def render(modality: str) -> Grid:
-    """Published cells → fidelity.csv (all modalities), stages.csv, fidelity.md, profiles; returns the means over the stages."""
+    """Published truth sets → fidelity.csv (all modalities), stages.csv, fidelity.md, profiles; returns the means over stages."""
     fidelity, stages = [], []
     for stage in STAGES:
-        cells, truth, credits, group_B, names = read_cells(FOLDER / modality, stage)
+        arrays, truth, credits, names = read(modality, stage)
+        group_B = arrays["group_B"]
         counts_RP = resampled_counts(len(np.unique(group_B)), RESAMPLES)
         reliability = reliability_RK(truth, group_B, counts_RP)
         noise, worthless = initial_noise_share_RK(truth, group_B, counts_RP), worthless_TBK(truth, group_B)
@@ -171,7 +160,7 @@ def render(modality: str) -> Grid:
             for (reading, axis), value_RK in measured.items():
                 found = dict(zip(("correlation", "ci_low", "ci_high"), interval(value_RK[:, k])))
                 fidelity.append(row | {"method": reading, "axis": axis} | found | {"reliability": reliability[0, k]})
-        sigma_T = cells.groupby("step")["sigma"].first().to_numpy()
+        sigma_T = arrays["sigma_S"][: len(truth.increment_TBK)]
         profiles = {"truth": profile_RTK(truth.increment_TBK, group_B, counts_RP, truth.error_TBK)}
         profiles |= {reading: profile_RTK(credits[reading], group_B, counts_RP) for reading in DRAWN}
         credit_profiles(profiles, sigma_T, names, FOLDER / modality / f"{stage}-profiles", DRAWN_CAPTION)
@@ -226,30 +215,16 @@ def means_of(fidelity: pd.DataFrame, *axes: str) -> Grid:
     return grid
 
 
-def read_truth(folder: Path, stage: str) -> tuple[pd.DataFrame, Truth]:
-    """Published cells, one row a (step, sample, objective), and the truth as arrays."""
-    path = folder / f"{stage}-cells.csv.gz"
+def read(modality: str, stage: str) -> tuple[dict[str, np.ndarray], Truth, dict[str, np.ndarray], list[str]]:
+    """A published truth set: its arrays, the truth, each reading's credit, and the objectives' names."""
+    path, again = truth_file(modality, stage), f"python -m reproduce.credit_fidelity --modality {modality}"
     if not path.is_file():
-        raise InputError(f"{path} not found; make it with python -m reproduce.credit_fidelity --modality {folder.name}")
-    cells, samples = pd.read_csv(path), pd.read_csv(folder / f"{stage}-samples.csv.gz")
-    shape = (cells["step"].nunique(), cells["sample"].nunique(), cells["objective"].nunique())
-    of_cells = [cells[column].to_numpy().reshape(shape) for column in ("truth", "error")]
-    of_samples = [samples[column].to_numpy().reshape(shape[1:]) for column in ("start", "start_error", "final")]
-    return cells, Truth(*of_cells, *of_samples)
-
-
-def read_cells(folder: Path, stage: str) -> tuple[pd.DataFrame, Truth, dict[str, np.ndarray], np.ndarray, list[str]]:
-    """Published cells as arrays: the rows, the truth, each reading's credit, the groups, and the objectives' names."""
-    cells, truth = read_truth(folder, stage)
-    missing = [reading for reading in READINGS if reading not in cells]
-    if missing:
-        raise InputError(
-            f"{folder}/{stage}-cells.csv.gz has no {', '.join(missing)}; add it with python -m reproduce.credit_fidelity "
-            f"--modality {folder.name} --truth published"
-        )
-    credits = {reading: cells[reading].to_numpy().reshape(truth.increment_TBK.shape) for reading in READINGS}
-    group_B = cells[cells["step"] == 0].groupby("sample")["group"].first().to_numpy()
-    return cells, truth, credits, group_B, list(dict.fromkeys(cells["objective"]))
+        raise InputError(f"{path} not found; make it with {again}")
+    arrays, metadata = truth_set.load(path)
+    if missing := [reading for reading in READINGS if f"credit/{reading}" not in arrays]:
+        raise InputError(f"{path} has no {', '.join(missing)}; add it with {again} --truth published")
+    credits = {reading: arrays[f"credit/{reading}"].astype(float) for reading in READINGS}
+    return arrays, truth_set.truth_of(arrays), credits, metadata["objectives"].split(",")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -258,12 +233,12 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m reproduce.credit_fidelity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--modality", choices=tuple(STUDIES), default="image", help="which task (default: image)")
-    parser.add_argument("--render", action="store_true", help="only rebuild tables and figures from published cells")
+    parser.add_argument("--render", action="store_true", help="only rebuild tables and figures from published truth sets")
     parser.add_argument(
         "--truth",
         choices=("measured", "published"),
         default="measured",
-        help="published: make the trajectories again, refuse others than the published ones, and take the truth from their cells",
+        help="published: make the trajectories again, check that they are the published ones, and take the truth of these",
     )
     add_jobs(parser)
     args = parser.parse_args(argv)

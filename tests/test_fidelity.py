@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from baselines import find_method
+from eval import truth_set
 from eval.fidelity import (
     AXES,
     Truth,
@@ -180,19 +182,18 @@ def test_the_study_end_to_end(tiny_study, monkeypatch, capsys):
         patched.setattr(truth, "collect", None)  # would fail if called
         for again in ([*argv, "--render"], argv):
             assert credit_fidelity.main(again) == 0 and before == {f: f.read_bytes() for f in before}
-    cells, published = folder / "image/half-cells.csv.gz", pd.read_csv(folder / "image/half-cells.csv.gz")
+    path = credit_fidelity.truth_file("image", "half")
+    arrays, metadata = truth_set.load(path)
     monkeypatch.setattr(truth, "continuation_rewards_NBK", None)  # would fail if called
-    published.drop(columns="otca").to_csv(cells, index=False)
+    save_file({name: array for name, array in arrays.items() if name != "credit/otca"}, path, metadata)
     assert credit_fidelity.main([*argv, "--render"]) == 2
-    assert "half-cells.csv.gz has no otca; add it with" in capsys.readouterr().err
+    assert "truth-image-half.safetensors has no otca; add it with" in capsys.readouterr().err
     assert credit_fidelity.main([*argv, "--truth", "published"]) == 0
-    again = pd.read_csv(cells)
-    assert list(again) == list(published)
-    for column in ("truth", "error", *credit_fidelity.READINGS):
-        np.testing.assert_allclose(again[column], published[column], rtol=1e-4, atol=1e-6)
-    samples = cells.with_name("half-samples.csv.gz")
-    ends = pd.read_csv(samples)
-    ends.assign(final=ends["final"] + 2e-5).to_csv(samples, index=False)
+    again = truth_set.load(path)[0]
+    assert set(again) == set(arrays)
+    for name in arrays:
+        np.testing.assert_allclose(again[name], arrays[name], rtol=1e-4, atol=1e-6)
+    save_file(arrays | {"reward_BK": arrays["reward_BK"] + np.float32(2e-5)}, path, metadata)
     assert credit_fidelity.main([*argv, "--truth", "published"]) == 2
     assert "trajectories of stage 'half' end otherwise here than published, by up to 2e-05" in capsys.readouterr().err
 
@@ -211,4 +212,4 @@ def test_steps_that_a_method_does_not_train_get_no_credit():
 
 def test_missing_cells_are_named(tiny_study, capsys):
     assert credit_fidelity.main(["--modality", "video", "--render"]) == 2
-    assert "results/credit_fidelity/video/base-cells.csv.gz not found; make it with" in capsys.readouterr().err
+    assert "results/credit_fidelity/truth-video.safetensors not found; make it with" in capsys.readouterr().err

@@ -85,6 +85,6 @@ def test_files_that_are_none_are_named(tmp_path, path, capsys):
 def test_no_truth_set_is_larger_than_allowed(tmp_path, monkeypatch, path):
     arrays, _ = truth_set.load(path)
     monkeypatch.setattr(truth_set, "MAX_BYTES", 1000)
-    truth = truth_set.Truth(*(arrays[n] for n in ("increment_TBK", "error_TBK", "start_BK", "start_error_BK", "reward_BK")))
+    truth = truth_set.truth_of(arrays)
     with pytest.raises(InputError, match="take fewer trajectories"):
         truth_set.write(tmp_path / "x", arrays["latents_SBD"], arrays["sigma_S"], arrays["group_B"], truth, {})
