@@ -14,8 +14,6 @@ from rich.text import Text
 TEX = {c: "\\" + c for c in "{}$&#_%"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 TEX |= {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "−": "$-$", "<": r"$<$", ">": r"$>$", "≥": r"$\geq$"}
 
-SHORT = 24
-"""Characters of a cell that a terminal does not break."""
 Grid = dict[str, list[str]]
 """Column heading → one cell a row, as plain text; a `Bold` one is set so."""
 
@@ -55,9 +53,8 @@ def latex_table(grid: Grid) -> str:
 def show(title: str, grid: Grid, sentence: str = "") -> None:
     """Print a table, at most as wide as the terminal, and a sentence of what it shows."""
     console, table = Console(), Table(title=Text(title), box=SIMPLE, pad_edge=False, title_justify="left")
-    for i, (head, texts) in enumerate(grid.items()):
-        short = not i or max(map(len, texts), default=0) <= SHORT
-        table.add_column("\n".join(textwrap.wrap(head, 12)), justify="right" if i else "left", overflow="fold", no_wrap=short)
+    for i, head in enumerate(grid):
+        table.add_column(Text("\n".join(textwrap.wrap(head, 12))), justify="right" if i else "left", overflow="fold")
     for row in zip(*grid.values()):
         table.add_row(*(Text(text, "bold" if isinstance(text, Bold) else "") for text in row))
     console.print(table)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from safetensors.numpy import save_file
 
-from baselines import find_method
 from eval import truth_set
 from eval.fidelity import (
     AXES,
@@ -27,7 +23,6 @@ from eval.fidelity import (
     worthless_TBK,
 )
 from otca import presets
-from otca.config import SamplerConfig, TrainConfig
 from reproduce import credit_fidelity, truth
 
 T, GROUPS, G, K, N = 6, 40, 8, 2, 16
@@ -196,20 +191,3 @@ def test_the_study_end_to_end(tiny_study, monkeypatch, capsys):
     save_file(arrays | {"reward_BK": arrays["reward_BK"] + np.float32(2e-5)}, path, metadata)
     assert credit_fidelity.main([*argv, "--truth", "published"]) == 2
     assert "trajectories of stage 'half' end otherwise here than published, by up to 2e-05" in capsys.readouterr().err
-
-
-def test_steps_that_a_method_does_not_train_get_no_credit():
-    """Of ten steps, the last never: the first two, a window of four, int(.6·9) = 5 drawn, and all nine."""
-    config = dataclasses.replace(TrainConfig(), sampler=SamplerConfig(steps=10))
-    chosen = {
-        name: credit_fidelity.chosen_T(find_method(name), config) for name in ("flow_grpo_fast", "mix_grpo", "dance_grpo", "otca")
-    }
-    assert chosen["flow_grpo_fast"].nonzero().flatten().tolist() == [0, 1]
-    assert chosen["mix_grpo"].nonzero().flatten().tolist() == [0, 1, 2, 3]
-    assert int(chosen["dance_grpo"].sum()) == 5 and not chosen["dance_grpo"][-1]
-    assert torch.equal(chosen["otca"], torch.arange(10) < 9)
-
-
-def test_missing_cells_are_named(tiny_study, capsys):
-    assert credit_fidelity.main(["--modality", "video", "--render"]) == 2
-    assert "results/credit_fidelity/truth-video.safetensors not found; make it with" in capsys.readouterr().err

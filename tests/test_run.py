@@ -6,6 +6,7 @@ import multiprocessing
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -19,7 +20,7 @@ from otca.files import run_lock
 from otca.rewards.base import build_reward
 from otca.runs import RunSpec, begin_run
 from reproduce import all as everything
-from reproduce import one_run, run, tune
+from reproduce import judged, one_run, run, tune
 from reproduce.corrupted import Flipped
 from reproduce.variants import STRESSED, VARIANTS, named_arm
 from tests.made_runs import ITERATIONS, make_run
@@ -107,6 +108,8 @@ def test_progress_counts_iterations_and_the_runs_of_others(tmp_path, capsys, mon
         run.show_progress(ARMS, tmp_path, 2)
     said = capsys.readouterr().out
     assert "1 done, 1 running, 2 left" in said and "hours with 2 workers" in said
+    run.show_made(ARMS[:1], tmp_path)
+    assert "Hacking gap" in (said := capsys.readouterr().out) and "0.500" in said
 
 
 def test_a_run_of_an_embedded_task_is_followed_unless_its_preset_says_how(monkeypatch):
@@ -119,6 +122,17 @@ def test_a_run_of_an_embedded_task_is_followed_unless_its_preset_says_how(monkey
 
 
 # ------------------------------------------------------------------------------------------------------------- variants
+@pytest.mark.parametrize("modality", ["image", "video"])
+def test_the_verifier_accepts_what_was_asked_for_alone(modality):
+    """Renders of six specs, and the same with one attribute changed."""
+    task, rng = judged.TASKS[modality], np.random.default_rng(1)
+    prompts = task.prompts("test", 6, seed=1)
+    drawn = [task.draw(prompt.spec, rng) for prompt in prompts]
+    for scenes, verdict in ((drawn, 1.0), ([task.change(scene, rng) for scene in drawn], 0.0)):
+        media = torch.from_numpy(np.stack([task.render(scene) for scene in scenes]))
+        assert one_run.Verdict(modality).score(media, prompts).tolist() == [verdict] * 6
+
+
 def test_every_run_of_every_table_has_a_config():
     for tier in ("quick", "cpu"):
         for arm in everything.arms(tier):

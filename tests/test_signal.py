@@ -63,7 +63,7 @@ def test_the_study_measures_writes_and_renders(untrained_pipeline, tmp_path, mon
     assert methods == list(gradient_signal.METHODS) and objectives == ["red", "blue"] and again.count_F.tolist() == [2, 2]
     np.testing.assert_array_equal(again.cross_FFMTK, products.cross_FFMTK)
     shown = gradient_signal.render(folder)
-    assert list(shown) == ["Method", *(f"{k}, {how}" for k in ("red", "blue") for how in ("as credited", "by precision"))]
+    assert list(shown) == ["Method", *(f"{k}, {how}" for how in ("as credited", "by precision") for k in ("red", "blue"))]
     rows = pd.read_csv(folder / "signal.csv").set_index(["method", "objective", "steps"])["signal"]
     assert shown["blue, by precision"][-1].startswith(f"{1e5 * rows[methods[-1], 'blue', 'by precision']:,.0f}".replace("-", "−"))
     before = {path: path.read_bytes() for path in folder.iterdir()}
