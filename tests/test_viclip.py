@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 
-import numpy as np
 import open_clip
 import pandas as pd
 import pytest
@@ -15,8 +14,6 @@ from torchvision.transforms import functional as transforms
 from eval.metrics import viclip
 from eval.metrics.vbench import dimension_means, read_entries
 from eval.metrics.viclip import ViClip, frame_indices
-from eval.videos import write_webp
-from otca import cli
 from otca.errors import InputError
 from otca.files import sha256
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
@@ -190,18 +187,11 @@ def changed(change):
     ("content", "said"),
     [
         (changed(lambda t: t.pop("text_encoder.ln_final.bias")), r"does not fit: .*text_encoder\.ln_final\.bias"),
-        (changed(lambda t: t.update(extra=torch.zeros(1))), r"does not fit: .*extra"),
-        (
-            changed(lambda t: t.pop("vision_encoder.proj")),
-            r"no file of ViCLIP: it lacks vision_encoder\.proj; fetch ViClip-InternVid",
-        ),
-        (changed(lambda t: t.update({"vision_encoder.proj": torch.zeros(3)})), r"it lacks vision_encoder\.proj; fetch"),
+        (changed(lambda t: t.pop("vision_encoder.proj")), r"no file of ViCLIP: it lacks vision_encoder\.proj; fetch ViClip"),
         (
             changed(lambda t: t.update({"vision_encoder.conv1.weight": torch.zeros(5, 3, 1, 56, 56)})),
             "is of no network that open_clip builds",
         ),
-        ({"model": {"a": 1}}, "does not hold tensors by name"),
-        (print, "cannot be read"),  # a pickled function: refused, not run
     ],
 )
 def test_files_that_do_not_fit_are_refused(tmp_path, content, said):
@@ -224,26 +214,3 @@ def test_temporal_style_is_overall_consistency_of_its_own_prompts(tmp_path):
     assert table["mean"].to_dict() == {"temporal_style": 0.2, "overall_consistency": 0.3}
     other = dimension_means(rows.assign(overall_consistency_viclip=[0.2, 0.3]), read_entries(tmp_path / "list.json"))
     assert other.empty
-
-
-def test_the_command_measures_both(weights, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(viclip, "SHA256", sha256(weights))
-    folder = tmp_path / "videos"
-    folder.mkdir()
-    listed = [
-        {"prompt_en": "a bay, zoom in", "dimension": ["temporal_style"]},
-        {"prompt_en": "a cat", "dimension": ["overall_consistency"]},
-    ]
-    (tmp_path / "list.json").write_text(json.dumps(listed))
-    videos = {"a bay, zoom in": clip(4, 64, 64), "a cat": clip(4, 64, 64).flip(3)}
-    for text, video in videos.items():
-        write_webp(folder / f"{text}-0.webp", video)
-    cli.score(["--videos", str(folder), "--prompts", str(tmp_path / "list.json"), "--viclip", str(weights), "--motion", "false"])
-    rows = pd.read_csv(folder / "scores.csv").set_index("text")
-    metric = ViClip(weights)
-    expected = {text: metric.score(video, text) for text, video in videos.items()}
-    assert rows["overall_consistency"].to_dict() == pytest.approx(expected, abs=1e-5)
-    assert "dynamic_degree_dis" not in rows and np.isfinite(rows["overall_consistency"]).all()
-    printed = capsys.readouterr().out
-    assert f"temporal_style                 {expected['a bay, zoom in']:.4f}  1 videos of 1 of 1 prompts" in printed
-    assert f"overall_consistency            {expected['a cat']:.4f}  1 videos of 1 of 1 prompts" in printed

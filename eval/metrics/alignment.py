@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -11,10 +12,22 @@ from otca.tasks import scenes, video_scenes
 from otca.types import Prompt
 
 
-class JudgeAccuracy:
-    """1 where the held-out judge finds exactly what the prompt demands, else 0."""
+class _JudgeAccuracy:
+    """1 where a held-out judge finds exactly what the prompt demands, else 0; a subclass says which judge, of which grammar."""
 
     name = "judge_correct"
+    check_prompt: ClassVar[Callable[[Prompt], None]]
+
+    def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
+        """Verdicts 0 or 1, float32 (B,). Raises InputError for a prompt without a spec of the grammar."""
+        for prompt in prompts:
+            self.check_prompt(prompt)
+        return self.judge.verdict(media_BFCHW, prompts).float()
+
+
+class JudgeAccuracy(_JudgeAccuracy):
+    """The verdict of the image judge."""
+
     protocol: ClassVar[dict[str, str]] = {
         "backbone": "embedded judge (convolutional detector)",
         "decode": "fixed confidence threshold",
@@ -26,17 +39,10 @@ class JudgeAccuracy:
 
         self.judge = HeldOutJudge.from_pretrained(resolve_model("embedded:judge"))
 
-    def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        """Verdicts 0 or 1, float32 (B,). Raises InputError for a prompt without a spec of the image grammar."""
-        for prompt in prompts:
-            scenes.check_spec(prompt)
-        return self.judge.verdict(media_BFCHW, prompts).float()
 
+class VideoJudgeAccuracy(_JudgeAccuracy):
+    """The verdict of the video judge, in every frame."""
 
-class VideoJudgeAccuracy:
-    """1 where the held-out video judge finds exactly what the prompt demands in every frame, else 0."""
-
-    name = "judge_correct"
     protocol: ClassVar[dict[str, str]] = {
         "backbone": "embedded video judge (detector of each frame, tracks, motion reader)",
         "decode": "fixed thresholds",
@@ -47,12 +53,6 @@ class VideoJudgeAccuracy:
         from otca.tasks.video_judge import VideoJudge
 
         self.judge = VideoJudge.from_pretrained(resolve_model("embedded:video_judge"))
-
-    def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        """Verdicts 0 or 1, float32 (B,). Raises InputError for a prompt without a spec of the video grammar."""
-        for prompt in prompts:
-            video_scenes.check_spec(prompt)
-        return self.judge.verdict(media_BFCHW, prompts).float()
 
 
 class ClipScore:

@@ -68,36 +68,22 @@ STATIC_VIDEOS = 5
 # --------------------------------------------------------------------------------------------------------------- scores
 
 
-def quality_score(means: Mapping[str, float]) -> float:
-    """Weighted mean of the 7 scaled quality dimensions. Raises InputError naming those without a mean."""
-    return _score(means, ["quality"])
+SCORES = {"quality": ("quality",), "semantic": ("semantic",), "total": ("quality", "semantic")}
+"""Score → its parts, weighted by `PART_WEIGHTS`; the quality score is of 7 dimensions, the semantic one of 9."""
 
 
-def semantic_score(means: Mapping[str, float]) -> float:
-    """Mean of the 9 scaled semantic dimensions. Raises InputError naming those without a mean."""
-    return _score(means, ["semantic"])
-
-
-def total_score(means: Mapping[str, float]) -> float:
-    """(4 · quality + semantic) / 5. Raises InputError naming the dimensions without a mean; VBench takes these for 0."""
-    return _score(means, ["quality", "semantic"])
-
-
-SCORES = {"quality": quality_score, "semantic": semantic_score, "total": total_score}
-
-
-def _score(means: Mapping[str, float], parts: Sequence[str]) -> float:
-    needed = {name: d for name, d in DIMENSIONS.items() if d.part in parts}
+def vbench_score(which: str, means: Mapping[str, float]) -> float:
+    """One of `SCORES`, of scaled means weighted as VBench does. Raises InputError naming those without a mean (VBench: 0)."""
+    needed = {name: d for name, d in DIMENSIONS.items() if d.part in SCORES[which]}
     absent = [name for name in needed if not math.isfinite(means.get(name, math.nan))]
     if absent:
-        which = "total" if len(parts) == len(PART_WEIGHTS) else parts[0]
         raise InputError(f"VBench's {which} score needs {len(needed)} dimensions; no mean of {', '.join(absent)}")
     scores = []
-    for part in parts:
+    for part in SCORES[which]:
         own = {name: d for name, d in needed.items() if d.part == part}
         scaled = sum(d.weight * (means[name] - d.low) / (d.high - d.low) for name, d in own.items())
         scores.append(scaled / sum(d.weight for d in own.values()))
-    weights = [PART_WEIGHTS[part] for part in parts]
+    weights = [PART_WEIGHTS[part] for part in SCORES[which]]
     return sum(w * s for w, s in zip(weights, scores)) / sum(weights)
 
 
@@ -181,9 +167,9 @@ def report(rows: pd.DataFrame, entries: Sequence[Entry], given: Mapping[str, flo
         )
     means = {**given, **measured["mean"]}
     lines += [f"  {name:30} {given[name]:.4f}  as given" for name in DIMENSIONS if name in given and name not in measured.index]
-    for which, score in SCORES.items():
+    for which in SCORES:
         try:
-            lines.append(f"VBench's {which} score: {score(means):.4f}")
+            lines.append(f"VBench's {which} score: {vbench_score(which, means):.4f}")
         except InputError as error:
             lines.append(f"no {which} score: {error}")
     return "\n".join(lines)

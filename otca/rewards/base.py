@@ -13,7 +13,7 @@ import torch
 
 from otca.config import TrainConfig
 from otca.errors import InputError, RewardError, nearest
-from otca.rewards.published import PublishedReward, load_published
+from otca.rewards.published import CLASSES, PublishedReward, load_published
 from otca.rewards.workers import Late, Workers, answers, as_here
 from otca.types import Prompt, Scores
 
@@ -24,18 +24,7 @@ REGISTRY = {
     "vq": "otca.tasks.video_rewards:VisualQuality",
     "mq": "otca.tasks.video_rewards:MotionQuality",
     "ta": "otca.tasks.video_rewards:TextAlignment",
-    "videoalign": "otca.rewards.video_align:Overall",
-    "videoalign_vq": "otca.rewards.video_align:VisualQuality",
-    "videoalign_mq": "otca.rewards.video_align:MotionQuality",
-    "videoalign_ta": "otca.rewards.video_align:TextAlignment",
-    "ocr": "otca.rewards.ocr:Ocr",
-    "image_reward": "otca.rewards.image_reward:ImageReward",
-    "hpsv2": "otca.rewards.clip:HPSv2",
-    "clip": "otca.rewards.clip:ClipScore",
-    "clip_dfn5b": "otca.rewards.clip:ClipScoreDfn5b",
-    "clip_b32": "otca.rewards.clip:ClipScoreB32",
-    "aesthetic_v2": "otca.rewards.clip:AestheticV2",
-    "pickscore": "otca.rewards.clip:PickScore",
+    **CLASSES,
 }
 """Name → ``module:class``. A dotted ``module:class`` is accepted anywhere a name is, and so is the address of a server."""
 

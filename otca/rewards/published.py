@@ -82,16 +82,15 @@ class Card:
         return self.folder or self.name
 
 
-def _read_cards() -> dict[str, Card]:
-    out = {}
-    for name, facts in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text()).items():
-        files = tuple(HubFile(**file) for file in facts.pop("files"))
-        low, high = facts.pop("range")
-        out[name] = Card(name=name, files=files, range=(float(low), float(high)), **facts)
-    return out
+CARDS: dict[str, Card] = {}
+CLASSES: dict[str, str] = {}
+"""What `published.yaml` says: a reward's card, and its class as ``module:class``."""
 
-
-CARDS = _read_cards()
+for _name, _facts in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text()).items():
+    CLASSES[_name] = _facts.pop("class")
+    _low, _high = _facts.pop("range")
+    _files = tuple(HubFile(**file) for file in _facts.pop("files"))
+    CARDS[_name] = Card(name=_name, files=_files, range=(float(_low), float(_high)), **_facts)
 
 
 class PublishedReward:
