@@ -42,6 +42,7 @@ from otca.trainer import Trainer
 from otca.types import Prompt
 from reproduce.gate import Entry
 from reproduce.one_run import hardware
+from reproduce.run import script
 
 OUT = Path("results/speed/speed.json")
 ROUNDS = 5
@@ -239,9 +240,7 @@ def published_size(preset: str, iterations: int, folder: Path) -> dict[str, Entr
 # --------------------------------------------------------------------------------------------------------------- command
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write; exit code 2 with one line where something cannot be measured."""
-    parser = argparse.ArgumentParser(
-        prog="python -m reproduce.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script("benchmark", __doc__)
     parser.add_argument("--modality", choices=tuple(WORKLOADS), help="the engine on one embedded model alone")
     parser.add_argument("--rewards", help="scorers alone, by name, separated by commas")
     parser.add_argument("--reward-files", default="", help="folder of the scorers' files")

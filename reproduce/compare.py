@@ -38,6 +38,7 @@ from otca.presets import SEEDS
 from otca.rewards.measured import measured
 from otca.runs import differing, is_finished, read_manifest
 from otca.signals import run_command
+from reproduce.run import script
 from reproduce.table import RESULTS
 
 KINDS = ("reported", "re-scored", "re-trained")
@@ -217,9 +218,7 @@ def overlay(store: Store, external: pd.DataFrame, kind: str, out: Path) -> pd.Da
 # ------------------------------------------------------------------------------------------------------------- command
 def main(argv: list[str] | None = None) -> int:
     """Compare and print; exit code 2 with one line where it cannot be done."""
-    parser = argparse.ArgumentParser(
-        prog="python -m reproduce.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script("compare", __doc__)
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="…/<method>, or single …/<method>/seed<k>")
     parser.add_argument("--against", default=BASELINE, help=f"published method or folder to compare with (default: {BASELINE})")
     parser.add_argument("--rows", type=Path, default=RESULTS, help="root of the published stores (default: results)")

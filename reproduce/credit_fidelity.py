@@ -11,7 +11,6 @@ DiffusionNFT, whose credit is static weighting's; what they change is the loss.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from pathlib import Path
@@ -46,8 +45,8 @@ from otca.methods import Method
 from otca.sampling import select_steps
 from otca.signals import run_command
 from otca.types import Scores, Trajectory
-from reproduce.run import add_jobs, run_tasks
-from reproduce.truth import SEED, STAGES, STUDIES, Study, Valuation, load_draws, load_trajectories, load_values
+from reproduce.run import add_jobs, add_modality, run_tasks, script
+from reproduce.truth import SEED, STAGES, STUDIES, Study, Valuation, load_draws, load_trajectories, load_values, valuation_of
 from reproduce.variants import credit_config
 
 FOLDER = Path("results/credit_fidelity")
@@ -85,7 +84,7 @@ def credit_TBK(
 ) -> np.ndarray:
     """Signed credit · advantage of a reading at all steps but the last, one column an objective (fused ones repeat)."""
     config, method = credit_config(reading, config), find_method(reading.partition("@")[0])
-    scores = dataclasses.replace(final, state_reward_SBK=values[Valuation.of(config.credit)])
+    scores = dataclasses.replace(final, state_reward_SBK=values[valuation_of(config.credit)])
     factors = method.assign(sampled, scores, config)
     product_TBK = torch.where(chosen_T(method, config).view(-1, 1, 1), factors[0] * factors[1], 0.0)[sampled.trained_T].numpy()
     return np.broadcast_to(product_TBK, (*product_TBK.shape[:2], len(config.rewards)))
@@ -229,10 +228,8 @@ def read(modality: str, stage: str) -> tuple[dict[str, np.ndarray], Truth, dict[
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, measure, render; exit code 2 with one line where the input cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m reproduce.credit_fidelity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--modality", choices=tuple(STUDIES), default="image", help="which task (default: image)")
+    parser = script("credit_fidelity", __doc__)
+    add_modality(parser)
     parser.add_argument("--render", action="store_true", help="only rebuild tables and figures from published truth sets")
     parser.add_argument(
         "--truth",

@@ -9,7 +9,6 @@ objective is estimated by the reward less the value of each state (whole complet
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import io
 import sys
@@ -35,6 +34,7 @@ from otca.sampling import condition_of, make_batch, plan_of, transition_at, velo
 from otca.state_values import process_values
 from otca.trainer import collect
 from otca.types import Needs, Scores, Trajectory
+from reproduce.run import script
 from reproduce.variants import credit_config
 
 FOLDER, PRODUCTS = Path("results/gradient_signal"), "products.npz"
@@ -153,9 +153,7 @@ def render(folder: Path = FOLDER) -> Grid:
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, measure, render, print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m reproduce.gradient_signal", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script("gradient_signal", __doc__)
     parser.add_argument("--render", action="store_true", help="only rebuild the table from the published products")
     args = parser.parse_args(argv)
     if not args.render:

@@ -5,25 +5,21 @@ Rows of the same methods and seeds are replaced, all others stay. `python -m rep
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from eval.store import finished_runs, publish
 from otca.errors import InputError
-from otca.presets import SEEDS
 from otca.signals import run_command
-from reproduce.run import RUNS
+from reproduce.run import RUNS, add_modality, add_tier, script
 from reproduce.table import RESULTS
 
 
 def main(argv: list[str] | None = None) -> int:
     """Publish every finished run of a modality and tier, or those of the methods named; exit code 2 with one line on failure."""
-    parser = argparse.ArgumentParser(
-        prog="python -m reproduce.publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script("publish", __doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="methods or variants (default: all that are finished)")
-    parser.add_argument("--modality", choices=("image", "video"), default="image", help="(default: image)")
-    parser.add_argument("--tier", choices=tuple(SEEDS), default="quick", help="how large the runs were (default: quick)")
+    add_modality(parser)
+    add_tier(parser)
     args = parser.parse_args(argv)
 
     def command() -> None:

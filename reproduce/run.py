@@ -240,6 +240,22 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def script(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of ``python -m reproduce.<name>``, whose help starts with the module's text."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=f"python -m reproduce.{name}", description=description, formatter_class=formatter)
+
+
+def add_tier(parser: argparse.ArgumentParser) -> None:
+    """The option ``--tier``."""
+    parser.add_argument("--tier", choices=tuple(SEEDS), default="quick", help="how large the runs are (default: quick)")
+
+
+def add_modality(parser: argparse.ArgumentParser) -> None:
+    """The option ``--modality``."""
+    parser.add_argument("--modality", choices=("image", "video"), default="image", help="which task (default: image)")
+
+
 def add_jobs(parser: argparse.ArgumentParser) -> None:
     """The option ``--jobs``."""
     cores = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
@@ -280,12 +296,10 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, run, say where the runs are; exit code 2 with one line where something cannot be done."""
     from reproduce.variants import named_arm
 
-    parser = argparse.ArgumentParser(
-        prog="python -m reproduce.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script("run", __doc__)
     parser.add_argument("names", nargs="+", metavar="NAME", help="a method of baselines/, or method@variant")
-    parser.add_argument("--modality", choices=("image", "video"), default="image", help="(default: image)")
-    parser.add_argument("--tier", choices=tuple(SEEDS), default="quick", help="how large the runs are (default: quick)")
+    add_modality(parser)
+    add_tier(parser)
     parser.add_argument(
         "--seeds", type=positive, metavar="N", help="so many seeds, from 0 (default: as the tier's headline methods)"
     )

@@ -22,7 +22,7 @@ from otca.distributed import end_processes, is_main
 from otca.presets import FEWER_SEEDS, SEEDS
 from otca.runs import RunSpec
 from otca.signals import run_command
-from reproduce.run import RUNS, add_options, make_runs
+from reproduce.run import RUNS, add_options, add_tier, make_runs, script
 from reproduce.variants import named_arm
 
 COMPARISON = ("base", "uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca")
@@ -137,10 +137,8 @@ class Table:
 
 def parser_of(name: str, description: str) -> argparse.ArgumentParser:
     """The options that every table's script has."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m reproduce.{name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tier", choices=tuple(SEEDS), default="quick", help="how large the runs are (default: quick)")
+    parser = script(name, description)
+    add_tier(parser)
     parser.add_argument("--render", action="store_true", help="only rebuild the published table from published rows")
     add_options(parser)
     return parser

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,46 +37,25 @@ ROWS = 128
 """Samples in a forward pass: there is no backward pass that limits them to the tier's micro-batch."""
 
 
-@dataclass(frozen=True)
-class Valuation:
-    """How a credit values a state: the reward of an ODE completion of ``length`` steps (0 = to the end).
-
-    Of all states, or of ``states`` of them with the others in between, spread as `CreditConfig.process_spread` says.
-    """
-
-    length: int
-    states: int = 0
-    spread: str = "even"
-
-    @classmethod
-    def of(cls, settings: CreditConfig) -> Valuation:
-        """What a config's credit asks for."""
-        subset = (settings.process_states, settings.process_spread) if settings.process_states else ()
-        return cls(settings.process_completion, *subset)
-
-    @property
-    def file(self) -> str:
-        """Name of the file of its values."""
-        return f"values_{self.length}{f'_{self.spread}{self.states}' if self.states else ''}.safetensors"
-
-
-VALUATIONS = (*map(Valuation, (1, 2, 3, 0)), Valuation(3, 3, "early"), Valuation(3, 3, "even"))
+Valuation = tuple[int, int, str]
+"""How a credit values a state: `CreditConfig`'s process_completion, process_states and process_spread."""
+VALUATIONS: tuple[Valuation, ...] = (*((length, 0, "even") for length in (1, 2, 3, 0)), (3, 3, "early"), (3, 3, "even"))
 """What is kept beside the truth, for the credits that read it."""
+
+
+def valuation_of(settings: CreditConfig) -> Valuation:
+    """What a config's credit asks for; the spread says nothing where all states are valued."""
+    return settings.process_completion, settings.process_states, settings.process_spread if settings.process_states else "even"
 
 
 @dataclass(frozen=True)
 class Study:
-    """``prompts`` groups of ``group_size`` trajectories, ``draws`` continuations of each state; more draws are added to old ones.
-
-    ``settings`` are changes of the tier's.
-    """
+    """``prompts`` groups of ``group_size`` trajectories, ``draws`` continuations of a state; more draws are added to old ones."""
 
     modality: str
     prompts: int
     draws: int
-    tier: str = "cpu"
     group_size: int = 8
-    settings: tuple[tuple[str, object], ...] = ()
     root: Path = Path("runs/credit_fidelity")
 
     @property
@@ -86,8 +66,7 @@ class Study:
     @property
     def config(self) -> TrainConfig:
         """Settings of the run that trains the model."""
-        settings = find_method(TRAINED_BY).settings | dict(self.settings)
-        config = presets.train_config(f"{self.modality}/{self.tier}", TRAINED_BY, settings, SEED)
+        config = presets.train_config(f"{self.modality}/cpu", TRAINED_BY, find_method(TRAINED_BY).settings, SEED)
         return dataclasses.replace(config, save_every=config.iterations // 2)
 
     @property
@@ -119,9 +98,15 @@ class Study:
         chosen = [prompts[i] for i in prompt_order(len(prompts), SEED, 0, self.prompts)]
         return make_batch(chosen, list(range(self.prompts)), self.group_size, ("credit fidelity", SEED, stage))
 
-    def block_file(self, stage: str, state: int, block: range) -> Path:
-        """Where the rewards of a block of a state's continuations lie."""
-        return self.folder / stage / f"continuations_{state:02d}_{block.start:03d}-{block.stop - 1:03d}.safetensors"
+    def kept(self, stage: str, name: str, make: Callable[[], dict[str, torch.Tensor]]) -> None:
+        """Write a stage's file of tensors unless it is there."""
+        path = self.folder / stage / f"{name}.safetensors"
+        if not path.exists():
+            write_atomic(path, save({key: tensor.contiguous() for key, tensor in make().items()}))
+
+    def load(self, stage: str, name: str) -> dict[str, torch.Tensor]:
+        """The tensors of a stage's file."""
+        return load_file(self.folder / stage / f"{name}.safetensors")
 
 
 STUDIES = {study.modality: study for study in (Study("image", 32, 64), Study("video", 16, 32))}
@@ -134,43 +119,54 @@ def train(study: Study) -> None:
 
 @torch.no_grad()
 def sample(study: Study, stage: str) -> None:
-    """Write ``trajectories.safetensors``: latents, velocities, and rewards of what they end in."""
-    path = study.folder / stage / "trajectories.safetensors"
-    if path.exists():
-        return
-    config, policy, rewards = study.loaded(stage)
-    plan = plan_of(config, policy.shift, config.micro_batch, selection="all")
-    sampled, scores, _ = collect(policy, study.batch(stage), plan, rewards, Needs.VELOCITY, config)
-    names = ("latents_SB", "velocity_TB", "log_prob_TB", "std_T", "sigma_S", "trained_T")
-    _save({name: getattr(sampled, name) for name in names} | {"final_BK": scores.reward_BK}, path)
+    """Keep ``trajectories``: latents, velocities, and rewards of what they end in."""
+
+    def make() -> dict[str, torch.Tensor]:
+        config, policy, rewards = study.loaded(stage)
+        plan = plan_of(config, policy.shift, config.micro_batch, selection="all")
+        sampled, scores, _ = collect(policy, study.batch(stage), plan, rewards, Needs.VELOCITY, config)
+        names = ("latents_SB", "velocity_TB", "log_prob_TB", "std_T", "sigma_S", "trained_T")
+        return {name: getattr(sampled, name) for name in names} | {"final_BK": scores.reward_BK}
+
+    study.kept(stage, "trajectories", make)
 
 
 @torch.no_grad()
 def value(study: Study, stage: str, valuation: Valuation) -> None:
-    """Write the values (S, B, K) of every state of every trajectory."""
-    path = study.folder / stage / valuation.file
-    if path.exists():
-        return
-    config, policy, rewards = study.loaded(stage)
-    sampled, final = load_trajectories(study, stage)
-    changes = {"process_completion": valuation.length, "process_states": valuation.states, "process_spread": valuation.spread}
-    config = dataclasses.replace(config, credit=dataclasses.replace(config.credit, **changes, process_continuations=0))
-    _save({"value_SBK": process_values(policy, sampled, final.reward_BK, rewards, config)[0]}, path)
+    """Keep the values (S, B, K) of every state of every trajectory."""
+
+    def make() -> dict[str, torch.Tensor]:
+        config, policy, rewards = study.loaded(stage)
+        sampled, final = load_trajectories(study, stage)
+        changes = dict(zip(("process_completion", "process_states", "process_spread"), valuation))
+        config = dataclasses.replace(config, credit=dataclasses.replace(config.credit, **changes, process_continuations=0))
+        return {"value_SBK": process_values(policy, sampled, final.reward_BK, rewards, config)[0]}
+
+    study.kept(stage, _values(valuation), make)
 
 
 def continue_state(study: Study, stage: str, state: int, block: range) -> None:
-    """Write the rewards (N, B, K) of a block of continuations of one state of every trajectory."""
-    path = study.block_file(stage, state, block)
-    if path.exists():
-        return
-    config, policy, rewards = study.loaded(stage)
-    sampled, _ = load_trajectories(study, stage)
-    _save({"draws_NBK": continuation_rewards_NBK(policy, sampled, rewards, config, state, block)}, path)
+    """Keep the rewards (N, B, K) of a block of continuations of one state of every trajectory."""
+
+    def make() -> dict[str, torch.Tensor]:
+        config, policy, rewards = study.loaded(stage)
+        sampled, _ = load_trajectories(study, stage)
+        return {"draws_NBK": continuation_rewards_NBK(policy, sampled, rewards, config, state, block)}
+
+    study.kept(stage, _continuations(state, block), make)
+
+
+def _values(valuation: Valuation) -> str:
+    return "values_" + "_".join(map(str, valuation))
+
+
+def _continuations(state: int, block: range) -> str:
+    return f"continuations_{state:02d}_{block.start:03d}-{block.stop - 1:03d}"
 
 
 def load_trajectories(study: Study, stage: str) -> tuple[Trajectory, Scores]:
     """The sampled trajectories without their media, and their final scores."""
-    tensors, batch = load_file(study.folder / stage / "trajectories.safetensors"), study.batch(stage)
+    tensors, batch = study.load(stage, "trajectories"), study.batch(stage)
     final_BK = tensors.pop("final_BK")
     media = torch.empty(len(batch.prompts), 0)  # what is scored already is not kept
     sampled = Trajectory(**tensors, media_BFCHW=media, prompts=batch.prompts, group_B=batch.group_B, seed_B=batch.seed_B)
@@ -179,12 +175,12 @@ def load_trajectories(study: Study, stage: str) -> tuple[Trajectory, Scores]:
 
 def load_values(study: Study, stage: str) -> dict[Valuation, torch.Tensor]:
     """Values of all states by each valuation, (S, B, K)."""
-    return {of: load_file(study.folder / stage / of.file)["value_SBK"] for of in VALUATIONS}
+    return {of: study.load(stage, _values(of))["value_SBK"] for of in VALUATIONS}
 
 
 def load_draws(study: Study, stage: str) -> torch.Tensor:
     """Rewards of all continuations, (S, N, B, K) over the uncertain states."""
-    parts = [[load_file(study.block_file(stage, s, block))["draws_NBK"] for block in study.blocks] for s in study.states]
+    parts = [[study.load(stage, _continuations(s, block))["draws_NBK"] for block in study.blocks] for s in study.states]
     return torch.stack([torch.cat(blocks) for blocks in parts])
 
 
@@ -201,7 +197,3 @@ def tasks(study: Study, continued: bool = True) -> list[list[functools.partial]]
         [functools.partial(value, study, stage, valuation) for stage in STAGES for valuation in VALUATIONS],
         [task for stage in STAGES if continued for task in continuations(study, stage)],
     ]
-
-
-def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    write_atomic(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))

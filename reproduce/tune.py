@@ -10,7 +10,6 @@ the product of the mean training rewards. Held-out accuracy, which tables compar
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from itertools import product
@@ -23,10 +22,9 @@ from eval.markup import show
 from eval.store import gather
 from otca import presets
 from otca.errors import InputError
-from otca.presets import SEEDS
 from otca.runs import RunSpec, is_finished
 from otca.signals import run_command
-from reproduce.run import RUNS, add_options, make_runs
+from reproduce.run import RUNS, add_modality, add_options, add_tier, make_runs, script
 
 TUNING_SEEDS = (101, 102, 103)
 RATES, KLS = (0.5, 1.0, 2.0), (1.0,)
@@ -69,12 +67,10 @@ def winners(rows: pd.DataFrame) -> pd.DataFrame:
 
 def main(argv: list[str] | None = None) -> int:
     """Make the grid below runs/tuning/, judged on the validation split, and write the rows of all finished runs."""
-    parser = argparse.ArgumentParser(
-        prog="python -m reproduce.tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script("tune", __doc__)
     parser.add_argument("methods", nargs="*", metavar="METHOD", help=f"which methods (default: {', '.join(METHODS)})")
-    parser.add_argument("--modality", choices=("image", "video"), default="image", help="(default: image)")
-    parser.add_argument("--tier", choices=tuple(SEEDS), default="quick", help="tier whose settings to tune (default: quick)")
+    add_modality(parser)
+    add_tier(parser)
     parser.add_argument("--winners", action="store_true", help="run nothing, print each method's winner")
     add_options(parser)
     args = parser.parse_args(argv)

@@ -147,7 +147,7 @@ def tiny_study(tmp_path, monkeypatch, untrained_pipeline):
     }
     monkeypatch.setitem(presets.TRAIN, "image/cpu", settings)
     monkeypatch.setitem(truth.STUDIES, "image", truth.Study("image", 2, 3, group_size=2))
-    monkeypatch.setattr(truth, "VALUATIONS", (truth.Valuation(1), truth.Valuation(3)))
+    monkeypatch.setattr(truth, "VALUATIONS", ((1, 0, "even"), (3, 0, "even")))
     readings = (*credit_fidelity.DRAWN, "uniform_grpo", "process_credit@clean")
     monkeypatch.setattr(credit_fidelity, "READINGS", readings)
     monkeypatch.chdir(tmp_path)
