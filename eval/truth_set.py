@@ -3,8 +3,8 @@
 One safetensors file a modality: ``latents_SBD`` (float16), ``reward_BK``, ``group_B`` (samples of one prompt), ``sigma_S``, the
 Monte-Carlo truth ``increment_TBK`` with its squared standard errors ``error_TBK``, and ``start_BK``, ``start_error_BK``. T counts
 the stochastic steps, whose states are the first T + 1 of S. ``credit/<method>`` is what known methods give each step (T, B, K).
-Its metadata names the objectives and the continuations of a state. Read it with `load`, or in any language. A rule is a Python
-file with one function
+Its metadata (`FACTS`) names the objectives and the continuations of a state. Read it with `load`, or in any language. A rule is
+a Python file with one function
 
     def credit(latents_SBD, reward_BK, group_B): ...    # numpy → (T, B, K), or (T, B) where it credits one sum
 
@@ -13,6 +13,7 @@ which says how much of each sample's reward its step t earned, signed. It never 
 
 from __future__ import annotations
 
+import json
 import runpy
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ from otca.files import write_atomic
 MAX_BYTES = 5_000_000
 TRUTH = ("increment_TBK", "error_TBK", "start_BK", "start_error_BK", "reward_BK")
 """Names of the fields of `Truth` in a truth set."""
+FACTS = "truth_set"
+"""The one entry of a file's metadata, as JSON: several would be in no fixed order."""
 RESAMPLES = 1000
 Rule = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -37,8 +40,8 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Arrays by name, and the metadata. Raises InputError for what is no truth set."""
     try:
         with safe_open(path, "numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()[FACTS])  # noqa: SIM118
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
         raise InputError(f"truth set {path}: {error}; make one with python -m reproduce.credit_fidelity") from error
 
 
@@ -61,7 +64,7 @@ def write(
     arrays = {"latents_SBD": flat_SBD.astype(np.float16), "group_B": group_B.astype(np.int32), "sigma_S": sigma_S}
     arrays |= dict(zip(TRUTH, vars(truth).values())) | {f"credit/{name}": credit for name, credit in (credits or {}).items()}
     small = {name: array.astype(np.float32) if array.dtype == np.float64 else array for name, array in arrays.items()}
-    content = save({name: np.ascontiguousarray(array) for name, array in small.items()}, metadata)
+    content = save({n: np.ascontiguousarray(array) for n, array in small.items()}, {FACTS: json.dumps(metadata)})
     if len(content) > MAX_BYTES:
         raise InputError(f"truth set {path}: {len(content):,} bytes, more than {MAX_BYTES:,}; take fewer trajectories")
     write_atomic(path, content)

@@ -60,9 +60,9 @@ SAME = 1e-5
 """How far the final rewards of trajectories may be from the published ones to count as the same."""
 
 READINGS = (
-    *("uniform_grpo", "static_multi_reward", "otca_tcd", "otca_tcd@x0_hat", "otca_tcd@epsilon.01", "otca_tcd@epsilon.1"),
+    *("uniform_grpo", "static_multi_reward", "otca_tcd", "otca_tcd@x0_hat"),
     *("otca_tcd@permuted", "otca_tcd@averaged", "flow_grpo", "dance_grpo", "mix_grpo", "flow_grpo_fast", "tempflow_grpo"),
-    *("coca", "gdpo", "otca_moca@rho0", "otca_moca@rho0.1", "otca_moca@rho0.25", "otca_moca", "otca", "otca@x0_hat"),
+    *("coca", "gdpo", "otca_moca@rho0", "otca_moca", "otca", "otca@x0_hat"),
     *("dense_grpo", "process_credit@clean-raw", "process_credit@clean-decay0", "process_credit@clean"),
     *("process_credit@completion2", "process_credit", "process_credit@whole", "process_credit@raw"),
     *("process_credit@decay0", "process_credit@decay.6", "process_credit@decay1"),

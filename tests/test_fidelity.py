@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -180,7 +182,8 @@ def test_the_study_end_to_end(tiny_study, monkeypatch, capsys):
     path = credit_fidelity.truth_file("image", "half")
     arrays, metadata = truth_set.load(path)
     monkeypatch.setattr(truth, "continuation_rewards_NBK", None)  # would fail if called
-    save_file({name: array for name, array in arrays.items() if name != "credit/otca"}, path, metadata)
+    facts = {truth_set.FACTS: json.dumps(metadata)}
+    save_file({name: array for name, array in arrays.items() if name != "credit/otca"}, path, facts)
     assert credit_fidelity.main([*argv, "--render"]) == 2
     assert "truth-image-half.safetensors has no otca; add it with" in capsys.readouterr().err
     assert credit_fidelity.main([*argv, "--truth", "published"]) == 0
@@ -188,6 +191,6 @@ def test_the_study_end_to_end(tiny_study, monkeypatch, capsys):
     assert set(again) == set(arrays)
     for name in arrays:
         np.testing.assert_allclose(again[name], arrays[name], rtol=1e-4, atol=1e-6)
-    save_file(arrays | {"reward_BK": arrays["reward_BK"] + np.float32(2e-5)}, path, metadata)
+    save_file(arrays | {"reward_BK": arrays["reward_BK"] + np.float32(2e-5)}, path, facts)
     assert credit_fidelity.main([*argv, "--truth", "published"]) == 2
     assert "trajectories of stage 'half' end otherwise here than published, by up to 2e-05" in capsys.readouterr().err

@@ -42,12 +42,10 @@ def test_a_perfect_rule_reaches_what_the_truth_allows(path):
     assert (rows["best"] > 0.95).all() and (rows["pooled_low"] < rows["pooled"]).all()
 
 
-def test_one_sum_is_right_for_one_objective_and_wrong_for_the_other(path):
+def test_rules_that_know_less_agree_less(path):
+    """One sum is right for one objective and wrong for the other; the final reward at every step has no order within one."""
     rows = truth_set.score(lambda *given: perfect(*given)[..., 0], path).set_index("objective")
     assert rows["pooled"]["up"] > 0.95 and rows["pooled"]["down"] < -0.95
-
-
-def test_the_final_reward_at_every_step_has_no_order_within_a_trajectory(path):
     rows = truth_set.score(lambda latents, reward_BK, group_B: np.broadcast_to(reward_BK, (T, *reward_BK.shape)), path)
     assert rows["step"].isna().all() and (rows["pooled"].between(0.2, 0.8)).all()
 
