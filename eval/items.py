@@ -152,10 +152,10 @@ def match_prompts(names: Sequence[str], prompts_file: Path, what: str) -> list[P
     """The prompt of each file or folder, named by its path below the folder of them all; None where there is none.
 
     A row that names a file (`Prompt.file`) has the one of this path, or of the end of one of the two. Else the folders that the
-    name lies in tell the prompt, the nearest first, or the name itself: a row's ``id`` owns ``<id>.*`` and ``<id>_<number>.*``,
-    its text ``<text>.*``, ``<text>-<number>.*`` and ``<text>_<number>.*``. In lists without ids a number counts the rows
-    (`_by_number`). Unicode is compared composed. Raises InputError for two rows of one id or file with different texts, rows
-    whose file is absent where others are there, numbers that can be read in two ways, and where no name has a prompt.
+    name lies in tell the prompt, the nearest first, or the name itself: a row's id owns ``<id>.*``, ``<id>-<number>.*`` and
+    ``<id>_<number>.*``, and its text likewise. In lists without ids a number counts the rows (`_by_number`). Unicode is compared
+    composed. Raises InputError for two rows of one id or file with different texts, rows whose file is absent where others are
+    there, numbers that can be read in two ways, and where no name has a prompt.
     """
     listed = load_prompts(str(prompts_file))
     for key in ("id", "file"):
@@ -170,18 +170,19 @@ def match_prompts(names: Sequence[str], prompts_file: Path, what: str) -> list[P
     by_file = _by_file(names, listed, prompts_file)
     rest = [p for p in listed if not p.file] if by_file else listed
     counted = len(rest) == len(listed) and not _has_ids(prompts_file, listed)
-    by_id = {} if counted else {_composed(p.id): p for p in rest}
-    by_text = {_composed(p.text): p for p in reversed(rest)}
+    owners = {_composed(p.text): p for p in reversed(rest)} | ({} if counted else {_composed(p.id): p for p in rest})
 
-    def named(part: str, file: bool) -> Prompt | None:
-        stem = Path(part).stem if file else part
-        head = re.fullmatch(r"(.+)_\d+", stem, re.DOTALL)
-        return by_id.get(part) or (file and (by_id.get(stem) or (head and by_id.get(head[1])))) or _by_text(part, by_text)
+    def owner(part: str) -> Prompt | None:
+        """Of a folder's or a file's name; a text may end in a dot, which makes the end of a folder's name look like a file's."""
+        for stem in (part, Path(part).stem):
+            head = re.fullmatch(r"(.+)[-_]\d+", stem, re.DOTALL)
+            if prompt := owners.get(stem) or (head and owners.get(head[1])):
+                return prompt
+        return None
 
     def found(name: str) -> Prompt | None:
         *folders, last = _composed(name).split("/")
-        parts = [(folder, False) for folder in reversed(folders)] + [(last, True)]
-        return next((prompt for part in parts if (prompt := named(*part))), None)
+        return next(filter(None, map(owner, [*reversed(folders), last])), None)
 
     of = {name: by_file.get(name) or found(name) for name in names}
     if counted:
@@ -237,15 +238,6 @@ def _by_file(names: Sequence[str], listed: Sequence[Prompt], path: Path) -> dict
     if out and absent:
         raise InputError(f"{path}: {len(absent)} files of its rows are not there, the first is {absent[0]}")
     return out
-
-
-def _by_text(name: str, by_text: dict[str, Prompt]) -> Prompt | None:
-    """The text may end in a dot, which makes the end of a folder's name look like a file's."""
-    for stem in (name, Path(name).stem):
-        head = re.fullmatch(r"(.+)[-_]\d+", stem, re.DOTALL)
-        if prompt := by_text.get(stem) or (head and by_text.get(head[1])):
-            return prompt
-    return None
 
 
 def _styles(path: Path, listed: Sequence[Prompt]) -> dict[str, Sequence[Prompt]]:

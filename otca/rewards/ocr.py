@@ -18,48 +18,38 @@ from otca.rewards.published import CARDS, PublishedReward
 from otca.types import Prompt
 
 QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
-LONGEST_SIDE = 128
-"""Pixels to which a picture is shrunk before text is looked for; text is then read at full size."""
-RATIO = 7
-"""Up to which one side may be so many times the other: from 7.5 on, the shorter of 128 is rounded to 0 by the search for text."""
-LONGEST_SIDE_OF_STRIPS = 1024
-"""As `LONGEST_SIDE`, of pictures beyond `RATIO`: their text is no higher than their shorter side."""
-LONGEST_READ = 2000
-"""Pixels of the longer side at which text is read at most, by rapidocr's default."""
-LONGEST_RATIO = 100
-"""Beyond which a picture is refused: its text would be read from less than 20 rows of pixels."""
+SHRUNK, SHRUNK_STRIP, READ = 128, 1024, 2000
+"""Longer side in pixels at most: where text is looked for, on pictures and on strips, and where it is read."""
+RATIO, MOST_RATIO = 7, 100
+"""Longer over shorter side: of pictures that are no strips (from 7.5 on, the shorter side of 128 would be rounded to 0 by the
+search for text); beyond which one is refused, as its text would be read from less than 20 rows of pixels."""
 
 
 class Ocr(PublishedReward):
     """1 − edit distance / length of the wanted text, at least 0; 1 where the wanted text is part of what is read.
 
     Letter case and spaces do not count. A video's score is the mean over its frames. A picture whose sides differ by more than
-    `RATIO` is read on a ground of its border's colour. Reads on the CPU, in as many threads as torch has. Licence of code and
-    models: Apache-2.0.
+    `RATIO` is read on a ground of its border's colour. Reads on the CPU, in as many threads as torch has.
     """
 
     card = CARDS["ocr"]
 
     def __init__(self, files: Mapping[str, Path], device: torch.device):
-        self.reader = make_reader(LONGEST_SIDE)
+        self.reader = make_reader(SHRUNK)
 
     @cached_property
     def reader_of_strips(self):
-        """Reads pictures beyond `RATIO`; made for the first of them."""
-        return make_reader(LONGEST_SIDE_OF_STRIPS)
+        """Reads pictures beyond `RATIO`, on which letters are no higher than the shorter side; made for the first of them."""
+        return make_reader(SHRUNK_STRIP)
 
     def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        """Scores in [0, 1], float32 (B,).
-
-        Raises InputError for a prompt without quoted text, and for pictures beyond `LONGEST_RATIO`.
-        """
+        """Scores in [0, 1], float32 (B,). Raises InputError for prompts without quoted text and pictures beyond `MOST_RATIO`."""
         wanted = [wanted_text(prompt) for prompt in prompts]
-        height, width = media_BFCHW.shape[3:]
-        if max(height, width) > LONGEST_RATIO * min(height, width):
+        frames, _, height, width = media_BFCHW.shape[1:]
+        if max(height, width) > MOST_RATIO * min(height, width):
             raise InputError(
-                f"a picture of {width}×{height} is too thin to be read: one side may be {LONGEST_RATIO} times the other; crop it"
+                f"a picture of {width}×{height} is too thin to be read: one side may be {MOST_RATIO} times the other; crop it"
             )
-        frames = media_BFCHW.shape[1]
         read = [self.read(picture) for picture in to_pictures(media_BFCHW.flatten(0, 1))]
         scores = [agreement(text, wanted[place // frames]) for place, text in enumerate(read)]
         return torch.tensor(scores).unflatten(0, (-1, frames)).mean(1)
@@ -85,7 +75,7 @@ def make_reader(longest_side: int):
         params={
             "Global.use_cls": False,
             "Global.log_level": "critical",
-            "Global.max_side_len": LONGEST_READ,
+            "Global.max_side_len": READ,
             "Det.limit_side_len": longest_side,
             "Det.limit_type": "max",
             "EngineConfig.onnxruntime.intra_op_num_threads": torch.get_num_threads(),
@@ -98,7 +88,7 @@ def grounded(picture: Image.Image) -> Image.Image:
 
     It is first shrunk to the size at which it would be read, so that the ground cannot become large.
     """
-    shrink = LONGEST_READ / max(picture.size)
+    shrink = READ / max(picture.size)
     if shrink < 1:
         picture = picture.resize([max(1, round(side * shrink)) for side in picture.size], Image.Resampling.BICUBIC)
     width, height = picture.size
