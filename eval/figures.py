@@ -171,7 +171,7 @@ def credit_shares(rows: pd.DataFrame, names: Sequence[str]) -> np.ndarray | None
     wanted = [f"credit_step_{t}_{name}" for t in steps for name in names]
     if not wanted or not set(wanted) <= set(rows) or rows[wanted].isna().all(axis=None):
         return None
-    sizes = rows.dropna(subset=["samples"]).set_index([*KEY[1:], "iteration"])[wanted]  # the last validation has no samples
+    sizes = rows.dropna(subset=["samples"]).set_index([*KEY[1:], "iteration"])[wanted].astype(float)  # but the last validation
     trained_T = (sizes > 0).any().to_numpy().reshape(len(steps), -1).any(axis=1)
     sizes.loc[:, np.repeat(~trained_T, len(names))] = np.nan
     shares = sizes.div(sizes.mean(axis=1).where(lambda mean: mean > 0), axis=0)

@@ -52,9 +52,11 @@ def latex_table(grid: Grid) -> str:
 
 def show(title: str, grid: Grid, sentence: str = "") -> None:
     """Print a table, at most as wide as the terminal, and a sentence of what it shows."""
-    console, table = Console(), Table(title=Text(title), box=SIMPLE, pad_edge=False, title_justify="left")
+    console = Console()
+    table = Table(title=Text(title), box=SIMPLE, pad_edge=False, collapse_padding=True, title_justify="left")
     for i, head in enumerate(grid):
-        table.add_column(Text("\n".join(textwrap.wrap(head, 12))), justify="right" if i else "left", overflow="fold")
+        broken = Text("\n".join(textwrap.wrap(head, 12)))
+        table.add_column(broken, justify="right" if i else "left", overflow="fold", no_wrap=not i)
     for row in zip(*grid.values()):
         table.add_row(*(Text(text, "bold" if isinstance(text, Bold) else "") for text in row))
     console.print(table)

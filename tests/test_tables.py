@@ -169,7 +169,7 @@ def test_a_curve_is_the_mean_over_seeds_at_common_iterations():
 
 def test_credit_shares_are_multiples_of_an_equal_share():
     rows = pd.DataFrame({"seed": 0, "iteration": [0, 1, 2], "samples": [4, 8, np.nan]})
-    rows = rows.assign(credit_step_0_a=[1.0, 2, np.nan], credit_step_1_a=[3.0, 2, np.nan], credit_step_2_a=[0.0, 0, np.nan])
+    rows = rows.assign(credit_step_0_a=[1.0, 2, np.nan], credit_step_1_a=[3.0, 2, np.nan], credit_step_2_a=0)
     shares = credit_shares(rows, ["a"])
     assert shares[:, :2, 0].tolist() == [[0.5, 1.5], [1, 1]] and np.isnan(shares[:, 2]).all()  # step 2 was never trained
     assert credit_shares(rows, ["b"]) is None
