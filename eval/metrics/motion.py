@@ -1,22 +1,8 @@
 """Motion metrics of single videos, after VBench (Huang et al. 2024) where it defines them.
 
-Names of columns: a metric bears VBench's name only where its backbone and its rule are VBench's own or no backbone is involved
-(`temporal_flickering`; `dynamic_degree` with the raft-things weights; the consistencies of `eval.metrics.encoders`). Any other
-metric ends in its backbone: `dynamic_degree_dis`, `motion_smoothness_raft`, `frame_consistency_embedded`. Numbers of different
-columns are not comparable.
-
-| column | range, better | what it says |
-|---|---|---|
-| dynamic_degree | 0 or 1 a video, its mean the share that moves | VBench's own, for frames of 128 pixels a side or more |
-| dynamic_degree_<flow> | the same | the rule on the frames alone, small ones enlarged; see `dynamic_degree` |
-| top_flow_<flow> | ≥ 0 pixels a frame at 8 fps, neither | mean over pairs of the top 5 % of flow lengths |
-| motion_smoothness_<flow> | 0 to 1, higher | every other frame, predicted from its neighbours (VBench interpolates by AMT-S) |
-| warping_error_<flow> | 0 to 1, lower | squared change of visible points from frame to frame |
-| temporal_flickering | 0 to 1, higher | 1 − mean absolute change; for static scenes: all motion lowers it |
-| <what>_consistency | 0 to 1, higher | likeness of frames to the one before and to the first |
-
-A frozen video has the best smoothness, flicker, warping error and consistency: read them beside dynamic degree, as
-`MotionMetrics` prints them.
+A metric bears VBench's name only where its backbone and its rule are VBench's own or no backbone is involved; any other ends in
+its backbone: `dynamic_degree_dis`, `motion_smoothness_raft`. eval/README.md says what each column tells. A frozen video has the
+best smoothness, flicker, warping error and consistency: read them beside dynamic degree, as `MotionMetrics` prints them.
 """
 
 from __future__ import annotations
@@ -147,22 +133,18 @@ class MotionMetrics:
     """Every motion metric of a video, dynamic degree beside smoothness; ``protocol`` has what to print with each column."""
 
     def __init__(self, flow: Flow | None = None, encoders: Sequence[FrameEncoder] = ()):
-        self.flow = flow or DisFlow()
-        self.encoders = tuple(encoders)
+        self.flow, self.encoders = flow or DisFlow(), tuple(encoders)
         suffix, base = f"_{self.flow.name}", self.flow.protocol
-        vbench = {"dynamic_degree": base | {"fps": f"{MOTION_FPS}", "rule": "VBench", "resolution": PADDED}}
-        self.protocol: dict[str, dict[str, str]] = (
-            (vbench if self.flow.vbench else {})
-            | {
-                "dynamic_degree" + suffix: base | {"fps": f"{MOTION_FPS}", "rule": "VBench"},
-                "top_flow" + suffix: base | {"fps": f"{MOTION_FPS}", "unit": "pixels a frame"},
-                "motion_smoothness" + suffix: base
-                | {"fps": "as given", "interpolation": "both neighbours warped by half the flow"},
-                "warping_error" + suffix: base | {"fps": "as given", "unit": "squared intensity", "mask": "forward-backward"},
-                "temporal_flickering": {"backbone": "none", "fps": "as given"},
-            }
-            | {e.column: e.protocol | {"fps": "as given"} for e in self.encoders}
-        )
+        rule, given = {"fps": f"{MOTION_FPS}", "rule": "VBench"}, {"fps": "as given"}
+        self.protocol: dict[str, dict[str, str]] = {
+            **({"dynamic_degree": base | rule | {"resolution": PADDED}} if self.flow.vbench else {}),
+            f"dynamic_degree{suffix}": base | rule,
+            f"top_flow{suffix}": base | {"fps": f"{MOTION_FPS}", "unit": "pixels a frame"},
+            f"motion_smoothness{suffix}": base | given | {"interpolation": "both neighbours warped by half the flow"},
+            f"warping_error{suffix}": base | given | {"unit": "squared intensity", "mask": "forward-backward"},
+            "temporal_flickering": {"backbone": "none", **given},
+            **{encoder.column: encoder.protocol | given for encoder in self.encoders},
+        }
         self.columns = tuple(self.protocol)
 
     def score(self, video_FCHW: torch.Tensor, fps: float) -> dict[str, float]:

@@ -30,12 +30,11 @@ REGISTRY = {
 
 
 class Reward(Protocol):
-    """A scorer. Higher is better; ``range`` is (lowest, highest); ``source`` cites where the definition comes from.
+    """A scorer, also of held-out metrics. Higher is better; ``range`` is (lowest, highest); ``source`` cites the definition.
 
-    One whose scores depend on the frame rate has a float ``fps``: the frames a second that it takes media to have, which may be
-    set before ``score``. One that computes elsewhere also has ``submit(media_BFCHW, prompts)``, which begins to score and returns
-    at once: futures of the scores of consecutive samples, which together are those of ``score``. One that cannot judge every
-    prompt has a static ``check_prompt(prompt)``, which raises InputError for the others.
+    Optional: a float ``fps``, the frames a second that media are taken to have, where scores depend on it; ``submit(media, prompts)``
+    of one that computes elsewhere, which returns at once the futures of the scores of consecutive samples; a static
+    ``check_prompt(prompt)``, which raises InputError for a prompt that it cannot judge.
     """
 
     name: str
