@@ -32,9 +32,9 @@ REGISTRY = {
 class Reward(Protocol):
     """A scorer, also of held-out metrics. Higher is better; ``range`` is (lowest, highest); ``source`` cites the definition.
 
-    Optional: a float ``fps``, the frames a second that media are taken to have, where scores depend on it; ``submit(media, prompts)``
-    of one that computes elsewhere, which returns at once the futures of the scores of consecutive samples; a static
-    ``check_prompt(prompt)``, which raises InputError for a prompt that it cannot judge.
+    Optional: a float ``fps``, the frames a second that media are taken to have, where scores depend on it; a static
+    ``check_prompt(prompt)``, which raises InputError for a prompt that it cannot judge; ``submit(media_BFCHW, prompts)`` of one
+    that computes elsewhere, which returns at once the futures of the scores of consecutive samples.
     """
 
     name: str
