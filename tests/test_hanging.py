@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import dataclasses
 import signal
@@ -20,9 +19,8 @@ from otca.errors import InputError, RewardError
 from otca.rewards.base import AsyncScoring, TimeLimitedReward, build_reward, score_all
 from otca.rewards.workers import Worker, Workers
 from otca.runs import begin_run
-from otca.serving import make_app
 from tests.processes import ran
-from tests.servers import Told, blank, running
+from tests.servers import Told, blank
 from tests.test_trainer import Brightness
 
 HERE = contextvars.ContextVar("HERE", default="elsewhere")
@@ -175,25 +173,6 @@ def test_scores_that_do_not_come_from_elsewhere_are_waited_for_no_longer(gate):
     with pytest.raises(RewardError, match=r"'told' has not scored 3 prompts: .* within 0.2 s"):
         score_all(background.rewards, *blank(3), background)
     assert background.parts_K[0][0].result() == 1 and any(part.cancelled() for part in background.parts_K[0])
-
-
-def test_a_reward_that_hangs_behind_a_server(gate):
-    """The run's limit, the client's own limit and retries, and the server's, after which it answers others again."""
-    hanging, limited = Told(torch.ones(1), gate.wait), Told(torch.ones(1), gate.wait)
-    with (
-        running(make_app(hanging)) as address,
-        running(make_app(TimeLimitedReward(limited, 0.2))) as other,
-        contextlib.ExitStack() as last,
-    ):
-        last.callback(gate.set)  # the servers are waited for
-        with pytest.raises(RewardError, match=r"'told' has not scored 1 prompts: .* within 0.3 s"):
-            score_all([build_reward(f"{address}/told", timeout=0.3)], *blank(1))
-        with pytest.raises(RewardError, match=r"no answer from .* after 1 tries .* ReadTimeout"):
-            score_all([build_reward(f"{address}/told?timeout=0.1&retries=0", timeout=60.0)], *blank(1))
-        with pytest.raises(RewardError, match=r"answered 500 \(reward 'told' has not scored 1 prompts: .* within 0.2 s"):
-            score_all([build_reward(f"{other}/told")], *blank(1))
-        limited.pause = lambda: None
-        assert score_all([build_reward(f"{other}/told")], *blank(1)).reward_BK.tolist() == [[1]]
 
 
 def test_the_command_ends_in_one_line_after_a_checkpoint(untrained_pipeline, tmp_path):

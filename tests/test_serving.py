@@ -28,7 +28,6 @@ from otca.plan import _reward_bytes
 from otca.rewards import remote, wire
 from otca.rewards.base import TimeLimitedReward, build_reward, score_all
 from otca.rewards.pixels import to_pixels
-from otca.rewards.published import Card, HubFile, PublishedReward
 from otca.serving import bound, described, make_app
 from tests.killed import wait_for
 from tests.servers import Told, blank, clips, command, pictures, running
@@ -111,13 +110,6 @@ def test_damaged_bodies_are_refused_or_read_whole(place, value):
 
 
 # ----------------------------------------------------------------------------------------------------------------- server
-
-
-def test_published_rewards_are_described_by_their_cards():
-    card = Card("hpsv9", "taste", "both", (0.0, 1.0), "arXiv", "MIT", 1.0, (HubFile("a/b", "c.pt", 1, "d0"),))
-    published = type("Published", (PublishedReward,), {"card": card, "__init__": lambda self: None})()
-    said = described(published)
-    assert (said["name"], said["modality"], said["licence"], said["revision"]) == ("hpsv9", "both", "MIT", "a/b@d0")
 
 
 def test_other_addresses_methods_and_types_are_refused(quality):
@@ -470,10 +462,11 @@ def test_servers_that_answer_nonsense_are_refused_in_one_line(content, headers, 
     assert "\n" not in str(refusal.value)
 
 
-def test_no_server_and_no_answer(capsys, tmp_path):
+def test_no_server_and_no_answer(untrained_pipeline, capsys, tmp_path):
     with bound("127.0.0.1", 0, "") as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/quality?retries=0"
-        assert main(["train", "--preset", "image/quick", "--rewards", f"[{url}]", "--out", str(tmp_path / "run")]) == 2
+        places = ["--policy.path", untrained_pipeline, "--out", str(tmp_path / "run")]
+        assert main(["train", "--rewards", f"[{url}]", *places]) == 2
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert re.search(r"error: reward http://127.*ConnectError: .*refused; is `otca serve-reward quality` running", said)
         silent.listen()
