@@ -35,6 +35,7 @@ from otca.files import resolve_model, write_atomic
 from otca.models.base import Policy, build_policy
 from otca.models.loading import TEXT_ENCODERS, component_dtypes
 from otca.plan import GPUS, plan
+from otca.prompts import load_prompts
 from otca.rewards.base import build_reward
 from otca.sampling import plan_of, velocity_at
 from otca.signals import run_command
@@ -163,7 +164,8 @@ def share_inside_networks(call: Callable[[], object]) -> tuple[float, float]:
 def scorer(name: str, files: str, device: str) -> dict[str, Entry]:
     """Pictures a second of a scorer, and the share of its time inside its networks, at each of `SIDES` that it takes."""
     reward, out = build_reward(name, device, files, timeout=0), {}
-    prompts = [Prompt(str(i), 'a sign that says "STOP"', {"skill": "", "objects": []}) for i in range(PICTURES)]
+    drawn = load_prompts("embedded:image/validation", PICTURES)  # their specs, which rewards of the embedded task read
+    prompts = [Prompt(prompt.id, 'a sign that says "STOP"', prompt.spec) for prompt in drawn]
     for side in SIDES if name not in FREE[1:] else (64,):
         media_BFCHW = torch.rand(PICTURES, 1, 3, side, side, generator=torch.Generator().manual_seed(0))
         rounds = [share_inside_networks(lambda media=media_BFCHW: reward.score(media, prompts)) for _ in range(4)]
