@@ -74,8 +74,8 @@ def find_items(place: Path, still: bool, prompts_file: Path, strict: bool = Fals
         raise InputError(f"{what} folder {error.filename or place} cannot be read ({error.strerror})") from error
     folder = place.parent if place in paths else place  # a file, or one folder of frames
     seen = {path.relative_to(folder).as_posix(): path for path in sorted(paths, key=lambda path: natural_key(path.as_posix()))}
-    names = [name for name, path in seen.items() if path.is_dir() or path.suffix.lower() in endings]
-    unread = [name for name in seen if name not in set(names)]
+    readable = {name: path.is_dir() or path.suffix.lower() in endings for name, path in seen.items()}
+    names, unread = ([name for name, read in readable.items() if read == wanted] for wanted in (True, False))
     foreign = [name for name in names if name.encode(errors="replace").decode() != name]
     if foreign:
         raise InputError(f"{what} folder {place}: the name {foreign[0]!r} is not UTF-8, as rows are; rename the file")
