@@ -121,13 +121,10 @@ def derived(store: Store, baseline: str = BASELINE) -> pd.DataFrame:
     if "accuracy" in curves and baseline in set(curves["method"]):
         target = curves.loc[curves["iteration"] == 0, "accuracy"].mean() + TARGET_GAIN
         horizon = curves[curves["method"] == baseline].groupby("seed")[[*TARGETS]].max().mean()
-        runs = {key: run.sort_values("iteration") for key, run in curves.groupby(KEY)}
-        rows = {
-            key: {TARGETS[c]: min(first_reach(run[c], run["accuracy"], target), horizon[c]) for c in TARGETS}
-            | {"reached_target": float(run["accuracy"].max() >= target)}
-            for key, run in runs.items()
-        }
-        parts.append(pd.DataFrame.from_dict(rows, orient="index").rename_axis(KEY))
+        spent = {key: [first_reach(run[c], run["accuracy"], target) for c in TARGETS] for key, run in curves.groupby(KEY)}
+        spent = pd.DataFrame.from_dict(spent, orient="index", columns=[*TARGETS])
+        reached = (spent <= horizon)[["samples", "network_evaluations"]].all(axis=1).astype(float)
+        parts.append(spent.clip(upper=horizon, axis=1).rename(columns=TARGETS).assign(reached_target=reached))
     if not parts:
         return values.iloc[:0]
     return pd.concat(parts, axis=1).rename_axis(KEY).rename_axis(columns="metric").stack().dropna().rename("value").reset_index()
