@@ -119,8 +119,7 @@ def _train(config: TrainConfig, method: Method, folder: Path, override_config: b
 
 def plan(argv: list[str]) -> None:
     """Print what a run needs, or what every recipe does."""
-    from otca.plan import GPUS, SHARDINGS, UTILISATION, check_gpu, describe, plan
-    from otca.recipes import describe_recipes
+    from otca.plan import GPUS, SHARDINGS, UTILISATION, check_gpu, describe, describe_recipes, plan
 
     gpus = ", ".join(f"{name} ({memory} GB, {tflops} TFLOP/s)" for name, (memory, tflops) in GPUS.items())
     options = run_parser("plan", f"What a run needs before it is launched; nothing is downloaded or trained. {PRECEDENCE}")

@@ -7,13 +7,15 @@ counted, not estimated.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+import yaml
 from torch import nn
 
-from otca import budget
+from otca import budget, presets
 from otca.config import TrainConfig
 from otca.errors import InputError
 from otca.methods import Method
@@ -28,6 +30,8 @@ from otca.types import Needs
 GPUS = {"h200": (141, 989), "h100": (80, 989), "a100": (80, 312), "l40s": (48, 362), "rtx4090": (24, 165)}
 """Name → memory (GB) and dense bf16 tensor TFLOP/s, of NVIDIA's data sheets."""
 
+LAUNCH = Path(__file__).parent / "launch"
+"""Configs of `accelerate launch`."""
 SHARDINGS = ("none", "fsdp2")
 UTILISATION = 0.35
 """Share of a GPU's bf16 TFLOP/s that hours are reckoned with; an assumption until it is measured."""
@@ -75,16 +79,16 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
         raise InputError(f"sharding is {sharding!r}; choose from {', '.join(SHARDINGS)}")
     per_iteration = config.prompts_per_iteration * config.group_size
     share, rows = per_iteration // processes, config.rows_per_pass(processes)
-    needs = method.needs(config)
     policy, components = empty_policy(config.policy, component_dtypes(config.policy))
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in components.items()}
     trained = policy.trainable_parameters()
     trained_bytes, weights = _bytes(trained), {name: _bytes(part.parameters()) for name, part in components.items()}
     if sharding == "fsdp2":  # blocks are gathered in the forward pass's precision, so nothing is cast within it
         policy, _ = empty_policy(config.policy, {"vae": torch.float32, "default": policy.dtype})
-    passes = measure_passes(policy, config, rows)
-    record, media = _record_bytes(config, needs, passes.latent_bytes * share), passes.media_bytes * share
-    encodings = sum(math.prod(shape) for shape in policy.text_shapes()) * _size(policy.dtype)
+    forward, both, decode, latent_bytes, media_bytes = measure_passes(policy, config, rows)
+    kept = sum(flag in method.needs(config) for flag in (Needs.VELOCITY, Needs.MEAN))  # beside the states
+    record, media = (config.sampler.steps * (1 + kept) + 1) * latent_bytes * share, media_bytes * share
+    encodings = sum(math.prod(shape) for shape in policy.text_shapes()) * policy.dtype.itemsize
     networks = sum(bytes_ for name, bytes_ in weights.items() if name.startswith("transformer"))
     texts = sum(weights.get(name, 0) for name in TEXT_ENCODERS)
     copies = 1 + bool(config.loss.kl_beta) + bool(config.optimizer.ema_decay) + bool(method.forward_loss)
@@ -104,28 +108,28 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
     gradients = trained_bytes // divide * (2 if processes > 1 and divide == 1 else 1)  # DDP has buckets of its own
     memory = resident | {
         "gradients": gradients,
-        "forward pass (sampling)": passes.sampling,
-        "decoding": passes.decode,
-        "forward and backward pass (update)": passes.update,
+        "forward pass (sampling)": forward.peak,
+        "decoding": decode.peak,
+        "forward and backward pass (update)": both.peak,
     }
     held = sum(resident.values())
     samples, calls = config.iterations * per_iteration, budget.scored_media(config, method)
-    sampling = budget.sampling_evaluations(config, method) * passes.flops["forward"]
+    sampling = budget.sampling_evaluations(config, method) * forward.flops
     extra = budget.evaluations_per_step(config, method) - 3
-    update = budget.trained_steps(config) * (passes.flops["forward and backward"] + extra * passes.flops["forward"])
+    update = budget.trained_steps(config) * (both.flops + extra * forward.flops)
     return Plan(
         parameters=parameters,
         trained=sum(p.numel() for p in trained),
         memory=memory,
         encoding_peak=sum(memory[name] for name in ("transformer weights", "VAE", "rewards")) + texts,
-        sampling_peak=held + max(passes.sampling, passes.decode, media),  # the media are joined from parts
-        update_peak=held + gradients + passes.update,
+        sampling_peak=held + max(forward.peak, decode.peak, media),  # the media are joined from parts
+        update_peak=held + gradients + both.peak,
         host=sum(weights.values()) - (texts if config.policy.prompt_cache else 0),
         evaluations=samples * budget.evaluations_per_sample(config, method) * policy.forwards_per_velocity,
         reward_calls=samples * calls * len(config.rewards),
         flops={
             "sampling": per_iteration * sampling,
-            "decoding": per_iteration * calls * passes.flops["decode"],
+            "decoding": per_iteration * calls * decode.flops,
             "update": per_iteration * update,
         },
         iterations=config.iterations,
@@ -178,20 +182,66 @@ def describe(made: Plan, gpu: str, utilisation: float, processes: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-# ----------------------------------------------------------------------------------------------------------------- sizes
+@dataclass(frozen=True)
+class Recipe:
+    """A preset of a published model, where it is launched (a config of otca/launch, which says on how many GPUs), and what by."""
+
+    preset: str
+    title: str
+    launch: str
+    gpu: str
+    method: str = "otca"
+
+    @property
+    def machine(self) -> tuple[int, str]:
+        """Processes and sharding, as `plan` takes them."""
+        settings = yaml.safe_load((LAUNCH / f"{self.launch}.yaml").read_text())
+        return settings["num_processes"], "fsdp2" if settings["distributed_type"] == "FSDP" else "none"
+
+    def commands(self, config: TrainConfig) -> tuple[list[str], str]:
+        """What fetches its prompts and rewards before (the run downloads the model itself), and how it is launched.
+
+        On several machines: on each, with its rank and the first one's address.
+        """
+        sources = [config.prompts, *([config.validation.source] if config.validation.every else [])]
+        rewards = {name: find_reward(name) for name in config.rewards}
+        fetched = {r.card.place: name for name, r in rewards.items() if issubclass(r, PublishedReward) and r.card.files}
+        before = [f"python -m otca prompts --list {Path(source).stem}" for source in sources]
+        before += [f"python -m otca rewards --fetch {name}" for name in fetched.values()]
+        run = f"-m otca train --preset {self.preset} --method {self.method}"
+        return before, f"accelerate launch --config_file otca/launch/{self.launch}.yaml {run}"
 
 
-def _record_bytes(config: TrainConfig, needs: Needs, latents: int) -> int:
-    """What a rollout keeps on the device: states, and velocities and means where the method asks for them."""
-    steps = config.sampler.steps
-    return (steps + 1 + steps * sum(flag in needs for flag in (Needs.VELOCITY, Needs.MEAN))) * latents
+RECIPES = tuple(Recipe(name, **settings) for name, settings in presets.RECIPES.items())
+
+
+def describe_recipes(find_method: Callable[[str], Method], recipes: tuple[Recipe, ...] = RECIPES) -> str:
+    """Memory, network evaluations and GPU hours of each recipe, then the commands; planned from shapes, not measured."""
+    heads = f"{'GiB a GPU':>9} {'fits':>12} {'host GiB':>8} {'iterations':>10} {'evaluations':>12} {'GPU hours':>9}"
+    lines, before, launches = [f"{'recipe':46} {heads}"], [], []
+    for recipe in recipes:
+        method, (gigabytes, tflops) = find_method(recipe.method), GPUS[recipe.gpu]
+        config, (processes, sharding) = presets.train_config(recipe.preset, method.name, method.settings, 0), recipe.machine
+        made = plan(config, method, processes, sharding)
+        fits = f"{'yes' if made.fits(gigabytes) else 'no'} ({gigabytes} GB)"
+        hours = made.hours(tflops, UTILISATION, processes) * processes
+        lines.append(
+            f"{recipe.title:46} {made.peak / 2**30:9.1f} {fits:>12} {made.host / 2**30:8.0f} {made.iterations:10,} "
+            f"{made.evaluations:12,} {hours:9,.0f}"
+        )
+        prepared, launch = recipe.commands(config)
+        before += prepared
+        launches.append(f"# {recipe.title}\n{launch}")
+    lines += [f"Hours at {UTILISATION:.0%} of the GPU's bf16 TFLOP/s (assumed), without rewards and text encoders.", ""]
+    lines += ["# once, with network: prompts and rewards (gated models: accept their licence on the hub, log in)"]
+    return "\n".join([*lines, *dict.fromkeys(before), *launches]) + "\n"
 
 
 def _largest_block(policy: Policy) -> int:
     """Bytes, in inference precision, of the two largest blocks that shards are gathered for at the same time."""
     blocks = {name for part in policy.network.modules() for name in getattr(part, "_no_split_modules", None) or ()}
     sizes = sorted(sum(p.numel() for p in m.parameters()) for m in policy.network.modules() if type(m).__name__ in blocks)
-    return sum(sizes[-2:]) * _size(policy.dtype)
+    return sum(sizes[-2:]) * policy.dtype.itemsize
 
 
 def _reward_bytes(names: list[str], on_cpu: bool = False) -> tuple[int, tuple[str, ...]]:
@@ -219,8 +269,4 @@ def _reward_bytes(names: list[str], on_cpu: bool = False) -> tuple[int, tuple[st
 
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(tensor.numel() * _size(tensor.dtype) for tensor in tensors)
-
-
-def _size(dtype: torch.dtype) -> int:
-    return torch.empty((), dtype=dtype).element_size()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,15 +1,19 @@
 """A policy of shapes alone: its passes run on PyTorch's fake tensors, and memory and FLOPs are counted as they go by.
 
-Attention counts as fused attention does, which keeps no matrix of scores.
+Networks are built on the meta device from config files: those of a local pipeline, or of `PUBLISHED` checkpoints, so that nothing
+is downloaded. Attention counts as fused attention does, which keeps no matrix of scores.
 """
 
 from __future__ import annotations
 
+import importlib
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+import yaml
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
@@ -18,64 +22,77 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from otca import sampling
-from otca.architectures import empty_pipeline
 from otca.config import PolicyConfig, TrainConfig
+from otca.errors import InputError
 from otca.files import resolve_model
 from otca.models.base import Policy, build_policy
 from otca.sampling import sigmas_S
+from otca.untrusted import read_object
 
+PUBLISHED: dict[str, dict] = yaml.safe_load((Path(__file__).parent / "models/published.yaml").read_text())["checkpoints"]
+"""Hub id → its pipeline's class, options, and ``component: [library, class, config]``."""
 
-@dataclass(frozen=True)
-class Passes:
-    """Peak bytes of the passes of one micro-batch, beyond weights and gradients; bytes and FLOPs of one sample.
-
-    ``flops``: "forward", "forward and backward" (recomputation included) and "decode".
-    """
-
-    sampling: int
-    update: int
-    decode: int
-    latent_bytes: int
-    media_bytes: int
-    flops: dict[str, float]
-
-
-class PeakMemory(TorchDispatchMode):
-    """Bytes of the tensors that live at once, at most, among those made in the with-block."""
-
-    def __init__(self):
-        super().__init__()
-        self.live = self.peak = 0
-        self.known: weakref.WeakSet = weakref.WeakSet()
-
-    def ignore(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Leave out what is there already."""
-        self.known.update(tensor.untyped_storage() for tensor in tensors)
-
-    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
-        out = operation(*arguments, **(keywords or {}))
-        for tensor in tree_leaves(out):
-            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
-            if storage is not None and storage not in self.known:
-                self.known.add(storage)
-                self._change(storage.nbytes())
-                weakref.finalize(storage, self._change, -storage.nbytes())
-        return out
-
-    def _change(self, by: int) -> None:
-        self.live += by
-        self.peak = max(self.peak, self.live)
+OPTIONS = ("boundary_ratio", "expand_timesteps", "is_distilled")
+"""Settings of a pipeline that are no components."""
 
 
 # ------------------------------------------------------------------------------------------------- models of shapes alone
+
+
+def empty_pipeline(path: str, dtypes: dict[str, torch.dtype], without: tuple[str, ...] = ()):
+    """The pipeline with every network on the meta device: shapes and dtypes, no weights and no tokenizers.
+
+    ``dtypes``: by component, "default" for the others. Raises InputError for a hub id whose architecture is not known here.
+    """
+    import diffusers
+
+    parts = dict(PUBLISHED[path] if path in PUBLISHED else _read(path))
+    loader = getattr(diffusers, parts.pop("pipeline"))
+    options = {name: parts.pop(name) for name in OPTIONS if name in parts}
+    made = {name: _build(*part, dtypes.get(name, dtypes["default"])) for name, part in parts.items() if name not in without}
+    expected, _ = loader._get_signature_keys(loader)
+    return loader(**{name: made.get(name) for name in sorted(expected)}, **options)
+
+
+def _build(library: str, name: str, config: dict, dtype: torch.dtype):
+    module = library if library in ("diffusers", "transformers") else f"diffusers.pipelines.{library}"
+    kind = getattr(importlib.import_module(module), name)
+    if not issubclass(kind, nn.Module):
+        return kind.from_config(config)
+    former = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            return kind(kind.config_class(**config)) if library == "transformers" else kind.from_config(config)
+    finally:
+        torch.set_default_dtype(former)
+
+
+def _read(path: str) -> dict:
+    """What `PUBLISHED` would hold of a local pipeline folder; tokenizers are left out."""
+    index = Path(path) / "model_index.json"
+    if not index.is_file():
+        known = f"give a local pipeline folder or one of {', '.join(PUBLISHED)}"
+        raise InputError(f"policy.path {path}: its architecture is not known; {known}")
+    content = read_object(index, f"policy.path {path}")
+    out = {"pipeline": content["_class_name"]} | {name: content[name] for name in OPTIONS if content.get(name) is not None}
+    for name, value in content.items():
+        if not isinstance(value, list) or len(value) != 2 or value[0] is None or "tokenizer" in name or name == "processor":
+            continue
+        library, kind = value
+        if library not in ("diffusers", "transformers", "ltx2"):
+            raise InputError(f"policy.path {path}: its {name} is of the library {library!r}, of which nothing is built")
+        file = Path(path) / name / (f"{name}_config.json" if name in ("scheduler", "guider") else "config.json")
+        config = read_object(file, f"policy.path {path}")
+        out[name] = [library, kind, {key: v for key, v in config.items() if not key.startswith("_")}]
+    return out
 
 
 def empty_policy(config: PolicyConfig, dtypes: dict[str, torch.dtype]) -> tuple[Policy, dict[str, nn.Module]]:
     """The policy of a config without weights (meta device), and its networks by name, text encoders included."""
     pipeline = empty_pipeline(resolve_model(config.path), dtypes)
     parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
-    policy = build_policy(config, "meta", pipeline)
-    return policy, parts
+    return build_policy(config, "meta", pipeline), parts
 
 
 class _EmptyTexts:
@@ -89,22 +106,23 @@ class _EmptyTexts:
         return [tuple(torch.empty(shape, dtype=self.dtype) for shape in self.shapes) for _ in texts]
 
 
-def _fill(policy: Policy) -> None:
-    """Replace what lies on the meta device by fake CPU tensors, with gradients already there."""
-    modules = [policy.network, *(part for part in policy.pipeline.components.values() if isinstance(part, nn.Module))]
-    for module in {id(m): m for root in modules for m in root.modules()}.values():
-        for name, value in module._parameters.items():
+def _fill(policy: Policy) -> list[torch.Tensor]:
+    """Replace what lies on the meta device by fake CPU tensors, with gradients already there; returns all that is held."""
+    parts = [policy.network, *(part for part in policy.pipeline.components.values() if isinstance(part, nn.Module))]
+    for tensors in (store for part in parts for module in part.modules() for store in (module._parameters, module._buffers)):
+        for name, value in tensors.items():
             if value is not None:
-                filled = nn.Parameter(torch.empty(value.shape, dtype=value.dtype), requires_grad=value.requires_grad)
-                filled.grad = torch.empty(value.shape, dtype=value.dtype) if value.requires_grad else None
-                module._parameters[name] = filled
-        for name, value in module._buffers.items():
-            if value is not None:
-                module._buffers[name] = torch.empty(value.shape, dtype=value.dtype)
+                filled = torch.empty(value.shape, dtype=value.dtype)
+                parameter = isinstance(value, nn.Parameter)
+                tensors[name] = nn.Parameter(filled, requires_grad=value.requires_grad) if parameter else filled
     for name, value in vars(policy).items():
         if isinstance(value, torch.Tensor):
             setattr(policy, name, torch.empty(value.shape, dtype=value.dtype))
     policy.device, policy.texts = torch.device("cpu"), _EmptyTexts(policy.text_shapes(), policy.dtype)
+    held = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+    for tensor in (tensor for tensor in held if tensor.requires_grad):
+        tensor.grad = torch.empty_like(tensor)
+    return held + [tensor.grad for tensor in held if tensor.grad is not None]
 
 
 # ---------------------------------------------------------------------------------------------------------------- passes
@@ -135,62 +153,67 @@ class _NoPadding(TorchFunctionMode):
         return out
 
 
-def measure_passes(policy: Policy, config: TrainConfig, rows: int) -> Passes:
-    """Run sampling, update and decoding of a micro-batch of an `empty_policy`, which is used up by it."""
-    levels = tuple(sigmas_S(config.sampler.steps, config.sampler.shift or policy.shift)[1:3].tolist())
+class PeakMemory(TorchDispatchMode):
+    """Bytes of the tensors that live at once, at most, among those made in the with-block; ``held`` are there already."""
+
+    def __init__(self, held: Iterable[torch.Tensor]):
+        super().__init__()
+        self.live = self.peak = 0
+        self.known = weakref.WeakSet(tensor.untyped_storage() for tensor in held)
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        out = operation(*arguments, **(keywords or {}))
+        for tensor in tree_leaves(out):
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+            if storage is not None and storage not in self.known:
+                self.known.add(storage)
+                self._change(storage.nbytes())
+                weakref.finalize(storage, self._change, -storage.nbytes())
+        return out
+
+    def _change(self, by: int) -> None:
+        self.live += by
+        self.peak = max(self.peak, self.live)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass of one micro-batch: peak bytes beyond weights and gradients, and FLOPs of one sample (recomputation included)."""
+
+    peak: int
+    flops: float
+
+
+def measure_passes(policy: Policy, config: TrainConfig, rows: int) -> tuple[Pass, Pass, Pass, int, int]:
+    """Sampling, update, decoding of a micro-batch of an `empty_policy`, which is used up; bytes of a sample's latents, media."""
+    sampler = config.sampler
+    levels = tuple(sigmas_S(sampler.steps, sampler.shift or policy.shift)[1:3].tolist())
+    with unset_fake_temporarily():  # a real tensor, since some adapters read noise levels to choose a network
+        sigma_B = torch.full((rows,), 0.95)
+
+    def latents() -> torch.Tensor:
+        return policy.noise([torch.Generator() for _ in range(rows)])
+
+    def transition(gradient: bool) -> None:
+        """One transition, with the gradient of its log-probability if asked for."""
+        x = latents()
+        velocity = policy.velocity(x, sigma_B, policy.encode([""] * rows))
+        given = {"prev": torch.empty_like(x), "noise": None} if gradient else {"prev": None, "noise": torch.empty_like(x)}
+        _, log_prob_B, _, _ = sampling.step(sampler.kind, x, velocity, *levels, sampler.level, **given)
+        if gradient:
+            log_prob_B.mean().backward()
+
+    def measured(run: Callable[[], object], gradient: bool = False) -> Pass:
+        with PeakMemory(held) as memory, torch.set_grad_enabled(gradient):
+            run()
+        with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(gradient):  # it holds tensors, so apart
+            run()
+        return Pass(memory.peak, counter.get_total_flops() / rows)
+
     with _FakeTensors(allow_non_fake_inputs=True), _NoPadding():
-        _fill(policy)
-        peaks = {}
-        for gradient in (False, True):
-            with PeakMemory() as memory, torch.set_grad_enabled(gradient):
-                memory.ignore(_tensors(policy))
-                _velocity_step(policy, config, rows, levels, gradient)
-            peaks[gradient] = memory.peak
-        with PeakMemory() as memory, torch.no_grad():
-            memory.ignore(_tensors(policy))
-            latents = _latents(policy, rows)
-            media = policy.decode(latents)
-            sizes = latents.nbytes // rows, media.nbytes // rows
-        return Passes(peaks[False], peaks[True], memory.peak, *sizes, _flops(policy))
-
-
-def _velocity_step(policy: Policy, config: TrainConfig, rows: int, levels: tuple[float, float], gradient: bool) -> None:
-    """One transition of a micro-batch, with the gradient of its log-probability if asked for."""
-    x, condition = _latents(policy, rows), policy.encode([""] * rows)
-    velocity = policy.velocity(x, _levels(rows), condition)
-    settings = config.sampler
-    previous = torch.empty_like(x) if gradient else None
-    noise = None if gradient else torch.empty_like(x)
-    _, log_prob_B, _, _ = sampling.step(settings.kind, x, velocity, *levels, settings.level, noise=noise, prev=previous)
-    if gradient:
-        log_prob_B.mean().backward()
-
-
-def _flops(policy: Policy) -> dict[str, float]:
-    """FLOPs of one sample: a forward pass, a forward and backward pass (recomputation included), a decoding."""
-    out = {}
-    for name, gradient in (("forward", False), ("forward and backward", True)):
-        with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(gradient):
-            velocity = policy.velocity(_latents(policy, 1), _levels(1), policy.encode([""]))
-            if gradient:
-                velocity.mean().backward()
-        out[name] = float(counter.get_total_flops())
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        policy.decode(_latents(policy, 1))
-    return out | {"decode": float(counter.get_total_flops())}
-
-
-def _latents(policy: Policy, rows: int) -> torch.Tensor:
-    return policy.noise([torch.Generator() for _ in range(rows)])
-
-
-def _levels(rows: int) -> torch.Tensor:
-    """Noise levels as a real tensor, since some adapters read them to choose a network."""
-    with unset_fake_temporarily():
-        return torch.full((rows,), 0.95)
-
-
-def _tensors(policy: Policy) -> list[torch.Tensor]:
-    parts = [part for part in policy.pipeline.components.values() if isinstance(part, nn.Module)]
-    weights = [p for part in parts for p in part.parameters()]
-    return [*weights, *(p.grad for p in weights if p.grad is not None), *(b for part in parts for b in part.buffers())]
+        held = _fill(policy)
+        forward, both = measured(lambda: transition(False)), measured(lambda: transition(True), gradient=True)
+        decode = measured(lambda: policy.decode(latents()))
+        with torch.no_grad():
+            x = latents()
+            return forward, both, decode, x.nbytes // rows, policy.decode(x).nbytes // rows

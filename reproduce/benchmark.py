@@ -28,7 +28,6 @@ from baselines import find_method
 from eval.markup import number, show
 from eval.tables import BASELINE
 from otca import presets
-from otca.architectures import empty_pipeline
 from otca.config import PolicyConfig
 from otca.errors import InputError
 from otca.files import resolve_model, write_atomic
@@ -38,6 +37,7 @@ from otca.plan import GPUS, plan
 from otca.prompts import load_prompts
 from otca.rewards.base import build_reward
 from otca.sampling import plan_of, velocity_at
+from otca.shapes import empty_pipeline
 from otca.signals import run_command
 from otca.trainer import Trainer
 from otca.types import Prompt

@@ -6,9 +6,9 @@ import csv
 import sys
 from pathlib import Path
 
-from otca.architectures import PUBLISHED
 from otca.config import PolicyConfig, TrainConfig
 from otca.models.base import PIPELINES, adapter_of
+from otca.shapes import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "otca" / "models" / "README.md"

@@ -10,12 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from baselines import find_method
 from otca.__main__ import main
-from otca.architectures import empty_pipeline
 from otca.config import PolicyConfig, TrainConfig
 from otca.errors import InputError
 from otca.models.base import build_policy
 from otca.plan import plan
-from otca.shapes import empty_policy
+from otca.shapes import empty_pipeline, empty_policy
 from otca.trainer import Trainer
 from tests.killed import finish
 from tests.toys import toy_settings

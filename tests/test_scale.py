@@ -15,9 +15,9 @@ from torch import nn
 
 from baselines import find_method
 from otca import presets
-from otca.architectures import PUBLISHED
+from otca.plan import RECIPES, describe_recipes, plan
 from otca.published_prompts import LISTS
-from otca.recipes import RECIPES, describe_recipes
+from otca.shapes import PUBLISHED
 from reproduce import benchmark, table1
 from reproduce.all import TABLES
 from reproduce.dry_run import preflight, seconds_each
@@ -49,20 +49,23 @@ def test_launchers_configs_are_read_by_accelerate(path):
         assert config.fsdp_config["fsdp_version"] == 2
 
 
+def config_of(recipe):
+    return presets.train_config(recipe.preset, recipe.method, find_method(recipe.method).settings, 0)
+
+
 def test_recipes_name_presets_and_launchers_that_exist_and_share_evenly():
     for recipe in RECIPES:
-        config = recipe.config(find_method(recipe.method))
-        launch = yaml.safe_load((ROOT / "otca" / "launch" / f"{recipe.launch}.yaml").read_text())
-        assert launch["num_processes"] == recipe.processes and ("fsdp" in recipe.launch) == (recipe.sharding == "fsdp2")
+        config, (processes, sharding) = config_of(recipe), recipe.machine
+        assert ("fsdp" in recipe.launch) == (sharding == "fsdp2")
         per_update = config.prompts_per_iteration // config.optimizer.updates_per_iteration
-        assert per_update % recipe.processes == 0
-        assert (per_update // recipe.processes * config.group_size) % config.micro_batch == 0
+        assert per_update % processes == 0
+        assert (per_update // processes * config.group_size) % config.micro_batch == 0
 
 
 def test_recipes_are_described_by_their_plans():
     recipe = next(recipe for recipe in RECIPES if recipe.preset == "image/sd35m-lora")
     said = describe_recipes(find_method, (recipe,))
-    made = recipe.plan(find_method(recipe.method))
+    made = plan(config_of(recipe), find_method(recipe.method), *recipe.machine)
     assert f"{made.peak / 2**30:.1f}" in said and f"{made.evaluations:,}" in said and "yes (24 GB)" in said
     assert said.endswith(f"--preset {recipe.preset} --method {recipe.method}\n") and "rewards --fetch hpsv2" in said
 
