@@ -1,4 +1,4 @@
-"""How far a credit agrees with the truth (METHOD §2.3): pure numbers, no models.
+"""How far a credit agrees with the truth: pure numbers, no models.
 
 T transitions, B trajectories in groups (one prompt each), K objectives, N continuations. The truth of a transition is what it
 added to the value of the state, δ_TBK; both it and the credit are compared after centring in the group at each (t, k).

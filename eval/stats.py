@@ -1,4 +1,4 @@
-"""Statistics of a few paired seeds (METHOD §8): an interval beside every number, a difference beside every comparison.
+"""Statistics of a few paired seeds: an interval beside every number, a difference beside every comparison.
 
 N is the number of runs (seeds) of one method; arrays are in seed order. A value that is NaN or infinite makes the result NaN: a
 broken run is never averaged away. What N cannot support is NaN too.

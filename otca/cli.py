@@ -193,6 +193,7 @@ def score(argv: list[str]) -> None:
 def credit_bench(argv: list[str]) -> None:
     """Score a rule against the truth set; print one line an objective."""
     from eval.evaluate import write_rows
+    from eval.markup import number, show
     from eval.truth_set import read_rule, score
 
     said = "Score a function credit(latents_SBD, reward_BK, group_B) of a Python file, which is run, against the true credit."
@@ -206,8 +207,8 @@ def credit_bench(argv: list[str]) -> None:
     rows = score(read_rule(given.rule), given.truth or TRUTH / f"truth-{given.modality}.safetensors")
     if given.out:
         write_rows(rows, given.out)
-    shown = [name for name in rows if not name.endswith(("_low", "_high"))]
-    print(rows[shown].to_string(index=False, float_format="%.3f"))
+    shown = {name.replace("_", " "): rows[name] for name in rows if not name.endswith(("_low", "_high"))}
+    show(str(given.rule), {name: [number(v, 3) if isinstance(v, float) else v for v in column] for name, column in shown.items()})
     for row in rows.to_dict("records"):
         interval = f"95 % CI {row['pooled_low']:.3f} to {row['pooled_high']:.3f}"
         print(f"{row['objective']}: pooled correlation {row['pooled']:.3f}, {interval}")

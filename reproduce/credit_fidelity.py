@@ -1,4 +1,4 @@
-"""Does a method credit the right steps? Credits of every method against Monte-Carlo truth (METHOD §2.3).
+"""Does a method credit the right steps? Credits of every method against Monte-Carlo truth.
 
     python -m reproduce.credit_fidelity --modality image            train, sample and measure what is missing, write results
     python -m reproduce.credit_fidelity --modality image --render   rebuild tables and figures from the published truth sets

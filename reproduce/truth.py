@@ -1,4 +1,4 @@
-"""Monte-Carlo truth: what each step of a trajectory was worth to each objective (METHOD §2.3); resumable.
+"""Monte-Carlo truth: what each step of a trajectory was worth to each objective; resumable.
 
 The value of a state is the mean reward of stochastic continuations from it, the true credit of a step the difference of its two
 states' values. A study samples as its tier trains, from a model that static multi-reward GRPO trains on a seed of no table:
