@@ -205,7 +205,7 @@ class _Judge:
             firsts = range(0, len(texts), CHUNK)
             raw_B3 = torch.cat([self._raw(pixel_BTCHW[i : i + CHUNK], texts[i : i + CHUNK]) for i in firsts])
             _rated[call] = (raw_B3 - self.mean_3) / self.std_3
-            if len(_rated) > KEPT:
+            while len(_rated) > KEPT:
                 _rated.popitem(last=False)
         return _rated[call]
 
