@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,10 @@ from eval.markup import Grid, show
 from eval.store import COST
 from otca import presets
 from otca.budget import evaluations_per_sample, scored_media
-from otca.config import TrainConfig
+from otca.config import EvalConfig, TrainConfig
 from otca.distributed import process_state
 from otca.errors import InputError
 from otca.files import model_notes, resolve_model
-from otca.models.base import Policy
 from otca.models.loading import component_dtypes
 from otca.prompts import evaluation_prompts, load_prompts
 from otca.rewards.base import build_reward, find_reward, is_remote
@@ -44,34 +44,27 @@ def preflight(name: str, tier: str, arms: list[RunSpec], root: Path) -> int:
     print(f"{name}, {tier} tier: {len(arms)} runs, {len(missing)} of them missing")
     configs = {arm: arm_config(arm) for arm in missing}
     trained = {arm: config for arm, config in configs.items() if arm.method != "base"}
-    problems: list[str] = []
-
-    def check(what: str, look: Callable[[], str]) -> None:
+    looks: dict[str, Callable[[], str]] = {}
+    for config in configs.values():
+        looks[f"model {config.policy.path}"] = partial(_where, config.policy.path)
+        looks[f"training prompts {config.prompts}"] = lambda source=config.prompts: f"{len(load_prompts(source)):,}"
+        looks |= {f"reward {reward}": partial(_source, reward, config.reward_files) for reward in config.rewards}
+    for modality in {arm.modality for arm in missing}:
+        place = f"{modality}/{tier}"
+        judged, files = presets.eval_config(place), presets.train_config(place, "base", {}, 0).reward_files
+        looks[f"evaluation prompts {judged.source}"] = partial(_judged_on, judged)
+        looks |= {f"held-out metric {metric}": partial(_source, metric, files) for metric in judged.held_out if metric != MOTION}
+    looks |= {"processes": partial(_shared, trained), "disk": partial(_disk, configs, tier, root)}
+    problems = []
+    for what, look in looks.items():
         try:
             print(f"  {what}: {look()}")
         except InputError as error:
-            problems.append(f"{what}: {error}")
-
-    for path in dict.fromkeys(config.policy.path for config in configs.values()):
-        check(f"model {path}", lambda path=path: _where(path))
-    for source in dict.fromkeys(config.prompts for config in configs.values()):
-        check(f"training prompts {source}", lambda source=source: f"{len(load_prompts(source)):,}")
-    for modality in dict.fromkeys(arm.modality for arm in missing):
-        evaluation = presets.eval_config(f"{modality}/{tier}")
-        said = f" × {evaluation.samples_per_prompt} samples"
-        check(f"evaluation prompts {evaluation.source}", lambda e=evaluation, said=said: f"{len(evaluation_prompts(e)):,}{said}")
-        files = presets.train_config(f"{modality}/{tier}", "base", {}, 0).reward_files
-        for metric in (metric for metric in evaluation.held_out if metric != MOTION):
-            check(f"held-out metric {metric}", lambda metric=metric, files=files: _source(metric, files))
-    for reward, files in dict.fromkeys((name, config.reward_files) for config in configs.values() for name in config.rewards):
-        check(f"reward {reward}", lambda reward=reward, files=files: _source(reward, files))
-    check("processes", lambda: _shared(trained))
-    check("disk", lambda: _disk(configs, tier, root))
-    grid, whole = _costs(trained, root)
+            problems.append(f"  in the way: {what}: {error}")
     if trained:
+        grid, whole = _costs(trained, root)
         show("To train", grid, f"{whole:,} network evaluations, guidance not counted; more: python -m otca plan")
-    for problem in problems:
-        print(f"  in the way: {problem}")
+    print("\n".join(problems), end="\n" * bool(problems))
     return 2 if problems else 0
 
 
@@ -80,22 +73,20 @@ def _costs(trained: dict[RunSpec, TrainConfig], root: Path) -> tuple[Grid, int]:
 
     A run's seconds of training are taken as linear in both, fitted to the finished runs of the same modality and tier.
     """
-    seeds, whole = Counter((arm.modality, arm.tier, arm.name) for arm in trained), 0
-    budgets = {}
-    for arm, config in trained.items():
-        method, samples = find_method(arm.method), config.iterations * config.prompts_per_iteration * config.group_size
-        budgets[arm.modality, arm.tier, arm.name] = np.array(
-            [samples * evaluations_per_sample(config, method), samples * scored_media(config, method) * len(config.rewards)]
-        )
-    rows = []
-    for key, count in seeds.items():
-        evaluations, calls = budgets[key] * count
+    seeds = Counter((arm.modality, arm.tier, arm.name) for arm in trained)
+    one = {(arm.modality, arm.tier, arm.name): (config, find_method(arm.method)) for arm, config in trained.items()}
+    rows, whole = [], 0
+    for (modality, tier, name), (config, method) in one.items():
+        count = seeds[modality, tier, name]
+        samples = count * config.iterations * config.prompts_per_iteration * config.group_size
+        evaluations = samples * evaluations_per_sample(config, method)
+        calls = samples * scored_media(config, method) * len(config.rewards)
         whole += evaluations
-        rates = seconds_each(root / key[0] / key[1])
-        hours = "?" if rates is None else f"{count * budgets[key] @ rates / 3600:.2f}"
-        rows.append((key[2], key[0], str(count), f"{evaluations:,}", f"{calls:,}", hours))
+        rates = seconds_each(root / modality / tier)
+        hours = "?" if rates is None else f"{np.array([evaluations, calls]) @ rates / 3600:.2f}"
+        rows.append((name, modality, str(count), f"{evaluations:,}", f"{calls:,}", hours))
     heads = ("Method", "Modality", "Runs", "Network evaluations", "Reward calls", "Hours")
-    return dict(zip(heads, (list(column) for column in zip(*rows)))), whole
+    return {head: list(column) for head, column in zip(heads, zip(*rows))}, whole
 
 
 def seconds_each(runs: Path) -> np.ndarray | None:
@@ -143,28 +134,33 @@ def _shared(trained: dict[RunSpec, TrainConfig]) -> str:
     return str(world)
 
 
+def _judged_on(evaluation: EvalConfig) -> str:
+    return f"{len(evaluation_prompts(evaluation)):,} × {evaluation.samples_per_prompt} samples"
+
+
 def _disk(configs: dict[RunSpec, TrainConfig], tier: str, root: Path) -> str:
     """Space that models, encoded prompts, checkpoints and media take, or InputError where there is less."""
-    trained = [config for arm, config in configs.items() if arm.method != "base"]
     models = {config.policy: empty_policy(config.policy, component_dtypes(config.policy)) for config in configs.values()}
-    missing = {policy.path: parts for policy, (_, parts) in models.items() if _where(policy.path) == MISSING}
-    caches = {  # as many texts as the largest of the runs that share a cache
-        (config.policy.prompt_cache, config.policy.path): _encoding(models[config.policy][0])
-        * min(config.iterations * config.prompts_per_iteration, _listed(config.prompts))
-        for config in trained
-        if config.policy.prompt_cache
-    }
-    media = 0
+    absent = {policy.path: parts for policy, (_, parts) in models.items() if _where(policy.path) == MISSING}
+    media, checkpoints, caches = 0, 0, {}
     for arm, config in configs.items():
-        evaluation, policy = presets.eval_config(f"{arm.modality}/{tier}"), config.policy
-        frames = policy.frames or model_notes(resolve_model(policy.path)).get("frames", 1)
-        height, width = evaluation.height or policy.height, evaluation.width or policy.width
-        media += round(3 * evaluation.prompts * evaluation.samples_per_prompt * frames * height * width * COMPRESSION)
+        evaluation, settings, policy = presets.eval_config(f"{arm.modality}/{tier}"), config.policy, models[config.policy][0]
+        frames = settings.frames or model_notes(resolve_model(settings.path)).get("frames", 1)
+        pixels = frames * (evaluation.height or settings.height) * (evaluation.width or settings.width)
+        media += round(3 * evaluation.prompts * evaluation.samples_per_prompt * pixels * COMPRESSION)
+        if arm.method == "base":
+            continue
+        weights = sum(p.numel() * p.element_size() for p in policy.trainable_parameters())
+        checkpoints += (config.keep_last + 2) * 4 * weights  # weights, two moments, an average; the best and one in writing
+        if settings.prompt_cache:  # as many texts as the largest of the runs that share a cache
+            encoding = sum(math.prod(shape) for shape in policy.text_shapes()) * policy.dtype.itemsize
+            texts = min(config.iterations * config.prompts_per_iteration, _listed(config.prompts))
+            key = settings.prompt_cache, settings.path
+            caches[key] = max(caches.get(key, 0), encoding * texts)
     parts = {
-        "models, in bf16": 2 * sum(p.numel() for made in missing.values() for part in made.values() for p in part.parameters()),
+        "models, in bf16": 2 * sum(p.numel() for made in absent.values() for part in made.values() for p in part.parameters()),
         "encoded prompts": sum(caches.values()),
-        # weights, two moments, an average; the best and one in writing
-        "checkpoints": sum((c.keep_last + 2) * 4 * _trained_bytes(models[c.policy][0]) for c in trained),
+        "checkpoints": checkpoints,
         "media": media,
     }
     needed = sum(parts.values())
@@ -174,14 +170,6 @@ def _disk(configs: dict[RunSpec, TrainConfig], tier: str, root: Path) -> str:
     if needed > free:
         raise InputError(f"{said}; make room, or run fewer arms at a time")
     return said
-
-
-def _encoding(policy: Policy) -> int:
-    return sum(math.prod(shape) for shape in policy.text_shapes()) * policy.dtype.itemsize
-
-
-def _trained_bytes(policy: Policy) -> int:
-    return sum(p.numel() * p.element_size() for p in policy.trainable_parameters())
 
 
 def _listed(prompts: str) -> int:
