@@ -49,17 +49,9 @@ def generated(policy: Policy, config: EvalConfig, seed: int, rank: int = 0, worl
             f"prompts {config.source}: the id {twin!r} comes {times} times; rows and files go by it, so number them anew"
         )
     batch = _batch(prompts_P, list(range(len(prompts_P))), config.samples_per_prompt, seed)
-    count = len(batch.prompts)
-    share = [i % count for i in range(rank, -(-count // world) * world, world)]
-    policy.encode_ahead(batch.prompts[i].text for i in share)
-    for first in range(0, len(share), config.batch):
-        chosen = share[first : first + config.batch]
-        part = Batch(
-            prompts=[batch.prompts[i] for i in chosen],
-            group_B=batch.group_B[chosen],
-            seed_B=[batch.seed_B[i] for i in chosen],
-            initial_seed_B=[batch.initial_seed_B[i] for i in chosen],
-        )
+    parts = list(batch.parts(rank, world, config.batch))
+    policy.encode_ahead(prompt.text for _, part in parts for prompt in part.prompts)
+    for chosen, part in parts:
         with policy.sized(config.height, config.width):
             sampled = rollout(policy, part, ode_plan(config.steps, config.shift or policy.shift, config.batch))
         media_BFCHW = sampled.media_BFCHW.cpu()

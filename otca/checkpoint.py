@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,10 +13,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from otca.errors import InputError
-from otca.files import PARTIAL, flush_tree, verify_hashes, write_hashes
+from otca.errors import InputError, printable
+from otca.files import folder_aside, verify_hashes
 from otca.models.base import Policy
 from otca.sharding import copy_whole, like, whole_on_cpu
+
+Copies = Mapping[str, list[torch.Tensor]]
+"""Further weights that a run keeps, by name (average, old_policy), in the order of the trained ones; lists may be empty."""
 
 
 @dataclass
@@ -43,69 +45,48 @@ def iteration_of(path: Path) -> int:
     return int(path.name.removeprefix("iteration_"))
 
 
-def prunable(found: list[int], every: int, last: int, best: int | None) -> list[int]:
-    """Which of the iterations with a checkpoint, in ascending order, need none any more.
-
-    Those stay that are the newest, the newest ``last`` of those that are multiples of ``every``, or the best in validation.
-    """
-    scheduled = [n for n in found if n % every == 0 or n == found[-1]]
-    stay = {*found[-1:], *scheduled[-last:], best}
-    return [n for n in found if n not in stay]
-
-
 def save_checkpoint(
-    folder: Path,
-    progress: Progress,
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    copies: Mapping[str, list[torch.Tensor]],
-    write: bool = True,
+    folder: Path, progress: Progress, policy: Policy, optimizer: torch.optim.Optimizer, copies: Copies, write: bool = True
 ) -> Path:
     """Write ``checkpoints/iteration_<n>`` (the state after n iterations), unless it is there.
 
-    ``copies`` are further weights that the run keeps, by name (averaged, lagged); empty ones are left out. Every process calls
-    it, since weights may lie in shards; the main one is to ``write``. What is written is whole, however it was trained. Raises
-    InputError where it cannot be written: older checkpoints are as they were.
+    Every process calls it, since weights may lie in shards; the main one is to ``write``. What is written is whole, however
+    it was trained. Raises InputError where it cannot be written: older checkpoints are as they were.
     """
     target = folder / "checkpoints" / f"iteration_{progress.iteration:06d}"
     if target.exists():
         return target
-    aside = target.with_name(f".{target.name}{PARTIAL}")
     states = optimizer.state_dict()["state"]
     moments = {f"{index}.{name}": torch.as_tensor(v) for index, s in states.items() for name, v in s.items()}
     files = {"optimizer": moments} | {name: {str(i): w for i, w in enumerate(kept)} for name, kept in copies.items() if kept}
     needed = _bytes(policy.trainable_parameters()) + sum(_bytes(tensors.values()) for tensors in files.values())
     try:
-        if write:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-            if shutil.disk_usage(aside).free < needed:
-                raise InputError(_no_room(target, needed, "there is less room"))
-        policy.save(aside, write)
-        for name, tensors in files.items():
-            state = whole_on_cpu(tensors, write)
+        with folder_aside(target, write) as aside:
+            if write and shutil.disk_usage(aside).free < needed:
+                raise OSError("there is less room")
+            policy.save(aside, write)
+            for name, tensors in files.items():
+                state = whole_on_cpu(tensors, write)
+                if write:
+                    save_file(state, aside / f"{name}.safetensors")
             if write:
-                save_file(state, aside / f"{name}.safetensors")
-        if not write:
-            return target
-        (aside / "state.json").write_text(json.dumps(dataclasses.asdict(progress)) + "\n")
-        write_hashes(aside)
-        flush_tree(aside)
-        os.replace(aside, target)
-        flush_tree(target.parent)
+                (aside / "state.json").write_text(json.dumps(dataclasses.asdict(progress)) + "\n")
     except (OSError, SafetensorError) as error:
-        raise InputError(_no_room(target, needed, " ".join(str(error).split()))) from error
-    finally:
-        if write:
-            shutil.rmtree(aside, ignore_errors=True)
+        free = shutil.disk_usage(folder).free
+        raise InputError(
+            f"checkpoint {target} needs {needed / 2**20:.1f} MiB and could not be written ({printable(error)}; "
+            f"{free / 2**20:.1f} MiB free, and ulimit -f may allow less); the older checkpoints are whole: make room and start "
+            "the same command again"
+        ) from error
     return target
 
 
-def load_checkpoint(
-    path: Path, policy: Policy, optimizer: torch.optim.Optimizer, copies: Mapping[str, list[torch.Tensor]]
-) -> Progress:
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def load_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer, copies: Copies) -> Progress:
     """Restore a verified checkpoint in place and return how far it was."""
-    verify_hashes(path)
     policy.load(path)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     packed: dict[int, dict[str, torch.Tensor]] = {}
@@ -114,12 +95,8 @@ def load_checkpoint(
         packed.setdefault(int(index), {})[name] = like(value, parameters[int(index)])
     optimizer.load_state_dict({"state": packed, "param_groups": optimizer.state_dict()["param_groups"]})
     for name, weights in copies.items():
-        if not weights:
-            continue
-        if not (path / f"{name}.safetensors").is_file():
-            raise InputError(f"checkpoint {path} holds no {name} weights, which this run keeps; start a new run")
-        for i, weight in load_file(path / f"{name}.safetensors").items():
-            copy_whole(weights[int(i)], weight)
+        if weights:
+            _load_copies(path, name, weights)
     return Progress(**json.loads((path / "state.json").read_text()))
 
 
@@ -129,13 +106,18 @@ def load_weights(path: Path, policy: Policy, weights: str = "auto") -> bool:
     Raises InputError where the average is asked for and the run kept none.
     """
     policy.load(path)
-    file = path / "average.safetensors"
-    if not averages(weights, file.is_file(), str(path)):
-        return False
-    parameters = policy.trainable_parameters()
+    averaged = averages(weights, (path / "average.safetensors").is_file(), str(path))
+    if averaged:
+        _load_copies(path, "average", policy.trainable_parameters())
+    return averaged
+
+
+def _load_copies(path: Path, name: str, into: list[torch.Tensor]) -> None:
+    file = path / f"{name}.safetensors"
+    if not file.is_file():
+        raise InputError(f"checkpoint {path} holds no {name} weights, which this run keeps; start a new run")
     for i, weight in load_file(file).items():
-        copy_whole(parameters[int(i)], weight)
-    return True
+        copy_whole(into[int(i)], weight)
 
 
 def averages(weights: str, kept: bool, what: str) -> bool:
@@ -148,16 +130,15 @@ def averages(weights: str, kept: bool, what: str) -> bool:
 def latest_valid_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint of a run whose hashes are right (None for a run without any), and what is wrong with newer ones.
 
-    Raises InputError where there are checkpoints and none is whole.
+    Raises InputError where there are checkpoints and none is valid.
     """
     integrity_errors = []
     for path in reversed(checkpoints(folder)):
         try:
             verify_hashes(path)
+            return path, integrity_errors
         except InputError as error:
             integrity_errors.append(str(error))
-            continue
-        return path, integrity_errors
     if integrity_errors:
         raise InputError(
             f"{folder}: no checkpoint is whole ({'; '.join(integrity_errors)}); restore one, or delete the folder to start anew"
@@ -173,19 +154,9 @@ def remove_after(folder: Path, iteration: int) -> None:
 
 
 def remove_prunable(folder: Path, every: int, last: int, best: int | None) -> None:
-    """Remove the checkpoints that `prunable` names."""
+    """Remove all checkpoints but the newest, the newest ``last`` of multiples of ``every``, and the best in validation."""
     found = {iteration_of(path): path for path in checkpoints(folder)}
-    for n in prunable(list(found), every, last, best):
+    newest = max(found, default=None)
+    scheduled = [n for n in found if n % every == 0 or n == newest]
+    for n in found.keys() - {newest, best, *scheduled[-last:]}:
         shutil.rmtree(found[n])
-
-
-def _bytes(tensors) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _no_room(target: Path, needed: int, why: str) -> str:
-    free = shutil.disk_usage(target.parents[1]).free
-    return (
-        f"checkpoint {target} needs {needed / 2**20:.1f} MiB and could not be written ({why}; {free / 2**20:.1f} MiB free, and "
-        "ulimit -f may allow less); the older checkpoints are whole: make room and start the same command again"
-    )

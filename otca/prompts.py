@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -29,8 +29,6 @@ FILE_KEYS = ("file", "file_name", "image", "image_path", "video", "video_path")
 
 MAX_NAME = 255
 """Characters of an id, which names rows and files, and of the name of a file."""
-MAX_DEPTH = 20
-"""Levels of a spec; those of the embedded tasks have four."""
 
 
 def load_prompts(source: str, count: int | None = None) -> list[Prompt]:
@@ -69,19 +67,11 @@ def stream_prompts(source: str) -> Iterator[Prompt]:
     if path.suffix not in READERS:
         raise InputError(f"prompts file {path}: unknown ending {path.suffix!r}; use {', '.join(READERS)}")
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            yield from READERS[path.suffix](path, file)
-    except UnicodeDecodeError as error:
-        raise InputError(f"prompts file {path}, line {_undecodable(path)}: not UTF-8 ({error.reason}); convert it") from error
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            for number, (line, row) in enumerate(READERS[path.suffix](path, file), start=1):
+                yield _prompt(f"prompts file {path}, line {line}", number, row)
     except OSError as error:
         raise InputError(f"prompts file {path} cannot be read ({error.strerror})") from error
-
-
-def _undecodable(path: Path) -> int:
-    """Number of the first line that is not UTF-8."""
-    with open(path, "rb") as file:
-        lines = [line.decode(errors="replace").encode() == line for line in file]
-    return lines.index(False) + 1
 
 
 def _embedded(source: str, count: int) -> list[Prompt]:
@@ -96,70 +86,67 @@ def _embedded(source: str, count: int) -> list[Prompt]:
     return grammars[modality].prompts(split, count)
 
 
-def _read_jsonl(path: Path, file) -> Iterator[Prompt]:
-    lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-    for row, (number, line) in enumerate(lines, start=1):
-        content = parse_json(line, f"prompts file {path}, line {number}")
-        if not isinstance(content, dict):
-            raise InputError(f"prompts file {path}, line {number}: expected an object, found {type(content).__name__}")
-        yield _prompt(path, number, row, content)
+Rows = Iterator[tuple[int, Any]]
+"""Of a file: the number of the line, and the object (or only the text) that it holds."""
 
 
-def _read_table(path: Path, file) -> Iterator[Prompt]:
+def _read_jsonl(path: Path, file: TextIO) -> Rows:
+    for line, text in enumerate(file, start=1):
+        if text.strip():
+            yield line, parse_json(text, f"prompts file {path}, line {line}")
+
+
+def _read_table(path: Path, file: TextIO) -> Rows:
     reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-    ended = 0  # the line on which the last row ended
+    ended = 1  # the line on which the last row ended
     try:
-        for row, cells in enumerate(reader, start=1):
+        for cells in reader:
             if None in cells:
                 wide = len(reader.fieldnames) + len(cells[None])
                 raise csv.Error(f"{wide} cells under a header of {len(reader.fieldnames)}; quote texts that hold the separator")
             if any(cell and '\\"' in cell for cell in cells.values()):
                 raise csv.Error('a quote after a backslash; double it instead: ""')
-            yield _prompt(path, reader.line_num, row, cells)
+            yield reader.line_num, cells
             ended = reader.line_num
     except csv.Error as error:
-        raise InputError(f"prompts file {path}, line {max(ended + 1, 2)}: malformed CSV ({error})") from error
+        raise InputError(f"prompts file {path}, line {ended + 1}: malformed CSV ({error})") from error
 
 
-def _read_lines(path: Path, file) -> Iterator[Prompt]:
-    lines = ((number, line.strip()) for number, line in enumerate(file, start=1) if line.strip())
-    for row, (number, text) in enumerate(lines, start=1):
-        yield _prompt(path, number, row, {"prompt": text})
+def _read_lines(path: Path, file: TextIO) -> Rows:
+    for line, text in enumerate(file, start=1):
+        if text.strip():
+            yield line, text.strip()
 
 
-def _read_json(path: Path, file) -> Iterator[Prompt]:
+def _read_json(path: Path, file: TextIO) -> Rows:
     content = parse_json(file.read(), f"prompts file {path}")
     if isinstance(content, dict) and content and all(isinstance(text, str) for text in content.values()):  # VBench's own lists
         content = [{"file": name, "prompt": text} for name, text in content.items()]
     lists = content if isinstance(content, dict) else {"": content}
-    number = 0
     for key, rows in lists.items():
         if not isinstance(rows, list):
             raise InputError(f"prompts file {path}: expected a list of prompts{f' under {key[:60]!r}' if key else ''}")
-        for row in rows:
-            number += 1
-            yield _prompt(path, number, number, row if isinstance(row, dict) else {"prompt": row})
+    yield from enumerate(itertools.chain(*lists.values()), start=1)
 
 
 READERS = {".jsonl": _read_jsonl, ".csv": _read_table, ".tsv": _read_table, ".txt": _read_lines, ".json": _read_json}
 
 
-def _prompt(path: Path, line: int, number: int, row: dict) -> Prompt:
+def _prompt(where: str, number: int, row: Any) -> Prompt:
     """The prompt of one row, whose id is its number among the rows, from 1, unless it has its own."""
-    named = {key.lower(): value for key, value in row.items() if isinstance(key, str)}
+    cells = row if isinstance(row, dict) else {"prompt": row}
+    named = {key.lower(): value for key, value in cells.items() if isinstance(key, str)}
     text = next((named[key] for key in TEXT_KEYS if key in named), None)
+    file = next((named[key] for key in FILE_KEYS if key == "file" or isinstance(named.get(key), str) if named.get(key)), None)
     try:
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"no text under the key {', '.join(map(repr, TEXT_KEYS))}")
         text.encode()
-        spec = _spec(named.get("spec"))
-        file = next((named[key] for key in FILE_KEYS if key == "file" or isinstance(named.get(key), str) if named.get(key)), None)
-        return Prompt(_name("id", named.get("id")) or f"{number:06d}", text, spec, _name("file", file))
+        return Prompt(_name("id", named.get("id")) or f"{number:06d}", text, _spec(named.get("spec")), _name("file", file))
     except UnicodeEncodeError as error:
-        half = f"{text[error.start]!r} is half of a surrogate pair and no character; mend the file"
-        raise InputError(f"prompts file {path}, line {line}: {half}") from error
+        raise InputError(f"{where}: not UTF-8 ({text[error.start]!r} is no character); convert the file") from error
     except InputError as error:
-        raise InputError(f"prompts file {path}, line {line}: {error}") from error
+        raise InputError(f"{where}: {error}") from error
 
 
 def _name(key: str, value: Any) -> str | None:
@@ -176,23 +163,14 @@ def _name(key: str, value: Any) -> str | None:
 
 def _spec(value: Any) -> dict[str, Any] | None:
     """A spec as an object, which files that hold only texts give as JSON."""
-    if value is None or value == "":
-        return None
-    spec = parse_json(value, "'spec'") if isinstance(value, str) else value
+    spec = parse_json(value, "'spec'") if isinstance(value, str) and value else value or None
     if spec is not None and not isinstance(spec, dict):
         raise InputError(f"'spec' is of type {type(spec).__name__}; it must be an object")
-    if _deeper(spec, MAX_DEPTH):
-        raise InputError(f"'spec' is nested more than {MAX_DEPTH} levels deep")
     try:
         json.dumps(spec, allow_nan=False, ensure_ascii=False).encode()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"'spec' holds what no JSON may ({printable(error)})") from error
     return spec
-
-
-def _deeper(value: Any, levels: int) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return bool(inner) and (levels == 0 or any(_deeper(part, levels - 1) for part in inner))
 
 
 def prompt_order(length: int, seed: int, first: int, count: int) -> list[int]:

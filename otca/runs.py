@@ -9,18 +9,20 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 import yaml
-from jsonargparse import ArgumentParser
 
 import otca
 from otca.config import TrainConfig
-from otca.errors import InputError, one_line, printable
+from otca.errors import InputError, printable
 from otca.files import changed_files, sha256, write_atomic
 from otca.parser import check_settings, make_parser, read_settings
+from otca.tracking import flat_settings
+from otca.untrusted import read_object
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "scipy", "numpy")
 CODE = ("otca", "baselines", "eval", "reproduce", "requirements.txt")
@@ -29,6 +31,8 @@ RECORDED = ("config.yaml", "train.csv", "validation.csv", "scores.csv.gz", "sets
 """Files whose hashes the manifest lists, where they exist."""
 MANIFEST = "manifest.json"
 """Name of the file that ends a run."""
+OVERRIDDEN = "overridden.jsonl"
+"""File of a run's folder with a line for each change of its config on the way: what changed, and from which iteration."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,7 @@ class RunSpec:
         return f"{self.name} seed {self.seed}"
 
 
-OVERRIDDEN = "overridden.jsonl"
-"""File of a run's folder with a line for each change of its config on the way: what changed, and from which iteration."""
-
-
+# --------------------------------------------------------------------------------------------------------------- config
 def changed_settings(folder: Path, config: TrainConfig, override: bool = False) -> list[str]:
     """What a folder's run had otherwise, as ``key: before → after``.
 
@@ -100,6 +101,12 @@ def begin_run(folder: Path, config: TrainConfig, override: bool = False, iterati
     write_atomic(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
 
+def differing(before: Mapping, after: Mapping, defaults: Mapping | None = None) -> list[str]:
+    """``key: before → after`` of every difference of two nested settings, keys dotted; what ``before`` lacks had the default."""
+    old, new = flat_settings(defaults or {}) | flat_settings(before), flat_settings(after)
+    return [f"{key}: {old.get(key)} → {new.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+
+
 def config_of(run: Path) -> TrainConfig:
     """The config of a run; settings that are newer than the run have their defaults.
 
@@ -108,7 +115,9 @@ def config_of(run: Path) -> TrainConfig:
     path = run / "config.yaml"
     if not path.is_file():
         raise InputError(f"run {run} has no config.yaml; give a folder that `python -m otca train` wrote")
-    content, options = read_settings(path), _options()
+    options = make_parser("train", "")
+    options.add_class_arguments(TrainConfig)
+    content = read_settings(path)
     check_settings(content, options, path)
     try:
         given = options.instantiate(options.parse_object(content))
@@ -117,25 +126,7 @@ def config_of(run: Path) -> TrainConfig:
     return TrainConfig(**{f.name: given[f.name] for f in dataclasses.fields(TrainConfig)})
 
 
-@functools.cache
-def _options() -> ArgumentParser:
-    options = make_parser("train", "")
-    options.add_class_arguments(TrainConfig)
-    return options
-
-
-def differing(before: dict, after: dict, defaults: dict | None = None, prefix: str = "") -> list[str]:
-    """``key: before → after`` of every difference of two nested dicts, keys dotted; what ``before`` lacks had the default."""
-    out, defaults = [], defaults or {}
-    for key in sorted({*before, *after}):
-        old, new = before.get(key, defaults.get(key)), after.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            out += differing(old, new, defaults.get(key), f"{prefix}{key}.")
-        elif old != new:
-            out.append(f"{prefix}{key}: {old} → {new}")
-    return out
-
-
+# ------------------------------------------------------------------------------------------------------------- manifest
 @functools.cache
 def code_of(root: Path = Path(__file__).parents[1]) -> dict:
     """This software's ``version``; ``commit`` of its checkout, None where it is no checkout or git cannot tell; and whether the
@@ -182,17 +173,16 @@ def _short_hash(content: dict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether the run has its manifest."""
+    return (folder / MANIFEST).is_file()
+
+
 def read_manifest(run: Path) -> dict:
-    """The manifest of a finished run. Raises InputError, in one line that names the file, where there is none or what is none."""
-    path = run / MANIFEST
-    if not path.is_file():
-        raise InputError(f"{path} is missing; restore it, or delete the run and make it again")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no manifest of a run ({one_line(error)}); restore it") from error
-    if not (isinstance(content, dict) and isinstance(content.get("files"), dict) and "hash" in content):
-        raise InputError(f"{path} is no manifest of a run (it lacks hash or files); restore it")
+    """The manifest of a finished run. Raises InputError, naming the file, where there is none or what is none."""
+    content = read_object(run / MANIFEST, "manifest")
+    if not (isinstance(content.get("files"), dict) and "hash" in content):
+        raise InputError(f"{run / MANIFEST} is no manifest of a run (it lacks hash or files); restore it")
     return content
 
 
@@ -207,8 +197,3 @@ def integrity_errors(folder: Path) -> list[str]:
     found = _short_hash(manifest)
     edited = [] if found == claimed else [f"{folder / MANIFEST} was edited: its hash is {found}, not {claimed}"]
     return edited + changed_files(folder, manifest["files"])
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether the run has its manifest."""
-    return (folder / MANIFEST).is_file()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import select
 import signal
 import sys
 import threading
@@ -20,15 +19,8 @@ GRACE = 15.0
 """Seconds for which a signal is put off, so that an update in progress can reach its iteration's end."""
 LAST_CALL = 28.0
 """Seconds after which a process that was told to stop ends whatever it does; what is on disk is whole at any time."""
-FULL = {
-    errno.ENOSPC: "no space is left on the device",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file would be larger than the limit on file sizes (ulimit -f)",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "permission is denied",
-    errno.EIO: "the device answers with an input/output error",
-}
-"""What the system says of a file or folder that cannot be used, in words."""
+OF_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+"""Errors of a file or folder that the user can mend."""
 
 
 class Terminated(BaseException):
@@ -55,26 +47,34 @@ def run_command(program: str, command: Callable[[], int | None]) -> int:
         code = command() or 0
         sys.stdout.flush()
         return code
-    except (InputError, RewardError, TrainingError, FileNotFoundError, argparse.ArgumentError) as error:
-        return _say(f"{program}: error: {error}{_notes(error)}", 2)
     except BrokenPipeError:
-        if not _reader_left():
-            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write is dropped
         return 128 + signal.SIGPIPE
-    except OSError as error:
-        if error.errno not in FULL:
+    except BaseException as stop:
+        code, said = _ending(stop)
+        if code is None:
             raise
-        file = error.filename or "a file"
-        return _say(f"{program}: error: {file}: {FULL[error.errno]}; mend that or choose another folder, and start again", 2)
-    except KeyboardInterrupt as stop:
-        return _say(f"{program}: interrupted{_notes(stop)}", 128 + signal.SIGINT)
-    except Terminated as stop:
-        return _say(f"{program}: stopped by SIGTERM{_notes(stop)}", 128 + signal.SIGTERM)
+        notes = getattr(stop, "__notes__", ())  # the trainer's: where the same command goes on
+        print(printable("; ".join([f"{program}: {said}", *notes])), file=sys.stderr)
+        return code
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         if _signals.last_call is not None:
             _signals.last_call.cancel()
+
+
+def _ending(stop: BaseException) -> tuple[int | None, str]:
+    """Exit code and words of what ends a command; no code for a fault of the program."""
+    if isinstance(stop, InputError | RewardError | TrainingError | FileNotFoundError | argparse.ArgumentError):
+        return 2, f"error: {stop}"
+    if isinstance(stop, OSError) and stop.errno in OF_THE_PLACE:
+        return 2, f"error: {stop.filename or 'a file'}: {stop.strerror}; mend that or choose another folder, and start again"
+    if isinstance(stop, KeyboardInterrupt):
+        return 128 + signal.SIGINT, "interrupted"
+    if isinstance(stop, Terminated):
+        return 128 + signal.SIGTERM, "stopped by SIGTERM"
+    return None, ""
 
 
 @contextmanager
@@ -95,11 +95,8 @@ def _listen() -> dict[int, object]:
     """Take over SIGINT, SIGTERM and the alarm; returns who had them."""
     global _signals
     _signals = _Signals()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
-    for number, handler in zip(numbers, (_stop, _stop, lambda *_: _act())):
-        signal.signal(number, handler)
-    return before
+    numbers = {signal.SIGINT: _stop, signal.SIGTERM: _stop, signal.SIGALRM: _act}
+    return {number: signal.signal(number, handler) or signal.SIG_DFL for number, handler in numbers.items()}
 
 
 def _stop(number: int, _frame: object) -> None:
@@ -116,26 +113,6 @@ def _stop(number: int, _frame: object) -> None:
         _act()
 
 
-def _act() -> None:
+def _act(*_: object) -> None:
     _signals.acted = True
     raise Terminated if _signals.first == signal.SIGTERM else KeyboardInterrupt
-
-
-def _reader_left() -> bool:
-    """Whether standard output is a pipe that nobody reads any more; what was still to be written is then dropped."""
-    asked = select.poll()
-    asked.register(sys.stdout, 0)
-    left = any(events & select.POLLERR for _, events in asked.poll(0))
-    if left:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return left
-
-
-def _notes(stop: BaseException) -> str:
-    """What the trainer noted on its way out: where the same command goes on."""
-    return "".join(f"; {note}" for note in getattr(stop, "__notes__", ()))
-
-
-def _say(message: str, code: int) -> int:
-    print(printable(message), file=sys.stderr)
-    return code

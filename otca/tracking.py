@@ -1,11 +1,11 @@
-"""Rows of a run: a CSV file that survives a resume, and optional live trackers through accelerate."""
+"""Rows of a run: a CSV file that survives a resume, and what live trackers of accelerate are given."""
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import os
 import time
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,55 +21,46 @@ class RowLog:
 
     def __init__(self, path: Path, first_iteration: int = 0, sparse: bool = False):
         self.path = path
-        self.columns: list[str] | None = None
-        kept = self._drop_from(first_iteration) if path.exists() else 0
-        if not sparse and kept != first_iteration:
+        text = path.read_text() if path.exists() else ""
+        head, *rows = text.split("\n")[:-1] or [""]  # a line that was cut short has no end
+        kept = [row for row in rows if int(row.partition(",")[0]) < first_iteration]
+        if not sparse and len(kept) != first_iteration:
             raise InputError(
-                f"{path} has rows of {kept} iterations, and the checkpoint is of {first_iteration}; restore the file, or delete "
-                "the folder to start anew"
+                f"{path} has rows of {len(kept)} iterations, and the checkpoint is of {first_iteration}; restore the file, or "
+                "delete the folder to start anew"
             )
-
-    def _drop_from(self, first_iteration: int) -> int:
-        with open(self.path, newline="") as file:
-            reader = csv.DictReader(file)
-            rows = [r for r in reader if None not in r and None not in r.values()]  # a line may have been cut short
-            kept = [r for r in rows if r["iteration"].isdigit() and int(r["iteration"]) < first_iteration]
-            self.columns = list(reader.fieldnames or []) if kept else None
+        self.columns = head.split(",") if kept else []
         if kept:
-            lines = [",".join(self.columns)] + [",".join(r[c] for c in self.columns) for r in kept]
-            write_atomic(self.path, "\n".join(lines) + "\n")
+            write_atomic(path, "\n".join([head, *kept]) + "\n")
         else:
-            self.path.unlink()
-        return len(kept)
+            path.unlink(missing_ok=True)
 
     def append(self, row: dict[str, float]) -> None:
-        """Add a row (numbers only); floats keep nine significant digits."""
-        if self.columns is None:
+        """Add a row, its iteration first (numbers only); floats keep nine significant digits."""
+        lines = [",".join(f"{v:.9g}" if isinstance(v, float) else str(v) for v in row.values())]
+        if not self.columns:
             self.columns = list(row)
-            self._write(self.columns, "w")
+            lines.insert(0, ",".join(row))
         if list(row) != self.columns:
             raise ValueError(f"{self.path}: columns changed from {self.columns} to {list(row)}")
-        self._write([f"{v:.9g}" if isinstance(v, float) else str(v) for v in row.values()], "a")
-
-    def _write(self, cells: list[str], mode: str) -> None:
-        with open(self.path, mode, newline="") as file:
-            file.write(",".join(cells) + "\n")
+        with open(self.path, "a") as file:
+            file.write("\n".join(lines) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a checkpoint that follows must find it on disk
 
 
 def require_trackers(names: list[str]) -> None:
-    """Refuse a tracker whose package is absent (accelerate would drop it without a word)."""
+    """Raise InputError for a tracker whose package is absent (accelerate would drop it without a word)."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise InputError(f"trackers: {name} is not installed; run pip install {name} or leave it out")
 
 
-def flat_settings(config: dict, prefix: str = "") -> dict[str, str]:
-    """Dotted keys with plain values, as trackers want them."""
+def flat_settings(settings: Mapping, prefix: str = "") -> dict[str, object]:
+    """Values of nested settings under dotted keys."""
     out = {}
-    for key, value in config.items():
-        out |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
+    for key, value in settings.items():
+        out |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return out
 
 

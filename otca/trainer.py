@@ -148,7 +148,8 @@ class Trainer:
         left = range(self.progress.iteration, config.iterations)
         self.policy.encode_ahead([p.text for iteration in left for p in self._prompts_of(iteration)[0]] + validation.texts)
         if config.trackers:
-            self.accelerator.init_trackers("otca", config=flat_settings(dataclasses.asdict(config)))
+            settings = flat_settings(dataclasses.asdict(config))
+            self.accelerator.init_trackers("otca", config={key: str(value) for key, value in settings.items()})
         try:
             with self.updater.averaged():
                 validation.run_if_due(self.progress.iteration)

@@ -23,13 +23,8 @@ def parse_json(text: str, what: str) -> Any:
     """The content of a JSON text; ``what`` names it in messages. Raises InputError for what is none, or nested without end."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = f"line {error.lineno}, " if "\n" in text.strip() else ""
-        raise InputError(f"{what}: not JSON ({error.msg}, {line}column {error.colno})") from error
-    except RecursionError as error:
-        raise InputError(f"{what}: JSON that is nested too deep to be read") from error
-    except ValueError as error:  # Python reads no whole number of more digits than sys.get_int_max_str_digits()
-        raise InputError(f"{what}: JSON with a number of thousands of digits") from error
+    except (ValueError, RecursionError) as error:  # of whole numbers of thousands of digits, too
+        raise InputError(f"{what}: not JSON ({one_line(error)})") from error
 
 
 def read_text(path: str | Path, what: str) -> str:

@@ -17,7 +17,7 @@ from otca.files import verify_hashes
 from otca.models.base import Policy
 from otca.prompts import load_prompts
 from otca.rewards.base import Reward, score_all
-from otca.sampling import Batch, make_batch, ode_plan, rollout
+from otca.sampling import make_batch, ode_plan, rollout
 from otca.tracking import RowLog
 from otca.types import Prompt
 
@@ -40,14 +40,15 @@ def chosen_checkpoint(run: Path, which: str) -> Path:
 
     Raises InputError where there is none such, or where it is damaged.
     """
-    found = {iteration_of(path): path for path in checkpoints(run)}
+    found, best = {iteration_of(path): path for path in checkpoints(run)}, best_iteration(run)
     if not found:
         raise InputError(f"run {run} has no checkpoint; give a folder that `python -m otca train` wrote")
-    best = best_iteration(run)
-    if which == "best" and best is None:
-        raise InputError(f"run {run} has no validation, so none of its checkpoints is best; train with validation.every")
-    if which == "best" and best == 0:
-        raise InputError(f"the best of {run} is the model before training; sample it without --run")
+    if which == "best" and not best:
+        raise InputError(
+            f"run {run} has no validation, so none of its checkpoints is best; train with validation.every"
+            if best is None
+            else f"the best of {run} is the model before training; sample it without --run"
+        )
     number = {"last": max(found), "best": best}.get(which, int(which) if which.isdigit() else -1)
     if number not in found:
         there = ["last", *(["best"] if best in found else []), *map(str, found)]
@@ -74,8 +75,7 @@ class Validation:
         ``judge`` adds columns of held-out metrics, (media, prompts) → {name: one number a sample}; the score is of the rewards.
         """
         self.config, self.policy, self.rewards, self.accelerator = config, policy, list(rewards), accelerator
-        self.judge = judge
-        self.every, self.path = config.validation.every, folder / ROWS
+        self.judge, self.every, self.path = judge, config.validation.every, folder / ROWS
         self.rows: list[dict[str, float]] = []
         if not self.every:
             return
@@ -104,7 +104,7 @@ class Validation:
         first = (self.rows or [row])[0]
         weights = dict(zip((r.name for r in self.rewards), self.config.weights_K))
         gains = {n: (row[f"mean_{n}"] - first[f"mean_{n}"]) / max(first[f"std_{n}"], 1e-12) for n in weights}
-        row["score"] = float(f"{sum(weights[n] * gains[n] for n in weights):.9g}")  # as it will be read again
+        row["score"] = _nine_digits(sum(weights[n] * gains[n] for n in weights))
         self.rows.append(row)
         if self.log is not None:
             self.log.append(row)
@@ -114,33 +114,26 @@ class Validation:
     def _scored(self) -> dict[str, float]:
         """Mean and standard deviation of every reward and held-out metric over the validation samples of all processes."""
         settings, rank, world = self.config.validation, self.accelerator.process_index, self.accelerator.num_processes
-        batch = make_batch(
-            self.prompts, list(range(len(self.prompts))), settings.samples_per_prompt, ("validation", self.config.seed)
-        )
-        count, size = len(batch.prompts), self.config.micro_batch
-        share = [i % count for i in range(rank, -(-count // world) * world, world)]  # as many on every process
-        counted = [rank + n * world < count for n in range(len(share))]
+        slots, size = list(range(len(self.prompts))), self.config.micro_batch
+        batch = make_batch(self.prompts, slots, settings.samples_per_prompt, ("validation", self.config.seed))
         plan = ode_plan(settings.steps, self.config.sampler.shift or self.policy.shift, size)
-        sums_3K: torch.Tensor | float = 0.0
-        for first in range(0, len(share), size):
-            chosen = share[first : first + size]
-            part = Batch(
-                prompts=[batch.prompts[i] for i in chosen],
-                group_B=batch.group_B[chosen],
-                seed_B=[batch.seed_B[i] for i in chosen],
-                initial_seed_B=[batch.initial_seed_B[i] for i in chosen],
-            )
-            sampled = rollout(self.policy, part, plan)
-            scores = score_all(self.rewards, sampled.media_BFCHW, part.prompts)
-            judged = self.judge(sampled.media_BFCHW, part.prompts) if self.judge else {}
+        values: list[torch.Tensor] = []
+        for _, part in batch.parts(rank, world, size):
+            media_BFCHW = rollout(self.policy, part, plan).media_BFCHW
+            scores = score_all(self.rewards, media_BFCHW, part.prompts)
+            judged = self.judge(media_BFCHW, part.prompts) if self.judge else {}
             names = (*scores.names, *judged)
             held_out = [torch.as_tensor(value, dtype=torch.float64)[:, None] for value in judged.values()]
-            value_BK = torch.cat([scores.reward_BK.double(), *held_out], dim=1)[torch.tensor(counted[first : first + size])]
-            sums_3K += torch.stack([torch.full_like(value_BK.sum(0), len(value_BK)), value_BK.sum(0), value_BK.square().sum(0)])
+            values.append(torch.cat([scores.reward_BK.double(), *held_out], dim=1))
+        value_NK = torch.cat(values)[: len(range(rank, len(batch.prompts), world))]  # without samples that come twice
+        sums_3K = torch.stack([torch.ones_like(value_NK), value_NK, value_NK.square()]).sum(1)
         number_K, sum_K, squares_K = total(self.accelerator, sums_3K)
         mean_K = sum_K / number_K
         std_K = (squares_K / number_K - mean_K.square()).clamp(min=0).sqrt()
-        out = {}
-        for name, mean, std in zip(names, mean_K.tolist(), std_K.tolist()):
-            out |= {f"mean_{name}": float(f"{mean:.9g}"), f"std_{name}": float(f"{std:.9g}")}
-        return out
+        found_2K = zip(names, mean_K.tolist(), std_K.tolist())
+        return {f"{key}_{n}": _nine_digits(v) for n, mean, std in found_2K for key, v in (("mean", mean), ("std", std))}
+
+
+def _nine_digits(value: float) -> float:
+    """As it will be read again."""
+    return float(f"{value:.9g}")

@@ -41,6 +41,20 @@ def untrained_pipeline(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
+def toy_pipeline(tmp_path_factory) -> str:
+    """The same with one block of each kind in its transformer: the fastest to train."""
+    from otca.tasks import architecture
+
+    torch.manual_seed(0)
+    pipeline = architecture.build_pipeline()
+    sizes = {**pipeline.transformer.config, "num_layers": 1, "num_single_layers": 1}
+    pipeline.register_modules(transformer=type(pipeline.transformer).from_config(sizes))
+    folder = tmp_path_factory.mktemp("toy")
+    pipeline.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def untrained_wan(tmp_path_factory) -> str:
     """Folder of a WanPipeline with random weights and one transformer."""
     from otca.tasks import video_architecture

@@ -1,10 +1,14 @@
-"""Killed anywhere and started again, a training ends with the files of one that was not; signals leave an iteration's end."""
+"""Killed, stopped or damaged anywhere and started again, a training ends with the files of one that was not."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
+import re
+import resource
+import shutil
 import signal
 import time
 
@@ -14,18 +18,19 @@ import torch
 from accelerate import Accelerator
 
 import otca.checkpoint
+import otca.files
 import otca.sampling
 import otca.trainer
-import otca.update
 from otca.__main__ import main
-from otca.checkpoint import prunable
+from otca.checkpoint import checkpoints, remove_prunable
+from otca.errors import InputError
 from otca.signals import LAST_CALL
 from otca.tracking import RowLog
-from otca.validation import Validation
-from tests.killed import code_of, content, dying, finish, start, wait_for
+from otca.validation import Validation, best_iteration
+from tests.killed import code_of, content, dying, start, wait_for
 from tests.test_trainer import Brightness
 
-ITERATIONS = 4
+ITERATIONS = 3
 
 
 def command(pipeline: str, folder, *more: str) -> list[str]:
@@ -39,6 +44,7 @@ def command(pipeline: str, folder, *more: str) -> list[str]:
         "group_size": 2,
         "micro_batch": 2,
         "sampler.steps": 3,
+        "optimizer.updates_per_iteration": 2,
         "save_every": 1,
         "keep_last": 2,
         "loss.kl_beta": 0.1,
@@ -53,73 +59,67 @@ def command(pipeline: str, folder, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(untrained_pipeline, tmp_path_factory):
-    """Files of a run that nothing stopped, and the seconds it took."""
+def whole(toy_pipeline, tmp_path_factory):
+    """A finished run of two checkpoints and the best, which nothing disturbed, and the seconds it took."""
     folder, started = tmp_path_factory.mktemp("whole") / "run", time.monotonic()
-    finish(lambda: main(command(untrained_pipeline, folder)))
-    return content(folder), time.monotonic() - started
+    assert main(command(toy_pipeline, folder)) == 0
+    return folder, time.monotonic() - started
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A copy of it to damage."""
+    return shutil.copytree(whole[0], tmp_path / "run")
 
 
 def test_what_a_run_leaves(whole):
-    files, _ = whole
+    files = content(whole[0])
     kept = {name.split("/")[1] for name in files if name.startswith("checkpoints/")}
-    assert kept >= {"iteration_000003", "iteration_000004"} and len(kept) <= 3  # the last two, and the best if it is older
+    assert kept >= {"iteration_000002", "iteration_000003"} and len(kept) <= 3  # the last two, and the best if it is older
     assert {"train.csv", "validation.csv", "config.yaml"} <= set(files)
     assert {"optimizer.safetensors", "average.safetensors", "state.json", "sha256.json"} <= {n.split("/")[-1] for n in files}
 
 
+# --------------------------------------------------------------------------------------------------------------- killed
 PHASES = {
     "rollout": (otca.sampling, "_trajectories", 3, False),
-    "decode": (otca.sampling, "condition_of", 4, False),
     "scoring": (Brightness, "score", 3, False),
     "backward": (Accelerator, "backward", 11, True),
     "optimizer step": (torch.optim.AdamW, "step", 3, True),
-    "average": (torch, "_foreach_lerp_", 3, False),
-    "row": (RowLog, "append", 4, True),
     "row without its time": (RowLog, "append", 5, False),
     "validation": (Validation, "_scored", 2, False),
-    "checkpoint begun": (otca.checkpoint, "save_file", 3, False),
     "checkpoint half-written": (otca.checkpoint, "save_file", 4, True),
-    "checkpoint without hashes": (otca.checkpoint, "write_hashes", 2, False),
-    "checkpoint not in place": (otca.checkpoint, "flush_tree", 3, True),
-    "checkpoint in place": (otca.checkpoint, "flush_tree", 4, True),
+    "checkpoint not in place": (otca.files, "flush_tree", 2, True),
     "old checkpoint half-removed": (otca.checkpoint, "remove_prunable", 3, False),
 }
-EVERY_TIME = ("optimizer step", "checkpoint half-written", "validation")
-"""Phases that the quick suite tries."""
+"""Where it dies: in (before, after) the nth call of a function."""
+EVERY_TIME = ("optimizer step", "checkpoint half-written")
 
 
 @pytest.mark.parametrize("phase", [p if p in EVERY_TIME else pytest.param(p, marks=pytest.mark.slow) for p in PHASES])
-def test_killed_in_a_phase(phase, whole, untrained_pipeline, tmp_path, monkeypatch):
-    again = command(untrained_pipeline, tmp_path / "run")
+def test_killed_in_a_phase(phase, whole, toy_pipeline, tmp_path, monkeypatch):
+    again = command(toy_pipeline, tmp_path / "run")
     with monkeypatch.context() as patched:
         dying(patched, *PHASES[phase])
         assert code_of(start(lambda: main(again))) == -signal.SIGKILL
-    finish(lambda: main(again))
-    assert content(tmp_path / "run") == whole[0]
+    assert main(again) == 0
+    assert content(tmp_path / "run") == content(whole[0])
     assert pd.read_csv(tmp_path / "run" / "train.csv")["iteration"].tolist() == list(range(ITERATIONS))
     assert len(pd.read_csv(tmp_path / "run" / "timing.csv")) == ITERATIONS
 
 
-def killed_at(share: float, seconds: float, function) -> None:
-    """Start a function's process, and kill it after a share of the seconds that it takes."""
-    pid = start(function)
-    time.sleep(share * seconds)
+@pytest.mark.parametrize("point", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10))])
+def test_killed_at_a_random_point(point, whole, toy_pipeline, tmp_path):
+    again = command(toy_pipeline, tmp_path / "run")
+    pid = start(lambda: main(again))
+    time.sleep(random.Random(point).uniform(0.02, 0.98) * whole[1])
     os.kill(pid, signal.SIGKILL)
     code_of(pid)
+    assert main(again) == 0
+    assert content(tmp_path / "run") == content(whole[0])
 
 
-@pytest.mark.parametrize("points", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_random_points(points, whole, untrained_pipeline, tmp_path):
-    files, seconds = whole
-    shares = random.Random(points)
-    for point in range(points):
-        again = command(untrained_pipeline, tmp_path / str(point))
-        killed_at(shares.uniform(0.02, 0.98), seconds, lambda again=again: main(again))
-        finish(lambda again=again: main(again))
-        assert content(tmp_path / str(point)) == files
-
-
+# -------------------------------------------------------------------------------------------------------------- signals
 def reached(folder) -> int:
     """Rows in train.csv."""
     with contextlib.suppress(FileNotFoundError, pd.errors.EmptyDataError):
@@ -128,11 +128,10 @@ def reached(folder) -> int:
 
 
 @pytest.mark.parametrize("number, said", [(signal.SIGTERM, "stopped by SIGTERM"), (signal.SIGINT, "interrupted")])
-def test_signals_leave_an_iterations_end(number, said, whole, untrained_pipeline, tmp_path):
+def test_signals_leave_an_iterations_end(number, said, whole, toy_pipeline, tmp_path):
     """Exit code 128 + signal within 30 seconds, a checkpoint of the last iteration's end, and no trace at the end."""
     folder = tmp_path / "run"
-    again = command(untrained_pipeline, folder)
-    seldom = [*again, "--save_every=4", "--validation.every=0"]
+    seldom = command(toy_pipeline, folder, "--save_every=4", "--validation.every=0")
     pid = start(lambda: main(seldom), tmp_path / "said")
     wait_for(lambda: reached(folder) >= 1)
     os.kill(pid, number)
@@ -141,15 +140,14 @@ def test_signals_leave_an_iterations_end(number, said, whole, untrained_pipeline
     done, last = reached(folder), (tmp_path / "said").read_text().splitlines()[-1]
     assert 1 <= done < ITERATIONS and (folder / f"checkpoints/iteration_{done:06d}").is_dir()
     assert last.endswith(f"otca train: {said}; the same command goes on from iteration {done}")
-    finish(lambda: main(seldom))
-    left, right = content(folder), whole[0]
-    newest = [name for name in right if "iteration_000004" in name]
+    assert main(seldom) == 0
+    left, right = content(folder), content(whole[0])
+    newest = [name for name in right if f"iteration_{ITERATIONS:06d}" in name]
     assert newest and {name: left[name] for name in newest} == {name: right[name] for name in newest}
     assert left["train.csv"] == right["train.csv"]
-    assert {name.split("/")[1] for name in left if name.startswith("checkpoints/")} == {"iteration_000004"}
 
 
-def test_a_signal_in_an_update_waits_for_its_end(untrained_pipeline, tmp_path, monkeypatch):
+def test_a_signal_in_an_update_waits_for_its_end(toy_pipeline, tmp_path, monkeypatch):
     """Between the first optimizer step and the row the weights belong to no iteration's end."""
     folder, original = tmp_path / "run", torch.optim.AdamW.step
 
@@ -158,32 +156,115 @@ def test_a_signal_in_an_update_waits_for_its_end(untrained_pipeline, tmp_path, m
         os.kill(os.getpid(), signal.SIGTERM)
         return out
 
-    with monkeypatch.context() as patched:
-        patched.setattr(torch.optim.AdamW, "step", step)
-        assert code_of(start(lambda: main(command(untrained_pipeline, folder)))) == 143
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    assert main(command(toy_pipeline, folder)) == 143
     assert reached(folder) == 1 and (folder / "checkpoints/iteration_000001").is_dir()
 
 
-@pytest.mark.parametrize("deaf", [False, True])
-def test_who_does_not_come_to_an_end_is_stopped(deaf, monkeypatch):
-    """A put-off signal acts after its grace; code that never answers is ended by the last call."""
-    import otca.signals
-    from otca.signals import defer_signals, run_command
+# -------------------------------------------------------------------------------------------------------------- damaged
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
 
-    monkeypatch.setattr(otca.signals, "GRACE", 0.2)
-    monkeypatch.setattr(otca.signals, "LAST_CALL", 1.0)
 
-    def stubborn():
-        with defer_signals(lambda: True):
-            os.kill(os.getpid(), signal.SIGTERM)
-            end = time.monotonic() + 10
-            while time.monotonic() < end:
-                with contextlib.suppress(BaseException if deaf else ()):
-                    time.sleep(0.05)
+DAMAGES = {
+    "bit flipped": (lambda path: flip(path / "optimizer.safetensors"), "optimizer.safetensors is damaged: expected SHA-256"),
+    "cut short": (lambda path: os.truncate(path / "average.safetensors", 1000), "average.safetensors is damaged"),
+    "file missing": (lambda path: (path / "state.json").unlink(), "state.json is missing"),
+    "hashes missing": (lambda path: (path / "sha256.json").unlink(), "sha256.json not found"),
+    "hashes cut short": (lambda path: os.truncate(path / "sha256.json", 20), "sha256.json cannot be read: not JSON"),
+}
 
-    started = time.monotonic()
-    assert code_of(start(lambda: run_command("stubborn", stubborn))) == 143
-    assert time.monotonic() - started < 5
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named_and_the_next_older_checkpoint_taken(damage, copy):
+    spoil, said = DAMAGES[damage]
+    newest, older = checkpoints(copy)[-1], checkpoints(copy)[-2]
+    spoil(newest)
+    found, [line] = otca.checkpoint.latest_valid_checkpoint(copy)
+    assert found == older and said in line
+
+
+def test_a_run_ends_as_before_after_damage(copy, whole, toy_pipeline, caplog, capsys):
+    flip(checkpoints(copy)[-1] / "optimizer.safetensors")
+    assert main(command(toy_pipeline, copy)) == 0
+    assert "is damaged" in caplog.text and f"going on from iteration_{ITERATIONS - 1:06d} instead" in caplog.text
+    assert content(copy) == content(whole[0])
+    for path in checkpoints(copy):
+        flip(path / "optimizer.safetensors")
+    before = content(copy)
+    assert main(command(toy_pipeline, copy)) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "no checkpoint is whole" in line and line.endswith("restore one, or delete the folder to start anew")
+    assert content(copy) == before
+
+
+def test_rows_that_lack_a_row_are_named(tmp_path):
+    """A checkpoint of iteration 5 and rows of fewer: going on would leave a gap. A line that was cut short is none."""
+    log = RowLog(tmp_path / "rows.csv")
+    for n in range(3):
+        log.append({"iteration": n, "value": 0.5})
+    with open(tmp_path / "rows.csv", "a") as file:
+        file.write("3,0.")
+    with pytest.raises(InputError, match=r"rows of 3 iterations, and the checkpoint is of 5"):
+        RowLog(tmp_path / "rows.csv", 5)
+    RowLog(tmp_path / "rows.csv", 2).append({"iteration": 2, "value": 0.25})
+    assert (tmp_path / "rows.csv").read_text() == "iteration,value\n0,0.5\n1,0.5\n2,0.25\n"
+
+
+def test_another_config_is_refused_unless_overridden(copy, whole, toy_pipeline, capsys):
+    other = command(toy_pipeline, copy, f"--iterations={ITERATIONS + 1}", "--optimizer.learning_rate=2e-3")
+    assert main(other) == 2
+    said = capsys.readouterr().err
+    assert "iterations: 3 → 4; optimizer.learning_rate: 0.001 → 0.002" in said and "--override-config" in said
+    assert content(copy) == content(whole[0])
+    assert main([*other, "--override-config"]) == 0
+    [line] = (copy / "overridden.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"iteration": 3, "changed": ["iterations: 3 → 4", "optimizer.learning_rate: 0.001 → 0.002"]}
+    assert reached(copy) == 4 and main(other) == 0
+
+
+def test_the_best_and_any_other_checkpoint_are_sampled_from(copy, tmp_path, capsys):
+    rows = pd.read_csv(copy / "validation.csv").set_index("iteration")
+    assert rows.index.tolist() == [0, 2, 3] and rows["score"][0] == 0
+    gain = {n: (rows[f"mean_{n}"][2] - rows[f"mean_{n}"][0]) / rows[f"std_{n}"][0] for n in ("brightness", "redness")}
+    assert rows["score"][2] == pytest.approx(sum(gain.values()) / 2, rel=1e-5)
+    assert best_iteration(copy) == rows["score"].idxmax()
+
+    def sampled(which, code=0) -> str | bytes:
+        folder = tmp_path / which
+        small = ["--eval.prompts=1", "--eval.samples_per_prompt=1", "--eval.steps=2", f"--out={folder}"]
+        assert main(["sample", f"--run={copy}", f"--checkpoint={which}", *small]) == code
+        return capsys.readouterr().err if code else next(folder.glob("*.png")).read_bytes()
+
+    rows.assign(score=[0, 1, 0]).to_csv(copy / "validation.csv")
+    assert sampled("last") == sampled("3") != sampled("best") == sampled("2")
+    assert f"checkpoint 'worst' of {copy} is not there (there are: last, best, " in sampled("worst", 2)
+    rows.assign(score=[1, 0, 0]).to_csv(copy / "validation.csv")
+    assert "is the model before training; sample it without --run" in sampled("best", 2)
+    (copy / "validation.csv").unlink()
+    assert "train with validation.every" in sampled("best", 2)
+
+
+def test_a_full_disk_leaves_the_older_checkpoints(copy, toy_pipeline, tmp_path):
+    """A limit on file sizes between the sizes of weights and moments stands for the disk that is full in the middle."""
+    before = {name: digest for name, digest in content(copy).items() if name.startswith("checkpoints/")}
+    sizes = {p.name: p.stat().st_size for p in checkpoints(copy)[-1].rglob("*.safetensors")}
+    weights, moments = sizes["diffusion_pytorch_model.safetensors"], sizes["optimizer.safetensors"]
+    assert weights < moments
+    again = command(toy_pipeline, copy, f"--iterations={ITERATIONS + 1}", "--override-config")
+
+    def limited() -> int:
+        resource.setrlimit(resource.RLIMIT_FSIZE, ((weights + moments) // 2,) * 2)
+        return main(again)
+
+    assert code_of(start(limited, tmp_path / "said")) == 2
+    last = (tmp_path / "said").read_text().splitlines()[-1]
+    needed = re.search(r"iteration_000004 needs ([0-9.]+) MiB and could not be written \(.*\); the older", last)
+    assert float(needed[1]) * 2**20 == pytest.approx(sum(sizes.values()), rel=0.02)
+    assert {name: digest for name, digest in content(copy).items() if name.startswith("checkpoints/")} == before
+    assert main(again) == 0 and reached(copy) == 4
 
 
 @pytest.mark.parametrize(
@@ -196,6 +277,8 @@ def test_who_does_not_come_to_an_end_is_stopped(deaf, monkeypatch):
         ([2], 2, []),
     ],
 )
-def test_which_checkpoints_stay(found, best, gone):
-    every = 1 if found == [1, 2, 3, 4] else 2
-    assert prunable(found, every, 2, best) == gone
+def test_which_checkpoints_stay(found, best, gone, tmp_path):
+    for n in found:
+        (tmp_path / f"checkpoints/iteration_{n:06d}").mkdir(parents=True)
+    remove_prunable(tmp_path, 1 if found == [1, 2, 3, 4] else 2, 2, best)
+    assert [otca.checkpoint.iteration_of(path) for path in checkpoints(tmp_path)] == [n for n in found if n not in gone]
