@@ -20,7 +20,7 @@ from eval.columns import METRICS
 from eval.markup import markdown
 from eval.published_row import RESULTS, published_row
 from otca.config import TrainConfig
-from otca.models.base import family_of
+from otca.models.base import PIPELINES
 from otca.models.pipeline import PipelinePolicy
 from otca.models.weights import LORA_FILE
 
@@ -58,7 +58,7 @@ class Exported:
     @property
     def family(self) -> str:
         """Key of `otca.models.base.FAMILIES`."""
-        return family_of(self.settings.policy)
+        return PIPELINES[self.policy.pipeline_class]
 
     @property
     def embedded(self) -> bool:

@@ -22,12 +22,13 @@ from eval.tables import build_table, write_table
 from otca.__main__ import main
 from otca.checkpoint import Progress, save_checkpoint
 from otca.config import PolicyConfig, TrainConfig, ValidationConfig
+from otca.export import export_weights
 from otca.files import HASHES, verify_hashes
 from otca.models.base import build_policy
 from otca.runs import RunSpec, begin_run, finish_run, read_manifest
 from tests.made_runs import make_run as make_published
 
-CALL = dict(prompt="a red circle", height=64, width=64, num_inference_steps=3, output_type="pt")
+CALL = dict(prompt="a red circle", height=64, width=64, num_inference_steps=3, output_type="pt", max_sequence_length=16)
 
 
 def make_run(folder: Path, config: TrainConfig, iterations=(2,)):
@@ -84,17 +85,17 @@ def assert_card_draws_the_first_cell(out: Path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_stock_diffusers_draws_our_picture_bit_for_bit(untrained_pipeline, tmp_path, monkeypatch, capsys, tuning):
+def test_stock_diffusers_draws_our_picture_bit_for_bit(toy_pipeline, tmp_path, monkeypatch, capsys, tuning):
     out = tmp_path / "out"
-    policy = make_run(tmp_path / "run", configured(untrained_pipeline, policy={"tuning": tuning}))
+    policy = make_run(tmp_path / "run", configured(toy_pipeline, policy={"tuning": tuning}))
     assert "exported" in export(capsys, tmp_path / "run", out, "--samples", 2)
-    arguments = CALL | {"latents": policy.noise([torch.Generator().manual_seed(5)]), "max_sequence_length": 16}
-    stock = DiffusionPipeline.from_pretrained(out if tuning == "full" else untrained_pipeline)
+    arguments = CALL | {"latents": policy.noise([torch.Generator().manual_seed(5)])}
+    stock = DiffusionPipeline.from_pretrained(out if tuning == "full" else toy_pipeline)
     if tuning == "lora":
         stock.load_lora_weights(out)
         assert not (out / "transformer").exists() and not (out / "vae").exists()
     assert torch.equal(stock(**arguments).images, policy.pipeline(**arguments).images)
-    base = DiffusionPipeline.from_pretrained(untrained_pipeline)
+    base = DiffusionPipeline.from_pretrained(toy_pipeline)
     assert not torch.allclose(base(**arguments).images, policy.pipeline(**arguments).images, atol=1e-3)
     assert_card_draws_the_first_cell(out, monkeypatch)
     (out / "sample.png").unlink()
@@ -102,7 +103,7 @@ def test_stock_diffusers_draws_our_picture_bit_for_bit(untrained_pipeline, tmp_p
     assert set(json.loads((out / HASHES).read_text())) == {
         p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file() and p.name != HASHES
     }
-    names = [p for p in out.rglob("*.json") if untrained_pipeline in p.read_text() or "_name_or_path" in p.read_text()]
+    names = [p for p in out.rglob("*.json") if toy_pipeline in p.read_text() or "_name_or_path" in p.read_text()]
     assert not names and (out / "config.yaml").read_bytes() == (tmp_path / "run" / "config.yaml").read_bytes()
     card = (out / "README.md").read_text()
     assert front(out) == {
@@ -118,14 +119,19 @@ def test_stock_diffusers_draws_our_picture_bit_for_bit(untrained_pipeline, tmp_p
     assert ("| Tuning | lora, rank 2, alpha 8 |" in card) == (tuning == "lora")
 
 
-def test_whole_networks_of_a_hub_model_come_alone(untrained_pipeline, tmp_path, monkeypatch, capsys):
+def test_whole_networks_of_a_hub_model_come_alone(toy_pipeline, tmp_path, monkeypatch, capsys):
     """The base is found by name in another folder, as the hub's cache would have it."""
     (tmp_path / "hub" / "some").mkdir(parents=True)
-    (tmp_path / "hub" / "some" / "base-1.0").symlink_to(untrained_pipeline)
+    (tmp_path / "hub" / "some" / "base-1.0").symlink_to(toy_pipeline)
     run, out = tmp_path / "run", tmp_path / "out"
+
+    def away_from_it(policy, folder):
+        monkeypatch.chdir(tmp_path)
+        return export_weights(policy, folder)
+
     monkeypatch.chdir(tmp_path / "hub")
-    policy = make_run(run, configured("some/base-1.0", policy={"family": "flux"}))
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("eval.export.export_weights", away_from_it)
+    policy = make_run(run, configured("some/base-1.0"))
     export(capsys, run, out, "--samples", 0)
     assert {p.name for p in out.iterdir()} == {"README.md", "LICENSE", "config.yaml", "transformer", HASHES}
     assert front(out)["base_model"] == "some/base-1.0" and front(out)["base_model_relation"] == "finetune"
@@ -161,13 +167,13 @@ def test_two_experts(untrained_experts, tmp_path, monkeypatch, capsys, tuning):
     assert torch.equal(stock(**arguments).frames, policy.pipeline(**arguments).frames)
 
 
-def test_a_lora_on_top_of_other_weights_is_merged_with_them(untrained_pipeline, tmp_path, monkeypatch, capsys):
+def test_a_lora_on_top_of_other_weights_is_merged_with_them(toy_pipeline, tmp_path, monkeypatch, capsys):
     lora = {"tuning": "lora"}
-    make_run(tmp_path / "first", configured(untrained_pipeline, policy=lora))
+    make_run(tmp_path / "first", configured(toy_pipeline, policy=lora))
     export(capsys, tmp_path / "first", tmp_path / "start", "--samples", 0)
-    policy = make_run(tmp_path / "run", configured(untrained_pipeline, policy=lora | {"weights": str(tmp_path / "start")}))
+    policy = make_run(tmp_path / "run", configured(toy_pipeline, policy=lora | {"weights": str(tmp_path / "start")}))
     export(capsys, tmp_path / "run", tmp_path / "out", "--samples", 1)
-    arguments = CALL | {"latents": policy.noise([torch.Generator().manual_seed(5)]), "max_sequence_length": 16}
+    arguments = CALL | {"latents": policy.noise([torch.Generator().manual_seed(5)])}
     pictures = DiffusionPipeline.from_pretrained(tmp_path / "out")(**arguments).images
     torch.testing.assert_close(pictures, policy.pipeline(**arguments).images, rtol=0, atol=1e-4)
     card = (tmp_path / "out" / "README.md").read_text()
@@ -177,27 +183,21 @@ def test_a_lora_on_top_of_other_weights_is_merged_with_them(untrained_pipeline, 
 
 
 @pytest.fixture
-def evaluated(untrained_pipeline, tmp_path) -> Path:
+def evaluated(toy_pipeline, tmp_path) -> Path:
     """A run with two checkpoints, whose last one was evaluated on two prompts, two samples each."""
     run = tmp_path / "run"
-    config = configured(untrained_pipeline, rewards=["alignment", "clip_score"], reward_weights=[3.0, 1.0])
+    config = configured(toy_pipeline, rewards=["alignment", "clip_score"], reward_weights=[3.0, 1.0])
     policy = make_run(run, config, (1, 2))
     scores = {"prompt_id": ["a", "a", "b", "b"], "sample": [0, 1] * 2, "skill": ["counting"] * 2 + ["position"] * 2}
     scores |= {"text": ["x", "x", "y", "y"], "alignment": [0.1, 0.2, 0.3, 0.4], "judge_correct": [1, 1, 0, 1]}
     pd.DataFrame(scores | {"clip_score": 0.5}).to_csv(run / "scores.csv.gz", index=False)
     pd.DataFrame({"metric": ["kernel_distance"], "value": [0.0125], "n": [4]}).to_csv(run / "sets.csv", index=False)
-    (run / "media").mkdir()
-    rows = [{"id": i, "prompt": f"<b>{i}</b>", "spec": None, "file": f"{i}_{j}.png"} for i in "ab" for j in (0, 1)]
-    for number, row in enumerate(rows):
-        Image.new("RGB", (64, 64), (10 * number, 50, 90)).save(run / "media" / row["file"])
-    (run / "media" / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    protocol = {"steps": 20, "shift": 2.0, "noise_seed": 0, "samples_per_prompt": 2, "policy": policy.protocol}
-    finish_run(run, RunSpec("image", "mine", "otca", 0), dataclasses.asdict(config), {}, protocol)
+    finish_run(run, RunSpec("image", "mine", "otca", 0), dataclasses.asdict(config), {}, {"policy": policy.protocol})
     return run
 
 
-def test_the_card_has_the_runs_own_metrics(evaluated, tmp_path, capsys):
-    export(capsys, evaluated, tmp_path / "out")
+def test_the_card_has_the_runs_own_metrics_where_they_are_of_its_weights(evaluated, tmp_path, capsys):
+    export(capsys, evaluated, tmp_path / "out", "--samples", 0)
     card = (tmp_path / "out" / "README.md").read_text()
     for line in (
         "| Alignment | 0.250 | higher | no |",
@@ -205,20 +205,21 @@ def test_the_card_has_the_runs_own_metrics(evaluated, tmp_path, capsys):
         "| Accuracy: position | 0.500 | higher | yes |",
         "| CLIP score | 0.500 | higher | no |",  # held out elsewhere, but this run trained on it
         "| Kernel distance | 0.0125 | lower | yes |",
-        "| Rewards (weights) | alignment (3), clip\\_score (1) |",
-        "- \\<b\\>a\\</b\\>",
+        "| Rewards (weights) | alignment (0.75), clip\\_score (0.25) |",
         "| Software | OTCA ",
     ):
         assert line in card
-    assert "FlowMatchEulerDiscreteScheduler(shift=2.0)" in card and "'<b>a</b>'" in card
-    assert (first_cell(tmp_path / "out") == [0, 50, 90]).all()  # the run's own media
+    export(capsys, evaluated, tmp_path / "older", "--checkpoint", "1", "--samples", 0)
+    card = (tmp_path / "older" / "README.md").read_text()
+    assert "This checkpoint was not evaluated on test prompts, so it is in no published table." in card
+    assert "| Iterations | 1 of 2 |" in card and "Accuracy" not in card and "Published table" not in card
 
 
 def test_the_card_has_its_methods_row_of_the_published_table(evaluated, tmp_path, monkeypatch, capsys):
     """Of the tables in --results, by default this repository's, which know no tier of that name; an installed copy has none."""
 
     def card(name: str, *options) -> str:
-        export(capsys, evaluated, tmp_path / name, *options)
+        export(capsys, evaluated, tmp_path / name, "--samples", 0, *options)
         return (tmp_path / name / "README.md").read_text()
 
     root, methods = tmp_path / "results", ("static_multi_reward", "otca")
@@ -233,23 +234,15 @@ def test_the_card_has_its_methods_row_of_the_published_table(evaluated, tmp_path
     rows.write_text(rows.read_text().replace(read_manifest(runs[-1])["hash"], read_manifest(evaluated)["hash"]))
     assert "This run is one of them." in card("same", "--results", root)
     assert "No published table has the method *otca* at the tier *mine* (image)." in card("default")
-    monkeypatch.setattr("eval.published_row.RESULTS", tmp_path / "nowhere")
-    assert "No published tables were at hand at the export" in card("none")
+    monkeypatch.setattr("eval.export.RESULTS", tmp_path / "nowhere")
+    assert "no published tables were at hand at the export" in card("none")
 
 
-def test_scores_and_media_are_of_the_last_checkpoint_alone(evaluated, tmp_path, capsys):
-    export(capsys, evaluated, tmp_path / "out", "--checkpoint", "1", "--samples", 1)
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "This checkpoint was not evaluated on test prompts, so it is in no published table." in card
-    assert "| Iterations | 1 of 2 |" in card and "Accuracy" not in card and "Published table" not in card
-    assert not (first_cell(tmp_path / "out") == [0, 50, 90]).all()
-
-
-def test_names_and_prompts_from_outside_stay_text(untrained_pipeline, tmp_path, monkeypatch, capsys):
+def test_names_and_prompts_from_outside_stay_text(toy_pipeline, tmp_path, monkeypatch, capsys):
     evil = "```\n<script>alert(1)</script> [x](http://y) ''' \\ \u202e *b* | $z$"
     (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": evil}) + "\n")
     method = "a|b<img src=x> --- license: mit"
-    config = configured(untrained_pipeline, prompts=str(tmp_path / "p.jsonl"), method=method, rewards=["m_o:<i>"])
+    config = configured(toy_pipeline, prompts=str(tmp_path / "p.jsonl"), method=method, rewards=["m_o:<i>"])
     make_run(tmp_path / "run", config)
     export(capsys, tmp_path / "run", tmp_path / "out", "--samples", 1)
     card = (tmp_path / "out" / "README.md").read_text()
@@ -263,50 +256,42 @@ def test_names_and_prompts_from_outside_stay_text(untrained_pipeline, tmp_path, 
     run_card(tmp_path / "out", monkeypatch)
 
 
-def test_validation_prompts_are_sampled(untrained_pipeline, tmp_path, capsys):
-    from otca.prompts import load_prompts
-
+def test_validation_prompts_are_sampled(toy_pipeline, tmp_path, capsys):
     (tmp_path / "v.txt").write_text("one\ntwo\n")
-    config = configured(untrained_pipeline, validation=ValidationConfig(every=1, source=str(tmp_path / "v.txt")))
+    config = configured(toy_pipeline, validation=ValidationConfig(every=1, source=str(tmp_path / "v.txt")))
     make_run(tmp_path / "run", config)
     export(capsys, tmp_path / "run", tmp_path / "out", "--samples", 2)
     assert "\n- one\n- two\n" in (tmp_path / "out" / "README.md").read_text()
-    (tmp_path / "run" / "config.yaml").unlink()
-    begin_run(tmp_path / "run", configured(untrained_pipeline))
-    export(capsys, tmp_path / "run", tmp_path / "other", "--samples", 1)
-    assert f"\n- {load_prompts('embedded:image/validation', 1)[0].text}\n" in (tmp_path / "other" / "README.md").read_text()
 
 
-def test_refusals_leave_nothing_behind(evaluated, untrained_pipeline, tmp_path, capsys):
-    out, full = tmp_path / "out", tmp_path / "full"
-    full.mkdir()
-    (full / "file").write_text("")
-    for there in (full, full / "file"):
-        assert f"{there} is there already; name a folder that is new or empty" in export(capsys, evaluated, there, code=2)
-    assert "samples is -1" in export(capsys, evaluated, out, "--samples", "-1", code=2)
-    assert "is not there (there are: last, 1, 2)" in export(capsys, evaluated, out, "--checkpoint", "7", code=2)
-    assert "none of its checkpoints is best" in export(capsys, evaluated, out, "--checkpoint", "best", code=2)
-    assert "has no checkpoint" in export(capsys, tmp_path / "nothing", out, code=2)
+def test_refusals_leave_nothing_behind(evaluated, toy_pipeline, tmp_path, capsys):
+    def refused(*argv) -> str:
+        return export(capsys, evaluated, tmp_path / "out", "--samples", 0, *argv, code=2)
+
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("")
+    assert "is there already; name a folder that is new or empty" in export(capsys, evaluated, tmp_path / "full", code=2)
+    assert "is not there (there are: last, 1, 2)" in refused("--checkpoint", "7")
     (evaluated / "sets.csv").write_text("metric,value,n\nkernel_distance,0,4\n")
-    assert "is damaged" in export(capsys, evaluated, out, code=2)
+    assert "is damaged" in refused()
     (evaluated / "manifest.json").unlink()
     weights = evaluated / "checkpoints" / "iteration_000002" / "transformer" / "diffusion_pytorch_model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1])
-    assert "is damaged: expected SHA-256" in export(capsys, evaluated, out, code=2)
+    assert "is damaged: expected SHA-256" in refused()
     weights.write_bytes(whole)
-    base = shutil.copytree(untrained_pipeline, tmp_path / "base")
-    (base / "vae" / "diffusion_pytorch_model.safetensors").rename(base / "vae" / "diffusion_pytorch_model.bin")
+    base = shutil.copytree(toy_pipeline, tmp_path / "base")
+    (base / "scheduler" / "extra.bin").write_text("")
     config = (evaluated / "config.yaml").read_text()
-    (evaluated / "config.yaml").write_text(config.replace(untrained_pipeline, str(base)))
-    assert "vae has pickled weights alone" in export(capsys, evaluated, out, "--samples", 0, code=2)
+    (evaluated / "config.yaml").write_text(config.replace(toy_pipeline, str(base)))
+    assert "scheduler has pickled weights alone" in refused()
     (evaluated / "config.yaml").write_text("policy: {path: x, charm: 1}\n")
-    assert "'policy.charm' is unknown" in export(capsys, evaluated, out, "--samples", 0, code=2)
-    assert not out.exists() and not list(tmp_path.glob(".*"))
+    assert "'policy.charm' is unknown" in refused()
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
 
 
-def test_an_empty_folder_is_filled_and_licences_of_local_bases_come_along(untrained_pipeline, tmp_path, capsys):
-    base, out = shutil.copytree(untrained_pipeline, tmp_path / "base"), tmp_path / "out"
+def test_an_empty_folder_is_filled_and_licences_of_local_bases_come_along(toy_pipeline, tmp_path, capsys):
+    base, out = shutil.copytree(toy_pipeline, tmp_path / "base"), tmp_path / "out"
     (base / "LICENSE.md").write_text("theirs")
     (base / "notes.txt").write_text("private")
     (base / "vae" / "loader.py").write_text("raise SystemExit")
@@ -318,10 +303,20 @@ def test_an_empty_folder_is_filled_and_licences_of_local_bases_come_along(untrai
 
 
 def test_embedded_models_keep_their_licence(tmp_path, monkeypatch, capsys):
-    for tuning in ("lora", "full"):
-        make_run(tmp_path / tuning, configured("embedded:image", policy={"tuning": tuning}))
-        out = tmp_path / f"{tuning}-out"
-        export(capsys, tmp_path / tuning, out, "--samples", 1)
-        assert front(out)["license"] == "apache-2.0" and "base_model" not in front(out)
-        assert (out / "LICENSE").read_text() == (Path(__file__).parent.parent / "LICENSE").read_text()
-        assert_card_draws_the_first_cell(out, monkeypatch)
+    make_run(tmp_path / "run", configured("embedded:image", policy={"tuning": "lora"}))
+    out = tmp_path / "out"
+    export(capsys, tmp_path / "run", out, "--samples", 1)
+    assert front(out)["license"] == "apache-2.0" and "base_model" not in front(out)
+    assert (out / "LICENSE").read_text() == (Path(__file__).parent.parent / "LICENSE").read_text()
+    assert_card_draws_the_first_cell(out, monkeypatch)
+
+
+def test_cards_cite_software_and_paper_as_the_citation_file_does(toy_pipeline, tmp_path, capsys):
+    make_run(tmp_path / "run", configured(toy_pipeline))
+    export(capsys, tmp_path / "run", tmp_path / "out", "--samples", 0)
+    said = (tmp_path / "out" / "README.md").read_text().split("## Citation")[1]
+    cited = yaml.safe_load((Path(__file__).parent.parent / "CITATION.cff").read_text())
+    [paper] = cited["references"]
+    people = ", ".join(f"{person['given-names']} {person['family-names']}" for person in paper["authors"])
+    for part in (cited["title"], f"Version {cited['version']}", people, paper["title"], paper["url"], str(paper["year"])):
+        assert part in said

@@ -373,7 +373,9 @@ def test_the_average_is_judged_where_one_is_kept(untrained_pipeline, tmp_path):
         policy = build_policy(settings.policy)
         assert load_weights(checkpoints(tmp_path)[-1], policy, which) == averaged
         torch.testing.assert_close(torch.cat([p.detach().flatten() for p in policy.trainable_parameters()]), expected)
-    export_weights(checkpoints(tmp_path)[-1], settings.policy, tmp_path / "export")
+    policy = build_policy(settings.policy)
+    load_weights(checkpoints(tmp_path)[-1], policy)
+    export_weights(policy, tmp_path / "export")
     exported = load_file(tmp_path / "export/transformer/diffusion_pytorch_model.safetensors")
     names = [name for name, p in policy.network.named_parameters() if p.requires_grad]
     assert torch.equal(torch.cat([exported[name].flatten() for name in names]), average)
