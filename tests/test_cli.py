@@ -69,7 +69,7 @@ def test_bad_values_found_while_loading(capsys, tmp_path, untrained_pipeline):
     [
         ("empty.jsonl", "", "is empty"),
         ("bad.jsonl", '{"prompt": "a red circle"}\n{"prompt": ', "line 2: not JSON"),
-        ("list.jsonl", "[1]\n", "line 1: expected an object"),
+        ("list.jsonl", "[1]\n", "line 1: no text"),
         ("key.jsonl", '{"promt": "x"}\n', "line 1: no text under the key 'prompt'"),
         ("blank.csv", 'prompt\n" "\n', "line 2: no text"),
         ("spec.csv", 'prompt,spec\nx,"{"\n', "line 2: 'spec': not JSON"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import dataclasses
 import signal
 import sys
 import threading
@@ -11,14 +10,13 @@ import time
 
 import pytest
 import torch
-import yaml
 
+from otca.__main__ import main
 from otca.checkpoint import checkpoints
 from otca.config import TrainConfig
-from otca.errors import InputError, RewardError
+from otca.errors import RewardError
 from otca.rewards.base import AsyncScoring, TimeLimitedReward, build_reward, score_all
 from otca.rewards.workers import Worker, Workers
-from otca.runs import begin_run
 from tests.processes import ran
 from tests.servers import Told, blank
 from tests.test_trainer import Brightness
@@ -175,15 +173,15 @@ def test_scores_that_do_not_come_from_elsewhere_are_waited_for_no_longer(gate):
     assert background.parts_K[0][0].result() == 1 and any(part.cancelled() for part in background.parts_K[0])
 
 
-def test_the_command_ends_in_one_line_after_a_checkpoint(untrained_pipeline, tmp_path):
+def test_the_command_ends_in_one_line_after_a_checkpoint(toy_pipeline, tmp_path, capsys, monkeypatch):
     """Exit code 2, although the reward still computes in its thread: in the second iteration, after the first's row."""
+    monkeypatch.setattr(Computes, "good", 1)
     argv = ["train", "--rewards", "[alignment,tests.test_hanging:Computes]", "--reward_timeout", "1"]
-    argv += ["--policy.path", untrained_pipeline, "--out", str(tmp_path), "--sampler.steps", "3"]
+    argv += ["--policy.path", toy_pipeline, "--out", str(tmp_path), "--sampler.steps", "3"]
     argv += ["--prompts_per_iteration", "2", "--group_size", "2", "--micro_batch", "2"]
-    done = ran([sys.executable, "-m", "otca", *argv])
-    said = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert said.startswith("otca train: error: reward 'computes' has not scored 4 prompts: train-")
+    assert main(argv) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "otca train: error: reward 'computes' has not scored 4 prompts: train-" in said
     assert "within 1 s; if it is only slow, raise reward_timeout (0 is no limit)" in said
     assert said.endswith("the same command goes on from iteration 1")
     assert [path.name for path in checkpoints(tmp_path)] == ["iteration_000001"]
@@ -206,30 +204,3 @@ except Late:
 """
     done = ran([sys.executable, "-c", script])
     assert (done.returncode, done.stderr) == (2, "")
-
-
-def test_a_run_that_is_older_than_the_setting_goes_on(tmp_path):
-    """Its config.yaml lacks the key, which had the default."""
-    settings = dataclasses.asdict(TrainConfig())
-    del settings["reward_timeout"], settings["credit"]["process_scale"]
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
-    begin_run(tmp_path, TrainConfig())
-    with pytest.raises(InputError, match=r"another config \(reward_timeout: 600.0 → 60.0\)"):
-        begin_run(tmp_path, TrainConfig(reward_timeout=60.0))
-    with pytest.raises(InputError, match=r"another config \(credit.process_scale: run → step\)"):
-        begin_run(tmp_path, TrainConfig.from_dotted({"credit.process_scale": "step"}))
-
-
-@pytest.mark.parametrize("settings", [{"rewards": ["alignment"]}, {"method": "moca"}, {"sampler.steps": 7}], ids=str)
-def test_columns_of_a_run_cannot_be_overridden(tmp_path, settings):
-    begin_run(tmp_path, TrainConfig())
-    before = (tmp_path / "config.yaml").read_bytes()
-    with pytest.raises(InputError, match=f"cannot change the columns of train.csv .{next(iter(settings))}: "):
-        begin_run(tmp_path, TrainConfig.from_dotted(settings), override=True)
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
-
-
-@pytest.mark.parametrize(("seconds", "said"), [(-1.0, "at least 0"), (float("nan"), "a finite number")])
-def test_a_limit_that_is_none_is_refused(seconds, said):
-    with pytest.raises(InputError, match=f"reward_timeout is .*; it must be {said}"):
-        TrainConfig(reward_timeout=seconds)

@@ -65,7 +65,7 @@ def test_damaged_misplaced_and_mixed_runs_are_errors(runs, tmp_path):
     rows.assign(alignment=float("nan")).to_csv(path / "scores.csv.gz", index=False)
     with pytest.raises(InputError, match="alignment has blank or non-finite values"):
         run_values(path)
-    with pytest.raises(InputError, match="cannot be published: .*scores.csv.gz was changed"):
+    with pytest.raises(InputError, match="cannot be published: .*scores.csv.gz is damaged"):
         gather(path)
 
 

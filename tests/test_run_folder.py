@@ -1,14 +1,18 @@
-"""A run's manifest says which code made it: version, commit, and whether that was changed."""
+"""Run folders: a config that cannot change unnoticed, and a manifest that says which code made the run."""
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 
 import pytest
+import yaml
 
 from eval.model_card import software
 from otca import __version__, runs
-from otca.runs import code_of
+from otca.config import TrainConfig
+from otca.errors import InputError
+from otca.runs import begin_run, code_of
 
 
 def git(folder, *command):
@@ -56,3 +60,24 @@ def test_a_manifest_has_it_and_stays_the_same_run(tmp_path, monkeypatch):
     assert other["code"]["version"] == "9" and other["hash"] == own["hash"] and not runs.integrity_errors(tmp_path)
     assert runs.finish_run(tmp_path, arm, {}, {"reward_calls": 1}, {})["hash"] != own["hash"]
     assert software(other["code"]) == f"OTCA 9, commit {'1' * 40} and changes since" and software(None) == ""
+
+
+def test_a_run_that_is_older_than_the_setting_goes_on(tmp_path):
+    """Its config.yaml lacks the key, which had the default."""
+    settings = dataclasses.asdict(TrainConfig())
+    del settings["reward_timeout"], settings["credit"]["process_scale"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    begin_run(tmp_path, TrainConfig())
+    with pytest.raises(InputError, match=r"another config \(reward_timeout: 600.0 → 60.0\)"):
+        begin_run(tmp_path, TrainConfig(reward_timeout=60.0))
+    with pytest.raises(InputError, match=r"another config \(credit.process_scale: run → step\)"):
+        begin_run(tmp_path, TrainConfig.from_dotted({"credit.process_scale": "step"}))
+
+
+@pytest.mark.parametrize("settings", [{"rewards": ["alignment"]}, {"method": "moca"}, {"sampler.steps": 7}], ids=str)
+def test_columns_of_a_run_cannot_be_overridden(tmp_path, settings):
+    begin_run(tmp_path, TrainConfig())
+    before = (tmp_path / "config.yaml").read_bytes()
+    with pytest.raises(InputError, match=f"cannot change the columns of train.csv .{next(iter(settings))}: "):
+        begin_run(tmp_path, TrainConfig.from_dotted(settings), override=True)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
