@@ -201,17 +201,13 @@ class Batch:
     initial_seed_B: list[int]
 
     def parts(self, rank: int, world: int, size: int) -> Iterator[tuple[list[int], Batch]]:
-        """One process's share, ``size`` samples at a time, with their numbers in the whole.
-
-        Every process gets as many, since networks in shards answer only when all of them ask: where the number is no multiple of
-        ``world``, the first samples come twice.
-        """
+        """A process's share, ``size`` samples at a time, and their numbers: all get as many, the first ones twice if need be."""
         count = len(self.prompts)
         share = [i % count for i in range(rank, -(-count // world) * world, world)]
         for first in range(0, len(share), size):
             chosen = share[first : first + size]
-            lists = ([values[i] for i in chosen] for values in (self.seed_B, self.initial_seed_B))
-            yield chosen, Batch([self.prompts[i] for i in chosen], self.group_B[chosen], *lists)
+            prompts, *seeds = ([values[i] for i in chosen] for values in (self.prompts, self.seed_B, self.initial_seed_B))
+            yield chosen, Batch(prompts, self.group_B[chosen], *seeds)
 
 
 def sample_seed(*key: int | str) -> int:

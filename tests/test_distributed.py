@@ -1,73 +1,121 @@
-"""Two processes on gloo give what one gives: weights, rows and counts; a launch that accelerate does not see is refused."""
+"""Two processes on gloo give what one gives, with weights whole and in shards; launches that would not are refused."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
+from torch import nn
 
-from tests.processes import ran
+from baselines import find_method
+from otca.__main__ import main
+from otca.config import PolicyConfig, TrainConfig
+from otca.distributed import check_dropped_plugin, check_split_launch, keep_inputs_whole
+from otca.errors import InputError
+from otca.models.base import build_policy
+from otca.sharding import shard_precision
+from otca.trainer import Trainer
+from tests.processes import ROOT, ran
+from tests.toys import REWARDS, toy_settings
 
-ROOT = Path(__file__).parent.parent
-
-
-def train(folder, pipeline, processes, *changes, use_cpu="true", command=("-m", "otca", "train"), **switches):
-    """Three iterations of `python -m otca train` in so many processes; returns the finished process."""
-    settings = {
-        "out": folder,
-        "method": "otca",
-        "policy.path": pipeline,
-        "rewards": "[tests.test_baselines:Red,tests.test_baselines:Blue]",
-        "prompts_per_iteration": 4,
-        "group_size": 4,
-        "micro_batch": 4,
-        "iterations": 3,
-        "sampler.steps": 4,
-        "save_every": 3,
-        "optimizer.learning_rate": 1e-3,
-    }
-    command = [*command, *(f"--{key}={value}" for key, value in settings.items()), *changes]
-    launcher = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return ran([sys.executable, *launcher, *command], ACCELERATE_USE_CPU=use_cpu, **switches)
-
-
-WAN = ("--policy.frames=5", "--policy.max_sequence_length=10", "--iterations=2", "--save_every=2")
+SETTINGS = {
+    "prompts_per_iteration": 4,
+    "group_size": 4,
+    "micro_batch": 4,
+    "iterations": 2,
+    "sampler.steps": 4,
+    "save_every": 1,
+    "optimizer.learning_rate": 1e-3,
+    "optimizer.ema_decay": 0.9,
+    "loss.kl_beta": 0.1,
+}
+WAN = {"policy.frames": 5, "policy.max_sequence_length": 10, "iterations": 1}
 CASES = {
-    "otca": ("untrained_pipeline", ()),
-    "sampled": ("untrained_pipeline", ("--credit.sampled_steps=2", "--method=process_credit")),
-    "experts": ("untrained_experts", WAN),
-    "one expert": ("untrained_experts", (*WAN, "--step_selection.kind=first_k", "--step_selection.count=1")),
+    "otca": ("toy_pipeline", {}, False),
+    "sampled-steps": ("toy_pipeline", {"method": "process_credit", "credit.sampled_steps": 2}, False),
+    "one-expert": ("untrained_experts", WAN | {"step_selection.kind": "first_k", "step_selection.count": 1}, False),
+    "otca-sharded": ("toy_pipeline", {}, True),
+    "sampled-steps-sharded": ("toy_pipeline", {"method": "process_credit", "credit.sampled_steps": 2}, True),
+    "experts-lora-sharded": ("untrained_experts", WAN | {"policy.tuning": "lora"}, True),
 }
 
 
+def train_whole(folder: Path, settings: dict) -> Trainer:
+    trainer = Trainer(TrainConfig.from_dotted(settings), find_method(settings["method"]), folder)
+    trainer.run()
+    return trainer
+
+
+def launch(*command: str, **environment: str):
+    """A module or script with its arguments in two processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = ran([sys.executable, *launcher, *command], ACCELERATE_USE_CPU="true", **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def launched(request, tmp_path_factory):
+    """One launch of two processes that trains every case, and goes on with the sharded one; settings by case, folder, output."""
+    root, settings, runs = tmp_path_factory.mktemp("two"), {}, []
+    for name, (pipeline, changes, sharded) in CASES.items():
+        settings[name] = toy_settings("otca", request.getfixturevalue(pipeline)) | SETTINGS | changes
+        runs.append({"folder": str(root / name), "settings": settings[name], "sharded": sharded})
+    longer = settings["otca-sharded"] | {"iterations": 3}
+    runs += [{"folder": str(root / name), "settings": longer, "sharded": True} for name in ("straight", "otca-sharded")]
+    return settings, root, launch("-m", "tests.launched_runs", json.dumps(runs)).stdout
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_are_one(request, tmp_path, case):
+def test_two_processes_are_one(case, launched, tmp_path):
     """After all updates the weights agree to 1e-5, and so do all rows (what is counted, exactly)."""
-    name, changes = CASES[case]
-    pipeline = request.getfixturevalue(name)
-    for processes in (1, 2):
-        done = train(tmp_path / str(processes), pipeline, processes, *changes)
-        assert done.returncode == 0, done.stderr[-3000:]
-    [newest] = sorted((tmp_path / "1" / "checkpoints").iterdir())[-1:]
+    settings, root, out = launched
+    trained = len(train_whole(tmp_path, settings[case]).parameters)
+    assert f"{case}: {trained if CASES[case][2] else 0} of {trained} sharded" in out
+    last = f"iteration_{settings[case]['iterations']:06d}"
     moved = {}
-    for part in sorted(path.name for path in newest.glob("transformer*")):
-        weights = f"{part}/diffusion_pytorch_model.safetensors"
-        one, two = (load_file(tmp_path / n / "checkpoints" / newest.name / weights) for n in "12")
-        start = load_file(Path(pipeline) / weights)
-        assert max(float((one[key] - two[key]).abs().max()) for key in one) <= 1e-5
-        moved[part] = max(float((one[key] - start[key]).abs().max()) for key in one)
-    trained = {"transformer"} if case == "one expert" else set(moved)
-    assert {part for part, by in moved.items() if by > 1e-3} == trained
-    rows_one, rows_two = (pd.read_csv(tmp_path / n / "train.csv") for n in "12")
-    np.testing.assert_allclose(rows_one, rows_two, rtol=1e-4, atol=1e-5)
+    saved = sorted(p.relative_to(tmp_path) for p in (tmp_path / "checkpoints" / last).rglob("*.safetensors"))
+    for path in saved:
+        one, two = load_file(tmp_path / path), load_file(root / case / path)
+        assert one.keys() == two.keys()
+        assert max(float((one[key] - two[key]).abs().max()) for key in one) <= 1e-5, path
+        if path.parts[2].startswith("transformer"):
+            start = load_file(Path(settings[case]["policy.path"]) / Path(*path.parts[2:]))
+            moved[path.parts[2]] = max(float((one[key] - start[key]).abs().max()) for key in one)
+    assert len(saved) >= 3  # weights, optimizer and average
+    assert {part for part, by in moved.items() if by > 1e-4} == ({"transformer"} if moved else set())
+    rows = [pd.read_csv(folder / "train.csv")[: settings[case]["iterations"]] for folder in (tmp_path, root / case)]
+    np.testing.assert_allclose(*rows, rtol=1e-4, atol=1e-5)
     for column in ("iteration", "network_evaluations", "reward_calls", "dead_groups"):
-        assert rows_one[column].tolist() == rows_two[column].tolist()
-    assert done.stdout.count("trained") == 1  # the main process speaks alone
+        assert rows[0][column].tolist() == rows[1][column].tolist()
+
+
+def test_a_sharded_run_resumes_from_its_own_checkpoint_and_one_process_from_it(launched, tmp_path):
+    settings, root, _ = launched
+    path = "checkpoints/iteration_000003/optimizer.safetensors"
+    one, two = (load_file(root / run / path) for run in ("otca-sharded", "straight"))
+    assert max(float((one[key] - two[key]).abs().max()) for key in one) == 0
+    folder = shutil.copytree(root / "otca-sharded", tmp_path / "run")
+    for old in sorted((folder / "checkpoints").iterdir())[-1:]:
+        shutil.rmtree(old)
+    train_whole(folder, settings["otca-sharded"] | {"iterations": 3})
+    alone = load_file(folder / path)
+    assert max(float((one[key] - alone[key]).abs().max()) for key in one) <= 1e-5
+
+
+def test_shards_are_gathered_in_bf16_and_noise_levels_stay_whole(launched):
+    """accelerate's own choice would cast 513.5 to bf16, which is 512 or 516 there."""
+    assert launched[2].count("level: 513.5 torch.float32 torch.bfloat16 [1.0, 1.0]\n") == 2
+    assert launched[2].count("gradient: torch.float32 torch.float32\n") == 2
 
 
 ENDED = """
@@ -83,26 +131,69 @@ print(f"{before > 0} {gloo_workers()}\\n", end="")
 """
 
 
-def test_no_worker_of_gloo_outlives_the_command(untrained_pipeline, tmp_path):
+def test_no_worker_of_gloo_outlives_the_command(toy_pipeline, tmp_path):
     """One that still held a tensor would abort the interpreter as it ends, after the last file is written."""
     script = tmp_path / "ended.py"
     script.write_text(ENDED)
-    done = train(tmp_path / "out", untrained_pipeline, 2, command=(script,), PYTHONPATH=str(ROOT))
-    assert done.returncode == 0, done.stderr[-3000:]
+    settings = toy_settings("otca", toy_pipeline, out=tmp_path / "out", rewards=f"[{','.join(REWARDS)}]")
+    done = launch(str(script), *(f"--{key}={value}" for key, value in settings.items()), PYTHONPATH=str(ROOT))
     assert done.stdout.count("True 0\n") == 2
+    assert done.stdout.count("trained") == 1  # the main process speaks alone
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs accelerate does see the processes")
-def test_processes_that_accelerate_does_not_see_are_refused(untrained_pipeline, tmp_path):
+# ------------------------------------------------------------------------------------------------ launches that are refused
+def test_processes_that_accelerate_does_not_see_are_refused(monkeypatch):
     """Without its CPU switch accelerate would let every process train the same folder alone."""
-    done = train(tmp_path / "out", untrained_pipeline, 2, use_cpu="false")
-    assert done.returncode != 0 and "WORLD_SIZE is 2, but accelerate sees 1 process" in done.stderr
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="WORLD_SIZE is 2, but accelerate sees 1 process"):
+        check_split_launch(SimpleNamespace(num_processes=1))
 
 
-@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs accelerate does shard")
-def test_sharding_that_accelerate_drops_is_refused(untrained_pipeline, tmp_path, processes):
-    """On CPU, FSDP asked for by the launcher's environment silently becomes DDP."""
-    done = train(tmp_path / "out", untrained_pipeline, processes, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
-    assert done.returncode != 0 and "ACCELERATE_USE_FSDP asks for FSDP, but accelerate runs" in done.stderr
+def test_sharding_that_accelerate_drops_is_refused(toy_pipeline, tmp_path, monkeypatch, capsys):
+    """On CPU, FSDP asked for by the launcher's environment silently becomes something else."""
+    for name, value in (("ACCELERATE_USE_FSDP", "true"), ("FSDP_VERSION", "2"), ("ACCELERATE_USE_CPU", "true")):
+        monkeypatch.setenv(name, value)
+    assert main(["train", f"--policy.path={toy_pipeline}", f"--out={tmp_path / 'out'}"]) == 2
+    assert "ACCELERATE_USE_FSDP asks for FSDP, but accelerate runs" in capsys.readouterr().err
     assert not (tmp_path / "out" / "train.csv").exists()
+
+
+def test_the_first_version_of_fsdp_is_refused():
+    """accelerate's default, whose flat weights nothing here can read; the second passes and gets its precision."""
+    plugin = SimpleNamespace(mixed_precision_policy=None)
+    launched = SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=False, state=SimpleNamespace(fsdp_plugin=plugin))
+    with pytest.raises(InputError, match="version 1 of FSDP; set fsdp_version: 2"):
+        check_dropped_plugin(launched)
+    launched.is_fsdp2 = True
+    check_dropped_plugin(launched)
+    keep_inputs_whole(launched, torch.bfloat16)
+    assert plugin.mixed_precision_policy == shard_precision(torch.bfloat16)
+
+
+def test_networks_that_are_to_be_cut_stay_where_they_are_loaded(untrained_experts):
+    """Only what is not trained goes to the device; on a GPU each process would otherwise hold both experts whole."""
+    config = PolicyConfig(path=untrained_experts, frames=5, max_sequence_length=10)
+    policy = build_policy(config, "meta", networks_on=torch.device("cpu"))
+    parts = policy.pipeline.components
+    assert {name for name, part in parts.items() if isinstance(part, nn.Module) and part.device.type != "meta"} == {
+        "transformer",
+        "transformer_2",
+    }
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="accelerate refuses FSDP without a GPU")
+def test_accelerate_shards_by_the_shipped_config(untrained_pipeline, tmp_path):
+    """The launcher's own path, in one process: it trains and saves whole weights, near those of a plain run."""
+    settings = {"method": "otca", "policy.path": untrained_pipeline, "rewards": f"[{','.join(REWARDS)}]", "sampler.steps": 4}
+    settings |= {"prompts_per_iteration": 2, "group_size": 4, "micro_batch": 4, "save_every": 1, "optimizer.learning_rate": 1e-3}
+    train = ["-m", "otca", "train", *(f"--{key}={value}" for key, value in settings.items())]
+    launch = ["-m", "accelerate.commands.launch", "--config_file", "otca/launch/eight_gpus_fsdp2.yaml", "--num_processes", "1"]
+    runs = {"whole": [train], "sharded": [[*launch, *train]]}
+    for folder, [command] in runs.items():
+        command = [sys.executable, *command, f"--out={tmp_path / folder}", "--iterations=2", "--policy.precision=bf16"]
+        done = ran(command, 600)
+        assert done.returncode == 0, done.stderr[-3000:]
+    path = "checkpoints/iteration_000002/transformer/diffusion_pytorch_model.safetensors"
+    one, two = (load_file(tmp_path / folder / path) for folder in runs)
+    assert one.keys() == two.keys() and max(float((one[key] - two[key]).abs().max()) for key in one) < 5e-3

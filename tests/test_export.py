@@ -130,7 +130,7 @@ def test_whole_networks_of_a_hub_model_come_alone(toy_pipeline, tmp_path, monkey
         return export_weights(policy, folder)
 
     monkeypatch.chdir(tmp_path / "hub")
-    monkeypatch.setattr("eval.export.export_weights", away_from_it)
+    monkeypatch.setattr("otca.export.export_weights", away_from_it)
     policy = make_run(run, configured("some/base-1.0"))
     export(capsys, run, out, "--samples", 0)
     assert {p.name for p in out.iterdir()} == {"README.md", "LICENSE", "config.yaml", "transformer", HASHES}
@@ -234,7 +234,7 @@ def test_the_card_has_its_methods_row_of_the_published_table(evaluated, tmp_path
     rows.write_text(rows.read_text().replace(read_manifest(runs[-1])["hash"], read_manifest(evaluated)["hash"]))
     assert "This run is one of them." in card("same", "--results", root)
     assert "No published table has the method *otca* at the tier *mine* (image)." in card("default")
-    monkeypatch.setattr("eval.export.RESULTS", tmp_path / "nowhere")
+    monkeypatch.setattr("eval.published_row.RESULTS", tmp_path / "nowhere")
     assert "no published tables were at hand at the export" in card("none")
 
 
