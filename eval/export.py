@@ -1,4 +1,4 @@
-"""`otca export`: a run's checkpoint as a folder that is ready for the hub. What takes long to load is imported after the checks."""
+"""`otca export`: a run's checkpoint as a folder for the hub. What takes long to load is imported after the checks."""
 
 from __future__ import annotations
 
