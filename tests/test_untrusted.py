@@ -136,7 +136,7 @@ BAD_SPECS = [
 def test_pictures_are_judged_only_by_specs_of_the_grammar(spec):
     scenes.check_spec(Prompt("p", "t", SPEC))
     with pytest.raises(InputError, match="prompt 'p' has the spec .*; needed is .*objects"):
-        JudgeAccuracy.score(None, None, [Prompt("p", "t", spec)])
+        JudgeAccuracy.score(JudgeAccuracy, None, [Prompt("p", "t", spec)])
     prompts = [Prompt("p", "t", SPEC), Prompt("p", "t", spec)]
     with pytest.raises(InputError, match="prompt 'p' has the spec"):
         check_prompts([build_reward("quality"), build_reward("alignment")], prompts, "here")
@@ -147,7 +147,7 @@ def test_clips_are_judged_only_by_specs_of_the_grammar(motion):
     video_scenes.check_spec(Prompt("p", "t", CLIP))
     spec = CLIP | {"objects": [CLIP["objects"][0] | {"motion": motion}]}
     with pytest.raises(InputError, match="prompt 'p' has the spec .*; needed is .*motion"):
-        VideoJudgeAccuracy.score(None, None, [Prompt("p", "t", spec)])
+        VideoJudgeAccuracy.score(VideoJudgeAccuracy, None, [Prompt("p", "t", spec)])
 
 
 @pytest.mark.parametrize(
