@@ -30,7 +30,7 @@ LAUNCH = sorted((ROOT / "otca" / "launch").glob("*.yaml"))
 def test_every_preset_resolves_and_names_what_exists(name):
     config = presets.train_config(name, "otca", find_method("otca").settings, 0)
     path, prompts = config.policy.path, config.prompts
-    assert path.startswith("embedded:") or path in PUBLISHED
+    assert path.startswith("embedded:") or (path in PUBLISHED and config.policy.precision == "bf16")
     assert prompts.startswith("embedded:") or Path(prompts).stem in LISTS
     assert config.micro_batch <= config.prompts_per_iteration * config.group_size
     if name.endswith("/paper"):
@@ -118,15 +118,6 @@ def test_a_dry_run_names_a_micro_batch_that_does_not_divide(monkeypatch, capsys)
     monkeypatch.setitem(presets.TRAIN, "image/quick", presets.TRAIN["image/quick"] | {"micro_batch": 33})
     assert preflight("table1", "quick", table1.TABLE.arms("quick"), Path("elsewhere")) == 2
     assert "micro_batch is 33; it must divide the 128 samples of one update" in capsys.readouterr().out
-
-
-def test_a_dry_run_refuses_prompts_that_processes_cannot_share(monkeypatch, capsys):
-    class Three:
-        num_processes = 3
-
-    monkeypatch.setattr("reproduce.dry_run.process_state", Three)
-    assert preflight("table1", "quick", table1.TABLE.arms("quick"), Path("elsewhere")) == 2
-    assert "the 8 prompts of one update must be a multiple of the 3 processes" in capsys.readouterr().out
 
 
 def test_a_dry_run_reckons_hours_from_finished_runs(tmp_path):
