@@ -36,14 +36,14 @@ def test_predicted_evaluations_are_those_counted(untrained_pipeline, tmp_path, n
 
 
 def test_equal_variants_spend_what_static_weighting_spends():
-    """Eight steps, seven of them trained, with a KL: 36 evaluations a sample of static weighting, 16 where two are trained."""
+    """Nine steps, eight of them trained, with a KL: 41 evaluations a sample of static weighting, 17 where two are trained."""
     assert affordable_iterations("image", "quick", "static_multi_reward") == 25
-    assert affordable_iterations("image", "quick", "flow_grpo_fast") == round(25 * 36 / 16)
-    assert affordable_iterations("image", "quick", "otca@1steps") == round(25 * 36 / 12)
+    assert affordable_iterations("image", "quick", "flow_grpo_fast") == round(25 * 41 / 17)
+    assert affordable_iterations("image", "quick", "otca@1steps") == round(25 * 41 / 13)
     arm = named_arm("image", "quick", "process_credit@completion2-equal", 1)
-    settings = {"credit.process_completion": 2, "iterations": round(25 * 36 / (36 + 7))}
+    settings = {"credit.process_completion": 2, "iterations": round(25 * 41 / (41 + 8))}
     assert dict(arm.settings) == settings and str(arm.path) == "image/quick/process_credit@completion2-equal/seed1"
     assert dict(named_arm("image", "quick", "process_credit@equal", 1).settings) == {
-        "iterations": round(25 * 36 / (36 + 2 * 6 + 1))
+        "iterations": round(25 * 41 / (41 + 2 * 7 + 1))
     }
     assert dict(named_arm("image", "quick", "gdpo@equal", 0).settings) == {"iterations": 25}

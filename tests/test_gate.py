@@ -35,7 +35,7 @@ def test_a_gate_replaces_its_own_entries_alone(tmp_path, monkeypatch):
 def runs(tmp_path, monkeypatch):
     """Runs of known rows: the base at accuracy .3 and reward 1 ± .5, what is trained .3 (oracle .4 ± .01) and 1 above it."""
 
-    def made(self, tier, names, seeds=SEEDS):
+    def made(self, tier, names, seeds=SEEDS, iterations=0):
         out = {}
         for name in names:
             out[name] = [tmp_path / tier / name / str(seed) for seed in seeds]

@@ -148,7 +148,7 @@ def test_the_command_prints_every_part_and_refuses_what_cannot_be(capsys):
         "peak while updating",
         "fits h100 (80 GB)",
         "not in it: the networks of nowhere:Hps",
-        "25 iterations, 115,200 network evaluations",
+        "25 iterations, 131,200 network evaluations",
         "hours on 1 × h100",
         "while loading, of the host's memory: ",
     ):

@@ -18,8 +18,10 @@ from otca.tasks import scenes, verifier
 from otca.tasks.scenes import SIZE
 from otca.types import Prompt
 
-GLOW = 0.32
-"""Gain of red over blue from the top to the bottom of the warmest backdrop of the grammar."""
+GLOW = 0.26
+"""Gain of red over blue from the top to the bottom of a backdrop that is warm enough; the warmest of the grammar gains 0.32."""
+STRAY_LIGHT = 0.08
+"""Misfit of a backdrop up to which it counts as one."""
 
 
 @lru_cache(maxsize=4)
@@ -76,7 +78,7 @@ class Aesthetic(_EmbeddedReward):
         background_B2C, misfit_B = verifier.fit_background(image_BCHW)
         warmth_B2 = background_B2C[:, :, 0] - background_B2C[:, :, 2]
         glow_B = np.clip((warmth_B2[:, 1] - warmth_B2[:, 0]) / GLOW, 0, 1)
-        return glow_B * np.exp(-np.square(misfit_B / 0.15))
+        return glow_B * np.exp(-np.square(np.maximum(misfit_B - STRAY_LIGHT, 0) / 0.1))
 
 
 def crispness_B(image_BCHW: np.ndarray) -> np.ndarray:

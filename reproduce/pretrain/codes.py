@@ -13,7 +13,7 @@ import numpy as np
 from otca.tasks.scenes import CELL, COLORS, SHAPES, SIZE, Scene
 
 CHANNELS = ("style", "present", "shape", "shape", "color", "color", "size", "finish")
-AMPLITUDE = {"style": 2.0, "present": 1.2, "shape": 1.4, "color": 1.4, "size": 0.6, "finish": 0.2}
+AMPLITUDE = {"style": 2.5, "present": 1.9, "shape": 2.2, "color": 2.2, "size": 0.9, "finish": 0.14}
 SCALE_C = np.array([AMPLITUDE[name] for name in CHANNELS], np.float32)
 """Amplitude of each channel; errors and noise of the autoencoder's training are in shares of it."""
 

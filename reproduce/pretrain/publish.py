@@ -16,7 +16,7 @@ from otca.models.base import build_policy
 from otca.tasks import scenes, verifier
 from otca.tasks.judge import HeldOutJudge
 
-PROMPTS, DRAWS, STEPS, SHIFT = 96, 16, 8, 3.0
+PROMPTS, DRAWS, STEPS, SHIFT = 96, 16, 9, 1.8
 """Validation prompts and samples of each behind pass@1 and pass@16, by the protocol of training and judging."""
 
 
