@@ -87,8 +87,8 @@ class Gate:
         digest = hashlib.sha256(repr(settings).encode() + b"".join(file.read_bytes() for file in files))
         return Path("runs/gates") / f"{self.modality}-{digest.hexdigest()[:8]}"
 
-    def runs(self, tier: str, names: tuple[str, ...], seeds: tuple[int, ...] = SEEDS, iterations: int = 0) -> dict[str, list[Path]]:
-        """Folders of the finished runs of each method or variant, made where they are missing; ``iterations``: 0, the tier's."""
+    def runs(self, tier: str, names: tuple[str, ...], seeds: tuple[int, ...] = SEEDS, iterations=0) -> dict[str, list[Path]]:
+        """Folders of the finished runs of each method or variant, made where they are missing; 0 iterations are the tier's."""
         arms = {name: [self._arm(tier, name, seed, iterations) for seed in seeds] for name in names}
         run_arms([arm for of in arms.values() for arm in of], self.root, self.jobs)
         return {name: [self.root / arm.path for arm in of] for name, of in arms.items()}
