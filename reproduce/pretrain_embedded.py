@@ -27,9 +27,8 @@ def main() -> int:
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     if args.stage == "all":
-        return run_all(
-            [sys.executable, "-m", "reproduce.pretrain_embedded", "--folder", str(args.folder), "--stage"], args.folder
-        )
+        command = [sys.executable, "-m", "reproduce.pretrain_embedded", "--folder", str(args.folder), "--stage"]
+        return run_all(image, command, args.folder)
     image.STAGES[args.stage](args.folder)
     return 0
 
