@@ -58,7 +58,7 @@ def train_whole(folder: Path, settings: dict) -> Trainer:
 def launch(*command: str, **environment: str):
     """A module or script with its arguments in two processes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = ran([sys.executable, *launcher, *command], ACCELERATE_USE_CPU="true", **environment)
+    done = ran([sys.executable, *launcher, *command], 550, ACCELERATE_USE_CPU="true", **environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -135,7 +135,8 @@ def test_no_worker_of_gloo_outlives_the_command(toy_pipeline, tmp_path):
     """One that still held a tensor would abort the interpreter as it ends, after the last file is written."""
     script = tmp_path / "ended.py"
     script.write_text(ENDED)
-    settings = toy_settings("otca", toy_pipeline, out=tmp_path / "out", rewards=f"[{','.join(REWARDS)}]")
+    changes = {"out": tmp_path / "out", "rewards": f"[{','.join(REWARDS)}]", "optimizer.updates_per_iteration": 1}
+    settings = toy_settings("otca", toy_pipeline, **changes)
     done = launch(str(script), *(f"--{key}={value}" for key, value in settings.items()), PYTHONPATH=str(ROOT))
     assert done.stdout.count("True 0\n") == 2
     assert done.stdout.count("trained") == 1  # the main process speaks alone
