@@ -19,7 +19,7 @@ from otca.errors import InputError
 from otca.files import write_atomic
 from otca.models.base import Policy
 from otca.prompts import evaluation_prompts
-from otca.sampling import Batch, initial_generator, make_batch, ode_plan, rollout
+from otca.sampling import Batch, generator, make_batch, ode_plan, rollout
 from otca.types import Prompt
 
 
@@ -63,7 +63,7 @@ def generated(policy: Policy, config: EvalConfig, seed: int, rank: int = 0, worl
 
 def noise_seed(prompt: Prompt, slot: int, seed: int) -> int:
     """Seed of the ``torch.Generator`` that draws the initial noise of the first sample of an evaluation's prompt ``slot``."""
-    return initial_generator(_batch([prompt], [slot], 1, seed).initial_seed_B[0]).initial_seed()
+    return generator(_batch([prompt], [slot], 1, seed).initial_seed_B[0], "initial").initial_seed()
 
 
 def _batch(prompts: list[Prompt], slots: list[int], samples_per_prompt: int, seed: int) -> Batch:

@@ -281,8 +281,8 @@ def rollout(
 def _trajectories(policy: Policy, batch: Batch, rows: slice, plan: Plan, keep: Needs) -> dict:
     """All T transitions of one micro-batch, stacked over time (axis 0)."""
     condition = condition_of(policy, batch.prompts, rows)
-    x = policy.noise([initial_generator(seed) for seed in batch.initial_seed_B[rows]])
-    step_noise = [_generator(seed, "steps") for seed in batch.seed_B[rows]]
+    x = policy.noise([generator(seed, "initial") for seed in batch.initial_seed_B[rows]])
+    step_noise = [generator(seed, "steps") for seed in batch.seed_B[rows]]
     kept = [name for name, flag in (("velocity", Needs.VELOCITY), ("mean", Needs.MEAN)) if flag in keep]
     out: dict[str, list] = {"latents": [x], "log_prob": [], "std": []} | {name: [] for name in kept}
     for t in range(len(plan.sigma_S) - 1):
@@ -300,18 +300,14 @@ def micro_batches(count: int, size: int) -> list[slice]:
     return [slice(first, first + size) for first in range(0, count, size)]
 
 
-def initial_generator(seed: int) -> torch.Generator:
-    """What draws a sample's initial noise, from its entry in ``initial_seed_B``."""
-    return _generator(seed, "initial")
-
-
-def _generator(seed: int, purpose: str) -> torch.Generator:
+def generator(seed: int, purpose: str) -> torch.Generator:
+    """What draws a sample's noise: "initial" (by ``initial_seed_B``), of its "steps", or for another purpose."""
     return torch.Generator().manual_seed(sample_seed(seed, purpose))
 
 
 def noised_at(policy: Policy, clean, seed_B: list[int], t: int, sigma_S: torch.Tensor):
     """Clean latents noised to level t, x = (1 − σ)·clean + σ·noise, each sample with noise of its own seed and level."""
-    noise = policy.noise([_generator(seed, f"forward {t}") for seed in seed_B])
+    noise = policy.noise([generator(seed, f"forward {t}") for seed in seed_B])
     sigma = float(sigma_S[t])
     return (1 - sigma) * clean + sigma * noise
 
@@ -327,7 +323,7 @@ def continued_from(policy: Policy, sampled: Trajectory, sampler: SamplerConfig, 
     for t in range(state, len(plan.sigma_S) - 1):
         if t > state:
             velocity = velocity_at(policy, x, t, plan.sigma_S, condition)
-        noise = policy.noise([_generator(seed, f"continuation {draw} step {t}") for seed in sampled.seed_B[rows]])
+        noise = policy.noise([generator(seed, f"continuation {draw} step {t}") for seed in sampled.seed_B[rows]])
         x = transition_at(plan, t, x, velocity, noise=noise)[0]
     return x
 
