@@ -19,29 +19,21 @@ from dataclasses import dataclass
 
 import torch
 
-KL_SCALES = ("gaussian", "flow_grpo")
-
 
 @dataclass(frozen=True)
 class Transition:
-    """What a policy loss may read of one trained transition of one micro-batch.
+    """What a policy loss may read of one trained transition of one micro-batch."""
 
-    log_ratio_B (B,), log p − log p_old with gradient; advantage_B (B,), fused and clipped; advantage_BK (B, K), its parts
-    credit · advantage before fusing, each clipped; mean (B, …), with gradient, of the transition under the policy, and
-    old_mean under the one that sampled (kept only for methods that need MEAN); std, its noise; delta, the fall in σ;
-    clip_low and clip_high, the range of 1 − … to 1 + …; ratio_scale, κ_t of the module's docstring.
-    """
-
-    log_ratio_B: torch.Tensor
-    advantage_B: torch.Tensor
-    advantage_BK: torch.Tensor
-    mean: torch.Tensor
-    old_mean: torch.Tensor | None
+    log_ratio_B: torch.Tensor  # log p − log p_old, with gradient
+    advantage_B: torch.Tensor  # fused and clipped
+    advantage_BK: torch.Tensor  # its parts credit · advantage before fusing, each clipped
+    mean: torch.Tensor  # (B, …) of the transition under the policy, with gradient
+    old_mean: torch.Tensor | None  # and under the one that sampled, for methods that need MEAN
     std: float
-    delta: float
-    clip_low: float
+    delta: float  # fall in σ
+    clip_low: float  # the ratio is held in 1 − clip_low … 1 + clip_high
     clip_high: float
-    ratio_scale: float = 1.0
+    ratio_scale: float = 1.0  # κ_t
 
     @property
     def scaled_log_ratio_B(self) -> torch.Tensor:
@@ -51,18 +43,14 @@ class Transition:
 
 @dataclass(frozen=True)
 class NoisedSample:
-    """What a loss over the forward process may read of one noise level of one micro-batch.
+    """What a loss over the forward process may read of one noise level of one micro-batch."""
 
-    clean (B, …), the sampled latents; noisy, the same noised to ``sigma`` with fresh noise; velocity there, with gradient,
-    and old_velocity of the old policy; advantage_B (B,), fused and within ± advantage_clip.
-    """
-
-    clean: torch.Tensor
-    noisy: torch.Tensor
+    clean: torch.Tensor  # (B, …) sampled latents
+    noisy: torch.Tensor  # the same noised to sigma with fresh noise
     sigma: float
-    velocity: torch.Tensor
-    old_velocity: torch.Tensor
-    advantage_B: torch.Tensor
+    velocity: torch.Tensor  # at noisy, with gradient
+    old_velocity: torch.Tensor  # the old policy's
+    advantage_B: torch.Tensor  # fused and within ± advantage_clip
     advantage_clip: float
 
 
@@ -80,9 +68,8 @@ def clipped_surrogate(log_ratio, advantage, clip_low: float, clip_high: float) -
 def clip_range(clip: float, dims: int, stated_dims: int) -> float:
     """A clip range stated for latents of ``stated_dims`` numbers, at ``dims`` numbers; 0 means that it is stated for these.
 
-    Where the mean of a transition moves by u standard deviations in each dimension, the log-ratio, a mean over D dimensions,
-    is normal with standard deviation u/√D (and mean −u²/2). So a range holds u, the drift in each dimension, to the same
-    size if it scales as 1/√D.
+    Where a mean moves by u standard deviations in each of D dimensions, the log-ratio, a mean over them, is normal with
+    standard deviation u/√D. So a range that scales as 1/√D allows the same drift in each dimension.
     """
     return clip * (stated_dims / dims) ** 0.5 if stated_dims else clip
 
@@ -108,7 +95,5 @@ def kl_to_reference(mean, mean_ref, std: float, delta: float, scale: str = "gaus
     ``gaussian``: (μ−μ_ref)² / (2·std²), the true one (std² = s²Δ). ``flow_grpo``: the same times Δ, so that the β of
     Flow-GRPO's scripts (.04, .01) keeps its meaning.
     """
-    if scale not in KL_SCALES:
-        raise ValueError(f"kl_scale is {scale!r}; choose from {', '.join(KL_SCALES)}")
     divergence_B = (mean - mean_ref).square().flatten(1).mean(1) / (2 * std**2)
     return divergence_B * delta if scale == "flow_grpo" else divergence_B

@@ -19,6 +19,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from otca.models.base import Policy
 
 KINDS = ("flow_sde", "dance_sde", "cps", "cps_mse", "ode")
-SELECTIONS = ("all", "random_fraction", "first_k", "window", "ode")
 
 # ------------------------------------------------------------------------------------------------------------- plan
 
@@ -57,8 +57,7 @@ def plan_of(config: TrainConfig, shift: float, micro_batch: int, iteration: int 
     """The plan of an iteration; ``shift`` is the policy's own, ``selection`` replaces the config's kind of step selection."""
     chosen, steps = config.step_selection, config.sampler.steps
     rng = np.random.default_rng([config.seed, iteration, 11])
-    kind = selection or chosen.kind
-    masks = select_steps(kind, steps, iteration, rng, chosen.fraction, chosen.count, chosen.stride)
+    masks = select_steps(selection or chosen.kind, steps, iteration, rng, chosen.fraction, chosen.count, chosen.stride)
     return Plan(config.sampler, sigmas_S(steps, config.sampler.shift or shift), *masks, micro_batch)
 
 
@@ -70,10 +69,6 @@ def ode_plan(steps: int, shift: float, micro_batch: int) -> Plan:
 
 def sigmas_S(steps: int, shift: float = 1.0) -> torch.Tensor:
     """Noise levels from 1 to 0: float64 (steps + 1,), linear, then shifted: σ ← s·σ / (1 + (s−1)·σ)."""
-    if steps < 2:
-        raise ValueError(f"sampler.steps is {steps}; a trajectory needs at least 2 steps")
-    if shift <= 0:
-        raise ValueError(f"sampler.shift is {shift}; it must be positive (1 = linear)")
     sigma = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     return shift * sigma / (1 + (shift - 1) * sigma)
 
@@ -88,25 +83,20 @@ def select_steps(
     (Flow-GRPO-Fast). ``window``: ``count`` neighbours that move on by one every ``stride`` iterations and stop at the
     end (MixGRPO), ODE elsewhere. ``ode``: no noise, and every noise level trained, the last too (DiffusionNFT).
     """
-    last = steps - 1
-    all_but_last = torch.arange(steps) < last
+    last, step_T = steps - 1, torch.arange(steps)
     if selection == "ode":
-        return torch.zeros(steps, dtype=torch.bool), torch.ones(steps, dtype=torch.bool)
+        return step_T < 0, step_T >= 0
     if selection == "all":
-        return all_but_last, all_but_last
+        return step_T < last, step_T < last
     if selection == "random_fraction":
         number = int(fraction * last)
         if number < 1:
             raise ValueError(f"step_selection.fraction is {fraction}: of {last} steps it selects none; raise it")
-        trained = torch.zeros(steps, dtype=torch.bool)
-        trained[torch.from_numpy(rng.choice(last, number, replace=False))] = True
-        return all_but_last, trained
+        return step_T < last, torch.isin(step_T, torch.from_numpy(rng.choice(last, number, replace=False)))
     if not 1 <= count <= last:
         raise ValueError(f"step_selection.count is {count}; with {steps} steps it must lie in 1..{last}")
-    if selection not in SELECTIONS:
-        raise ValueError(f"unknown step_selection.kind {selection!r}; choose from {', '.join(SELECTIONS)}")
     first = 0 if selection == "first_k" else min(iteration // stride, last - count)
-    window = (torch.arange(steps) >= first) & (torch.arange(steps) < first + count)
+    window = (step_T >= first) & (step_T < first + count)
     return window, window
 
 
@@ -147,36 +137,24 @@ def velocity_slopes(kind: str, sigma: float, sigma_next: float, level: float, si
 
 
 def step(kind, x, velocity, sigma, sigma_next, level, noise=None, prev=None, sigma_max=None):
-    """One transition from ``sigma`` to ``sigma_next`` (plain floats, 1 ≥ σ > σ_next ≥ 0).
+    """One transition from ``sigma`` to ``sigma_next`` (1 ≥ σ > σ_next ≥ 0).
 
     x, velocity: (B, …), computed in fp32 at least. ``level`` is a (flow_sde, cps) or η (dance_sde), unused by ode.
     Give ``noise`` (standard normal, shape of x) to sample, or ``prev`` to evaluate a transition taken earlier.
     Returns (prev, log_prob, mean, std): the next state, its log-density averaged over all latent dimensions (B,), the
     Gaussian's mean, and its standard deviation (a float). A noiseless transition has log_prob 0.
     """
-    sigma, sigma_next = float(sigma), float(sigma_next)
-    if not 1 >= sigma > sigma_next >= 0:
-        raise ValueError(f"sigma must fall within [0, 1], got {sigma} to {sigma_next}")
-    x, velocity = _at_least_fp32(x), _at_least_fp32(velocity)
-    mean, std = transition(kind, x, velocity, sigma, sigma_next, level, None if sigma_max is None else float(sigma_max))
-    if prev is None:
-        if std == 0:
-            prev = mean
-        elif noise is None:
-            raise ValueError(f"{kind} is stochastic: give noise to sample or prev to evaluate")
-        else:
-            prev = mean + std * noise
-    return prev, log_density(kind, prev, mean, std), mean, std
-
-
-def log_density(kind: str, prev, mean, std: float):
-    """Log-density of ``prev`` under N(mean, std²), averaged over latent dimensions: (B,)."""
+    x, velocity = at_least_fp32(x), at_least_fp32(velocity)
+    levels = (float(sigma), float(sigma_next), level, None if sigma_max is None else float(sigma_max))
+    mean, std = transition(kind, x, velocity, *levels)
     if std == 0:
-        return mean.new_zeros(mean.shape[0])
-    squared_B = (_at_least_fp32(prev) - mean).square().flatten(1).mean(1)
+        return mean if prev is None else prev, mean.new_zeros(len(mean)), mean, std
+    if prev is None:
+        prev = mean + std * noise
+    squared_B = (at_least_fp32(prev) - mean).square().flatten(1).mean(1)
     if kind == "cps_mse":
-        return -squared_B
-    return -squared_B / (2 * std**2) - math.log(std) - 0.5 * math.log(2 * math.pi)
+        return prev, -squared_B, mean, std
+    return prev, -squared_B / (2 * std**2) - math.log(std) - 0.5 * math.log(2 * math.pi), mean, std
 
 
 def clean_prediction(x, velocity, sigma: float):
@@ -184,7 +162,8 @@ def clean_prediction(x, velocity, sigma: float):
     return x - sigma * velocity
 
 
-def _at_least_fp32(value: torch.Tensor) -> torch.Tensor:
+def at_least_fp32(value: torch.Tensor) -> torch.Tensor:
+    """Half precision made fp32."""
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
@@ -246,20 +225,17 @@ def rollout(
 ) -> Trajectory:
     """Sample every entry of the batch, a micro-batch at a time; ``keep`` may hold VELOCITY and MEAN.
 
-    Noise depends on each sample's seed alone. ``seconds``, if given, gains the time spent in "sampling" and "decode".
-    ``on_media`` is given the media of each micro-batch, and their prompts, as soon as they are decoded.
+    Noise depends on each sample's seed alone. ``seconds``, if given, gains the time of "sampling" and "decode"; ``on_media``
+    is given the media of each micro-batch, and their prompts, as soon as they are decoded.
     """
     seconds = {} if seconds is None else seconds
     chunks, media = [], []
     for rows in micro_batches(len(batch.prompts), plan.micro_batch):
-        started, size = time.perf_counter(), len(batch.prompts[rows])
-        with memory_named(f"sampling {size} samples", f"micro_batch ({plan.micro_batch})"):
+        size, smaller = len(batch.prompts[rows]), f"micro_batch ({plan.micro_batch})"
+        with timed(seconds, "sampling"), memory_named(f"sampling {size} samples", smaller):
             chunks.append(_trajectories(policy, batch, rows, plan, keep))
-        sampled = time.perf_counter()
-        with memory_named(f"decoding {size} samples", f"micro_batch ({plan.micro_batch}) or set policy.vae_slicing"):
+        with timed(seconds, "decode"), memory_named(f"decoding {size} samples", f"{smaller} or set policy.vae_slicing"):
             media.append(policy.decode(chunks[-1]["latents"][-1]))
-        seconds["sampling"] = seconds.get("sampling", 0.0) + sampled - started
-        seconds["decode"] = seconds.get("decode", 0.0) + time.perf_counter() - sampled
         if on_media is not None:
             on_media(media[-1], batch.prompts[rows])
     stacked = {name: torch.cat([c[name] for c in chunks], dim=1) for name in chunks[0] if name != "std"}
@@ -278,8 +254,16 @@ def rollout(
     )
 
 
+@contextmanager
+def timed(seconds: dict[str, float], name: str):
+    """Add the seconds of a with-block to ``seconds[name]``."""
+    started = time.perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
+
+
 def _trajectories(policy: Policy, batch: Batch, rows: slice, plan: Plan, keep: Needs) -> dict:
-    """All T transitions of one micro-batch, stacked over time (axis 0)."""
+    """All T transitions of one micro-batch: values by name, stacked over time (axis 0)."""
     condition = condition_of(policy, batch.prompts, rows)
     x = policy.noise([generator(seed, "initial") for seed in batch.initial_seed_B[rows]])
     step_noise = [generator(seed, "steps") for seed in batch.seed_B[rows]]

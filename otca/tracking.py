@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import time
 from collections.abc import Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 from otca.errors import InputError
@@ -62,11 +60,3 @@ def flat_settings(settings: Mapping, prefix: str = "") -> dict[str, object]:
     for key, value in settings.items():
         out |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return out
-
-
-@contextmanager
-def timed(seconds: dict[str, float], name: str):
-    """Add the seconds of a with-block to ``seconds[name]``."""
-    started = time.perf_counter()
-    yield
-    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started

@@ -5,11 +5,12 @@ plan ─► rollout ─► rewards ─► state values ─► credit ─► upda
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -35,12 +36,12 @@ from otca.models.base import Policy, build_policy
 from otca.models.loading import INFERENCE
 from otca.prompts import load_prompts, prompt_order
 from otca.rewards.base import AsyncScoring, Reward, build_rewards, check_prompts, score_all
-from otca.sampling import Batch, Plan, make_batch, plan_of, rollout, slots_of
+from otca.sampling import Batch, Plan, make_batch, plan_of, rollout, slots_of, timed
 from otca.sharding import refill
 from otca.signals import Terminated, defer_signals
 from otca.state_values import process_values
-from otca.tracking import RowLog, flat_settings, require_trackers, timed
-from otca.types import Credit, Needs, Prompt, Scores, Trajectory
+from otca.tracking import RowLog, flat_settings, require_trackers
+from otca.types import Credit, Needs, Scores, Trajectory
 from otca.update import Updater
 from otca.validation import Validation
 
@@ -48,6 +49,190 @@ log = logging.getLogger(__name__)
 
 CONSTANT = 1e-6
 """Rewards whose standard deviation over an iteration is at most this times their mean are the same for all samples."""
+
+
+class Trainer:
+    """State of a run: policy, optimizer, progress. The run folder gets checkpoints, train.csv and timing.csv."""
+
+    def step(self) -> dict[str, float]:
+        """One iteration: returns its row and moves ``progress`` on. Phase times are left in ``seconds``."""
+        config, method, iteration, self.seconds = self.config, self.method, self.progress.iteration, {}
+        plan = plan_of(config, self.policy.shift, self.micro_batch, iteration)
+        sampled, scores, costs = collect(
+            self.policy, self.batch(iteration), plan, self.rewards, method.needs(config), config, self.seconds
+        )
+        with timed(self.seconds, "credit"):
+            credit = assign_credit(method, sampled, scores, config, partial(total, self.accelerator))
+        with timed(self.seconds, "update"):
+            update = self.updater.run(sampled, credit, plan, iteration)
+        return self._row(scores, credit, update, costs)
+
+    def __init__(self, config: TrainConfig, method: Method, folder: Path, make_policy=build_policy):
+        """Load everything; ``make_policy`` gives the policy, as `build_policy` does. Raises InputError for what cannot be."""
+        if config.policy.tuning == "none":
+            raise InputError("policy.tuning is none, which trains nothing; use full or lora")
+        if config.policy.precision == "fp16" and not torch.cuda.is_available():
+            raise InputError("policy.precision is fp16, which needs a GPU; use bf16 or no")
+        if method.forward_loss and config.step_selection.kind != "ode":
+            raise InputError(f"step_selection.kind is {config.step_selection.kind}; {method.name} samples by ode")
+        require_trackers(config.trackers)
+        self.config, self.method, self.folder = config, method, writable_folder(folder)
+        self.accelerator = Accelerator(
+            mixed_precision=config.policy.precision, log_with=config.trackers or None, project_dir=self.folder
+        )
+        self.main, device = self.accelerator.is_main_process, self.accelerator.device
+        check_split_launch(self.accelerator)
+        check_dropped_plugin(self.accelerator)
+        keep_inputs_whole(self.accelerator, INFERENCE[config.policy.precision])
+        self.micro_batch = config.rows_per_pass(self.accelerator.num_processes)
+        self.prompts = load_prompts(config.prompts)
+        self.rewards = build_rewards(config.rewards, device, config.reward_files, config.reward_timeout, config.reward_fps)
+        check_prompts(self.rewards, self.prompts, config.prompts)
+        # networks that are to lie in shards are cut block by block: no GPU ever holds one whole
+        self.policy = make_policy(config.policy, device, networks_on=torch.device("cpu") if asks_for_fsdp() else None)
+        settings = config.optimizer
+        optimizer = torch.optim.AdamW(
+            self.policy.trainable_parameters(),
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        if self.policy.experts > 1:  # a backward pass reaches one of them
+            self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.policy.network, self.optimizer = self.accelerator.prepare(self.policy.network, optimizer)
+        self.updater = Updater(config, method, self.policy, self.optimizer, self.accelerator, self.folder)
+        self.parameters = self.updater.parameters
+        self.progress, self.seconds = checkpoint.Progress(), {}
+
+    def run(self, on_row: Callable[[dict], None] | None = None, judge: Callable | None = None) -> None:
+        """Train from the newest whole checkpoint, if any, to the last iteration; ``on_row`` sees each row of train.csv.
+
+        ``judge`` adds held-out metrics to validation (see `Validation`).
+
+        What stops it (a reward, memory, a signal) leaves a checkpoint of the last iteration's end, where one can be written.
+        """
+        self._restore()
+        config, progress = self.config, self.progress
+        rows = RowLog(self.folder / "train.csv", progress.iteration) if self.main else None
+        times = RowLog(self.folder / "timing.csv", progress.iteration, sparse=True) if self.main else None
+        validation = Validation(config, self.policy, self.rewards, self.accelerator, self.folder, progress.iteration, judge)
+        left = range(progress.iteration, config.iterations)
+        self.policy.encode_ahead(chain((p.text for i in left for p in self.batch(i).prompts), validation.texts))
+        if config.trackers:
+            settings = flat_settings(asdict(config))
+            self.accelerator.init_trackers("otca", config={key: str(value) for key, value in settings.items()})
+        try:
+            with self.updater.averaged():
+                validation.run_if_due(progress.iteration)
+            while progress.iteration < config.iterations:
+                started = time.perf_counter()
+                with defer_signals(lambda: self.updater.moved):
+                    row = self.step()
+                    self.seconds["total"] = time.perf_counter() - started
+                    if self.main:
+                        rows.append(row)
+                        times.append({"iteration": row["iteration"]} | self.seconds)
+                    self.updater.moved = False
+                if on_row and self.main:
+                    on_row(row)
+                self.accelerator.log({k: v for k, v in row.items() if k != "iteration"}, step=row["iteration"])
+                with self.updater.averaged():
+                    better = validation.run_if_due(progress.iteration)
+                if better or progress.iteration % config.save_every == 0 or progress.iteration == config.iterations:
+                    self._save()
+                    if self.main:
+                        checkpoint.remove_prunable(self.folder, config.save_every, config.keep_last, validation.best)
+                self._stop_at_constant_rewards()
+        except (RewardError, TrainingError, KeyboardInterrupt, Terminated) as stop:
+            self._save_on_the_way_out(stop)
+            raise
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+    def judge(self, weights: str = "auto") -> bool:
+        """Give the policy the weights that are to be judged, once training is over (``eval.weights``); whether the average."""
+        averaged = checkpoint.averages(weights, bool(self.updater.average), str(self.folder))
+        if averaged:
+            refill(self.policy.network, self.parameters, self.updater.average)
+        return averaged
+
+    def _restore(self) -> None:
+        """Take up the latest valid checkpoint; damaged newer ones are named and made anew."""
+        found: list[Path | None] = [None]
+        if self.main:
+            found[0], integrity_errors = checkpoint.latest_valid_checkpoint(self.folder)
+            for damage in integrity_errors:
+                log.warning("%s: going on from %s instead", damage, found[0].name)
+        broadcast_object_list(found)
+        if found[0] is None:
+            return
+        self.progress = checkpoint.load_checkpoint(found[0], self.policy, self.optimizer, self.updater.copies())
+        self.updater.skipped_in_a_row = self.progress.skipped_in_a_row
+        if self.accelerator.scaler is not None and self.progress.scaler:
+            self.accelerator.scaler.load_state_dict(self.progress.scaler)
+        self.accelerator.wait_for_everyone()
+        if self.main:
+            checkpoint.remove_after(self.folder, self.progress.iteration)
+
+    def _save(self) -> None:
+        progress, scaler = self.progress, self.accelerator.scaler
+        progress.skipped_in_a_row = self.updater.skipped_in_a_row
+        progress.scaler = dict(scaler.state_dict()) if scaler is not None else {}
+        checkpoint.save_checkpoint(self.folder, progress, self.policy, self.optimizer, self.updater.copies(), write=self.main)
+
+    def _save_on_the_way_out(self, stop: BaseException) -> None:
+        """Keep the last iteration's end, unless the weights have left it; note on ``stop`` where the same command goes on."""
+        if not self.updater.moved and not self.updater.sharded:  # shards are written by all processes together
+            try:
+                self._save()
+            except InputError as error:
+                stop.add_note(str(error))
+        kept = checkpoint.checkpoints(self.folder)
+        stop.add_note(f"the same command goes on from iteration {checkpoint.iteration_of(kept[-1]) if kept else 0}")
+
+    def _stop_at_constant_rewards(self) -> None:
+        """Warn of rewards that were the same for every sample of the iteration; raise RewardError once patience is over."""
+        for name, count in self.progress.constant_in_a_row.items():
+            said = f"reward {name!r} was the same for all samples in {count} iterations in a row"
+            if self.config.patience and count >= self.config.patience:
+                raise RewardError(f"{said} (patience): it cannot train anything; mend it, leave it out, or raise patience")
+            if count and self.main:
+                log.warning("iteration %d: %s", self.progress.iteration - 1, said)
+
+    def _row(self, scores: Scores, credit: Credit, update: dict[str, float], costs: dict[str, int]) -> dict[str, float]:
+        """The iteration's row of train.csv, over all processes; counts the iteration, its costs, and constant rewards.
+
+        A forward pass of one sample at one step is 1, its backward 2 more; passes of other weights and completions count too.
+        """
+        (steps, samples), trained = credit.advantage_TB.shape, int((credit.step_weight_TB != 0).sum())
+        evaluations = (
+            steps * samples + trained * evaluations_per_step(self.config, self.method)
+        ) * self.policy.forwards_per_velocity
+        spent = {"network_evaluations": evaluations, "reward_calls": samples * len(self.rewards)}
+        spent = gathered(self.accelerator, {name: spent[name] + costs.get(name, 0) for name in spent}).sum(0)
+        means, stds = (of(0).tolist() for of in (scores.reward_BK.mean, partial(scores.reward_BK.std, correction=0)))
+        values = {f"reward_{name}": mean for name, mean in zip(scores.names, means)}
+        values |= {f"std_{name}": std for name, std in zip(scores.names, stds)}
+        values = over_processes(self.accelerator, values | credit.diagnostics | update)
+        progress, counts = self.progress, self.progress.constant_in_a_row
+        progress.network_evaluations += int(spent[0])
+        progress.reward_calls += int(spent[1])
+        constant = {name: values[f"std_{name}"] <= CONSTANT * abs(values[f"reward_{name}"]) for name in scores.names}
+        progress.constant_in_a_row = {name: counts.get(name, 0) + 1 if same else 0 for name, same in constant.items()}
+        row = {"iteration": progress.iteration} | values
+        row |= {"network_evaluations": progress.network_evaluations, "reward_calls": progress.reward_calls}
+        progress.iteration += 1
+        return row
+
+    def batch(self, iteration: int) -> Batch:
+        """What this process samples in an iteration; prompts come from an endless list, shuffled by the seed alone."""
+        config, prompts = self.config, self.config.prompts_per_iteration
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        slots = slots_of(rank, world, prompts, config.optimizer.updates_per_iteration)
+        order = prompt_order(len(self.prompts), config.seed, iteration * prompts, prompts)
+        chosen = [self.prompts[order[slot]] for slot in slots]
+        return make_batch(chosen, slots, config.group_size, (config.seed, iteration), config.sampler.shared_noise)
 
 
 def collect(
@@ -72,207 +257,4 @@ def collect(
         return sampled, scores, {}
     with timed(seconds, "process"):
         values_SBK, costs = process_values(policy, sampled, scores.reward_BK, rewards, config)
-    return sampled, dataclasses.replace(scores, state_reward_SBK=values_SBK), costs
-
-
-class Trainer:
-    """State of a run: policy, optimizer, progress. The run folder gets checkpoints, train.csv and timing.csv."""
-
-    def step(self) -> dict[str, float]:
-        """One iteration: returns its row and moves ``progress`` on. Phase times are left in ``seconds``."""
-        config, method, iteration, self.seconds = self.config, self.method, self.progress.iteration, {}
-        plan = plan_of(config, self.policy.shift, self.micro_batch, iteration)
-        sampled, scores, costs = collect(
-            self.policy, self.batch(iteration), plan, self.rewards, method.needs(config), config, self.seconds
-        )
-        with timed(self.seconds, "credit"):
-            credit = assign_credit(method, sampled, scores, config, partial(total, self.accelerator))
-        with timed(self.seconds, "update"):
-            update = self.updater.run(sampled, credit, plan, iteration)
-        return self._row(scores, credit, update, costs)
-
-    def __init__(self, config: TrainConfig, method: Method, folder: Path, make_policy=build_policy):
-        """Load everything; ``make_policy`` gives the policy, as `build_policy` does. Raises InputError for what cannot be."""
-        if config.policy.tuning == "none":
-            raise InputError("policy.tuning is none, which trains nothing; use full or lora")
-        self.config, self.method, self.folder = config, method, writable_folder(folder)
-        require_trackers(config.trackers)
-        if config.policy.precision == "fp16" and not torch.cuda.is_available():
-            raise InputError("policy.precision is fp16, which needs a GPU; use bf16 or no")
-        if method.forward_loss and config.step_selection.kind != "ode":
-            raise InputError(f"step_selection.kind is {config.step_selection.kind}; {method.name} samples by ode")
-        self.accelerator = Accelerator(
-            mixed_precision=config.policy.precision, log_with=config.trackers or None, project_dir=self.folder
-        )
-        check_split_launch(self.accelerator)
-        check_dropped_plugin(self.accelerator)
-        keep_inputs_whole(self.accelerator, INFERENCE[config.policy.precision])
-        self.micro_batch = config.rows_per_pass(self.accelerator.num_processes)
-        self.prompts = load_prompts(config.prompts)
-        where = (self.accelerator.device, config.reward_files)
-        self.rewards = build_rewards(config.rewards, *where, config.reward_timeout, config.reward_fps)
-        check_prompts(self.rewards, self.prompts, config.prompts)
-        # networks that are to lie in shards are cut block by block: no GPU ever holds one whole
-        networks_on = torch.device("cpu") if asks_for_fsdp() else None
-        self.policy = make_policy(config.policy, self.accelerator.device, networks_on=networks_on)
-        settings = config.optimizer
-        optimizer = torch.optim.AdamW(
-            self.policy.trainable_parameters(),
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
-        if self.policy.experts > 1:  # a backward pass reaches one of them
-            self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.policy.network, self.optimizer = self.accelerator.prepare(self.policy.network, optimizer)
-        self.updater = Updater(config, method, self.policy, self.optimizer, self.accelerator, self.folder)
-        self.parameters = self.updater.parameters
-        self.progress = checkpoint.Progress()
-        self.seconds: dict[str, float] = {}
-
-    # -------------------------------------------------------------------------------------------------------- loop
-
-    def run(self, on_row: Callable[[dict], None] | None = None, judge: Callable | None = None) -> None:
-        """Train from the newest whole checkpoint, if any, to the last iteration; ``on_row`` sees each row of train.csv.
-
-        ``judge`` adds held-out metrics to validation (see `Validation`).
-
-        What stops it (a reward, memory, a signal) leaves a checkpoint of the last iteration's end, where one can be written.
-        """
-        self._restore()
-        main, config = self.accelerator.is_main_process, self.config
-        rows = RowLog(self.folder / "train.csv", self.progress.iteration) if main else None
-        times = RowLog(self.folder / "timing.csv", self.progress.iteration, sparse=True) if main else None
-        validation = Validation(config, self.policy, self.rewards, self.accelerator, self.folder, self.progress.iteration, judge)
-        left = range(self.progress.iteration, config.iterations)
-        self.policy.encode_ahead([p.text for iteration in left for p in self._prompts_of(iteration)[0]] + validation.texts)
-        if config.trackers:
-            settings = flat_settings(dataclasses.asdict(config))
-            self.accelerator.init_trackers("otca", config={key: str(value) for key, value in settings.items()})
-        try:
-            with self.updater.averaged():
-                validation.run_if_due(self.progress.iteration)
-            while self.progress.iteration < config.iterations:
-                started = time.perf_counter()
-                with defer_signals(lambda: self.updater.moved):
-                    row = self.step()
-                    self.seconds["total"] = time.perf_counter() - started
-                    if main:
-                        rows.append(row)
-                        times.append({"iteration": row["iteration"]} | self.seconds)
-                    self.updater.moved = False
-                if on_row and main:
-                    on_row(row)
-                self.accelerator.log({k: v for k, v in row.items() if k != "iteration"}, step=row["iteration"])
-                with self.updater.averaged():
-                    better = validation.run_if_due(self.progress.iteration)
-                if better or self.progress.iteration % config.save_every == 0 or self.progress.iteration == config.iterations:
-                    self._save()
-                    if main:
-                        checkpoint.remove_prunable(self.folder, config.save_every, config.keep_last, validation.best)
-                self._stop_at_constant_rewards()
-        except (RewardError, TrainingError, KeyboardInterrupt, Terminated) as stop:
-            self._save_on_the_way_out(stop)
-            raise
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
-
-    def judge(self, weights: str = "auto") -> bool:
-        """Give the policy the weights that are to be judged, once training is over (``eval.weights``); whether the average."""
-        averaged = checkpoint.averages(weights, bool(self.updater.average), str(self.folder))
-        if averaged:
-            refill(self.policy.network, self.parameters, self.updater.average)
-        return averaged
-
-    def _restore(self) -> None:
-        """Take up the newest checkpoint that is whole; damaged ones are named and made anew."""
-        found: list[Path | None] = [None]
-        if self.accelerator.is_main_process:
-            found[0], integrity_errors = checkpoint.latest_valid_checkpoint(self.folder)
-            for damage in integrity_errors:
-                log.warning("%s: going on from %s instead", damage, found[0].name)
-        broadcast_object_list(found)
-        if found[0] is None:
-            return
-        self.progress = checkpoint.load_checkpoint(found[0], self.policy, self.optimizer, self.updater.copies())
-        self.updater.skipped_in_a_row = self.progress.skipped_in_a_row
-        if self.accelerator.scaler is not None and self.progress.scaler:
-            self.accelerator.scaler.load_state_dict(self.progress.scaler)
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            checkpoint.remove_after(self.folder, self.progress.iteration)
-
-    def _save(self) -> Path:
-        main, scaler = self.accelerator.is_main_process, self.accelerator.scaler
-        self.progress.skipped_in_a_row = self.updater.skipped_in_a_row
-        self.progress.scaler = dict(scaler.state_dict()) if scaler is not None else {}
-        return checkpoint.save_checkpoint(
-            self.folder, self.progress, self.policy, self.optimizer, self.updater.copies(), write=main
-        )
-
-    def _save_on_the_way_out(self, stop: BaseException) -> None:
-        """Keep the last iteration's end, unless the weights have left it; note on ``stop`` where the same command goes on."""
-        if not self.updater.moved and not self.updater.sharded:  # shards are written by all processes together
-            try:
-                self._save()
-            except InputError as error:
-                stop.add_note(str(error))
-        kept = checkpoint.checkpoints(self.folder)
-        stop.add_note(f"the same command goes on from iteration {checkpoint.iteration_of(kept[-1]) if kept else 0}")
-
-    def _stop_at_constant_rewards(self) -> None:
-        """Warn of rewards that were the same for every sample of the iteration; raise RewardError once patience is over."""
-        for name, count in self.progress.constant_in_a_row.items():
-            if not count:
-                continue
-            said = f"reward {name!r} was the same for all samples in {count} iterations in a row"
-            if self.config.patience and count >= self.config.patience:
-                raise RewardError(f"{said} (patience): it cannot train anything; mend it, leave it out, or raise patience")
-            if self.accelerator.is_main_process:
-                log.warning("iteration %d: %s", self.progress.iteration - 1, said)
-
-    def _row(self, scores: Scores, credit: Credit, update: dict[str, float], costs: dict[str, int]) -> dict[str, float]:
-        """The iteration's row of train.csv, over all processes; counts the iteration, its costs, and constant rewards."""
-        self._count(credit, costs)
-        values = {f"reward_{name}": r for name, r in zip(scores.names, scores.reward_BK.mean(0).tolist())}
-        values |= {f"std_{name}": s for name, s in zip(scores.names, scores.reward_BK.std(0, correction=0).tolist())}
-        values = over_processes(self.accelerator, values | credit.diagnostics | update)
-        progress = self.progress
-        row = {"iteration": progress.iteration} | values
-        row |= {"network_evaluations": progress.network_evaluations, "reward_calls": progress.reward_calls}
-        counts = progress.constant_in_a_row
-        progress.constant_in_a_row = {name: counts.get(name, 0) + 1 if _is_constant(row, name) else 0 for name in scores.names}
-        progress.iteration += 1
-        return row
-
-    def _prompts_of(self, iteration: int) -> tuple[list[Prompt], list[int]]:
-        """Prompts and slots of this process, taken from an endless shuffled list that depends on the seed alone."""
-        config, prompts = self.config, self.config.prompts_per_iteration
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        slots = slots_of(rank, world, prompts, config.optimizer.updates_per_iteration)
-        order = prompt_order(len(self.prompts), config.seed, iteration * prompts, prompts)
-        return [self.prompts[order[s]] for s in slots], slots
-
-    def batch(self, iteration: int) -> Batch:
-        """What this process samples in an iteration."""
-        key = (self.config.seed, iteration)
-        return make_batch(*self._prompts_of(iteration), self.config.group_size, key, self.config.sampler.shared_noise)
-
-    # ---------------------------------------------------------------------------------------------------- counting
-
-    def _count(self, credit: Credit, extra: dict[str, int]) -> None:
-        """A forward pass of one sample at one step is 1, its backward 2 more; passes of other models and completions too."""
-        steps, samples = credit.advantage_TB.shape
-        trained = int((credit.step_weight_TB != 0).sum())
-        per_step = evaluations_per_step(self.config, self.method)
-        evaluations = (steps * samples + trained * per_step) * self.policy.forwards_per_velocity
-        calls = samples * len(self.rewards)
-        own = {"evaluations": evaluations + extra.get("network_evaluations", 0), "calls": calls + extra.get("reward_calls", 0)}
-        everyone = gathered(self.accelerator, own).sum(0)
-        self.progress.network_evaluations += int(everyone[0])
-        self.progress.reward_calls += int(everyone[1])
-
-
-def _is_constant(row: dict[str, float], name: str) -> bool:
-    return row[f"std_{name}"] <= CONSTANT * abs(row[f"reward_{name}"])
+    return sampled, replace(scores, state_reward_SBK=values_SBK), costs

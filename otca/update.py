@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,33 +31,21 @@ REFUSED = "not_finite.safetensors"
 
 @dataclass(frozen=True)
 class _Share:
-    """The material of one optimizer step.
-
-    ``full``: (transition, micro-batch) pairs that make a whole; ``scales``: κ_t of the log-ratio and the KL's factor of each
-    trained step; ``sums``: what the row reports; ``first``: no weight has moved since the rollout.
-    """
+    """The material of one optimizer step."""
 
     sampled: Trajectory
     credit: Credit
     plan: Plan
-    full: int
-    scales: tuple[dict[int, float], dict[int, float]]
-    first: bool
-    sums: dict[str, float] = field(default_factory=dict)
+    full: int  # (transition, micro-batch) pairs that make a whole
+    scales: tuple[dict[int, float], dict[int, float]]  # κ_t of the log-ratio and the KL's factor of each trained step
+    first: bool  # no weight has moved since the rollout
+    sums: dict[str, float]  # what the row reports
 
 
 class Updater:
     """The trained weights, what is kept beside them (reference, average, old policy), and the optimizer that moves them."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        method: Method,
-        policy: Policy,
-        optimizer: torch.optim.Optimizer,
-        accelerator: Accelerator,
-        folder: Path,
-    ):
+    def __init__(self, config: TrainConfig, method: Method, policy: Policy, optimizer, accelerator: Accelerator, folder: Path):
         """``folder`` is the run's; ``share`` will be the samples of one optimizer step on this process."""
         self.config, self.method, self.policy, self.folder = config, method, policy, folder
         self.optimizer, self.accelerator = optimizer, accelerator
@@ -103,30 +91,30 @@ class Updater:
             self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
             if config.patience and self.skipped_in_a_row >= config.patience:
                 self._give_up(sampled, credit, iteration)
-            if self.average and finite:
-                torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - config.optimizer.ema_decay)
+            if finite:
+                self._follow(self.average, config.optimizer.ema_decay)
         self.moved = True
-        if self.old_policy:
-            decay = self.method.old_policy_decay((iteration + 1) * updates)
-            torch._foreach_lerp_(self.old_policy, [p.detach() for p in self.parameters], 1 - decay)
+        self._follow(self.old_policy, self.method.old_policy_decay((iteration + 1) * updates))
         out = {k: v if k == "first_ratio_deviation" else v / updates for k, v in totals.items()}
         squared = sum(float(whole((p.detach() - b).square().sum())) for p, b in zip(self.parameters, before))
         return out | {"update_norm": squared**0.5, "skipped_updates": skipped}
 
+    def _follow(self, copies: list[torch.Tensor], decay: float) -> None:
+        """copies ← decay · copies + (1 − decay) · weights, where there are any."""
+        if copies:
+            torch._foreach_lerp_(copies, [p.detach() for p in self.parameters], 1 - decay)
+
     def _step_scales(self, plan: Plan) -> tuple[dict[int, float], dict[int, float]]:
         """κ_t and the KL's factor of each trained step (see `losses`): 1 with ``loss.step_scale: exact``."""
         steps, loss = torch.nonzero(plan.trained_T).flatten().tolist(), self.config.loss
-        ones = dict.fromkeys(steps, 1.0)
         if loss.step_scale == "exact" or self.method.forward_loss:
-            return ones, ones
+            return dict.fromkeys(steps, 1.0), dict.fromkeys(steps, 1.0)
         sigma, sampler = plan.sigma_S.tolist(), plan.sampler
-        slopes, drifts = [], []
-        for t in steps:
-            slope, drift = velocity_slopes(sampler.kind, sigma[t], sigma[t + 1], sampler.level, sigma[1])
-            slopes.append(slope)
-            drifts.append(drift**2 * (sigma[t] - sigma[t + 1] if loss.kl_scale == "flow_grpo" else 1.0))
-        scales = losses.equal_step_scales(slopes, drifts)
-        return dict(zip(steps, scales[0])), dict(zip(steps, scales[1]))
+        slopes = [velocity_slopes(sampler.kind, sigma[t], sigma[t + 1], sampler.level, sigma[1]) for t in steps]
+        deltas = [sigma[t] - sigma[t + 1] if loss.kl_scale == "flow_grpo" else 1.0 for t in steps]
+        drifts = [drift**2 * delta for (_, drift), delta in zip(slopes, deltas)]
+        ratio, kl = losses.equal_step_scales([slope for slope, _ in slopes], drifts)
+        return dict(zip(steps, ratio)), dict(zip(steps, kl))
 
     def _step(self) -> float:
         """Clip the gradient and move the weights by it, unless it is not finite; returns its norm."""
@@ -142,43 +130,40 @@ class Updater:
 
         They accumulate over (transition, micro-batch) pairs, so memory does not grow with T. Micro-batches are
         those of the rollout: before the first step of an iteration every ratio is exactly 1 in fp32. Only where steps are
-        sampled (``credit.sampled_steps``) are they made anew, of the samples that train the step. In shards weights are
-        gathered, gradients reduced by all processes together: one with fewer pairs adds passes that weigh nothing.
+        sampled (``credit.sampled_steps``) are they made anew, of the samples that train the step.
         """
-        share, micro_batch = self.share, self.micro_batch
-        steps, own = torch.nonzero(plan.trained_T).flatten().tolist(), range(first, first + share)
-        pairs = [(t, slice(a, a + micro_batch)) for t in steps for a in own[::micro_batch]]
+        own, micro_batch, steps = slice(first, first + self.share), self.micro_batch, plan.trained_T.nonzero().flatten().tolist()
+        pairs = [(t, slice(a, a + micro_batch)) for t in steps for a in range(own.start, own.stop, micro_batch)]
         work = _Share(sampled, credit, plan, len(pairs), scales, first == 0, totals)
-        if self.config.credit.sampled_steps:
-            drawn = {t: first + torch.nonzero(credit.step_weight_TB[t, first : first + share]).flatten() for t in steps}
-            pairs = [(t, rows) for t in steps for rows in drawn[t].split(micro_batch) if len(rows)]
-            # where nothing was drawn, weights are 0: every process takes part in each update
-            pairs = pairs or [(steps[0], slice(first, first + micro_batch))]
         passes = [(work, t, rows) for t, rows in pairs]
-        if self.config.credit.sampled_steps and self.sharded:
-            missing = int(gathered(self.accelerator, {"pairs": len(pairs)}).max()) - len(pairs)
-            nothing = dataclasses.replace(credit, step_weight_TB=torch.zeros_like(credit.step_weight_TB))
-            passes += [(dataclasses.replace(work, credit=nothing, sums=dict(totals)), *pairs[0])] * missing
+        if self.config.credit.sampled_steps:
+            drawn = {t: first + torch.nonzero(credit.step_weight_TB[t, own]).flatten() for t in steps}
+            drawn = [(work, t, rows) for t in steps for rows in drawn[t].split(micro_batch) if len(rows)]
+            # where nothing was drawn, weights are 0: every process takes part in each update
+            passes = self._as_many_on_each(drawn or passes[:1])
+        said = f"micro_batch ({micro_batch})"
+        smaller = said if self.config.policy.gradient_checkpointing else f"{said} or set policy.gradient_checkpointing"
         backward = self._backward_forward_process if self.method.forward_loss else self._backward
         for index, (given, t, rows) in enumerate(passes, 1):
-            with self._exchange(last=index == len(passes)), memory_named(f"in the backward pass of step {t}", self._smaller()):
+            # processes exchange gradients in the last pass alone; shards, to save memory, in each
+            alone = nullcontext() if index == len(passes) or self.sharded else self.accelerator.no_sync(self.policy.network)
+            with alone, memory_named(f"in the backward pass of step {t}", smaller):
                 backward(given, t, rows, condition_of(self.policy, sampled.prompts, rows))
 
-    def _smaller(self) -> str:
-        """Settings that a backward pass needs less memory with."""
-        said = f"micro_batch ({self.micro_batch})"
-        return said if self.config.policy.gradient_checkpointing else f"{said} or set policy.gradient_checkpointing"
+    def _as_many_on_each(self, passes: list[tuple]) -> list[tuple]:
+        """Shards are gathered and reduced by all processes together: one with fewer passes adds some that weigh nothing."""
+        if not self.sharded:
+            return passes
+        missing = int(gathered(self.accelerator, {"passes": len(passes)}).max()) - len(passes)
+        work, *pair = passes[0]
+        nothing = dataclasses.replace(work.credit, step_weight_TB=torch.zeros_like(work.credit.step_weight_TB))
+        return passes + [(dataclasses.replace(work, credit=nothing, sums=dict(work.sums)), *pair)] * missing
 
     def _give_up(self, sampled: Trajectory, credit: Credit, iteration: int) -> None:
         """Keep the batch whose gradient is not finite, and raise TrainingError."""
         path = self.folder / REFUSED
-        tensors = {
-            "latents_SB": sampled.latents_SB,
-            "log_prob_TB": sampled.log_prob_TB,
-            "advantage_TB": credit.advantage_TB,
-            "step_weight_TB": credit.step_weight_TB,
-            "sigma_S": sampled.sigma_S,
-        }
+        tensors = {name: getattr(sampled, name) for name in ("latents_SB", "log_prob_TB", "sigma_S")}
+        tensors |= {name: getattr(credit, name) for name in ("advantage_TB", "step_weight_TB")}
         about = {"iteration": str(iteration), "prompts": json.dumps([dataclasses.asdict(p) for p in sampled.prompts])}
         if self.accelerator.is_main_process:
             write_atomic(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata=about))
@@ -187,10 +172,6 @@ class Updater:
             f"{iteration}; its batch is in {path}; lower optimizer.learning_rate "
             f"({self.config.optimizer.learning_rate:g}) or use policy.precision bf16 or no"
         )
-
-    def _exchange(self, last: bool):
-        """Context of a backward pass: processes exchange gradients in the last one alone; shards, to save memory, in each."""
-        return nullcontext() if last or self.sharded else self.accelerator.no_sync(self.policy.network)
 
     def _reference_velocity(self, x, t: int, plan: Plan, condition, weights: list[torch.Tensor]) -> torch.Tensor:
         """Velocity under other weights than the trained ones, without gradient."""

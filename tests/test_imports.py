@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PURE = ("types", "sampling", "credit", "losses")
-BARE = {"__future__", "collections", "dataclasses", "enum", "hashlib", "math", "numpy", "time", "torch", "typing", "otca"}
+BARE = {"__future__", "collections", "contextlib", "dataclasses", "enum", "hashlib", "math", "numpy", "time", "torch"}
+BARE |= {"typing", "otca"}
 ABOVE = {"update", "trainer", "validation", "checkpoint", "plan", "export", "cli", "doctor", "__main__"}
 """What nothing below the trainer may know."""
 
