@@ -8,15 +8,15 @@ both in what stands around the rule: no KL to the starting model, the clip and t
 import torch
 
 from otca.config import TrainConfig
-from otca.credit import reward_sum_advantage
+from otca.credit import group_zscore
 from otca.methods import Method
 from otca.types import Scores, Trajectory
 
 
 def assign(rollout: Trajectory, scores: Scores, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """K = 1: credit 1 for every step, advantage of the summed reward."""
-    weights_K = torch.tensor(config.weights_K)
-    advantage_B1 = reward_sum_advantage(scores.reward_BK, weights_K, rollout.group_B, config.credit.advantage_epsilon)
+    total_B1 = (scores.reward_BK * torch.tensor(config.weights_K).to(scores.reward_BK)).sum(dim=1, keepdim=True)
+    advantage_B1 = group_zscore(total_B1, rollout.group_B, config.credit.advantage_epsilon)
     return torch.ones(len(rollout.trained_T), *advantage_B1.shape), advantage_B1
 
 

@@ -4,7 +4,8 @@ Every method is a choice of two tensors in one equation (METHOD §2):
 
     advantage_TB = Σ_k credit_TBK · advantage_BK                                                        (1)
 
-T denoising steps, S = T + 1 states (0 = noise), B samples in groups of G, K objectives. Pure torch, no state.
+T denoising steps, S = T + 1 states (0 = noise), B samples in groups of G, K objectives. Pure torch, no state: another trainer
+calls `otca_advantage_TB`, or its parts (`reproduce/plugins/`).
 Marks: [paper] stated by arXiv 2604.19234, [reader] read off it by others, [sibling] in a predecessor's code, [ours].
 """
 
@@ -23,12 +24,17 @@ def batch_mean(value_X: torch.Tensor, total: Total = alone) -> torch.Tensor:
 # ------------------------------------------------------------------------------------------------------- advantages
 
 
+def _slots(group_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Index of each sample's group (B,), and the groups' sizes (P, 1) in float64."""
+    _, slot_B, count_P = torch.unique(group_B, return_inverse=True, return_counts=True)
+    return slot_B, count_P.double().unsqueeze(1)
+
+
 def group_center(reward_BK: torch.Tensor, group_B: torch.Tensor) -> torch.Tensor:
     """Rewards less the mean of their group, (B, K) float64. A constant group gives exactly 0."""
-    _, slot_B, count_P = torch.unique(group_B, return_inverse=True, return_counts=True)
-    reward = reward_BK.double()
-    shape = (len(count_P), reward.shape[1])
-    mean_PK = reward.new_zeros(shape).index_add_(0, slot_B, reward) / count_P.to(reward).unsqueeze(1)
+    reward, (slot_B, count_P1) = reward_BK.double(), _slots(group_B)
+    shape = (len(count_P1), reward.shape[1])
+    mean_PK = reward.new_zeros(shape).index_add_(0, slot_B, reward) / count_P1
     index_BK = slot_B.unsqueeze(1).expand_as(reward)
     high_PK = reward.new_full(shape, -torch.inf).scatter_reduce_(0, index_BK, reward, "amax")
     low_PK = reward.new_full(shape, torch.inf).scatter_reduce_(0, index_BK, reward, "amin")
@@ -40,19 +46,10 @@ def group_zscore(reward_BK: torch.Tensor, group_B: torch.Tensor, eps: float = 1e
 
     group_B: (B,) integers, equal for samples of one prompt slot. A constant group gives exactly 0.
     """
-    centered_BK = group_center(reward_BK, group_B)
-    _, slot_B, count_P = torch.unique(group_B, return_inverse=True, return_counts=True)
-    square_PK = centered_BK.new_zeros(len(count_P), centered_BK.shape[1]).index_add_(0, slot_B, centered_BK.square())
-    std_PK = (square_PK / count_P.to(square_PK).unsqueeze(1)).sqrt()
+    centered_BK, (slot_B, count_P1) = group_center(reward_BK, group_B), _slots(group_B)
+    square_PK = centered_BK.new_zeros(len(count_P1), centered_BK.shape[1]).index_add_(0, slot_B, centered_BK.square())
+    std_PK = (square_PK / count_P1).sqrt()
     return (centered_BK / (std_PK[slot_B] + eps)).to(reward_BK.dtype)
-
-
-def reward_sum_advantage(
-    reward_BK: torch.Tensor, weights_K: torch.Tensor, group_B: torch.Tensor, eps: float = 1e-4
-) -> torch.Tensor:
-    """Uniform-reward GRPO: the weighted sum of raw rewards, standardised in the group, as one objective: (B, 1)."""
-    total_B1 = (reward_BK * weights_K.to(reward_BK)).sum(dim=1, keepdim=True)
-    return group_zscore(total_B1, group_B, eps)
 
 
 # ------------------------------------------------------- TCD: trajectory-level credit decomposition [reader], §2.1
@@ -173,8 +170,7 @@ def shrunk_values_SBK(value_SBK: torch.Tensor, group_B: torch.Tensor, ridge: flo
 
     value_SBK: (S, B, K) estimates, the last row the final rewards, which keep slope 1. At every state and objective the final
     reward is regressed on the estimate, both centred in the group, over the samples of the *other* groups, so that no sample's
-    own reward enters its value. ``ridge`` is a share of the estimates' variance. Where the others have nothing to teach (there
-    are none, or their estimates do not vary), the slope is 1.
+    own reward enters its value; slope 1 where the others do not vary. ``ridge`` is a share of the estimates' variance.
     """
     slot_B = torch.unique(group_B, return_inverse=True)[1]
     centred_SBK = torch.stack([group_center(value_BK, group_B) for value_BK in value_SBK])
@@ -215,8 +211,6 @@ def process_advantage_TBK(
     value_SBK: (S, B, K) estimated rewards of every state, the last one the final reward. ``scale``: the RMS is that of all
     trained steps ("run"), or each step's own ("step"). A constant group gives 0.
     """
-    if scale not in ("run", "step"):
-        raise ValueError(f"scale is {scale!r}; choose run or step")
     gain_TBK = gae_TBK(value_deltas_TBK(value_SBK), decay)
     centered_TBK = torch.stack([group_center(gain_BK, group_B) for gain_BK in gain_TBK])
     square_TK = torch.stack([torch.stack([batch_mean(x_B, total) for x_B in x_BK.unbind(1)]) for x_BK in centered_TBK.square()])
@@ -248,8 +242,8 @@ def inclusion_TB(size_TB: torch.Tensor, count: int) -> torch.Tensor:
 def sampled_weights_TB(inclusion_TB: torch.Tensor, start_B: torch.Tensor) -> torch.Tensor:
     """Systematic sampling: step t is drawn where the running sum of probabilities passes start + an integer, (T, B).
 
-    start_B in [0, 1). Drawn steps weigh 1/probability, the others 0, so that for a uniform start every weight of a step
-    with a positive probability averages 1: the gradient's expectation is that of training all steps.
+    start_B in [0, 1). Drawn steps weigh 1/probability, the others 0: for a uniform start the gradient's expectation is that of
+    training all steps.
     """
     passed_TB = torch.cumsum(inclusion_TB, dim=0) - start_B + 1e-12
     before_TB = torch.cat([torch.zeros_like(passed_TB[:1]) - start_B + 1e-12, passed_TB[:-1]])

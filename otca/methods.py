@@ -18,23 +18,21 @@ from otca.types import Credit, Needs, Scores, Total, Trajectory, alone
 
 @dataclass(frozen=True)
 class Method:
-    """A method under a name.
-
-    ``assign(rollout, scores, config)`` returns (credit_TBK, advantage_BK). ``settings`` are dotted config defaults that the
-    method brings along (the command line still wins). ``needs(config)``: see `Needs`. ``loss`` turns one
-    `losses.Transition` into losses (B,). A method with ``forward_loss`` trains on the forward process of its samples instead:
-    it turns one `losses.NoisedSample` into losses (B,), and ``old_policy_decay(n)`` is the decay, after n updates, of the old
-    policy that follows the trained one.
-    """
+    """A method under a name."""
 
     name: str
     summary: str
     assign: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+    """(rollout, scores, config) → (credit_TBK, advantage_BK)."""
     settings: dict[str, object] = field(default_factory=dict)
+    """Dotted config defaults that the method brings along; the command line still wins."""
     needs: Callable[[TrainConfig], Needs] = lambda config: Needs.NOTHING
     loss: Callable[[losses.Transition], torch.Tensor] = losses.surrogate
+    """One transition → losses (B,)."""
     forward_loss: Callable[[losses.NoisedSample], torch.Tensor] | None = None
+    """One noised sample → losses (B,): trains on the forward process of the samples instead."""
     old_policy_decay: Callable[[int], float] = lambda updates: 0.0
+    """Decay, after so many updates, of the old policy that a `forward_loss` follows."""
 
 
 # ------------------------------------------------------------------------------------------------- building blocks
@@ -45,15 +43,9 @@ def zscore_advantage_BK(rollout: Trajectory, scores: Scores, config: TrainConfig
     return credit.group_zscore(scores.reward_BK, rollout.group_B, config.credit.advantage_epsilon)
 
 
-def uniform_TBK(weight_BK: torch.Tensor, steps: int) -> torch.Tensor:
-    """The same objective weights at every step: (T, B, K) view of (B, K)."""
-    return weight_BK.unsqueeze(0).expand(steps, -1, -1)
-
-
 def static_TBK(rollout: Trajectory, config: TrainConfig) -> torch.Tensor:
     """Fixed objective weights w_k, equal at every step and for every sample."""
-    weights_K = torch.tensor(config.weights_K, dtype=torch.float32)
-    return uniform_TBK(weights_K.expand(len(rollout.prompts), -1), len(rollout.trained_T))
+    return torch.tensor(config.weights_K).expand(len(rollout.trained_T), len(rollout.prompts), -1)
 
 
 def clean_states_SB(rollout: Trajectory) -> torch.Tensor:
@@ -70,9 +62,8 @@ def tcd_TB(rollout: Trajectory, config: TrainConfig, total: Total = alone) -> to
     if settings.tcd_control == "permuted":
         weights_TB = credit.permuted_TB(weights_TB, trained_T, rollout.seed_B)
     elif settings.tcd_control == "averaged":
-        weights_TB = (
-            torch.stack([credit.batch_mean(weight_B, total) for weight_B in weights_TB]).unsqueeze(1).expand_as(weights_TB)
-        )
+        mean_T = torch.stack([credit.batch_mean(weight_B, total) for weight_B in weights_TB])
+        weights_TB = mean_T.unsqueeze(1).expand_as(weights_TB)
     return weights_TB.cpu()
 
 
@@ -85,8 +76,8 @@ def _otca(rollout, scores, config, total=alone):
 
 
 def _otca_tcd(rollout, scores, config, total=alone):
-    weights_K = torch.tensor(config.weights_K, dtype=torch.float32)
-    return credit.otca_tcd_TBK(tcd_TB(rollout, config, total), weights_K), zscore_advantage_BK(rollout, scores, config)
+    weight_TB, weights_K = tcd_TB(rollout, config, total), torch.tensor(config.weights_K)
+    return credit.otca_tcd_TBK(weight_TB, weights_K), zscore_advantage_BK(rollout, scores, config)
 
 
 def _otca_moca(rollout, scores, config):
@@ -112,13 +103,11 @@ def assign_credit(method: Method, rollout: Trajectory, scores: Scores, config: T
     """Apply a method: equation (1), then clipping to ± ``loss.advantage_clip``; with diagnostics for the log."""
     whole_batch = {"total": total} if Needs.WHOLE_BATCH in method.needs(config) else {}
     credit_TBK, advantage_BK = method.assign(rollout, scores, config, **whole_batch)
-    advantage_TB = credit.fuse_TB(credit_TBK, advantage_BK)
-    trained_T = rollout.trained_T
+    advantage_TB, scale = credit.fuse_TB(credit_TBK, advantage_BK), 1.0
     zscore_BK = zscore_advantage_BK(rollout, scores, config)
-    scale = 1.0
     if config.credit.match_rms:
         static_TB = credit.fuse_TB(static_TBK(rollout, config), zscore_BK)
-        scale = credit.rms_ratio(advantage_TB, static_TB, trained_T, total)
+        scale = credit.rms_ratio(advantage_TB, static_TB, rollout.trained_T, total)
         advantage_TB = advantage_TB * scale
     limit = config.loss.advantage_clip
     clipped_TB = advantage_TB.clamp(-limit, limit)
@@ -147,22 +136,16 @@ def _diagnostics(credit_TBK, advantage_BK, advantage_TB, zscore_BK, rollout, sco
 
     ``credit_step_<t>_<name>`` is the size of what an objective gives a step, mean |credit · advantage| over samples.
     """
-    trained_T, group_B = rollout.trained_T, rollout.group_B
-    disagree_B = (zscore_BK.amax(1) > 0) & (zscore_BK.amin(1) < 0)
-    dead = [bool((zscore_BK[group_B == g] == 0).all()) for g in group_B.unique()]
-    constant = [bool((zscore_BK[group_B == g] == 0).all(0).any()) for g in group_B.unique()]
+    trained_T, steps = rollout.trained_T, range(len(rollout.trained_T))
+    silent_PK = torch.stack([(zscore_BK[rollout.group_B == g] == 0).all(0) for g in rollout.group_B.unique()])
     out = {
         "advantage_rms": credit.rms_over(advantage_TB, trained_T),
-        "conflict_rate": float(disagree_B.float().mean()),
-        "dead_groups": float(sum(dead)),
-        "groups_with_constant_reward": float(sum(constant)),
+        "conflict_rate": float(((zscore_BK.amax(1) > 0) & (zscore_BK.amin(1) < 0)).float().mean()),
+        "dead_groups": float(silent_PK.all(1).sum()),
+        "groups_with_constant_reward": float(silent_PK.any(1).sum()),
     }
-    if credit_TBK.shape[2] == len(scores.names):
-        for name, weight in zip(scores.names, credit_TBK[trained_T].mean(dim=(0, 1))):
-            out[f"weight_{name}"] = float(weight)
-    for t, weight in enumerate(credit_TBK.sum(2).mean(1)):
-        out[f"weight_step_{t}"] = float(weight) if trained_T[t] else 0.0
-    if credit_TBK.shape[2] == len(scores.names):
-        for t, size_K in enumerate((credit_TBK * advantage_BK).abs().mean(1)):
-            out |= {f"credit_step_{t}_{n}": float(s) if trained_T[t] else 0.0 for n, s in zip(scores.names, size_K)}
-    return out
+    names = scores.names if credit_TBK.shape[2] == len(scores.names) else ()
+    out |= {f"weight_{name}": float(w) for name, w in zip(names, credit_TBK[trained_T].mean(dim=(0, 1)))}
+    weight_T, size_TK = credit_TBK.sum(2).mean(1) * trained_T, (credit_TBK * advantage_BK).abs().mean(1) * trained_T[:, None]
+    out |= {f"weight_step_{t}": float(weight_T[t]) for t in steps}
+    return out | {f"credit_step_{t}_{name}": float(size_TK[t, k]) for t in steps for k, name in enumerate(names)}

@@ -135,19 +135,18 @@ def swapped(network: torch.nn.Module, parameters: list[torch.nn.Parameter], weig
     Whole weights are exchanged without a copy. Those in shards are copied in and back, and what the network had gathered of
     them is given up, so that each forward and backward pass gathers what is there.
     """
-    if is_sharded(parameters):
-        own = [p.detach().clone() for p in parameters]
-        try:
-            refill(network, parameters, weights)
-            yield
-        finally:
-            refill(network, parameters, own)
-        return
-    own = [p.data for p in parameters]
+    sharded = is_sharded(parameters)
+
+    def fill(tensors: list[torch.Tensor]) -> None:
+        if sharded:
+            refill(network, parameters, tensors)
+            return
+        for p, tensor in zip(parameters, tensors, strict=True):
+            p.data = tensor
+
+    own = [p.detach().clone() if sharded else p.data for p in parameters]
     try:
-        for p, w in zip(parameters, weights, strict=True):
-            p.data = w
+        fill(weights)
         yield
     finally:
-        for p, w in zip(parameters, own, strict=True):
-            p.data = w
+        fill(own)

@@ -6,9 +6,7 @@ import math
 
 import torch
 
-from otca.models.flux import JOINT_ATTENTION
-from otca.models.pipeline import Encoded, PipelinePolicy
-from otca.models.texts import Parts
+from otca.models.pipeline import JOINT_ATTENTION, Encoded, PipelinePolicy
 
 STEPS = 50
 """Steps of the stock pipelines, for which the time shift is computed: theirs depends on the number of steps."""
@@ -23,12 +21,8 @@ class Flux2Policy(PipelinePolicy):
     pipeline_class = "Flux2Pipeline"
     lora_targets = (*JOINT_ATTENTION, "attn.to_qkv_mlp_proj")  # both kinds of blocks, as diffusers' FLUX.2 example
     guidance_kind = "embedded"
-
-    @property
-    def protocol(self) -> dict[str, object]:
-        """What shapes its samples, for manifests; ``guidance`` is the embedded one."""
-        embeds = self.pipeline.transformer.config.guidance_embeds
-        return super().protocol | {"guidance": self.config.guidance if embeds else None}
+    latents_a_token = 1
+    unit_time = True
 
     @property
     def shift(self) -> float:
@@ -38,18 +32,7 @@ class Flux2Policy(PipelinePolicy):
         return math.exp(compute_empirical_mu(self._tokens(), STEPS))
 
     def _latent_shape(self, frames: int, height: int, width: int) -> tuple[int, ...]:
-        return self.pipeline.transformer.config.in_channels, height // 2, width // 2
-
-    def _tokens(self) -> int:
-        return self.latent_shape[1] * self.latent_shape[2]
-
-    def _encode_text(self, pipeline, text: str) -> Parts:
-        prompt, _ = pipeline.encode_prompt(prompt=text, device=self.device, max_sequence_length=self.max_sequence_length)
-        return (prompt[0],)
-
-    def text_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of the parts of one encoded prompt."""
-        return ((self.max_sequence_length, self.pipeline.transformer.config.joint_attention_dim),)
+        return super()._latent_shape(frames, height // 2, width // 2)
 
     def _pack(self, latents: torch.Tensor) -> torch.Tensor:
         return self.pipeline._pack_latents(latents)
@@ -67,19 +50,9 @@ class Flux2Policy(PipelinePolicy):
         raw = patches * torch.sqrt(variance + vae.config.batch_norm_eps) + mean
         return vae.decode(self.pipeline._unpatchify_latents(raw).to(vae.dtype), return_dict=False)[0]
 
-    def _forward(self, latents, sigma_B, condition: Encoded, expert: int) -> torch.Tensor:
-        [prompt_BLD] = condition.parts
-        embeds = self.pipeline.transformer.config.guidance_embeds
-        ids = self.pipeline._prepare_text_ids(prompt_BLD), self.pipeline._prepare_latent_ids(self._patches(latents))
-        return self.network(
-            hidden_states=latents.to(self.dtype),
-            timestep=sigma_B,
-            guidance=torch.full_like(sigma_B, self.config.guidance) if embeds else None,
-            encoder_hidden_states=prompt_BLD,
-            txt_ids=ids[0].to(latents.device),
-            img_ids=ids[1].to(latents.device),
-            return_dict=False,
-        )[0]
+    def _inputs(self, latents, sigma_B, condition: Encoded, expert: int) -> dict[str, object]:
+        ids = self.pipeline._prepare_text_ids(condition.parts[0]), self.pipeline._prepare_latent_ids(self._patches(latents))
+        return {"txt_ids": ids[0].to(latents.device), "img_ids": ids[1].to(latents.device)}
 
 
 class Flux2KleinPolicy(Flux2Policy):

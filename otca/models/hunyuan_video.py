@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-from otca.models.flux import JOINT_ATTENTION
 from otca.models.pipeline import Encoded, PipelinePolicy
 from otca.models.texts import Parts
 
@@ -19,10 +16,11 @@ class HunyuanVideoPolicy(PipelinePolicy):
     """
 
     pipeline_class = "HunyuanVideo15Pipeline"
-    lora_targets = JOINT_ATTENTION
     longest_text = 1000
+    text_outputs = (0, 1, 2, 3)
     guidance_kind = "true CFG, the guider's scale"
     is_video = True
+    latents_a_token = 1
 
     def _decoded(self, grid_BCFHW: torch.Tensor) -> torch.Tensor:
         self.pipeline.vae.enable_slicing()  # its attention mask is made for one sample
@@ -37,13 +35,9 @@ class HunyuanVideoPolicy(PipelinePolicy):
     def _latent_shape(self, frames: int, height: int, width: int) -> tuple[int, ...]:
         return self.pipeline.transformer.config.out_channels, frames, height, width
 
-    def _tokens(self) -> int:
-        return math.prod(self.latent_shape[1:])
-
     def _encode_text(self, pipeline, text: str) -> Parts:
         pipeline.tokenizer_max_length = self.max_sequence_length
-        parts = pipeline.encode_prompt(prompt=text, device=self.device, dtype=self.dtype)
-        return tuple(part[0] for part in parts)
+        return super()._encode_text(pipeline, text)
 
     def text_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of the parts of one encoded prompt."""
@@ -51,17 +45,11 @@ class HunyuanVideoPolicy(PipelinePolicy):
         sizes = self.pipeline.transformer.config
         return (length, sizes.text_embed_dim), (length,), (glyphs, sizes.text_embed_2_dim), (glyphs,)
 
-    def _forward(self, latents, sigma_B, condition: Encoded, expert: int) -> torch.Tensor:
-        prompt_BLD, mask_BL, glyph_BLD, glyph_mask_BL = condition.parts
+    def _inputs(self, latents, sigma_B, condition: Encoded, expert: int) -> dict[str, object]:
+        _, mask_BL, glyph_BLD, glyph_mask_BL = condition.parts
         latents, sizes = latents.to(self.dtype), self.pipeline.transformer.config
-        frame = torch.zeros_like(latents), torch.zeros_like(latents[:, :1])  # no first frame is given, and none is masked
-        return self.network(
-            hidden_states=torch.cat([latents, *frame], dim=1),
-            timestep=sigma_B * self.pipeline.scheduler.config.num_train_timesteps,
-            encoder_hidden_states=prompt_BLD,
-            encoder_attention_mask=mask_BL,
-            encoder_hidden_states_2=glyph_BLD,
-            encoder_attention_mask_2=glyph_mask_BL,
-            image_embeds=latents.new_zeros(len(latents), self.pipeline.vision_num_semantic_tokens, sizes.image_embed_dim),
-            return_dict=False,
-        )[0]
+        no_frame = torch.zeros_like(latents), torch.zeros_like(latents[:, :1])  # no first frame is given, and none is masked
+        image = latents.new_zeros(len(latents), self.pipeline.vision_num_semantic_tokens, sizes.image_embed_dim)
+        glyphs = {"encoder_hidden_states_2": glyph_BLD, "encoder_attention_mask_2": glyph_mask_BL}
+        given = {"hidden_states": torch.cat([latents, *no_frame], dim=1), "encoder_attention_mask": mask_BL}
+        return given | glyphs | {"image_embeds": image}

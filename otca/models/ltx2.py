@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from otca.models.pipeline import Encoded, PipelinePolicy
@@ -40,11 +38,13 @@ class Ltx2Policy(PipelinePolicy):
         audio = pipeline.audio_vae.config
         self.audio_length = round(self.frames / FRAME_RATE * rate)
         self.audio_shape = audio.latent_channels, self.audio_length, audio.mel_bins // pipeline.audio_vae_mel_compression_ratio
-        return pipeline.transformer.config.in_channels, frames, height, width
+        return super()._latent_shape(frames, height, width)
 
-    def _tokens(self) -> int:
+    @property
+    def latents_a_token(self) -> int:
+        """Places of the latent grid in one patch of the transformer."""
         sizes = self.pipeline.transformer.config
-        return math.prod(self.latent_shape[1:]) // (sizes.patch_size_t * sizes.patch_size**2)
+        return sizes.patch_size_t * sizes.patch_size**2
 
     def _encode_text(self, pipeline, text: str) -> Parts:
         prompt, mask, _, _ = pipeline.encode_prompt(
@@ -85,23 +85,21 @@ class Ltx2Policy(PipelinePolicy):
         video, audio = latents.to(self.dtype).split([self._tokens(), self.audio_length], dim=1)
         _, frames, height, width = self.latent_shape
         timestep = sigma_B * self.pipeline.scheduler.config.num_train_timesteps
-        return torch.cat(
-            self.network(
-                hidden_states=video,
-                audio_hidden_states=audio,
-                encoder_hidden_states=prompt_BLD,
-                audio_encoder_hidden_states=audio_prompt_BLD,
-                timestep=timestep,
-                sigma=timestep,
-                encoder_attention_mask=mask_BL,
-                audio_encoder_attention_mask=mask_BL,
-                num_frames=frames,
-                height=height,
-                width=width,
-                fps=FRAME_RATE,
-                audio_num_frames=self.audio_length,
-                use_cross_timestep=True,
-                return_dict=False,
-            ),
-            dim=1,
+        out = self.network(
+            hidden_states=video,
+            audio_hidden_states=audio,
+            encoder_hidden_states=prompt_BLD,
+            audio_encoder_hidden_states=audio_prompt_BLD,
+            timestep=timestep,
+            sigma=timestep,
+            encoder_attention_mask=mask_BL,
+            audio_encoder_attention_mask=mask_BL,
+            num_frames=frames,
+            height=height,
+            width=width,
+            fps=FRAME_RATE,
+            audio_num_frames=self.audio_length,
+            use_cross_timestep=True,
+            return_dict=False,
         )
+        return torch.cat(out, dim=1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,21 +44,36 @@ class Encoded:
         return torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
 
 
-class PipelinePolicy(ABC):
-    """Base of the adapters. A family says which pipeline, how a text is encoded, the shape of its latents, and one forward pass.
+ATTENTION = tuple(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0"))
+JOINT_ATTENTION = (*ATTENTION, *(f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")))
+"""Attention projections, of one stream and of both, as diffusers' own LoRA examples target them."""
+
+
+class PipelinePolicy:
+    """Base of the adapters. A family says how its pipeline differs: what a text is encoded to, the latents, one forward pass.
 
     Latents are drawn as diffusers draws them, (B, *latent_shape), and held as `_pack` lays them out.
     """
 
     pipeline_class: ClassVar[str]
     """Name of the pipeline in diffusers."""
-    lora_targets: ClassVar[tuple[str, ...]]
+    lora_targets: ClassVar[tuple[str, ...]] = JOINT_ATTENTION
     """Modules that a LoRA adapts, as the ecosystem's LoRAs of the family have them."""
     longest_text: ClassVar[int] = 512
     """Text tokens of the family's stock pipeline, where neither settings nor checkpoint say."""
+    text_outputs: ClassVar[tuple[int, ...]] = (0,)
+    """Which results of the pipeline's `encode_prompt` make up an encoded prompt."""
+    text_width: ClassVar[str] = "joint_attention_dim"
+    """The transformer's setting for the width of an encoded prompt."""
     guidance_kind: ClassVar[str] = "true CFG"
     """How a prompt is made stronger, in words."""
     is_video: ClassVar[bool] = False
+    packed: ClassVar[bool] = False
+    """Whether latents are held as the pipeline packs them: (B, N, 4·channels), N = (height/16)·(width/16) tokens."""
+    latents_a_token: int = 4
+    """Places of the latent grid that make one image token."""
+    unit_time: ClassVar[bool] = False
+    """Whether the transformer takes σ itself for the time, not σ times the scheduler's steps of training."""
 
     def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None, networks_on: torch.device | None = None):
         """Load the checkpoint, or take a pipeline that is there, onto ``device``; the trained networks onto ``networks_on``."""
@@ -85,9 +100,8 @@ class PipelinePolicy(ABC):
         self.true_guidance: float = config.true_guidance or self.notes.get("true_guidance", self._own_guidance())
         self.forwards_per_velocity = 2 if self.true_guidance > 1 else 1
         self.max_sequence_length = config.max_sequence_length or self.notes.get("max_sequence_length", self.longest_text)
-        shapes = f"{encoders_identity(self.folder)} {self.max_sequence_length} {self.dtype}"
-        folder = Path(config.prompt_cache).expanduser() if config.prompt_cache else None
-        self.texts = TextCache(self._encode_texts, shapes, folder, device)
+        identity = f"{encoders_identity(self.folder)} {self.max_sequence_length} {self.dtype}"
+        self.texts = TextCache(self._encode_texts, identity, config.prompt_cache, device)
         if isinstance(self.pipeline.vae, diffusers.AutoencoderKL):
             self.pipeline.vae.to(memory_format=torch.channels_last)  # decodes in 0.6 of the time on a processor
         if config.vae_slicing:
@@ -97,7 +111,8 @@ class PipelinePolicy(ABC):
 
     @property
     def protocol(self) -> dict[str, object]:
-        """What shapes its samples, for manifests."""
+        """What shapes its samples, for manifests; ``guidance`` is the embedded one."""
+        embeds = self.pipeline.transformer.config.get("guidance_embeds")
         return {
             "checkpoint": self.config.path,
             **({"weights": self.config.weights} if self.config.weights else {}),
@@ -105,6 +120,7 @@ class PipelinePolicy(ABC):
             "true_guidance": self.true_guidance,
             "max_sequence_length": self.max_sequence_length,
             **({"latent_shape": list(self.latent_shape)} if self.is_video else {}),
+            **({"guidance": self.config.guidance if embeds else None} if embeds is not None else {}),
         }
 
     @property
@@ -147,13 +163,14 @@ class PipelinePolicy(ABC):
         """What height and width must be a multiple of: one token's pixels, for patches of two latents a side."""
         return 2 * self._compression()[1]
 
-    @abstractmethod
     def _latent_shape(self, frames: int, height: int, width: int) -> tuple[int, ...]:
         """Shape of one sample's latents as they are drawn, from its size in latents."""
+        channels = self.pipeline.transformer.config.in_channels // (4 if self.packed else 1)
+        return (channels, frames, height, width) if self.is_video else (channels, height, width)
 
     def _tokens(self) -> int:
         """Image tokens of one sample."""
-        return self.latent_shape[-2] * self.latent_shape[-1] // 4
+        return math.prod(self.latent_shape[1:]) // self.latents_a_token
 
     def _trained(self) -> list[str]:
         """Components of the pipeline that are trained, in a fixed order."""
@@ -163,19 +180,19 @@ class PipelinePolicy(ABC):
         """Classifier-free guidance where neither settings nor the checkpoint's notes say."""
         return 1.0
 
-    @abstractmethod
+    # ------------------------------------------------------------------------------------------------- conditioning
+
     def _encode_text(self, pipeline, text: str) -> Parts:
         """One encoded prompt, without a batch axis, by a pipeline that has its text encoders."""
+        given = {"prompt": text, "prompt_2": None, "prompt_3": None, "device": self.device}
+        given |= {"do_classifier_free_guidance": False, "max_sequence_length": self.max_sequence_length}
+        known = inspect.signature(pipeline.encode_prompt).parameters
+        results = pipeline.encode_prompt(**{name: value for name, value in given.items() if name in known})
+        return tuple(results[i][0] for i in self.text_outputs)
 
-    @abstractmethod
     def text_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of the parts of one encoded prompt, the longest there is."""
-
-    @abstractmethod
-    def _forward(self, latents, sigma_B, condition: Encoded, expert: int) -> torch.Tensor:
-        """One unguided forward pass: the velocity."""
-
-    # ------------------------------------------------------------------------------------------------- conditioning
+        return ((self.max_sequence_length, self.pipeline.transformer.config[self.text_width]),)
 
     def encode(self, texts: list[str]) -> Encoded:
         """Encode prompts, one row a text; every distinct text is encoded once."""
@@ -221,6 +238,18 @@ class PipelinePolicy(ABC):
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self._forward(latents, sigma_B, condition, expert).float()
 
+    def _forward(self, latents, sigma_B, condition: Encoded, expert: int) -> torch.Tensor:
+        """One unguided forward pass: the velocity."""
+        time = sigma_B if self.unit_time else sigma_B * self.pipeline.scheduler.config.num_train_timesteps
+        given = {"hidden_states": latents.to(self.dtype), "timestep": time, "encoder_hidden_states": condition.parts[0]}
+        if self.pipeline.transformer.config.get("guidance_embeds"):
+            given["guidance"] = torch.full_like(sigma_B, self.config.guidance)
+        return self.network(**given | self._inputs(latents, sigma_B, condition, expert), return_dict=False)[0]
+
+    def _inputs(self, latents, sigma_B, condition: Encoded, expert: int) -> dict[str, object]:
+        """What the transformer takes besides, or instead."""
+        return {}
+
     def _expert_at(self, sigma_B) -> int:
         """Which of the trained networks answers at these noise levels."""
         return 0
@@ -238,10 +267,12 @@ class PipelinePolicy(ABC):
 
     def _pack(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents as the transformer takes them, from those as they are drawn."""
-        return latents
+        return self.pipeline._pack_latents(latents, len(latents), *self.latent_shape) if self.packed else latents
 
     def latent_grid(self, latents) -> torch.Tensor:
         """Latents (B, C, F, H, W); an image has one latent frame."""
+        if self.packed:
+            latents = self.pipeline._unpack_latents(latents, self.height, self.width, self.pipeline.vae_scale_factor)
         return latents if latents.dim() == 5 else latents.unsqueeze(2)
 
     @torch.no_grad()
@@ -252,18 +283,16 @@ class PipelinePolicy(ABC):
 
     def _decoded(self, grid_BCFHW: torch.Tensor) -> torch.Tensor:
         """Media (B, 3, H, W) or (B, 3, F, H, W) in [−1, 1], of normalised latents."""
-        vae = self.pipeline.vae
+        vae, raw = self.pipeline.vae, grid_BCFHW
         if vae.config.get("latents_mean"):
             mean, std = (
-                torch.tensor(values, device=grid_BCFHW.device).view(1, -1, 1, 1, 1)
-                for values in (vae.config.latents_mean, vae.config.latents_std)
+                torch.tensor(vae.config[name], device=raw.device).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std")
             )
-            raw = grid_BCFHW * std + mean
+            raw = raw * std + mean
         else:
-            raw = grid_BCFHW / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
-        return vae.decode((raw if self.is_video or vae.config.get("z_dim") else raw.squeeze(2)).to(vae.dtype), return_dict=False)[
-            0
-        ]
+            raw = raw / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+        has_frames = self.is_video or vae.config.get("z_dim")
+        return vae.decode((raw if has_frames else raw.squeeze(2)).to(vae.dtype), return_dict=False)[0]
 
     # ------------------------------------------------------------------------------------------------------ weights
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from otca.errors import InputError
-from otca.models.flux import JOINT_ATTENTION
 from otca.models.pipeline import Encoded, PipelinePolicy
-from otca.models.texts import Parts
 
 
 class Sd3Policy(PipelinePolicy):
@@ -18,8 +14,8 @@ class Sd3Policy(PipelinePolicy):
     """
 
     pipeline_class = "StableDiffusion3Pipeline"
-    lora_targets = JOINT_ATTENTION  # as Flow-GRPO's LoRAs of SD3.5
     longest_text = 256
+    text_outputs = (0, 2)
 
     def _latent_shape(self, frames: int, height: int, width: int) -> tuple[int, ...]:
         transformer = self.pipeline.transformer.config
@@ -28,30 +24,12 @@ class Sd3Policy(PipelinePolicy):
             factor = self.pipeline.vae_scale_factor
             size = f"{height * factor} × {width * factor}"
             raise InputError(f"height × width is {size}; {self.config.path} makes {longest * factor} pixels a side at most")
-        return transformer.in_channels, height, width
-
-    def _encode_text(self, pipeline, text: str) -> Parts:
-        prompt, _, pooled, _ = pipeline.encode_prompt(
-            prompt=text,
-            prompt_2=None,
-            prompt_3=None,
-            device=self.device,
-            do_classifier_free_guidance=False,
-            max_sequence_length=self.max_sequence_length,
-        )
-        return prompt[0], pooled[0]
+        return super()._latent_shape(frames, height, width)
 
     def text_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of the parts of one encoded prompt."""
         sizes, length = self.pipeline.transformer.config, self.pipeline.tokenizer_max_length + self.max_sequence_length
         return (length, sizes.joint_attention_dim), (sizes.pooled_projection_dim,)
 
-    def _forward(self, latents, sigma_B, condition: Encoded, expert: int) -> torch.Tensor:
-        prompt_BLD, pooled_BD = condition.parts
-        return self.network(
-            hidden_states=latents.to(self.dtype),
-            timestep=sigma_B * self.pipeline.scheduler.config.num_train_timesteps,
-            encoder_hidden_states=prompt_BLD,
-            pooled_projections=pooled_BD,
-            return_dict=False,
-        )[0]
+    def _inputs(self, latents, sigma_B, condition: Encoded, expert: int) -> dict[str, object]:
+        return {"pooled_projections": condition.parts[1]}

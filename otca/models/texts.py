@@ -37,46 +37,37 @@ class TextCache:
     checkpoint, the length, the precision) and the text itself.
     """
 
-    def __init__(self, encode: Callable[[list[str]], Iterable[Parts]], identity: str, folder: Path | None, device: torch.device):
-        self.encode, self.identity, self.folder, self.device = encode, identity, folder, device
+    def __init__(
+        self, encode: Callable[[list[str]], Iterable[Parts]], identity: str, folder: str | Path | None, device: torch.device
+    ):
+        self.encode, self.identity, self.device = encode, identity, device
+        self.folder = Path(folder).expanduser() if folder else None
         self.kept: OrderedDict[str, Parts] = OrderedDict()
 
     def file(self, text: str) -> Path:
         """Where a text's encoding lies on disk."""
         return self.folder / f"{hashlib.sha256(repr((self.identity, text)).encode()).hexdigest()}.safetensors"
 
-    def on_disk(self, text: str) -> bool:
-        """Whether a text needs no encoder."""
-        return self.folder is not None and self.file(text).is_file()
-
     def write(self, texts: list[str]) -> None:
         """Encode to disk what is not there yet."""
-        missing = [text for text in dict.fromkeys(texts) if not self.on_disk(text)]
+        missing = [text for text in dict.fromkeys(texts) if not self.file(text).is_file()]
         for text, parts in zip(missing, self.encode(missing) if missing else [], strict=True):
             write_atomic(self.file(text), save({str(i): part.cpu().contiguous() for i, part in enumerate(parts)}))
 
     def get(self, texts: list[str]) -> list[Parts]:
         """Encodings of texts, in their order."""
-        distinct = list(dict.fromkeys(texts))
-        missing = [text for text in distinct if text not in self.kept]
+        missing = [text for text in dict.fromkeys(texts) if text not in self.kept]
         if self.folder is not None:
             self.write(missing)
-            made = [self._read(text) for text in missing]
+            made = [load_file(self.file(text), device=str(self.device)) for text in missing]
+            made = [tuple(parts[str(i)] for i in range(len(parts))) for parts in made]
         else:
             made = list(self.encode(missing)) if missing else []
         self.kept |= zip(missing, made, strict=True)
-        for text in distinct:
+        for text in dict.fromkeys(texts):
             self.kept.move_to_end(text)
         out = [self.kept[text] for text in texts]
-        self._forget()
-        return out
-
-    def _read(self, text: str) -> Parts:
-        parts = load_file(self.file(text), device=str(self.device))
-        return tuple(parts[str(i)] for i in range(len(parts)))
-
-    def _forget(self) -> None:
         held = sum(part.nbytes for parts in self.kept.values() for part in parts)
         while held > MEMORY_BYTES and len(self.kept) > 1:
-            _, oldest = self.kept.popitem(last=False)
-            held -= sum(part.nbytes for part in oldest)
+            held -= sum(part.nbytes for part in self.kept.popitem(last=False)[1])
+        return out

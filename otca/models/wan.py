@@ -10,7 +10,6 @@ from torch import nn
 from otca.config import PolicyConfig
 from otca.errors import InputError
 from otca.models.pipeline import Encoded, PipelinePolicy
-from otca.models.texts import Parts
 
 BOUNDARY_TOLERANCE = 1e-6
 """Noise levels within this of the boundary count as on it, so that rounding never picks the expert."""
@@ -24,9 +23,9 @@ class Experts(nn.Module):
         self.high, self.low = high, low
         self._no_split_modules = high._no_split_modules  # the blocks that shards are gathered by
 
-    def forward(self, low: bool, **inputs) -> torch.Tensor:
-        """Velocity of one transformer; every sample of a call is at the same noise level."""
-        return (self.low if low else self.high)(**inputs, return_dict=False)[0]
+    def forward(self, low: bool, **inputs) -> tuple[torch.Tensor]:
+        """What one transformer says; every sample of a call is at the same noise level."""
+        return (self.low if low else self.high)(**inputs)
 
 
 class WanPolicy(PipelinePolicy):
@@ -38,6 +37,7 @@ class WanPolicy(PipelinePolicy):
 
     pipeline_class = "WanPipeline"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")  # as diffusers' Wan LoRAs have them
+    text_width = "text_dim"
     is_video = True
 
     def __init__(self, config: PolicyConfig, device: torch.device, pipeline=None, networks_on: torch.device | None = None):
@@ -58,21 +58,10 @@ class WanPolicy(PipelinePolicy):
         """What shapes its samples, for manifests."""
         return super().protocol | {"true_guidance": list(self.true_guidance)}
 
-    def _latent_shape(self, frames: int, height: int, width: int) -> tuple[int, ...]:
-        return self.pipeline.vae.config.z_dim, frames, height, width
-
-    def _tokens(self) -> int:
-        return math.prod(self.latent_shape[1:]) // math.prod(self.pipeline.transformer.config.patch_size)
-
-    def _encode_text(self, pipeline, text: str) -> Parts:
-        prompt, _ = pipeline.encode_prompt(
-            prompt=text, do_classifier_free_guidance=False, device=self.device, max_sequence_length=self.max_sequence_length
-        )
-        return (prompt[0],)
-
-    def text_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of the parts of one encoded prompt."""
-        return ((self.max_sequence_length, self.pipeline.transformer.config.text_dim),)
+    @property
+    def latents_a_token(self) -> int:
+        """Places of the latent grid in one patch of the transformer."""
+        return math.prod(self.pipeline.transformer.config.patch_size)
 
     def is_low_noise(self, sigma: float) -> bool:
         """Whether the low-noise expert answers at a noise level; the boundary itself belongs to the high-noise one."""
@@ -88,11 +77,9 @@ class WanPolicy(PipelinePolicy):
     def _guidance_of(self, expert: int) -> float:
         return self.true_guidance[expert]
 
-    def _forward(self, latents, sigma_B, condition: Encoded, expert: int) -> torch.Tensor:
-        [prompt_BLD] = condition.parts
-        timestep = sigma_B * self.pipeline.scheduler.config.num_train_timesteps
+    def _inputs(self, latents, sigma_B, condition: Encoded, expert: int) -> dict[str, object]:
+        given: dict[str, object] = {"low": bool(expert)}
         if self.pipeline.config.expand_timesteps:  # Wan2.2-TI2V-5B has a noise level for each token
-            timestep = timestep[:, None].expand(-1, self._tokens())
-        return self.network(
-            bool(expert), hidden_states=latents.to(self.dtype), timestep=timestep, encoder_hidden_states=prompt_BLD
-        )
+            timestep_B = sigma_B * self.pipeline.scheduler.config.num_train_timesteps
+            given["timestep"] = timestep_B[:, None].expand(-1, self._tokens())
+        return given
