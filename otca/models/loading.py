@@ -76,14 +76,15 @@ def tensor_shapes(file: Path, what: str) -> dict[str, tuple[int, ...]]:
         raise InputError(f"{what}: {file} is cut or damaged ({one_line(error)}); fetch it again") from error
 
 
-def misfit(own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> str:
-    """How the tensors of a file differ from a network's: the first missing, the first unplaced, or the first of another shape."""
+def misfit(own: Mapping, given: Mapping) -> str:
+    """How tensors (or shapes) differ from a network's: the first missing, the first unplaced, or the first of another shape."""
+    own, given = ({key: tuple(getattr(v, "shape", v)) for key, v in held.items()} for held in (own, given))
     missing, unplaced = (next((key for key in a if key not in b), "") for a, b in ((own, given), (given, own)))
     if missing or unplaced:
         said = [f"lacks {missing}" if missing else "", f"has {unplaced}, for which there is no place" if unplaced else ""]
         return " and ".join(filter(None, said))
-    other = next((key for key in own if tuple(own[key]) != tuple(given[key])), None)
-    return f"has {other} of shape {tuple(given[other])} where {tuple(own[other])} is needed" if other else ""
+    other = next((key for key in own if own[key] != given[key]), None)
+    return f"has {other} of shape {given[other]} where {own[other]} is needed" if other else ""
 
 
 def weight_files(folder: Path, what: str) -> list[Path]:
@@ -127,5 +128,5 @@ def _check_folder(folder: Path, what: str, without: tuple[str, ...]) -> None:
         if name in NETWORKS and (loader := getattr(diffusers, kind[1], None)) is not None:
             with torch.device("meta"):
                 network = loader.from_config(loader.load_config(part, local_files_only=True))
-            if differs := misfit({key: value.shape for key, value in network.state_dict().items()}, shapes):
+            if differs := misfit(network.state_dict(), shapes):
                 raise InputError(f"{named}: {files[0]} {differs}; it is of another model, or saved within a wrapper")

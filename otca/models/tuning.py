@@ -35,8 +35,8 @@ def start_tuning(pipeline, names: list[str], config: PolicyConfig, lora_targets:
 
             with torch.random.fork_rng(devices=[]):  # the same start in every arm and after every resume
                 torch.manual_seed(0)
-                targets = list(lora_targets)
-                network.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=targets))
+                lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=list(lora_targets))
+                network.add_adapter(lora)
             cast_training_params(network, torch.float32)
         if config.gradient_checkpointing:
             network.enable_gradient_checkpointing()
@@ -63,14 +63,10 @@ def save_tuned(pipeline, names: list[str], tuning: str, folder: Path, write: boo
             copy.load_state_dict(state, assign=True)
             copy.save_pretrained(folder / name)
             continue
-        writer = (
-            type(pipeline) if hasattr(pipeline, "save_lora_weights") else FluxPipeline
-        )  # all write alike; HunyuanVideo-1.5 has none
-        writer.save_lora_weights(
-            _lora_folder(folder, name, names),
-            transformer_lora_layers=state,
-            transformer_lora_adapter_metadata=network.peft_config["default"].to_dict(),
-        )
+        writer = getattr(pipeline, "save_lora_weights", FluxPipeline.save_lora_weights)  # all alike; HunyuanVideo-1.5 has none
+        metadata = network.peft_config["default"].to_dict()
+        place = folder if name == names[0] else folder / name
+        writer(place, transformer_lora_layers=state, transformer_lora_adapter_metadata=metadata)
 
 
 def load_tuned(pipeline, names: list[str], tuning: str, folder: Path) -> None:
@@ -84,14 +80,10 @@ def load_tuned(pipeline, names: list[str], tuning: str, folder: Path) -> None:
             saved = type(network).from_pretrained(folder / name, local_files_only=True, use_safetensors=True).state_dict()
             own = network.state_dict()
         else:
-            saved = load_file(_lora_folder(folder, name, names) / LORA_FILE)
+            saved = load_file((folder if name == names[0] else folder / name) / LORA_FILE)
             saved = {unwrapped(key): value for key, value in saved.items()}
             own = get_peft_model_state_dict(network)
         if saved.keys() != own.keys():
             raise ValueError(f"{folder}: keys that it and {name} do not share: {sorted(saved.keys() ^ own.keys())[:3]}")
         for key, value in own.items():
             copy_whole(value, saved[key])
-
-
-def _lora_folder(folder: Path, name: str, names: list[str]) -> Path:
-    return folder if name == names[0] else folder / name

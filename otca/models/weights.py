@@ -44,13 +44,15 @@ def apply_weights(pipeline, names: list[str], path: str) -> None:
     place = _locate(path)
     found = {name: _weights_of(place, name, names) for name in names}
     absent = [name for name, files in found.items() if not files]
-    if len(absent) == len(names):
-        if len(names) > 1 and (place.is_file() or any(place.glob("*.safetensors"))):
-            said = f"one network, but the model has {len(names)} ({', '.join(names)}), and it does not say for which"
-            raise InputError(f"policy.weights {path}: {said}; give each its own in a folder of its name")
-        raise InputError(f"policy.weights {path}: no {LORA_FILE}, adapter_config.json, config.json or {names[0]}/ there")
     if absent:
-        raise InputError(f"policy.weights {path}: nothing for {absent[0]} there; each network needs its own, in {absent[0]}/")
+        said = f"nothing for {absent[0]} there; each network needs its own, in {absent[0]}/"
+        if len(absent) == len(names):
+            said = f"no {LORA_FILE}, adapter_config.json, config.json or {names[0]}/ there"
+            if len(names) > 1 and (place.is_file() or any(place.glob("*.safetensors"))):
+                said = (
+                    f"one network, but the model has {len(names)} ({', '.join(names)}); give each its own in a folder of its name"
+                )
+        raise InputError(f"policy.weights {path}: {said}")
     for name, files in found.items():
         what = f"policy.weights {files[0]}"
         shapes = {key: shape for file in files for key, shape in tensor_shapes(file, what).items()}
@@ -92,11 +94,11 @@ def _weights_of(place: Path, name: str, names: list[str]) -> list[Path]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    if (folder / "adapter_config.json").is_file() and not (folder / "adapter_model.safetensors").is_file():
-        raise InputError(f"policy.weights {folder}: no adapter_model.safetensors there; save the LoRA as safetensors")
     for file in (folder / LORA_FILE, folder / "adapter_model.safetensors"):
         if file.is_file():
             return [file]
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(f"policy.weights {folder}: no adapter_model.safetensors there; save the LoRA as safetensors")
     if (folder / "config.json").is_file():
         return weight_files(folder, f"policy.weights {folder}")
     files = sorted(folder.glob("*.safetensors"))
@@ -117,13 +119,10 @@ def _replace(network: nn.Module, tensors: Tensors, folder: Path, what: str) -> N
     given = {unwrapped(key): value for key, value in tensors.items()}
     if (folder / "config.json").is_file():
         config = read_object(folder / "config.json", what)
-        other = [
-            key for key in config if key[0] != "_" and json.dumps(network.config.get(key, config[key])) != json.dumps(config[key])
-        ]
-        if other:
-            said = f"{other[0]} is {config[other[0]]}, but that of policy.path {network.config[other[0]]}"
-            raise InputError(f"{what}: of another model: {said}")
-    if differs := misfit(*({key: value.shape for key, value in held.items()} for held in (network.state_dict(), given))):
+        for key, value in config.items():
+            if key[0] != "_" and json.dumps(own := network.config.get(key, value)) != json.dumps(value):
+                raise InputError(f"{what}: of another model: {key} is {value}, but that of policy.path {own}")
+    if differs := misfit(network.state_dict(), given):
         raise InputError(f"{what} {differs}; it is of another model than policy.path")
     network.load_state_dict(given)
 
@@ -158,7 +157,7 @@ def _merge_lora(pipeline, name: str, tensors: Tensors, file: Path, what: str) ->
             raise InputError(f"{what}: {inner}: {said}")
         added.append((weight, _scale(settings, inner, len(down), halves.get("alpha")), up.flatten(1), down.flatten(1)))
     for weight, scale, up, down in added:
-        weight.data.copy_((weight.data.float() + (scale * (up @ down)).view_as(weight).to(weight.device)).to(weight.dtype))
+        weight.data.copy_(weight.data.float() + (scale * (up @ down)).view_as(weight).to(weight.device))
 
 
 def _pairs(pipeline, name: str, tensors: Tensors) -> tuple[dict[str, Tensors], list[str]]:
@@ -167,15 +166,13 @@ def _pairs(pipeline, name: str, tensors: Tensors) -> tuple[dict[str, Tensors], l
     unplaced = []
     for key, value in tensors.items():
         encoder = next((part for part in ENCODERS if key.startswith(f"{part}.")), "")
-        inner = key.removeprefix(f"{encoder}.") if encoder else unwrapped(key)
+        inner, network = key.removeprefix(f"{encoder}.") if encoder else unwrapped(key), getattr(pipeline, encoder or name, None)
+        if network is None:
+            said = f"a part of the LoRA is for {encoder} ({key}), which is not loaded here; merge it first"
+            raise InputError(f"policy.weights: {said}")
         module, half = (inner.removesuffix(".alpha"), "alpha") if inner.endswith(".alpha") else ("", "")
         if match := HALF.fullmatch(inner):
             module, half = match[1], {"down": "A", "up": "B"}.get(match[3], match[2])
-        network = getattr(pipeline, encoder or name, None)
-        if network is None and encoder:
-            raise InputError(
-                f"policy.weights: a part of the LoRA is for {encoder} ({key}), which is not loaded here; merge it first"
-            )
         placed = next((m for m in (module, module.removeprefix("text_model.")) if m and _has_weight(network, m)), None)
         if placed is None:
             unplaced.append(key)
@@ -217,13 +214,13 @@ def _settings(file: Path) -> dict[str, object]:
         return {key.partition(".")[2]: value for key, value in recorded.items() if key.startswith("transformer")}
     if (beside := file.parent / "adapter_config.json").is_file():
         return read_object(beside, "policy.weights")
-    if (beside := file.parent / "lora_config.json").is_file():
-        recorded = read_object(beside, "policy.weights").get("lora_params")
-        alpha = recorded.get("lora_alpha") if isinstance(recorded, dict) else None
-        if not isinstance(alpha, int | float):
-            raise InputError(f"{beside}: no lora_params.lora_alpha there; mend the file")
-        return {"lora_alpha": alpha}
-    return {}
+    if not (beside := file.parent / "lora_config.json").is_file():
+        return {}
+    recorded = read_object(beside, "policy.weights").get("lora_params")
+    alpha = recorded.get("lora_alpha") if isinstance(recorded, dict) else None
+    if not isinstance(alpha, int | float):
+        raise InputError(f"{beside}: no lora_params.lora_alpha there; mend the file")
+    return {"lora_alpha": alpha}
 
 
 def _scale(settings: dict, module: str, rank: int, alpha: torch.Tensor | None) -> float:
@@ -244,17 +241,14 @@ def _targets_without(pipeline, name: str, modules: dict[str, Tensors], settings:
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
 
-    if not settings.get("target_modules") or settings["target_modules"] == "all-linear":
+    if settings.get("target_modules") in (None, "", [], "all-linear"):
         return []
     known = {field.name for field in fields(LoraConfig)}
     try:
         config = LoraConfig(**{key: value for key, value in settings.items() if key in known})
     except (TypeError, ValueError) as error:
         raise InputError(f"{what}: its settings are none of a LoRA ({one_line(error)})") from error
-    inside = [
-        inner
-        for inner, part in getattr(pipeline, name).named_modules()
-        if isinstance(getattr(part, "weight", None), torch.Tensor)
-    ]
+    network = getattr(pipeline, name)
+    inside = [inner for inner, _ in network.named_modules() if inner and _has_weight(network, inner)]
     asked = [inner for inner in inside if check_target_module_exists(config, inner)]
     return [f"{inner}.lora_A.weight" for inner in asked if f"{name}:{inner}" not in modules]
