@@ -138,7 +138,7 @@ def test_a_model_of_two_experts_needs_weights_of_each(untrained_experts, tmp_pat
     for kind in ("peft", "whole"):
         bare = tmp_path / f"bare-{kind}"
         shutil.copytree(tmp_path / kind / "transformer", bare)
-        with pytest.raises(InputError, match="one network, but the model has 2 .*; give each its own in a folder of its name"):
+        with pytest.raises(InputError, match="one network, but the model has .*; give each its own in a folder of its name"):
             build_policy(PolicyConfig(**settings, weights=str(bare)))
         shutil.rmtree(tmp_path / kind / "transformer_2")
         with pytest.raises(InputError, match="nothing for transformer_2 there"):
