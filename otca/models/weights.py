@@ -49,9 +49,7 @@ def apply_weights(pipeline, names: list[str], path: str) -> None:
         if len(absent) == len(names):
             said = f"no {LORA_FILE}, adapter_config.json, config.json or {names[0]}/ there"
             if len(names) > 1 and (place.is_file() or any(place.glob("*.safetensors"))):
-                said = (
-                    f"one network, but the model has {', '.join(names)}; give each its own in a folder of its name"
-                )
+                said = f"one network, but the model has {', '.join(names)}; give each its own in a folder of its name"
         raise InputError(f"policy.weights {path}: {said}")
     for name, files in found.items():
         what = f"policy.weights {files[0]}"
