@@ -33,11 +33,11 @@ def measure(path: str) -> list[object]:
 
 def rows() -> str:
     """One row a published checkpoint, from the files in results/precision/."""
-    planned, parity = {}, {}
+    parity: dict[str, float] = {}
     with open(PLANNED, newline="") as plans, open(PARITY, newline="") as differences:
         planned = {row["path"]: row for row in csv.DictReader(plans)}
         for row in csv.DictReader(differences):
-            parity[row["family"]] = max(parity.get(row["family"], 0.0), float(row["max_abs_difference"]))
+            parity[row["pipeline"]] = max(parity.get(row["pipeline"], 0.0), float(row["max_abs_difference"]))
     out = [
         "| family | checkpoint | pipeline | parameters | trained | guidance | parity | plan |",
         "|---|---|---|---|---|---|---|---|",
@@ -45,7 +45,7 @@ def rows() -> str:
     for path, parts in PUBLISHED.items():
         family, made = PIPELINES[parts["pipeline"]], planned.get(path)
         sizes = [f"{int(made['parameters']) / 1e9:.1f} B", f"LoRA, {int(made['trained']) / 1e6:.0f} M"] if made else ["", "LoRA"]
-        last = [adapter_of(family).guidance_kind, f"{parity[family]:.0e}" if family in parity else "< 1e-05"]
+        last = [adapter_of(family).guidance_kind, f"{parity[parts['pipeline']]:.0e}"]
         cells = [family, f"`{path}`", parts["pipeline"], *sizes, *last, f"{int(made['bytes']) / 1e9:.0f} GB" if made else ""]
         out.append(f"| {' | '.join(cells)} |")
     return "\n".join(out) + "\n"

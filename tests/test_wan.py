@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 
 from otca.checkpoint import checkpoints
 from otca.config import PolicyConfig, SamplerConfig, TrainConfig
@@ -20,25 +24,8 @@ TEXT = "a red circle moving right"
 SETTINGS = {"max_sequence_length": 20, "frames": 9}
 
 
-class MeanRed:
-    """A reward of the tests: how red a clip is."""
-
-    name, range, source, licence, revision = "red", (0, 1), "", "", ""
-
-    def score(self, media_BFCHW, prompts):
-        return media_BFCHW[:, :, 0].mean((1, 2, 3)) - media_BFCHW[:, :, 1].mean((1, 2, 3))
-
-
-class MeanBlue(MeanRed):
-    name = "blue"
-
-    def score(self, media_BFCHW, prompts):
-        return media_BFCHW[:, :, 2].mean((1, 2, 3))
-
-
 def stock(policy, sigma_S, latents, **arguments):
     """The same latents through WanPipeline.__call__ itself, on the same noise levels."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
 
     class Fixed(FlowMatchEulerDiscreteScheduler):
         def set_timesteps(self, num_inference_steps=None, device=None, **_):
@@ -62,22 +49,6 @@ def ours(policy, steps, shift=3.0, count=2):
     never, sigma_S = torch.zeros(steps, dtype=torch.bool), sigmas_S(steps, shift)
     batch = make_batch([Prompt("a", TEXT)], [0], count, ("parity",))
     return rollout(policy, batch, Plan(SamplerConfig(steps=steps), sigma_S, never, never, count))
-
-
-def test_ode_rollout_is_the_stock_pipeline(untrained_wan):
-    policy = build_policy(PolicyConfig(path=untrained_wan, **SETTINGS))
-    sampled = ours(policy, 4)
-    assert sampled.media_BFCHW.shape == (2, 9, 3, 64, 64) and policy.forwards_per_velocity == 1
-    frames = stock(policy, sampled.sigma_S, sampled.latents_SB[0], guidance_scale=1.0)
-    torch.testing.assert_close(sampled.media_BFCHW, frames, rtol=0, atol=1e-5)
-
-
-def test_guidance_in_one_batch_is_the_stock_pipelines_two_passes(untrained_wan):
-    policy = build_policy(PolicyConfig(path=untrained_wan, true_guidance=3.0, **SETTINGS))
-    assert policy.forwards_per_velocity == 2
-    sampled = ours(policy, 3)
-    frames = stock(policy, sampled.sigma_S, sampled.latents_SB[0], guidance_scale=3.0)
-    torch.testing.assert_close(sampled.media_BFCHW, frames, rtol=0, atol=1e-5)
 
 
 def test_two_experts_are_the_stock_pipelines_also_on_the_boundary(untrained_experts):
@@ -117,7 +88,7 @@ def train(path, folder, **changes):
         "policy.max_sequence_length": 20,
         "policy.frames": 9,
         "prompts": "embedded:video/train",
-        "rewards": ["tests.test_wan:MeanRed", "tests.test_wan:MeanBlue"],
+        "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
         "prompts_per_iteration": 2,
         "group_size": 2,
         "micro_batch": 2,
@@ -143,33 +114,18 @@ def test_a_step_trains_the_expert_that_made_it(untrained_experts, tmp_path, firs
     assert row["first_ratio_deviation"] == 0 and row["network_evaluations"] == 4 * (6 + 3 * first_k)
 
 
-@pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_saved_experts_load_in_the_stock_pipeline(untrained_experts, tmp_path, tuning):
-    """Both experts' weights, read by diffusers alone, give the same clip; alpha ≠ rank survives; a second load agrees."""
-    from diffusers import WanPipeline, WanTransformer3DModel
-
-    changes = {"policy.tuning": tuning, "policy.lora_rank": 2, "policy.lora_alpha": 8.0}
-    trainer = train(untrained_experts, tmp_path, **changes)
-    saved = checkpoints(tmp_path)[-1]
-    policy = trainer.policy
-    sampled = ours(policy, 4, shift=5.0)
-    expected = stock(policy, sampled.sigma_S, sampled.latents_SB[0], guidance_scale=1.0)
-    torch.testing.assert_close(sampled.media_BFCHW, expected, rtol=0, atol=1e-5)
+def test_whole_experts_load_in_the_stock_pipeline(untrained_experts, tmp_path):
+    """Both experts' weights, read by diffusers alone, give the same clip; a second load agrees."""
+    policy = train(untrained_experts, tmp_path).policy
+    saved, sampled = checkpoints(tmp_path)[-1], ours(policy, 4, shift=5.0)
     fresh = build_policy(PolicyConfig(path=untrained_experts, **SETTINGS))
-    assert not torch.allclose(stock(fresh, sampled.sigma_S, sampled.latents_SB[0], guidance_scale=1.0), expected, atol=1e-4)
-    plain = WanPipeline.from_pretrained(untrained_experts)
-    plain.set_progress_bar_config(disable=True)
-    if tuning == "lora":
-        plain.load_lora_weights(saved)
-        plain.load_lora_weights(saved / "transformer_2", load_into_transformer_2=True)
-    else:
-        for name in ("transformer", "transformer_2"):
-            plain.register_modules(**{name: WanTransformer3DModel.from_pretrained(saved / name)})
-    fresh.pipeline = plain
+    before = stock(fresh, sampled.sigma_S, sampled.latents_SB[0], guidance_scale=1.0)
+    assert not torch.allclose(before, sampled.media_BFCHW, atol=1e-4)
+    for name in ("transformer", "transformer_2"):
+        fresh.pipeline.register_modules(**{name: WanTransformer3DModel.from_pretrained(saved / name)})
     theirs = stock(fresh, sampled.sigma_S, sampled.latents_SB[0], guidance_scale=1.0)
-    torch.testing.assert_close(theirs, expected, rtol=0, atol=1e-6 if tuning == "lora" else 0)
-    own_kind = PolicyConfig(path=untrained_experts, tuning=tuning, lora_rank=2, lora_alpha=8.0, **SETTINGS)
-    again = build_policy(own_kind)
+    torch.testing.assert_close(theirs, sampled.media_BFCHW, rtol=0, atol=1e-5)
+    again = build_policy(PolicyConfig(path=untrained_experts, **SETTINGS))
     again.load(saved)
     assert all(torch.equal(a, b) for a, b in zip(again.trainable_parameters(), policy.trainable_parameters()))
 
@@ -179,9 +135,6 @@ def test_bad_settings_end_in_one_line(untrained_wan, untrained_experts, untraine
         build_policy(PolicyConfig(path=untrained_wan, frames=8))
     with pytest.raises(InputError, match="policy.frames is 0"):
         build_policy(PolicyConfig(path=untrained_wan))
-    import json
-    import shutil
-
     folder = shutil.copytree(untrained_wan, tmp_path / "odd")
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"boundary_ratio": 0.9}))

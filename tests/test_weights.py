@@ -24,15 +24,16 @@ from otca.models.flux import FluxPolicy
 from otca.models.sd3 import Sd3Policy
 from otca.models.wan import WanPolicy
 from otca.models.weights import LORA_FILE, apply_weights
-from otca.sampling import sigmas_S
-from tests.test_sd3 import LENGTH, stock
 
+LENGTH = 10
 LORA = {"r": 4, "lora_alpha": 12, "init_lora_weights": False, "target_modules": list(Sd3Policy.lora_targets)}
 
 
 def image_of(pipeline):
-    latents = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
-    return stock(pipeline, latents, sigmas_S(3, 3.0), 1.0)
+    """What the stock pipeline draws in three steps."""
+    latents, size = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0)), {"height": 64, "width": 64}
+    given = {"latents": latents, "num_inference_steps": 3, "guidance_scale": 1.0, "max_sequence_length": LENGTH}
+    return pipeline(prompt=["a red circle"], output_type="pt", **size, **given).images
 
 
 @pytest.fixture(scope="module")

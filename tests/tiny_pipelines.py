@@ -7,6 +7,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from otca.tasks import architecture, video_architecture
+from otca.tasks.scenes import vocabulary
+
 SPECIAL = ["<pad>", "<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>", "[IMG]"]
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}{% else %}"
@@ -261,7 +264,51 @@ def ltx2():
     )
 
 
+def sd3():
+    tokenizer = architecture.build_tokenizer(vocabulary(), 12)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 16}
+    tokens = {"vocab_size": len(tokenizer), "max_position_embeddings": 12}
+    tokens |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    clips = [transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**sizes, **tokens)) for _ in range(2)]
+    return diffusers.StableDiffusion3Pipeline(
+        transformer=diffusers.SD3Transformer2DModel(
+            sample_size=8,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=64,
+            caption_projection_dim=32,
+            pooled_projection_dim=32,
+            pos_embed_max_size=8,
+            dual_attention_layers=(0,),
+            qk_norm="rms_norm",
+        ),
+        scheduler=euler(shift=3.0),
+        vae=image_vae(channels=16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=clips[0],
+        tokenizer=tokenizer,
+        text_encoder_2=clips[1],
+        tokenizer_2=tokenizer,
+        text_encoder_3=transformers.T5EncoderModel(
+            transformers.T5Config(**architecture.t5_sizes(len(tokenizer), width=64, layers=2))
+        ),
+        tokenizer_3=tokenizer,
+    )
+
+
+def wan(experts: bool = False):
+    pipeline = video_architecture.build_pipeline(video_architecture.build_vae())
+    if experts:
+        pipeline.register_modules(transformer_2=video_architecture.build_transformer())
+        pipeline.register_to_config(boundary_ratio=0.875)
+    return pipeline
+
+
 BUILD = {
+    "flux": architecture.build_pipeline,
+    "sd3": sd3,
+    "wan": wan,
+    "wan_experts": lambda: wan(experts=True),
     "flux2": flux2,
     "flux2_klein": lambda: flux2(dev=False),
     "qwen_image": qwen_image,
