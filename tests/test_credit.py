@@ -25,23 +25,12 @@ rows = st.integers(1, 5).flatmap(lambda k: st.lists(numbers, min_size=k, max_siz
 
 
 def test_group_zscore_by_hand():
-    """Groups (1, 3) and (2, 2): ±1/(1 + eps) and exactly 0."""
+    """Groups (1, 3) and (2, 2): ±1/(1 + eps) and exactly 0; groups are slots, whatever their text."""
     reward_BK = torch.tensor([[1.0], [2.0], [3.0], [2.0]])
-    out = credit.group_zscore(reward_BK, torch.tensor([0, 1, 0, 1]), eps=0.5)
+    out = credit.group_zscore(reward_BK, torch.tensor([7, 3, 7, 3]), eps=0.5)
     torch.testing.assert_close(out, torch.tensor([[-1 / 1.5], [0], [1 / 1.5], [0]]))
-
-
-def test_groups_follow_the_slot_not_the_text():
-    """Two slots with the same prompt text and different rewards are standardised apart."""
-    reward_BK = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
-    out = credit.group_zscore(reward_BK, torch.tensor([7, 7, 3, 3]))
-    torch.testing.assert_close(out[:2], out[2:])
-
-
-@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e6, -7.7])
-def test_constant_group_is_exactly_zero(value):
-    out = credit.group_zscore(torch.full((5, 2), value), torch.zeros(5, dtype=torch.long))
-    assert torch.equal(out, torch.zeros(5, 2))
+    for value in (0.1, 1 / 3, 1e6, -7.7):  # a constant group is exactly 0
+        assert not credit.group_zscore(torch.full((5, 2), value), torch.zeros(5, dtype=torch.long)).any()
 
 
 def test_group_zscore_equals_flow_grpo():
@@ -64,15 +53,6 @@ def test_group_zscore_equals_dance_grpo_up_to_its_sample_std():
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_reward_sum_is_one_objective():
-    reward_BK = torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
-    weights_K, group_B = torch.tensor([0.5, 0.25, 0.25]), torch.arange(8) // 4
-    out = credit.reward_sum_advantage(reward_BK, weights_K, group_B)
-    expected = credit.group_zscore((reward_BK @ weights_K).unsqueeze(1), group_B)
-    assert out.shape == (8, 1)
-    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
-
-
 # ----------------------------------------------------------------------------------------------------------- TCD
 
 
@@ -92,9 +72,11 @@ def test_tcd_three_steps_by_hand():
 
 
 def test_tcd_untrained_steps_get_nothing():
+    """And the length of a state is none of a cosine's business."""
     latents_SB = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     trained_T = torch.tensor([True, False, True, True, False])
     out = credit.tcd_weights_TB(latents_SB, trained_T=trained_T)
+    torch.testing.assert_close(out, credit.tcd_weights_TB(7 * latents_SB, trained_T=trained_T), rtol=1e-4, atol=1e-5)
     assert torch.equal(out[~trained_T], torch.zeros(2, 3))
     torch.testing.assert_close(out.sum(0), torch.full((3,), 3.0))
 
@@ -110,17 +92,10 @@ def test_permuted_weights_stay_with_their_sample_and_its_trained_steps():
     assert 0.1 < stayed_TB.float().mean() < 0.4  # a quarter on average
 
 
-def test_tcd_ignores_scale():
-    """Cosines do not see the length of a state."""
-    latents_SB = torch.randn(5, 2, 8, generator=torch.Generator().manual_seed(2))
-    scaled = latents_SB * torch.rand(5, 2, 1, generator=torch.Generator().manual_seed(3)).add(0.5)
-    torch.testing.assert_close(credit.tcd_weights_TB(latents_SB), credit.tcd_weights_TB(scaled), rtol=1e-4, atol=1e-5)
-
-
 # ---------------------------------------------------------------------------------------------------------- MOCA
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(rows)
 def test_min_norm_solves_the_quadratic_program(row):
     """No point of the simplex that scipy's SLSQP finds has a smaller (Σ c_k A_k)², degenerate rows included."""
@@ -171,16 +146,12 @@ def test_moca_limits_and_bounds():
 # -------------------------------------------------------------------------------------------------------- fusion
 
 
-def test_uniform_weights_are_plain_grpo_bit_for_bit():
+def test_fuse_by_hand_and_uniform_weights_are_plain_grpo_bit_for_bit():
     """Invariant 2: credit of ones with K = 1 changes no bit of the advantage, at any step."""
-    advantage_B1 = torch.randn(7, 1, generator=torch.Generator().manual_seed(0))
-    out = credit.fuse_TB(torch.ones(4, 7, 1), advantage_B1)
-    assert torch.equal(out, advantage_B1[:, 0].expand(4, -1))
-
-
-def test_fuse_by_hand():
     credit_TBK = torch.tensor([[[1.0, 2.0]], [[0.0, 3.0]]])
     assert torch.equal(credit.fuse_TB(credit_TBK, torch.tensor([[5.0, 7.0]])), torch.tensor([[19.0], [21.0]]))
+    advantage_B1 = torch.randn(7, 1, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(credit.fuse_TB(torch.ones(4, 7, 1), advantage_B1), advantage_B1[:, 0].expand(4, -1))
 
 
 def test_rms_ratio_matches_and_leaves_zero_alone():

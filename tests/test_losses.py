@@ -33,16 +33,10 @@ def test_surrogate_equals_the_public_code(case):
 
 
 def test_surrogate_by_hand_with_unequal_clips():
-    """A = 1, r = e: clipped at 1.2 → −1.2; A = −1, r = 1/e: clipped at 0.9 → 0.9; inside the range: −A·r."""
-    new = torch.tensor([1.0, -1.0, 0.05])
-    out = losses.clipped_surrogate(new, torch.tensor([1.0, -1.0, 2.0]), 0.1, 0.2)
-    torch.testing.assert_close(out, torch.tensor([-1.2, 0.9, -2 * torch.e**0.05]))
-
-
-def test_ratio_one_gives_minus_advantage():
-    log_prob = torch.randn(5)
-    advantage = torch.randn(5)
-    assert torch.equal(losses.clipped_surrogate(log_prob - log_prob, advantage, 1e-4, 1e-4), -advantage)
+    """A = 1, r = e: clipped at 1.2 → −1.2; A = −1, r = 1/e: clipped at 0.9 → 0.9; inside the range: −A·r; r = 1: −A."""
+    new = torch.tensor([1.0, -1.0, 0.05, 0.0])
+    out = losses.clipped_surrogate(new, torch.tensor([1.0, -1.0, 2.0, 3.0]), 0.1, 0.2)
+    torch.testing.assert_close(out, torch.tensor([-1.2, 0.9, -2 * torch.e**0.05, -3.0]))
 
 
 def test_kl_is_the_gaussian_one_and_has_a_gradient():
@@ -65,8 +59,6 @@ def test_kl_scale_of_flow_grpo():
     std, s = (float(torch.tensor(case[n]).flatten()[0]) for n in ("std", "std_dev_t"))
     ours = losses.kl_to_reference(mean, reference, std, (std / s) ** 2, "flow_grpo").mean()
     assert abs(float(ours) - case["kl_loss"]) < 1e-6 * abs(case["kl_loss"])
-    with pytest.raises(ValueError, match="kl_scale"):
-        losses.kl_to_reference(mean, reference, 1.0, 1.0, "exact")
 
 
 def scaled_step(kind, t, sigma, scale, velocity, noise):
@@ -94,7 +86,7 @@ def test_equal_steps_have_gradients_of_one_size(kind):
     assert exact.max() > 1.5 * exact.min()
 
 
-@pytest.mark.parametrize("scale", losses.KL_SCALES)
+@pytest.mark.parametrize("scale", ["gaussian", "flow_grpo"])
 def test_equal_steps_have_the_kl_of_the_velocity(scale):
     """A drift of the velocity costs the same at every step, and as much in all as with exact steps."""
     sigma = sigmas_S(6, 3.0).tolist()
