@@ -50,25 +50,23 @@ def test_in_bf16_what_is_trained_and_the_vae_are_fp32_and_the_rest_bf16(request,
     assert policy.decode(latents).dtype == torch.float32
 
 
-@pytest.mark.parametrize("tuning", ["full", "lora"])
-@pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("pipeline", [*PIPELINES, "untrained_experts"])
-def test_training_moves_weights_and_starts_at_ratio_one(request, tmp_path, pipeline, precision, tuning):
-    """Exactly 1 in fp32; in bf16 too on a CPU, where both passes round alike."""
+def test_whole_training_in_bf16_moves_weights_and_starts_at_ratio_one(request, tmp_path, pipeline):
+    """On a CPU, where both passes round alike; LoRAs in both precisions: tests/test_families.py."""
     frames = {"policy.frames": 5} if pipeline in ("untrained_wan", "untrained_experts") else {}
-    changes = {"policy.precision": precision, "policy.tuning": tuning, "policy.max_sequence_length": 10} | frames
-    settings = toy_settings("otca", request.getfixturevalue(pipeline), **changes, **{"optimizer.learning_rate": 1e-3})
+    changes = {"policy.precision": "bf16", "policy.max_sequence_length": 10, "optimizer.learning_rate": 1e-3} | frames
+    settings = toy_settings("otca", request.getfixturevalue(pipeline), **changes)
     trainer = Trainer(TrainConfig.from_dotted(settings), METHODS["otca"], tmp_path)
     trainer.run()
     row = pd.read_csv(tmp_path / "train.csv").iloc[0]
     assert row["update_norm"] > 0 and row["first_ratio_deviation"] == 0
 
 
-def test_nothing_is_trained_where_nothing_is_to_be(request, name, tmp_path):
+def test_nothing_is_trained_where_nothing_is_to_be(request, untrained_pipeline, tmp_path):
     """To sample, all of a model is in inference precision; a training with it is refused in one line."""
-    policy = build_policy(config_of(request, name, precision="bf16", tuning="none"))
+    policy = build_policy(config_of(request, "untrained_pipeline", precision="bf16", tuning="none"))
     assert policy.trainable_parameters() == [] and policy.pipeline.transformer.dtype == torch.bfloat16
-    settings = toy_settings("otca", request.getfixturevalue(name), **{"policy.tuning": "none"})
+    settings = toy_settings("otca", untrained_pipeline, **{"policy.tuning": "none"})
     with pytest.raises(InputError, match="policy.tuning is none, which trains nothing; use full or lora"):
         Trainer(TrainConfig.from_dotted(settings), METHODS["otca"], tmp_path)
 
@@ -105,11 +103,10 @@ def test_each_text_is_on_disk_before_the_next_is_encoded(tmp_path):
     assert before == [0, 1, 2]
 
 
-def test_another_precision_or_length_has_files_of_its_own(request, tmp_path):
+def test_another_precision_or_length_has_files_of_its_own(untrained_sd3, tmp_path):
     changes = ({}, {"precision": "bf16"}, {"max_sequence_length": 7})
     for change in changes:
-        config = PolicyConfig(path=request.getfixturevalue("untrained_sd3"), prompt_cache=str(tmp_path), **change)
-        build_policy(config).encode(TEXTS[:1])
+        build_policy(PolicyConfig(path=untrained_sd3, prompt_cache=str(tmp_path), **change)).encode(TEXTS[:1])
     assert len(list(tmp_path.iterdir())) == len(changes)
 
 
@@ -154,11 +151,10 @@ def test_sliced_decoding_does_not_change_the_reward(path, rewards):
     torch.testing.assert_close(whole, parts, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_checkpointing_changes_no_gradient(request, name, tuning):
+def test_checkpointing_changes_no_gradient(request, name):
     gradients = []
     for checkpointing in (False, True):
-        policy = build_policy(config_of(request, name, tuning=tuning, gradient_checkpointing=checkpointing))
+        policy = build_policy(config_of(request, name, tuning="lora", gradient_checkpointing=checkpointing))
         latents = policy.noise([torch.Generator().manual_seed(0)])
         policy.velocity(latents, torch.tensor([0.7]), policy.encode(TEXTS[:1])).square().mean().backward()
         gradients.append([p.grad for p in policy.trainable_parameters()])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
 from safetensors.torch import load_file
 
 from baselines import find_method
@@ -27,7 +28,7 @@ from otca.export import export_weights
 from otca.methods import METHODS, assign_credit
 from otca.models.base import build_policy
 from otca.trainer import Trainer
-from otca.types import Scores, Trajectory
+from tests.test_baselines import record
 
 
 class Brightness:
@@ -132,13 +133,15 @@ def test_rows_and_costs(untrained_pipeline, tmp_path):
     }
 
 
-def test_stopped_and_resumed_equals_uninterrupted(untrained_pipeline, tmp_path):
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_stopped_and_resumed_equals_uninterrupted(untrained_pipeline, tmp_path, tuning):
     """Same weights and rows, bit for bit, averages included."""
-    settings = config(untrained_pipeline, iterations=4, optimizer=OptimizerConfig(ema_decay=0.5))
+    policy = PolicyConfig(path=untrained_pipeline, tuning=tuning, lora_rank=2, lora_alpha=8.0)
+    settings = config(untrained_pipeline, iterations=2, policy=policy, optimizer=OptimizerConfig(ema_decay=0.5))
     whole = train(settings, tmp_path / "whole")
-    train(dataclasses.replace(settings, iterations=2), tmp_path / "parts")
+    train(dataclasses.replace(settings, iterations=1), tmp_path / "parts")
     with open(tmp_path / "parts" / "train.csv", "a") as file:
-        file.write("2,torn row")  # what a kill in the middle of a write leaves
+        file.write("1,torn row")  # what a kill in the middle of a write leaves
     again = train(settings, tmp_path / "parts")
     assert torch.equal(weights(whole), weights(again))
     assert all(torch.equal(a, b) for a, b in zip(whole.updater.average, again.updater.average))
@@ -184,7 +187,6 @@ def test_kl_pulls_back_to_the_reference(untrained_pipeline, tmp_path):
     "answer, said",
     [
         (lambda n: torch.full((n,), float("nan")), "NaN or Inf"),
-        (lambda n: torch.full((n,), float("inf")), "NaN or Inf"),
         (lambda n: torch.zeros(n, 1), "shape"),
         (lambda n: [0.0] * n, "expected a tensor"),
         (RuntimeError("server gone"), "server gone"),
@@ -201,39 +203,15 @@ def test_bad_rewards_stop_the_run_after_a_checkpoint(untrained_pipeline, tmp_pat
     assert len(pd.read_csv(tmp_path / "train.csv")) == 1
 
 
-@pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_saved_weights_load_in_the_stock_pipeline(untrained_pipeline, tmp_path, tuning):
-    """What a run saves gives the same image through diffusers alone; alpha ≠ rank survives."""
-    from diffusers import FluxPipeline, FluxTransformer2DModel
-
-    policy_config = PolicyConfig(path=untrained_pipeline, tuning=tuning, lora_rank=2, lora_alpha=8)
-    settings = config(untrained_pipeline, policy=policy_config, optimizer=OptimizerConfig(learning_rate=1e-2))
-    trainer = train(settings, tmp_path)
-    saved = checkpoints(tmp_path)[-1]
-    stock = FluxPipeline.from_pretrained(untrained_pipeline)
-    if tuning == "lora":
-        stock.load_lora_weights(saved)
-    else:
-        stock.register_modules(transformer=FluxTransformer2DModel.from_pretrained(saved / "transformer"))
-    stock.set_progress_bar_config(disable=True)
-    start = trainer.policy.noise([torch.Generator().manual_seed(5)])
-    arguments = dict(
-        prompt="a red circle", height=64, width=64, num_inference_steps=3, latents=start, max_sequence_length=16, output_type="pt"
-    )
-    trainer.policy.pipeline.set_progress_bar_config(disable=True)
-    own, theirs = trainer.policy.pipeline(**arguments).images, stock(**arguments).images
-    torch.testing.assert_close(own, theirs, rtol=0, atol=1e-6 if tuning == "lora" else 0)
-    base = FluxPipeline.from_pretrained(untrained_pipeline)
-    base.set_progress_bar_config(disable=True)
-    assert not torch.allclose(base(**arguments).images, own, atol=1e-4)
-
-
-def test_lora_resumes_bit_for_bit(untrained_pipeline, tmp_path):
-    policy_config = PolicyConfig(path=untrained_pipeline, tuning="lora", lora_rank=2, lora_alpha=8)
-    settings = config(untrained_pipeline, policy=policy_config, iterations=3)
-    whole = train(settings, tmp_path / "whole")
-    train(dataclasses.replace(settings, iterations=1), tmp_path / "parts")
-    assert torch.equal(weights(whole), weights(train(settings, tmp_path / "parts")))
+def test_whole_weights_load_in_the_stock_pipeline(untrained_pipeline, tmp_path):
+    """What a run saves gives the same image through diffusers alone; LoRAs: tests/test_families.py."""
+    trainer = train(config(untrained_pipeline, optimizer=OptimizerConfig(learning_rate=1e-2)), tmp_path)
+    base, stock = (FluxPipeline.from_pretrained(untrained_pipeline) for _ in range(2))
+    stock.register_modules(transformer=FluxTransformer2DModel.from_pretrained(checkpoints(tmp_path)[-1] / "transformer"))
+    given = {"latents": trainer.policy.noise([torch.Generator().manual_seed(5)]), "height": 64, "width": 64}
+    given |= {"prompt": "a red circle", "num_inference_steps": 3, "max_sequence_length": 16, "output_type": "pt"}
+    own, theirs, before = (pipeline(**given).images for pipeline in (trainer.policy.pipeline, stock, base))
+    assert torch.equal(own, theirs) and not torch.allclose(before, own, atol=1e-4)
 
 
 def test_window_trains_only_its_steps(untrained_pipeline, tmp_path):
@@ -246,62 +224,20 @@ def test_window_trains_only_its_steps(untrained_pipeline, tmp_path):
     assert rows[["weight_step_0", "weight_step_1"]].iloc[1].tolist() == pytest.approx([0, 1])
 
 
-def test_bf16_and_gradient_checkpointing_train(untrained_pipeline, tmp_path):
-    """Mixed precision keeps fp32 weights and finite rows; checkpointing changes no number."""
-    from accelerate.state import AcceleratorState
-
-    plain = train(config(untrained_pipeline), tmp_path / "plain")
-    saving = train(
-        config(untrained_pipeline, policy=PolicyConfig(path=untrained_pipeline, gradient_checkpointing=True)), tmp_path / "saving"
-    )
-    torch.testing.assert_close(weights(plain), weights(saving), rtol=0, atol=1e-6)
-    AcceleratorState._reset_state(True)
-    try:
-        mixed = train(
-            config(untrained_pipeline, policy=PolicyConfig(path=untrained_pipeline, precision="bf16")), tmp_path / "bf16"
-        )
-    finally:
-        AcceleratorState._reset_state(True)
-    assert weights(mixed).dtype == torch.float32 and torch.isfinite(weights(mixed)).all()
-    assert pd.read_csv(tmp_path / "bf16" / "train.csv")["first_ratio_deviation"].max() < 1e-2
-
-
-def test_trackers_write_when_asked_and_absent_ones_are_named(untrained_pipeline, tmp_path, monkeypatch):
+def test_trackers_write_when_asked_and_what_is_absent_is_named(untrained_pipeline, tmp_path, monkeypatch):
     train(config(untrained_pipeline, iterations=1, trackers=["tensorboard"]), tmp_path / "run")
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="wandb is not installed; run pip install wandb"):
-        Trainer(config(untrained_pipeline, trackers=["wandb"]), METHODS["otca"], tmp_path / "other")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
-def test_fp16_without_a_gpu_is_refused(untrained_pipeline, tmp_path):
-    with pytest.raises(InputError, match="fp16, which needs a GPU"):
-        Trainer(
-            config(untrained_pipeline, policy=PolicyConfig(path=untrained_pipeline, precision="fp16")), METHODS["otca"], tmp_path
-        )
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for changes, said in (
+        ({"trackers": ["wandb"]}, "wandb is not installed; run pip install wandb"),
+        ({"policy": PolicyConfig(path=untrained_pipeline, precision="fp16")}, "fp16, which needs a GPU"),
+    ):
+        with pytest.raises(InputError, match=said):
+            Trainer(config(untrained_pipeline, **changes), METHODS["otca"], tmp_path / "other")
 
 
 # ------------------------------------------------------------------------------------------------ methods on records
-
-
-def record(rewards_BK, steps=4, group=4):
-    count = len(rewards_BK)
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(steps + 1, count, 6, generator=generator)
-    trained = torch.arange(steps) < steps - 1
-    made = Trajectory(
-        latents,
-        torch.ones(steps),
-        torch.zeros(steps, count),
-        torch.linspace(1, 0, steps + 1),
-        trained,
-        torch.zeros(count, 1, 3, 2, 2),
-        [None] * count,
-        torch.arange(count) // group,
-        list(range(count)),
-    )
-    return made, Scores(rewards_BK, tuple(f"r{k}" for k in range(rewards_BK.shape[1])), {})
 
 
 def assign(name, rewards_BK, **changes):
@@ -310,42 +246,29 @@ def assign(name, rewards_BK, **changes):
     return assign_credit(find_method(name), made, scores, settings)
 
 
-def test_one_objective_makes_the_multi_reward_rules_agree():
-    """Invariant 2: with K = 1, uniform, static and MOCA-only advantages are the same bits."""
-    rewards_B1 = torch.rand(8, 1, generator=torch.Generator().manual_seed(1))
-    uniform, static, moca = (assign(n, rewards_B1).advantage_TB for n in ("uniform_grpo", "static_multi_reward", "otca_moca"))
+def test_multi_reward_rules_agree_where_they_must():
+    """Invariant 2: the same bits with K = 1; with ρ = 1 MOCA is static; OTCA has TCD's steps and MOCA's objectives."""
+    one, three = (torch.rand(8, k, generator=torch.Generator().manual_seed(k)) for k in (1, 3))
+    uniform, static, moca = (assign(n, one).advantage_TB for n in ("uniform_grpo", "static_multi_reward", "otca_moca"))
     assert torch.equal(uniform, static) and torch.equal(static, moca)
-
-
-def test_rho_one_is_static_with_equal_weights():
-    rewards_BK = torch.rand(8, 3, generator=torch.Generator().manual_seed(2))
-    moca = assign("otca_moca", rewards_BK, credit=CreditConfig(rho=1.0)).advantage_TB
-    assert torch.equal(moca, assign("static_multi_reward", rewards_BK).advantage_TB)
-
-
-def test_otca_is_tcd_times_moca():
-    """Steps of OTCA and of TCD have the same profile; objectives those of MOCA."""
-    rewards_BK = torch.rand(8, 3, generator=torch.Generator().manual_seed(3))
-    full, tcd, moca = (assign(n, rewards_BK) for n in ("otca", "otca_tcd", "otca_moca"))
+    moca = assign("otca_moca", three, credit=CreditConfig(rho=1.0)).advantage_TB
+    assert torch.equal(moca, assign("static_multi_reward", three).advantage_TB)
+    full, tcd, moca = (assign(n, three) for n in ("otca", "otca_tcd", "otca_moca"))
     torch.testing.assert_close(full.credit_TBK, tcd.credit_TBK.sum(2, keepdim=True) * moca.credit_TBK)
     torch.testing.assert_close(tcd.credit_TBK.sum(2)[:-1].mean(0), torch.ones(8))
 
 
-def test_constant_group_trains_nothing_and_is_counted():
-    rewards_BK = torch.rand(8, 2, generator=torch.Generator().manual_seed(4))
+def test_constant_groups_train_nothing_and_advantages_are_clipped_and_matched():
+    rewards_BK = torch.rand(8, 3, generator=torch.Generator().manual_seed(4))
+    assert assign("otca", rewards_BK, loss=LossConfig(advantage_clip=0.1)).advantage_TB.abs().max() <= 0.1
+    matched = assign("otca", rewards_BK, credit=CreditConfig(match_rms=True)).advantage_TB[:3]
+    static = assign("static_multi_reward", rewards_BK).advantage_TB[:3]
+    torch.testing.assert_close(matched.square().mean(), static.square().mean())
     rewards_BK[4:] = 0.3
     for name in ("otca", "uniform_grpo", "static_multi_reward"):
         made = assign(name, rewards_BK)
         assert torch.equal(made.advantage_TB[:, 4:], torch.zeros(4, 4)) and made.diagnostics["dead_groups"] == 1
         assert made.advantage_TB[:, :4].abs().sum() > 0
-
-
-def test_advantages_are_clipped_and_rms_is_matched():
-    rewards_BK = torch.rand(8, 3, generator=torch.Generator().manual_seed(5))
-    assert assign("otca", rewards_BK, loss=LossConfig(advantage_clip=0.1)).advantage_TB.abs().max() <= 0.1
-    matched = assign("otca", rewards_BK, credit=CreditConfig(match_rms=True)).advantage_TB[:3]
-    static = assign("static_multi_reward", rewards_BK).advantage_TB[:3]
-    torch.testing.assert_close(matched.square().mean(), static.square().mean())
 
 
 def test_what_a_run_logs_of_its_credit():
@@ -381,10 +304,7 @@ def test_the_average_is_judged_where_one_is_kept(untrained_pipeline, tmp_path):
     assert torch.equal(torch.cat([exported[name].flatten() for name in names]), average)
     assert trainer.judge("raw") is False and torch.equal(weights(trainer), raw)
     assert trainer.judge() is True and torch.equal(weights(trainer), average)
-
-
-def test_an_average_that_no_run_kept_is_an_error(untrained_pipeline, tmp_path):
-    trainer = train(config(untrained_pipeline, iterations=1), tmp_path)
-    assert trainer.judge() is False
+    plain = train(config(untrained_pipeline, iterations=1), tmp_path / "plain")
+    assert plain.judge() is False
     with pytest.raises(InputError, match="has no averaged weights; train with optimizer.ema_decay"):
-        trainer.judge("average")
+        plain.judge("average")

@@ -60,23 +60,6 @@ def test_loras_as_flow_grpo_saves_them_are_merged(untrained_sd3, adapted, tmp_pa
         build_policy(PolicyConfig(path=untrained_sd3, weights=str(tmp_path / "lora")))
 
 
-def save_as_diffusers_does(model, folder, metadata=True):
-    StableDiffusion3Pipeline.save_lora_weights(
-        folder,
-        transformer_lora_layers={
-            key.removeprefix("base_model.model."): value for key, value in get_peft_model_state_dict(model).items()
-        },
-        transformer_lora_adapter_metadata=model.peft_config["default"].to_dict() if metadata else None,
-    )
-
-
-def test_loras_as_diffusers_saves_them_are_merged_with_their_alpha(untrained_sd3, adapted, tmp_path):
-    pipeline, model = adapted
-    save_as_diffusers_does(model, tmp_path)
-    policy = build_policy(PolicyConfig(path=untrained_sd3, weights=str(tmp_path), max_sequence_length=LENGTH))
-    torch.testing.assert_close(image_of(policy.pipeline), image_of(pipeline), rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("below", ["", "transformer"])
 def test_whole_transformers_replace_ours(untrained_sd3, tmp_path, below):
     """DanceGRPO saves the transformer's folder itself, runs here a folder with `transformer/`."""
@@ -100,7 +83,8 @@ def test_weights_that_are_none_are_refused(untrained_sd3, tmp_path):
 def test_loras_as_dance_grpo_saves_them_have_their_alpha_beside_them(untrained_sd3, adapted, tmp_path, caplog):
     """No metadata in the file; alpha 12 of rank 4 stands in lora_config.json. Without that diffusers takes alpha = rank."""
     pipeline, model = adapted
-    save_as_diffusers_does(model, tmp_path, metadata=False)
+    layers = {key.removeprefix("base_model.model."): value for key, value in get_peft_model_state_dict(model).items()}
+    StableDiffusion3Pipeline.save_lora_weights(tmp_path, transformer_lora_layers=layers)
     with safe_open(tmp_path / LORA_FILE, "pt") as file:
         assert "lora_adapter_metadata" not in (file.metadata() or {})
     beside = tmp_path / "lora_config.json"
@@ -177,9 +161,17 @@ def flux(untrained_pipeline):
 
 
 @pytest.mark.parametrize(
-    "wrapper", ["", "module.", "_orig_mod.", "base_model.model.", "transformer.", "diffusion_model.", "module._orig_mod."]
+    "wrapper, beside",
+    [
+        ("", "peft"),
+        ("module.", "alphas"),
+        ("_orig_mod.", "bare file"),
+        ("base_model.model.", "peft"),
+        ("transformer.", "alphas"),
+        ("diffusion_model.", "bare file"),
+        ("module._orig_mod.", "peft"),
+    ],
 )
-@pytest.mark.parametrize("beside", ["peft", "alphas", "bare file"])
 def test_wrapped_loras_give_w_plus_scaled_b_a(flux, tmp_path, wrapper, beside):
     before = {key: value.clone() for key, value in flux.transformer.state_dict().items()}
     lora = pairs(flux.transformer, TARGETS)
@@ -287,7 +279,7 @@ def test_places_that_hold_no_weights_are_named(flux, tmp_path):
             apply_weights(flux, ["transformer"], path)
 
 
-@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "transformer."])
+@pytest.mark.parametrize("wrapper", ["", "_orig_mod.transformer."])
 def test_whole_transformers_lose_their_wrapper(flux, tmp_path, wrapper):
     whole = {key: value + 0.5 for key, value in flux.transformer.state_dict().items()}
     save_file({wrapper + key: value for key, value in whole.items()}, tmp_path / "whole.safetensors")
@@ -365,23 +357,17 @@ def test_a_pipeline_that_is_nowhere_or_of_two_models_is_told_in_one_line(untrain
         build_policy(PolicyConfig(path=str(tmp_path))).encode(["a cat"])
 
 
-LAYOUTS = ("peft", "whole")
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_commands_sample_and_score_with_them(untrained_pipeline, tmp_path, layout, capsys):
+def test_the_commands_sample_and_score_with_them(untrained_pipeline, tmp_path, capsys):
     """`sample` with ``--policy.weights`` draws what stock diffusers draws of the same merged FLUX; `score` reads its media."""
     torch.manual_seed(3)
     stock_pipeline, folder = FluxPipeline.from_pretrained(untrained_pipeline), tmp_path / "weights"
     config = LoraConfig(**LORA | {"target_modules": list(FluxPolicy.lora_targets)})
     model = get_peft_model(stock_pipeline.transformer, config)
-    if layout == "peft":
-        model.save_pretrained(folder)
-    merged = model.merge_and_unload()
-    merged.save_pretrained(folder if layout == "whole" else tmp_path / "merged")
+    model.save_pretrained(folder)
+    model.merge_and_unload().save_pretrained(tmp_path / "merged")
     made = {}
-    for name, weights in {"given": folder, "merged": folder if layout == "whole" else tmp_path / "merged", "none": ""}.items():
-        out = tmp_path / name
+    for name, weights in {"given": folder, "merged": tmp_path / "merged", "none": ""}.items():
+        out = tmp_path / f"{name}-samples"
         sizes = ["--eval.prompts=1", "--eval.samples_per_prompt=2", "--eval.steps=2", "--policy.max_sequence_length=10"]
         places = [f"--policy.path={untrained_pipeline}", f"--policy.weights={weights}", f"--out={out}", "--device=cpu"]
         assert main(["sample", *sizes, *places]) == 0, capsys.readouterr().err

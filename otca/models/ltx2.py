@@ -24,6 +24,7 @@ class Ltx2Policy(PipelinePolicy):
         f"{attention}.{name}" for attention in ("attn1", "attn2") for name in ("to_q", "to_k", "to_v", "to_out.0")
     )
     longest_text = 1024
+    text_outputs = (0, 1)
     is_video = True
 
     def _compression(self) -> tuple[int, int]:
@@ -47,9 +48,7 @@ class Ltx2Policy(PipelinePolicy):
         return sizes.patch_size_t * sizes.patch_size**2
 
     def _encode_text(self, pipeline, text: str) -> Parts:
-        prompt, mask, _, _ = pipeline.encode_prompt(
-            prompt=text, do_classifier_free_guidance=False, max_sequence_length=self.max_sequence_length, device=self.device
-        )
+        prompt, mask = (part.unsqueeze(0) for part in super()._encode_text(pipeline, text))
         return tuple(part[0] for part in pipeline.connectors(prompt, mask, padding_side=pipeline.tokenizer.padding_side))
 
     def text_shapes(self) -> tuple[tuple[int, ...], ...]:
