@@ -231,7 +231,7 @@ def sampled_run(pipeline, folder, count):
 
 
 def test_sampling_every_step_is_training_every_step_and_costs_what_it_trains(untrained_pipeline, tmp_path):
-    """Five of five steps: each is certain, weighs 1, and the run is the same bit for bit. Two of five: 6 + 2·3 passes a sample."""
+    """Five of five steps: each is certain, weighs 1, and the run is the same bit for bit. Two of five: 6 + 2·3 passes."""
     whole, rows = sampled_run(untrained_pipeline, tmp_path / "whole", 0)
     drawn, drawn_rows = sampled_run(untrained_pipeline, tmp_path / "drawn", 5)
     assert rows.equals(drawn_rows) and all(torch.equal(a, b) for a, b in zip(whole.parameters, drawn.parameters))
