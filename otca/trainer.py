@@ -206,14 +206,11 @@ class Trainer:
         A forward pass of one sample at one step is 1, its backward 2 more; passes of other weights and completions count too.
         """
         (steps, samples), trained = credit.advantage_TB.shape, int((credit.step_weight_TB != 0).sum())
-        evaluations = (
-            steps * samples + trained * evaluations_per_step(self.config, self.method)
-        ) * self.policy.forwards_per_velocity
-        spent = {"network_evaluations": evaluations, "reward_calls": samples * len(self.rewards)}
+        velocities = steps * samples + trained * evaluations_per_step(self.config, self.method)
+        spent = {"network_evaluations": velocities * self.policy.forwards_per_velocity, "reward_calls": samples * len(self.rewards)}
         spent = gathered(self.accelerator, {name: spent[name] + costs.get(name, 0) for name in spent}).sum(0)
-        means, stds = (of(0).tolist() for of in (scores.reward_BK.mean, partial(scores.reward_BK.std, correction=0)))
-        values = {f"reward_{name}": mean for name, mean in zip(scores.names, means)}
-        values |= {f"std_{name}": std for name, std in zip(scores.names, stds)}
+        values = {f"reward_{name}": mean for name, mean in zip(scores.names, scores.reward_BK.mean(0).tolist())}
+        values |= {f"std_{name}": std for name, std in zip(scores.names, scores.reward_BK.std(0, correction=0).tolist())}
         values = over_processes(self.accelerator, values | credit.diagnostics | update)
         progress, counts = self.progress, self.progress.constant_in_a_row
         progress.network_evaluations += int(spent[0])
