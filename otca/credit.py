@@ -255,7 +255,7 @@ def sampled_weights_TB(inclusion_TB: torch.Tensor, start_B: torch.Tensor) -> tor
 
 
 def fuse_TB(credit_TBK: torch.Tensor, advantage_BK: torch.Tensor) -> torch.Tensor:
-    """advantage_TB = Σ_k credit_TBK · advantage_BK."""
+    """advantage_TB = Σ_k credit_TBK · advantage_BK, (T, B) of (T, B, K) and (B, K)."""
     return (credit_TBK * advantage_BK.unsqueeze(0)).sum(dim=2)
 
 

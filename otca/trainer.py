@@ -207,8 +207,9 @@ class Trainer:
         """
         (steps, samples), trained = credit.advantage_TB.shape, int((credit.step_weight_TB != 0).sum())
         velocities = steps * samples + trained * evaluations_per_step(self.config, self.method)
-        spent = {"network_evaluations": velocities * self.policy.forwards_per_velocity, "reward_calls": samples * len(self.rewards)}
-        spent = gathered(self.accelerator, {name: spent[name] + costs.get(name, 0) for name in spent}).sum(0)
+        own = {"network_evaluations": velocities * self.policy.forwards_per_velocity}
+        own |= {"reward_calls": samples * len(self.rewards)}
+        spent = gathered(self.accelerator, {name: own[name] + costs.get(name, 0) for name in own}).sum(0)
         values = {f"reward_{name}": mean for name, mean in zip(scores.names, scores.reward_BK.mean(0).tolist())}
         values |= {f"std_{name}": std for name, std in zip(scores.names, scores.reward_BK.std(0, correction=0).tolist())}
         values = over_processes(self.accelerator, values | credit.diagnostics | update)

@@ -24,7 +24,8 @@ def iterate(policy, optimizer, rewards, prompts, key, group=8, steps=8, shift=3.
         for t in range(steps):
             state, log_prob_B = transition(t, states[t], noise=policy.noise(noise_B))
             states, log_probs = [*states, state], [*log_probs, log_prob_B]
-    reward_BK = torch.stack([reward.score(policy.decode(states[-1]), batch.prompts) for reward in rewards], dim=1)
+        media = policy.decode(states[-1])
+    reward_BK = torch.stack([reward.score(media, batch.prompts) for reward in rewards], dim=1)
     advantage_TB = credit.otca_advantage_TB(reward_BK, batch.group_B, torch.stack(states))
     for t in range(steps - 1):
         ratio_B = (transition(t, states[t], prev=states[t + 1])[1] - log_probs[t]).exp()
