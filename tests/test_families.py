@@ -208,7 +208,7 @@ def test_every_published_preset_trains_for_three_iterations(tiny, tmp_path, name
     Trainer(TrainConfig.from_dotted(own | method.settings | small), method, tmp_path / "run").run()
     rows = pd.read_csv(tmp_path / "run" / "train.csv")
     assert len(rows) == 3 and rows.notna().all(axis=None) and (rows["update_norm"] > 0).all()
-    assert (rows["first_ratio_deviation"] == 0).all()
+    assert (rows["first_ratio_deviation"] < 1e-2).all()  # exactly 0 in fp32, above
 
 
 def test_parity_is_published_for_every_family():
