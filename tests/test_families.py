@@ -17,7 +17,6 @@ from diffusers import ClassifierFreeGuidance, FlowMatchEulerDiscreteScheduler
 
 from baselines import find_method
 from otca import presets
-from otca.architectures import PUBLISHED
 from otca.config import PolicyConfig, SamplerConfig, TrainConfig
 from otca.errors import InputError
 from otca.methods import METHODS
@@ -25,6 +24,7 @@ from otca.models.base import FAMILIES, PIPELINES, build_policy, family_of
 from otca.models.weights import LORA_FILE
 from otca.plan import plan
 from otca.sampling import Plan, make_batch, rollout, sigmas_S
+from otca.shapes import PUBLISHED
 from otca.trainer import Trainer
 from otca.types import Prompt
 from tests.tiny_pipelines import BUILD, build
