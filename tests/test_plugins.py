@@ -23,7 +23,14 @@ from reproduce.plugins import flow_grpo, grpo_loop
 from reproduce.plugins.flow_factory import Otca
 
 PUBLIC = (
-    "group_zscore tcd_weights_TB min_norm_weights_BK moca_weights_BK otca_TBK otca_advantage_TB process_advantage_TBK fuse_TB"
+    "group_zscore",
+    "tcd_weights_TB",
+    "min_norm_weights_BK",
+    "moca_weights_BK",
+    "otca_TBK",
+    "otca_advantage_TB",
+    "process_advantage_TBK",
+    "fuse_TB",
 )
 
 
