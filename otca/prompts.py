@@ -170,7 +170,7 @@ def _spec(value: Any) -> dict[str, Any] | None:
         json.dumps(spec, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InputError(f"'spec' holds what no JSON may ({printable(error)})") from error
-    return spec
+    return spec or None
 
 
 def prompt_order(length: int, seed: int, first: int, count: int) -> list[int]:

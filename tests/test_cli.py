@@ -54,7 +54,7 @@ def test_bad_values_found_while_loading(capsys, tmp_path, untrained_pipeline):
     assert "two of them are called 'quality'" in refused(capsys, "train", "--rewards", "[quality,quality]", *out)
     (tmp_path / "bare.txt").write_text("a red circle\n")
     bare = ["--prompts", str(tmp_path / "bare.txt"), *out]
-    assert "rewards alignment need the spec of each prompt" in refused(capsys, "train", *bare)
+    assert "need the spec of each prompt, and " in refused(capsys, "train", *bare)
     assert "no model_index.json" in refused(capsys, "train", "--policy.path", "./nothing", "--out", str(tmp_path / "run"))
     assert "no shipped checkpoint" in refused(capsys, "train", "--policy.path", "embedded:audio", "--out", str(tmp_path / "r"))
     file = tmp_path / "file"

@@ -81,7 +81,7 @@ def test_a_dry_run_says_what_is_there_and_leaves_nothing(tmp_path, monkeypatch, 
         "training prompts embedded:image/train: 1,200",
         "evaluation prompts embedded:image/test: 120 × 2 samples",
         "processes: 1",
-        "691,200 network evaluations",
+        "787,200 network evaluations",
     ):
         assert expected in out
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]

@@ -7,8 +7,6 @@ import json
 import random
 import secrets
 import socket
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from otca.rewards import wire
 from otca.rewards.base import build_reward
@@ -70,33 +69,25 @@ def good_bodies() -> list[tuple[bytes, list[float]]]:
         pixel_BFCHW = torch.randint(256, (1 + number % 4, 1, 3, 64, 64), dtype=torch.uint8, generator=noise)
         pixel_BFCHW[..., :32] = 10 * number  # half of it plain, so that pictures differ in more than their noise
         body = wire.pack(pixel_BFCHW, [Prompt(f"p{i}", "a red circle") for i in range(len(pixel_BFCHW))])
-        out.append((body, reward.score(*wire.unpack(body)).tolist()))
+        media_BFCHW, prompts, _ = wire.unpack(body)
+        out.append((body, reward.score(media_BFCHW, prompts).tolist()))
     return out
 
 
 def bad_bodies(good: bytes) -> list[bytes]:
-    """Bodies that are none: cut, lengthened, with other heads and other kinds of media."""
-    length = int.from_bytes(good[:4], "big")
-    items, media = json.loads(good[4 : 4 + length])["items"], good[4 + length :]
-
-    def with_head(content: object) -> bytes:
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        return len(data).to_bytes(4, "big") + data + media
-
-    heads = [b"{" * length, b"\xff" * length, {"wire": 2, "items": items}, {"wire": 1, "items": []}]
-    changes = ({"kind": "pkl"}, {"text": 1}, {"kind": "npy"})
-    heads += [{"wire": 1, "items": [item | change for item in items]} for change in changes]
-    return [b"", good[: length // 2], good[:-20], good + b"more", *map(with_head, heads)]
+    """Bodies that are none: cut, lengthened, with other metadata and other media."""
+    pixel = torch.zeros(1, 1, 3, 64, 64, dtype=torch.uint8)
+    prompt = {"id": "a", "text": "x", "spec": None}
+    said = {"wire": wire.VERSION, "prompts": [prompt]}
+    changes = ({"wire": 1}, {"prompts": []}, {"prompts": [prompt | {"text": 1}]}, {"fps": -1}, {"prompts": "x"})
+    bodies = [save({"media": pixel}, {"otca": json.dumps(said | change)}) for change in changes]
+    bodies += [save({"media": pixel.float()}, {"otca": json.dumps(said)}), save({"other": pixel}, {"otca": json.dumps(said)})]
+    return [b"", good[: len(good) // 2], good[:-20], good + b"more", *bodies]
 
 
 def bomb() -> bytes:
-    """A picture of a few bytes that speaks of 81 million pixels."""
-    chunks = b"IHDR" + struct.pack(">IIBBBBB", 9000, 9000, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(bytes(100))
-    parts = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
-    media = b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-    item = {"id": "a", "text": "x", "spec": None, "kind": "png", "bytes": len(media)}
-    head = json.dumps({"wire": wire.VERSION, "items": [item]}).encode()
-    return len(head).to_bytes(4, "big") + head + media
+    """A few bytes that speak of a head of a gigabyte."""
+    return (10**9).to_bytes(8, "little") + b"{}"
 
 
 def kinds() -> dict[str, tuple[str, list[Request]]]:

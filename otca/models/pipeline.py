@@ -208,7 +208,7 @@ class PipelinePolicy:
         """Encode one by one by the pipeline's own encoders; with a cache they are loaded for this call alone."""
         encoders = self.pipeline
         if self.config.prompt_cache:
-            encoders = load_pipeline(self.loader, self.folder, self.config, (*NETWORKS, "vae")).to(self.device)
+            encoders = load_pipeline(self.loader, self.folder, self.config, NETWORKS).to(self.device)
         for text in texts:
             parts = self._encode_text(encoders, text)
             for part, shape in zip(parts, self.text_shapes(), strict=True):
@@ -279,7 +279,7 @@ class PipelinePolicy:
     def decode(self, latents) -> torch.Tensor:
         """Media (B, F, 3, H, W) in [0, 1], fp32; an image has one frame."""
         media = self._decoded(self.latent_grid(latents)).float()
-        return (media.unsqueeze(2) if media.dim() == 4 else media).div(2).add(0.5).clamp(0, 1).transpose(1, 2)
+        return (media.unsqueeze(2) if media.dim() == 4 else media).div(2).add(0.5).clamp(0, 1).transpose(1, 2).contiguous()
 
     def _decoded(self, grid_BCFHW: torch.Tensor) -> torch.Tensor:
         """Media (B, 3, H, W) or (B, 3, F, H, W) in [−1, 1], of normalised latents."""
