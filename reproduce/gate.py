@@ -120,7 +120,7 @@ def learns(gate: Gate) -> dict[str, Entry]:
     runs = gate.runs("cpu", (UNTRAINED, BASELINE))
     config = presets.train_config(f"{gate.modality}/cpu", BASELINE, {}, 0)
     validations = [pd.read_csv(run / "validation.csv") for run in runs[BASELINE]]
-    names = [c.removeprefix("mean_") for c in validations[0] if c.startswith("mean_")]
+    names = [c.removeprefix("mean_") for c in validations[0] if c.startswith("mean_") and c != "mean_accuracy"]
     deviation = {n: np.mean([items(run)[n].std() for run in runs[UNTRAINED]]) for n in names}
     paths = {n: np.mean([v[f"mean_{n}"] - v[f"mean_{n}"][0] for v in validations], axis=0)[1:] for n in names}
     costs = [json.loads((run / COST).read_text())["train_seconds"] for run in runs[BASELINE]]
