@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from otca.errors import InputError, printable
 from otca.files import folder_aside, verify_hashes
+from otca.memory import byte_count
 from otca.models.base import Policy
 from otca.sharding import copy_whole, like, whole_on_cpu
 
@@ -59,7 +60,7 @@ def save_checkpoint(
     states = optimizer.state_dict()["state"]
     moments = {f"{index}.{name}": torch.as_tensor(v) for index, s in states.items() for name, v in s.items()}
     files = {"optimizer": moments} | {name: {str(i): w for i, w in enumerate(kept)} for name, kept in copies.items() if kept}
-    needed = _bytes(policy.trainable_parameters()) + sum(_bytes(tensors.values()) for tensors in files.values())
+    needed = byte_count(policy.trainable_parameters()) + sum(byte_count(tensors.values()) for tensors in files.values())
     try:
         with folder_aside(target, write) as aside:
             if write and shutil.disk_usage(aside).free < needed:
@@ -79,10 +80,6 @@ def save_checkpoint(
             "the same command again"
         ) from error
     return target
-
-
-def _bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def load_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer, copies: Copies) -> Progress:

@@ -1,8 +1,8 @@
-"""Out of memory: said in one line, with what was being done and the settings that would need less."""
+"""Memory: bytes of tensors; running out of it said in one line, with what was being done and the settings that need less."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,6 +11,11 @@ from otca.errors import TrainingError
 
 SAID_BY_CPU = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
 """How torch's allocators on the CPU say it, in a plain RuntimeError."""
+
+
+def byte_count(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes that the numbers of tensors take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 @contextmanager

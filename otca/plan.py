@@ -7,7 +7,7 @@ counted, not estimated.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch import nn
 from otca import budget, presets
 from otca.config import TrainConfig
 from otca.errors import InputError
+from otca.memory import byte_count
 from otca.methods import Method
 from otca.models.base import Policy
 from otca.models.loading import TEXT_ENCODERS, component_dtypes
@@ -82,7 +83,7 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
     policy, components = empty_policy(config.policy, component_dtypes(config.policy))
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in components.items()}
     trained = policy.trainable_parameters()
-    trained_bytes, weights = _bytes(trained), {name: _bytes(part.parameters()) for name, part in components.items()}
+    trained_bytes, weights = byte_count(trained), {name: byte_count(part.parameters()) for name, part in components.items()}
     if sharding == "fsdp2":  # blocks are gathered in the forward pass's precision, so nothing is cast within it
         policy, _ = empty_policy(config.policy, {"vae": torch.float32, "default": policy.dtype})
     forward, both, decode, latent_bytes, media_bytes = measure_passes(policy, config, rows)
@@ -264,9 +265,5 @@ def _reward_bytes(names: list[str], on_cpu: bool = False) -> tuple[int, tuple[st
         for value in vars(reward_class()).values():
             if isinstance(value, nn.Module) and id(value) not in seen:
                 seen.add(id(value))
-                total += _bytes(value.parameters())
+                total += byte_count(value.parameters())
     return total, tuple(unknown)
-
-
-def _bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -24,6 +24,7 @@ from otca.config import EvalConfig, TrainConfig
 from otca.distributed import process_state
 from otca.errors import InputError
 from otca.files import model_notes, resolve_model
+from otca.memory import byte_count
 from otca.models.loading import component_dtypes
 from otca.prompts import evaluation_prompts, load_prompts
 from otca.rewards.base import build_reward, find_reward, is_remote
@@ -150,7 +151,7 @@ def _disk(configs: dict[RunSpec, TrainConfig], tier: str, root: Path) -> str:
         media += round(3 * evaluation.prompts * evaluation.samples_per_prompt * pixels * COMPRESSION)
         if arm.method == "base":
             continue
-        weights = sum(p.numel() * p.element_size() for p in policy.trainable_parameters())
+        weights = byte_count(policy.trainable_parameters())
         checkpoints += (config.keep_last + 2) * 4 * weights  # weights, two moments, an average; the best and one in writing
         if settings.prompt_cache:  # as many texts as the largest of the runs that share a cache
             encoding = sum(math.prod(shape) for shape in policy.text_shapes()) * policy.dtype.itemsize

@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from otca import presets
 from otca.config import PolicyConfig
 from otca.files import EMBEDDED, write_atomic, write_hashes
 from otca.models.base import build_policy
+from otca.sampling import sigmas_S
 from otca.tasks import scenes, verifier
 from otca.tasks.judge import HeldOutJudge
 
-PROMPTS, DRAWS, STEPS, SHIFT = 96, 16, 9, 1.8
-"""Validation prompts and samples of each behind pass@1 and pass@16, by the protocol of training and judging."""
+PROMPTS, DRAWS = 96, 16
+"""Validation prompts and samples of each behind pass@1 and pass@16."""
 
 
 def publish(folder: Path, models: dict[str, str], notes: dict, stages: list[str]) -> None:
@@ -41,11 +43,11 @@ def publish(folder: Path, models: dict[str, str], notes: dict, stages: list[str]
 
 @torch.no_grad()
 def abilities(pipeline: Path, judge: HeldOutJudge, notes: dict) -> dict:
-    """By skill: pass@1 and pass@16 by the judge; and how often the two judges agree on the samples."""
+    """By skill: pass@1 and pass@16 by the judge, in the tiers' protocol; and how often the two judges agree on the samples."""
     policy = build_policy(PolicyConfig(path=str(pipeline), **notes))
     prompts = scenes.prompts("validation", PROMPTS, seed=3)
-    sigma = torch.linspace(1, 0, STEPS + 1)
-    sigma = (SHIFT * sigma / (1 + (SHIFT - 1) * sigma)).tolist()
+    protocol = presets.eval_config("image/cpu")
+    sigma = sigmas_S(protocol.steps, protocol.shift).tolist()
     condition = policy.encode([p.text for p in prompts])
     right, agreed = [], []
     for draw in range(DRAWS):
