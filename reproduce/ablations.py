@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--family", choices=(*FAMILIES, "all"), default="all", help="which family (default: all)")
     args = parser.parse_args(argv)
     chosen = list(FAMILIES.values()) if args.family == "all" else [FAMILIES[args.family]]
-    return run_command("ablations", lambda: run_tables(chosen, args))
+    return run_command("ablations", lambda: run_tables("ablations", chosen, args))
 
 
 if __name__ == "__main__":

@@ -14,21 +14,13 @@ import sys
 from pathlib import Path
 
 from eval.page import write_page
-from otca.distributed import end_processes, is_main
 from otca.presets import SEEDS
-from otca.runs import RunSpec
 from otca.signals import run_command
 from reproduce import ablations, credit_fidelity, gradient_signal, table1, table2, table3, table4
-from reproduce.run import make_runs
-from reproduce.table import MADE, RESULTS, Table, parser_of
+from reproduce.table import RESULTS, Table, parser_of, run_tables
 
 TABLES: tuple[Table, ...] = (*(script.TABLE for script in (table1, table2, table3, table4)), *ablations.FAMILIES.values())
 """What is made at a tier, the tables of the paper first."""
-
-
-def arms(tier: str) -> list[RunSpec]:
-    """Every run of every table once, those of earlier tables and lower seeds first."""
-    return list(dict.fromkeys(arm for table in TABLES for arm in table.arms(tier)))
 
 
 def render() -> list[Path]:
@@ -45,22 +37,9 @@ def render() -> list[Path]:
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, write; exit code 2 with one line where something cannot be done."""
     args = parser_of("all", __doc__).parse_args(argv)
-
-    def command() -> int:
-        if args.render:
-            written = render()
-        else:
-            code = make_runs("all", args.tier, arms(args.tier), args)
-            if code is not None or not is_main():
-                return code or 0
-            for table in TABLES:
-                table.gather(args.tier)
-            written = [table.write(MADE, args.tier) for table in TABLES] + [write_page(MADE)]
-        print("\n".join(f"written: {path}" for path in written if path))
-        end_processes()
-        return 0
-
-    return run_command("all", command)
+    if args.render:
+        return run_command("all", lambda: print("\n".join(f"written: {path}" for path in render())))
+    return run_command("all", lambda: run_tables("all", TABLES, args))
 
 
 if __name__ == "__main__":

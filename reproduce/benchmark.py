@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -29,8 +29,7 @@ from eval.markup import number, show
 from eval.tables import BASELINE
 from otca import presets
 from otca.config import PolicyConfig
-from otca.errors import InputError
-from otca.files import resolve_model, write_atomic
+from otca.files import resolve_model
 from otca.models.base import Policy, build_policy
 from otca.models.loading import TEXT_ENCODERS, component_dtypes
 from otca.plan import GPUS, plan
@@ -41,9 +40,8 @@ from otca.shapes import empty_pipeline
 from otca.signals import run_command
 from otca.trainer import Trainer
 from otca.types import Prompt
-from reproduce.gate import Entry
-from reproduce.one_run import hardware
-from reproduce.run import script
+from reproduce.gate import Entry, record
+from reproduce.run import positive, script
 
 OUT = Path("results/speed/speed.json")
 ROUNDS = 5
@@ -57,18 +55,8 @@ SECONDS = {"image": 5.0, "video": 7.0}
 """Goal of an iteration, decoding and rewards included, on one free core."""
 SIDES, PICTURES = (256, 512), 16
 """Pixels a side, and number, of the pictures that are scored."""
-FREE = ("ocr", "alignment", "quality", "aesthetic")
-"""Scorers that come with the package or with its requirements."""
-
-
-class Brightness:
-    """A reward that costs nothing: the mean of the pixels."""
-
-    name, range, source, licence, revision = "brightness", (0.0, 1.0), "this repository", "Apache-2.0", "1"
-
-    def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        """Mean of each sample's pixels, float32 (B,)."""
-        return media_BFCHW.flatten(1).mean(1)
+EMBEDDED = ("alignment", "quality", "aesthetic")
+"""Scorers of the embedded task, whose pictures have 64 pixels a side."""
 
 
 def now() -> float:
@@ -92,13 +80,12 @@ def bare_network_seconds(trainer: Trainer) -> float:
     sigma_S = plan_of(config, policy.shift, rows).sigma_S
     condition = policy.encode([prompt.text for prompt in trainer.prompts[:rows]])
     x = policy.noise([torch.Generator().manual_seed(i) for i in range(rows)])
-    chunks, steps = config.prompts_per_iteration * config.group_size // rows, config.sampler.steps
     started = now()
-    for _ in range(chunks):
-        for t in range(steps):
+    for _ in range(config.prompts_per_iteration * config.group_size // rows):
+        for t in range(config.sampler.steps):
             with torch.no_grad():
                 velocity_at(policy, x, t, sigma_S, condition)
-        for t in range(steps - 1):
+        for t in range(config.sampler.steps - 1):
             velocity_at(policy, x, t, sigma_S, condition).square().mean().backward()
     elapsed = now() - started
     for parameter in policy.trainable_parameters():
@@ -139,34 +126,33 @@ def engine(modality: str, folder: Path) -> dict[str, Entry]:
 # --------------------------------------------------------------------------------------------------------------- scorers
 def share_inside_networks(call: Callable[[], object]) -> tuple[float, float]:
     """Seconds of a call, and the share of them inside the outermost torch modules that it calls; 0 where it calls none."""
-    depth, entered, inside = 0, 0.0, 0.0
-
-    def enter(*_) -> None:
-        nonlocal depth, entered
-        entered, depth = (now() if depth == 0 else entered), depth + 1
+    entered, inside = [], []
 
     def leave(*_) -> None:
-        nonlocal depth, inside
-        depth -= 1
-        inside += now() - entered if depth == 0 else 0.0
+        since = entered.pop()
+        if not entered:
+            inside.append(now() - since)
 
-    before = nn.modules.module.register_module_forward_pre_hook(enter)
-    after = nn.modules.module.register_module_forward_hook(leave, always_call=True)
+    hooks = nn.modules.module
+    handles = [
+        hooks.register_module_forward_pre_hook(lambda *_: entered.append(now())),
+        hooks.register_module_forward_hook(leave, always_call=True),
+    ]
     started = now()
     call()
     total = now() - started
-    before.remove()
-    after.remove()
-    return total, inside / total
+    for handle in handles:
+        handle.remove()
+    return total, sum(inside) / total
 
 
 @torch.inference_mode()
-def scorer(name: str, files: str, device: str) -> dict[str, Entry]:
+def scorer(name: str, files: str) -> dict[str, Entry]:
     """Pictures a second of a scorer, and the share of its time inside its networks, at each of `SIDES` that it takes."""
-    reward, out = build_reward(name, device, files, timeout=0), {}
+    reward, out = build_reward(name, "cuda" if torch.cuda.is_available() else "cpu", files, timeout=0), {}
     drawn = load_prompts("embedded:image/validation", PICTURES)  # their specs, which rewards of the embedded task read
     prompts = [Prompt(prompt.id, 'a sign that says "STOP"', prompt.spec) for prompt in drawn]
-    for side in SIDES if name not in FREE[1:] else (64,):
+    for side in (64,) if name in EMBEDDED else SIDES:
         media_BFCHW = torch.rand(PICTURES, 1, 3, side, side, generator=torch.Generator().manual_seed(0))
         rounds = [share_inside_networks(lambda media=media_BFCHW: reward.score(media, prompts)) for _ in range(4)]
         seconds, share = np.median(rounds[1:], axis=0)
@@ -177,24 +163,18 @@ def scorer(name: str, files: str, device: str) -> dict[str, Entry]:
 
 
 # -------------------------------------------------------------------------------------------------------- published sizes
-class RandomTexts:
-    """Encoded prompts of the right shapes, one draw for all texts."""
+class Brightness:
+    """A reward that costs nothing: the mean of the pixels."""
 
-    def __init__(self, policy: Policy):
-        draw = torch.Generator().manual_seed(0)
-        parts = (torch.randn(shape, generator=draw) for shape in policy.text_shapes())
-        self.parts = tuple(part.to(policy.device, policy.dtype) for part in parts)
+    name, range, source, licence, revision = "brightness", (0.0, 1.0), "this repository", "Apache-2.0", "1"
 
-    def get(self, texts: list[str]) -> list[tuple[torch.Tensor, ...]]:
-        """The same encoding for every text."""
-        return [self.parts] * len(texts)
-
-    def write(self, texts: list[str]) -> None:
-        """Nothing is to be prepared."""
+    def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
+        """Mean of each sample's pixels, float32 (B,)."""
+        return media_BFCHW.flatten(1).mean(1)
 
 
 def random_policy(config: PolicyConfig, device: torch.device, networks_on: torch.device | None = None) -> Policy:
-    """The policy of a config with random weights and no text encoders, drawn on the device (``networks_on`` is for shards)."""
+    """The policy of a config with random weights and one random encoding for all texts (``networks_on`` is for shards)."""
     pipeline = empty_pipeline(resolve_model(config.path), component_dtypes(config), without=TEXT_ENCODERS)
     torch.manual_seed(0)
     for part in (part for part in pipeline.components.values() if isinstance(part, nn.Module)):
@@ -206,7 +186,8 @@ def random_policy(config: PolicyConfig, device: torch.device, networks_on: torch
                 else:
                     weight.fill_("norm" in name and name.endswith("weight"))
     policy = build_policy(config, device, pipeline)
-    policy.texts = RandomTexts(policy)
+    encoding = tuple(torch.randn(shape).to(policy.device, policy.dtype) for shape in policy.text_shapes())
+    policy.texts = SimpleNamespace(get=lambda texts: [encoding] * len(texts), write=lambda texts: None)
     return policy
 
 
@@ -226,8 +207,8 @@ def published_size(preset: str, iterations: int, folder: Path) -> dict[str, Entr
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     means = pd.DataFrame([timed_step(trainer) for _ in range(iterations)]).mean()
-    out = {f"{name}_seconds": Entry(value, "s an iteration") for name, value in means.items()}
     memory = planned()
+    out = {f"{name}_seconds": Entry(value, "s an iteration") for name, value in means.items()}
     out["planned_gib"] = Entry(max(memory.sampling_peak, memory.update_peak) / 2**30, "GiB planned")
     if cuda:
         out["peak_gib"] = Entry(torch.cuda.max_memory_allocated() / 2**30, "GiB allocated at most")
@@ -247,34 +228,29 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rewards", help="scorers alone, by name, separated by commas")
     parser.add_argument("--reward-files", default="", help="folder of the scorers' files")
     parser.add_argument("--preset", help="a published size alone, with random weights")
-    parser.add_argument("--iterations", type=int, default=3, help="with --preset: iterations that count (default: 3)")
+    parser.add_argument("--iterations", type=positive, default=3, help="with --preset: iterations that count (default: 3)")
     parser.add_argument("--out", type=Path, default=OUT, help=f"file to write; other rows are kept (default: {OUT})")
     args = parser.parse_args(argv)
     return run_command("benchmark", lambda: _measure(args))
 
 
 def _measure(args: argparse.Namespace) -> None:
-    if args.iterations < 1:
-        raise InputError(f"--iterations is {args.iterations}; give a number above 0")
     found: dict[str, Entry] = {}
+    everything = not (args.preset or args.rewards or args.modality)
+    modalities = tuple(WORKLOADS) if everything else filter(None, [args.modality])
+    rewards = ("ocr", *EMBEDDED) if everything else filter(None, (args.rewards or "").split(","))
     with tempfile.TemporaryDirectory() as folder:
         if args.preset:
             found |= published_size(args.preset, args.iterations, Path(folder))
-        elif not args.rewards:
-            for modality in (args.modality,) if args.modality else WORKLOADS:
-                found |= engine(modality, Path(folder) / modality)
-    for name in args.rewards.split(",") if args.rewards else () if args.preset or args.modality else FREE:
-        found |= scorer(name, args.reward_files, "cuda" if torch.cuda.is_available() else "cpu")
-    rows = {
-        name: {"value": round(float(e.value), 4), "unit": e.unit, "goal": e.goal, "holds": bool(e.holds), "hardware": hardware()}
-        for name, e in found.items()
-    }
-    kept = json.loads(args.out.read_text()) if args.out.exists() else {}
-    write_atomic(args.out, json.dumps(kept | rows, indent=1) + "\n")
+        for modality in modalities:
+            found |= engine(modality, Path(folder) / modality)
+    for name in rewards:
+        found |= scorer(name, args.reward_files)
+    record(args.out, found)
     columns = {
-        "What": list(rows),
-        "Value": [number(row["value"], 3) for row in rows.values()],
-        "Unit": [row["unit"] for row in rows.values()],
+        "What": list(found),
+        "Value": [number(float(e.value), 3) for e in found.values()],
+        "Unit": [e.unit for e in found.values()],
         "Goal": ["" if e.goal is None else f"{'≤' if e.below else '≥'} {e.goal:g}" for e in found.values()],
     }
     missed = ", ".join(name for name, entry in found.items() if not entry.holds)

@@ -11,6 +11,7 @@ DiffusionNFT, whose credit is static weighting's; what they change is the loss.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 from pathlib import Path
@@ -45,9 +46,10 @@ from otca.methods import Method
 from otca.sampling import select_steps
 from otca.signals import run_command
 from otca.types import Scores, Trajectory
-from reproduce.run import add_jobs, add_modality, run_tasks, script
-from reproduce.truth import SEED, STAGES, STUDIES, Study, Valuation, load_draws, load_trajectories, load_values, valuation_of
+from reproduce.run import script
+from reproduce.truth import SEED, STAGES, STUDIES, Study, load_draws, load_trajectories, load_values, tasks, valuation_of
 from reproduce.variants import credit_config
+from reproduce.workers import run_tasks
 
 FOLDER = Path("results/credit_fidelity")
 RESAMPLES = 2000
@@ -79,9 +81,7 @@ DRAWN_CAPTION = (
 )
 
 
-def credit_TBK(
-    reading: str, config: TrainConfig, sampled: Trajectory, final: Scores, values: dict[Valuation, torch.Tensor]
-) -> np.ndarray:
+def credit_TBK(reading: str, config: TrainConfig, sampled: Trajectory, final: Scores, values: dict) -> np.ndarray:
     """Signed credit · advantage of a reading at all steps but the last, one column an objective (fused ones repeat)."""
     config, method = credit_config(reading, config), find_method(reading.partition("@")[0])
     scores = dataclasses.replace(final, state_reward_SBK=values[valuation_of(config.credit)])
@@ -227,30 +227,23 @@ def read(modality: str, stage: str) -> tuple[dict[str, np.ndarray], Truth, dict[
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, measure, render; exit code 2 with one line where the input cannot be used."""
-    parser = script("credit_fidelity", __doc__)
-    add_modality(parser)
+    """Measure what is missing, then write tables and figures; exit code 2 with one line where the input cannot be used."""
+    parser = script("credit_fidelity", __doc__, "--modality", "--jobs")
     parser.add_argument("--render", action="store_true", help="only rebuild tables and figures from published truth sets")
-    parser.add_argument(
-        "--truth",
-        choices=("measured", "published"),
-        default="measured",
-        help="published: make the trajectories again, check that they are the published ones, and take the truth of these",
-    )
-    add_jobs(parser)
+    again = "published: make the trajectories again, check that they are the published ones, and take the truth of these"
+    parser.add_argument("--truth", choices=("measured", "published"), default="measured", help=again)
     args = parser.parse_args(argv)
-    return run_command("credit_fidelity", lambda: make(args.modality, args.jobs, args.render, args.truth == "published"))
+    return run_command("credit_fidelity", lambda: _make(args))
 
 
-def make(modality: str, jobs: int, render_alone: bool = False, published: bool = False) -> None:
-    """Measure what is missing (the truth too, unless the ``published`` one is to do), or nothing; then tables and figures."""
-    if not render_alone:
-        from reproduce.truth import tasks
-
-        for independent in tasks(STUDIES[modality], continued=not published):
-            run_tasks(independent, jobs)
-        measure(STUDIES[modality], published)
-    show(f"Correlation with the true credit, pooled, means over stages ({modality})", render(modality), f"written: {FOLDER}")
+def _make(args: argparse.Namespace) -> None:
+    study, published = STUDIES[args.modality], args.truth == "published"
+    if not args.render:
+        for independent in tasks(study, continued=not published):
+            run_tasks(independent, args.jobs)
+        measure(study, published)
+    said = f"Correlation with the true credit, pooled, means over stages ({args.modality})"
+    show(said, render(args.modality), f"written: {FOLDER}")
 
 
 if __name__ == "__main__":

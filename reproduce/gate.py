@@ -35,9 +35,10 @@ from otca.runs import RunSpec
 from otca.signals import run_command
 from reproduce.judged import TASKS, drawings
 from reproduce.one_run import hardware
-from reproduce.run import add_jobs, run_arms, run_tasks
+from reproduce.run import script
 from reproduce.truth import Study, continuations, load_draws, load_trajectories, sample
 from reproduce.variants import variant_settings
+from reproduce.workers import run_arms, run_tasks
 
 FOLDER = Path("results/gates")
 SEEDS = (100, 101, 102)
@@ -215,27 +216,27 @@ GATES = {gate.__name__: gate for gate in (judges, credit, quick, learns, oracle)
 """In the order of their cost."""
 
 
-def write(modality: str, name: str, entries: dict[str, Entry]) -> None:
-    """Replace a gate's entries in results/gates/<modality>.json."""
-    path = FOLDER / f"{modality}.json"
+def record(path: Path, entries: dict[str, Entry], replaced: str | None = None) -> None:
+    """Add entries to a JSON file, in place of those of the same names and of all whose names start with ``replaced``."""
     kept = json.loads(path.read_text()) if path.exists() else {}
-    kept = {key: row for key, row in kept.items() if key.partition("/")[0] != name}
+    kept = {key: row for key, row in kept.items() if replaced is None or not key.startswith(replaced)}
     for key, entry in entries.items():
         row = {"value": round(float(entry.value), 4), "unit": entry.unit, "goal": entry.goal, "holds": bool(entry.holds)}
-        kept[f"{name}/{key}"] = row | {"hardware": hardware()}
+        kept[key] = row | {"hardware": hardware()}
     write_atomic(path, json.dumps(kept, indent=1) + "\n")
+
+
+def write(modality: str, name: str, entries: dict[str, Entry]) -> None:
+    """Replace a gate's entries in results/gates/<modality>.json."""
+    record(FOLDER / f"{modality}.json", {f"{name}/{key}": entry for key, entry in entries.items()}, f"{name}/")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, measure, write, print; exit code 1 where a gate does not hold, 2 with one line where it cannot be measured."""
-    parser = argparse.ArgumentParser(
-        prog="python -m reproduce.gate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--modality", choices=tuple(MEDIA), default="image", help="which task (default: image)")
+    parser = script("gate", __doc__, "--modality", "--jobs")
     parser.add_argument("--gate", choices=tuple(GATES), help="which gate (default: all)")
     parser.add_argument("--prompts", type=int, default=16, help="credit: groups of trajectories (default: 16)")
     parser.add_argument("--draws", type=int, default=32, help="credit: continuations of a state (default: 32)")
-    add_jobs(parser)
     args = parser.parse_args(argv)
     return run_command("gate", lambda: _make(args))
 

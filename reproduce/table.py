@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,9 @@ from otca.distributed import end_processes, is_main
 from otca.presets import FEWER_SEEDS, SEEDS
 from otca.runs import RunSpec
 from otca.signals import run_command
-from reproduce.run import RUNS, add_options, add_tier, make_runs, script
+from reproduce.run import MAKING, make_runs, script
 from reproduce.variants import named_arm
+from reproduce.workers import RUNS
 
 COMPARISON = ("base", "uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca")
 QUICK = ("base", "uniform_grpo", "static_multi_reward", "otca")
@@ -132,44 +132,36 @@ class Table:
     def main(self, description: str, argv: list[str] | None = None) -> int:
         """Parse, run, print; exit code 2 with one line where the input cannot be used."""
         args = parser_of(self.name, description).parse_args(argv)
-        return run_command(self.name, lambda: run_tables([self], args))
+        return run_command(self.name, lambda: run_tables(self.name, [self], args))
 
 
 def parser_of(name: str, description: str) -> argparse.ArgumentParser:
     """The options that every table's script has."""
-    parser = script(name, description)
-    add_tier(parser)
-    parser.add_argument("--render", action="store_true", help="only rebuild the published table from published rows")
-    add_options(parser)
+    parser = script(name, description, "--tier", *MAKING)
+    parser.add_argument("--render", action="store_true", help="only rebuild what is published, from published rows")
     return parser
 
 
-def run_tables(tables: Sequence[Table], args: argparse.Namespace) -> int:
-    """Make, render or look over tables and print them; exit code 2 with one line for each whose input cannot be used."""
-    code = 0
-    for table in tables:
-        code = max(code, run_command(table.name, functools.partial(_make, table, args)))
-        if code > 128:  # a signal ends them all
-            break
-    if code == 0 and is_main() and not args.render and MADE.is_dir():
-        print(f"written: {write_page(MADE)}")
+def arms_of(tables: Sequence[Table], tier: str) -> list[RunSpec]:
+    """Every run of the tables once, those of earlier tables and lower seeds first."""
+    return list(dict.fromkeys(arm for table in tables for arm in table.arms(tier)))
+
+
+def run_tables(name: str, tables: Sequence[Table], args: argparse.Namespace) -> int:
+    """Make the missing runs of all tables, then write and print each; or render the published ones. Returns the exit code."""
+    code = None if args.render else make_runs(name, args.tier, arms_of(tables, args.tier), args)
+    if code is None and is_main():
+        root = RESULTS if args.render else MADE
+        for table in () if args.render else tables:
+            table.gather(args.tier)
+        for table in tables:
+            if folder := table.write(root, args.tier):
+                table.show(root, args.tier)
+            print(f"written: {folder}" if folder else f"{table.name}: no rows of the {args.tier} tier below {root}")
+        if not args.render:
+            print(f"written: {write_page(MADE)}")
     end_processes()
-    return code
-
-
-def _make(table: Table, args: argparse.Namespace) -> int:
-    """What the options ask for of one table; returns the exit code."""
-    root = RESULTS if args.render else MADE
-    if not args.render:
-        code = make_runs(table.name, args.tier, table.arms(args.tier), args)
-        if code is not None or not is_main():
-            return code or 0
-        table.gather(args.tier)
-    folder = table.write(root, args.tier)
-    if folder:
-        table.show(root, args.tier)
-    print(f"written: {folder}" if folder else f"{table.name}: no rows of the {args.tier} tier below {root}")
-    return 0
+    return code or 0
 
 
 def _draw_grid(store: Store, methods: Sequence[str], path: Path) -> None:

@@ -10,6 +10,7 @@ the product of the mean training rewards. Held-out accuracy, which tables compar
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from itertools import product
@@ -24,7 +25,8 @@ from otca import presets
 from otca.errors import InputError
 from otca.runs import RunSpec, is_finished
 from otca.signals import run_command
-from reproduce.run import RUNS, add_modality, add_options, add_tier, make_runs, script
+from reproduce.run import MAKING, make_runs, script
+from reproduce.workers import RUNS
 
 TUNING_SEEDS = (101, 102, 103)
 RATES, KLS = (0.5, 1.0, 2.0), (1.0,)
@@ -67,35 +69,32 @@ def winners(rows: pd.DataFrame) -> pd.DataFrame:
 
 def main(argv: list[str] | None = None) -> int:
     """Make the grid below runs/tuning/, judged on the validation split, and write the rows of all finished runs."""
-    parser = script("tune", __doc__)
+    parser = script("tune", __doc__, "--modality", "--tier", *MAKING)
     parser.add_argument("methods", nargs="*", metavar="METHOD", help=f"which methods (default: {', '.join(METHODS)})")
-    add_modality(parser)
-    add_tier(parser)
     parser.add_argument("--winners", action="store_true", help="run nothing, print each method's winner")
-    add_options(parser)
     args = parser.parse_args(argv)
+    return run_command("tune", lambda: _tune(args))
 
-    def command() -> int:
-        path, place = Path("results/tuning") / f"{args.modality}-{args.tier}.csv", f"{args.modality}/{args.tier}"
-        if not args.winners:
-            presets.EVAL[place] = presets.EVAL[place] | {"source": f"embedded:{args.modality}/validation"}
-            grid, root = arms(args.modality, args.tier, tuple(args.methods) or METHODS), RUNS / "tuning"
-            code = make_runs("tune", args.tier, grid, args, root)
-            if code is not None:
-                return code
-            known = pd.read_csv(path) if path.is_file() else pd.DataFrame()
-            rows = pd.concat([known, rows_of(grid, root)]).drop_duplicates(["method", "seed", *FACTORS], keep="last")
-            write_rows(rows.sort_values(["method", *FACTORS, "seed"]), path)
-        if not path.is_file():
-            raise InputError(f"{path} is missing; make the grid first, without --winners")
-        best = winners(pd.read_csv(path))
-        heads = (*FACTORS, "hypervolume")
-        grid = {"Method": list(best.index)} | {head: [f"{value:.4g}" for value in best[head]] for head in heads}
-        edges = ", ".join(best.index[best["at_edge"]]) or "none"
-        show("Winners, in multiples of the tier's own values", grid, f"At the edge of the grid: {edges}. Rows: {path}")
-        return 0
 
-    return run_command("tune", command)
+def _tune(args: argparse.Namespace) -> int:
+    path, place = Path("results/tuning") / f"{args.modality}-{args.tier}.csv", f"{args.modality}/{args.tier}"
+    if not args.winners:
+        presets.EVAL[place] = presets.EVAL[place] | {"source": f"embedded:{args.modality}/validation"}
+        grid, root = arms(args.modality, args.tier, tuple(args.methods) or METHODS), RUNS / "tuning"
+        code = make_runs("tune", args.tier, grid, args, root)
+        if code is not None:
+            return code
+        known = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+        rows = pd.concat([known, rows_of(grid, root)]).drop_duplicates(["method", "seed", *FACTORS], keep="last")
+        write_rows(rows.sort_values(["method", *FACTORS, "seed"]), path)
+    if not path.is_file():
+        raise InputError(f"{path} is missing; make the grid first, without --winners")
+    best = winners(pd.read_csv(path))
+    shown = {"Method": list(best.index)}
+    shown |= {head: [f"{value:.4g}" for value in best[head]] for head in (*FACTORS, "hypervolume")}
+    edges = ", ".join(best.index[best["at_edge"]]) or "none"
+    show("Winners, in multiples of the tier's own values", shown, f"At the edge of the grid: {edges}. Rows: {path}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from otca.errors import InputError, RewardError, TrainingError
 from otca.files import run_lock
 from otca.rewards.base import build_reward
 from otca.runs import RunSpec, begin_run
-from reproduce import all as everything
-from reproduce import judged, one_run, run, tune
+from reproduce import judged, one_run, run, tune, workers
+from reproduce.all import TABLES
 from reproduce.corrupted import Flipped
+from reproduce.table import arms_of
 from reproduce.variants import STRESSED, VARIANTS, named_arm
 from tests.made_runs import ITERATIONS, make_run
 
@@ -29,7 +30,7 @@ ARMS = [RunSpec("image", "quick", "otca", seed) for seed in range(4)]
 
 
 def pretend(arm: RunSpec, root) -> None:
-    """A run in a moment, under its lock, as `reproduce.run.run_arm` makes one; seed 3 fails."""
+    """A run in a moment, under its lock, as `run_arm` makes one; seed 3 fails."""
     folder = root / arm.path
     folder.mkdir(parents=True, exist_ok=True)
     with run_lock(folder):
@@ -40,19 +41,19 @@ def pretend(arm: RunSpec, root) -> None:
 
 
 def test_workers_share_the_runs_pass_over_finished_ones_and_name_failures(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "run_arm", pretend)
+    monkeypatch.setattr(workers, "run_arm", pretend)
     make_run(tmp_path, "otca", 0)
     before = (tmp_path / ARMS[0].path / "manifest.json").stat().st_mtime_ns
     with multiprocessing.get_context("fork").Pool(2) as pool:
         lines = pool.map(work, [tmp_path, tmp_path])
     assert (tmp_path / ARMS[0].path / "manifest.json").stat().st_mtime_ns == before
-    assert all(run.is_finished(tmp_path / arm.path) for arm in ARMS[:3]) and not run.is_finished(tmp_path / ARMS[3].path)
+    assert all(workers.is_finished(tmp_path / arm.path) for arm in ARMS[:3]) and not workers.is_finished(tmp_path / ARMS[3].path)
     assert {line for of in lines for line in of} == {"image otca seed 3: reward 'x' returned NaN"}
 
 
 def work(root) -> list[str]:
     failed: list[str] = []
-    run.Job(tuple(ARMS), root)._work(failed)
+    workers.Job(tuple(ARMS), root)._work(failed)
     return failed
 
 
@@ -82,13 +83,13 @@ class Started:
     ],
 )
 def test_what_is_not_finished_in_the_end_is_an_error(tmp_path, monkeypatch, lines, said):
-    monkeypatch.setattr(run, "_executor", lambda *_: type("Executor", (), {"submit": lambda self, job: Started(lines)})())
+    monkeypatch.setattr(workers, "_executor", lambda *_: type("Executor", (), {"submit": lambda self, job: Started(lines)})())
     with pytest.raises(TrainingError, match=said):
-        run.run_arms(ARMS, tmp_path, 1)
+        workers.run_arms(ARMS, tmp_path, 1)
 
 
 def test_slurm_is_looked_for_before_anything_starts(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run.shutil, "which", lambda name: None)
+    monkeypatch.setattr(workers.shutil, "which", lambda name: None)
     assert run.main(["otca", "--slurm", "gpu", "--jobs", "2"]) == 2
     assert "--slurm gpu: srun and sbatch not found on PATH" in capsys.readouterr().err
     assert run.main(["otca", "--gpus", "1"]) == 2 and "--gpus 1 goes with --slurm" in capsys.readouterr().err
@@ -98,12 +99,13 @@ def test_slurm_is_looked_for_before_anything_starts(tmp_path, monkeypatch, capsy
 
 
 def test_progress_counts_iterations_and_the_runs_of_others(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(run, "arm_config", lambda arm: presets.train_config("image/quick", "otca", {"iterations": 4}, arm.seed))
+    config = presets.train_config("image/quick", "otca", {"iterations": 4}, 0)
+    monkeypatch.setattr(workers, "arm_config", lambda arm: config)
     make_run(tmp_path, "otca", 0)
     begun = tmp_path / ARMS[1].path
-    begin_run(begun, run.arm_config(ARMS[1]))
+    begin_run(begun, config)
     (begun / "train.csv").write_text("iteration\n0\n1\n")
-    assert [run.iterations_of(arm, tmp_path) for arm in ARMS[:3]] == [(ITERATIONS + 1, 5), (2, 5), (0, 5)]
+    assert [workers.iterations_of(arm, tmp_path) for arm in ARMS[:3]] == [(ITERATIONS + 1, 5), (2, 5), (0, 5)]
     with run_lock(begun):
         run.show_progress(ARMS, tmp_path, 2)
     said = capsys.readouterr().out
@@ -113,11 +115,11 @@ def test_progress_counts_iterations_and_the_runs_of_others(tmp_path, capsys, mon
 
 
 def test_a_run_of_an_embedded_task_is_followed_unless_its_preset_says_how(monkeypatch):
-    config = run.arm_config(ARMS[0])
+    config = one_run.arm_config(ARMS[0])
     assert config.validation.every == max(1, config.iterations // one_run.VALIDATIONS)
     assert config.validation.steps == config.sampler.steps and config.validation.source == "embedded:image/validation"
     monkeypatch.setitem(presets.TRAIN, "image/quick", dict(presets.preset("image/quick")) | {"validation.every": 7})
-    assert run.arm_config(ARMS[0]).validation.every == 7
+    assert one_run.arm_config(ARMS[0]).validation.every == 7
     assert one_run.task_of("image/quick") == "otca-image-v2" and one_run.task_of("image/paper") == "prompts/parti.tsv"
 
 
@@ -135,9 +137,9 @@ def test_the_verifier_accepts_what_was_asked_for_alone(modality):
 
 def test_every_run_of_every_table_has_a_config():
     for tier in ("quick", "cpu"):
-        for arm in everything.arms(tier):
+        for arm in arms_of(TABLES, tier):
             if arm.seed == 0:
-                config = run.arm_config(arm)
+                config = one_run.arm_config(arm)
                 assert config.seed == 0 and config.prompts_per_iteration * config.group_size > 0
     with pytest.raises(InputError, match="unknown variant 'otca@nonsense'"):
         named_arm("image", "quick", "otca@nonsense", 0)
@@ -147,7 +149,7 @@ def test_equal_variants_cost_what_static_weighting_does():
     for name in ("flow_grpo@equal", "process_credit@equal", "process_credit@early3-equal"):
         costs = []
         for arm in (named_arm("image", "quick", name, 0), named_arm("image", "quick", "static_multi_reward", 0)):
-            config = run.arm_config(arm)
+            config = one_run.arm_config(arm)
             each = evaluations_per_sample(config, find_method(arm.method))
             costs.append((config.iterations * config.prompts_per_iteration * config.group_size * each, each))
         assert costs[0][0] / costs[1][0] == pytest.approx(1, abs=0.05)
@@ -189,7 +191,7 @@ def test_a_published_run_comes_out_again(tmp_path):
     if published is None:
         pytest.skip("nothing is published at the quick tier")
     arm = named_arm(published.modality, "quick", "otca", 0)
-    run.run_arm(arm, tmp_path)
+    one_run.run_arm(arm, tmp_path)
     made = publish([tmp_path / arm.path], tmp_path / "results", published.modality, "quick")
     old = published.metrics.query("method == 'otca' and seed == 0").set_index("metric")["value"]
     new = made.metrics.set_index("metric")["value"]
