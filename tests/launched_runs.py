@@ -1,11 +1,15 @@
-"""Trainings one after the other in the processes of one launch; shards as accelerate's FSDP2 lays them on GPUs, on gloo.
+"""A command and trainings one after the other in the processes of one launch, since what costs is to load torch.
 
-ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m tests.launched_runs '[{"folder": …, "settings": {…}, "sharded": false}]'
+ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m tests.launched_runs \
+    '["--out=…", …]' '[{"folder": …, "settings": {…}, "sharded": false}, …]' PORT
+
+The first list holds the arguments of `otca train`; the port is a free one. Shards lie as accelerate's FSDP2 lays them on GPUs.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -16,10 +20,12 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from baselines import find_method
+from otca import cli
 from otca.config import TrainConfig
+from otca.distributed import process_state
 from otca.sharding import is_sharded, shard_precision
 from otca.trainer import Trainer
-from tests.processes import leave
+from tests.processes import gloo_workers, leave
 
 WHOLE = Accelerator.prepare
 
@@ -33,6 +39,16 @@ def prepare_shards(accelerator: Accelerator, network: nn.Module, optimizer: torc
     fully_shard(network)
     kept = {key: value for key, value in optimizer.defaults.items() if key in ("lr", "betas", "weight_decay", "fused")}
     return network, torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], **kept)
+
+
+def run_command(arguments: list[str], port: str) -> None:
+    """`otca train`; a line says whether gloo had workers before it, and how many are left. The processes meet again at a port."""
+    process_state()
+    before = gloo_workers()
+    cli.train(arguments)
+    print(f"{before > 0} {gloo_workers()}\n", end="")
+    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "False", "MASTER_PORT": port}  # the launcher's store knows the first group
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def train(folder: str, settings: dict, sharded: bool) -> None:
@@ -60,9 +76,11 @@ class Level(nn.Module):
 
 
 def main() -> None:
-    """Train all, then gather one network in bf16."""
+    """Run the command, train all, then gather one network in bf16."""
     torch.set_num_threads(1)
-    for run in json.loads(sys.argv[1]):
+    command, runs, port = sys.argv[1:]
+    run_command(json.loads(command), port)
+    for run in json.loads(runs):
         train(**run)
     network = Level()
     fully_shard(network, mp_policy=shard_precision(torch.bfloat16))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,13 +25,13 @@ from otca.errors import InputError
 from otca.models.base import build_policy
 from otca.sharding import shard_precision
 from otca.trainer import Trainer
-from tests.processes import ROOT, ran
+from tests.processes import ran
 from tests.toys import REWARDS, toy_settings
 
 SETTINGS = {
     "prompts_per_iteration": 4,
-    "group_size": 4,
-    "micro_batch": 4,
+    "group_size": 3,
+    "micro_batch": 3,
     "iterations": 2,
     "sampler.steps": 4,
     "save_every": 1,
@@ -44,48 +45,71 @@ CASES = {
     "sampled-steps": ("toy_pipeline", {"method": "process_credit", "credit.sampled_steps": 2}, False),
     "one-expert": ("untrained_experts", WAN | {"step_selection.kind": "first_k", "step_selection.count": 1}, False),
     "otca-sharded": ("toy_pipeline", {}, True),
-    "sampled-steps-sharded": ("toy_pipeline", {"method": "process_credit", "credit.sampled_steps": 2}, True),
     "experts-lora-sharded": ("untrained_experts", WAN | {"policy.tuning": "lora"}, True),
 }
 
 
-def train_whole(folder: Path, settings: dict) -> Trainer:
+def train_whole(folder: Path, settings: dict) -> int:
+    """Train in this process; returns the number of trained parameters."""
     trainer = Trainer(TrainConfig.from_dotted(settings), find_method(settings["method"]), folder)
     trainer.run()
-    return trainer
+    return len(trainer.parameters)
 
 
-def launch(*command: str, **environment: str):
-    """A module or script with its arguments in two processes."""
+def launch(*command: str):
+    """A module with its arguments in two processes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = ran([sys.executable, *launcher, *command], 550, ACCELERATE_USE_CPU="true", **environment)
+    done = ran([sys.executable, *launcher, *command], 550, ACCELERATE_USE_CPU="true")
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
 
 @pytest.fixture(scope="module")
 def launched(request, tmp_path_factory):
-    """One launch of two processes that trains every case, and goes on with the sharded one; settings by case, folder, output."""
+    """One launch of two processes that runs a command, trains every case, and goes on with the sharded one.
+
+    Settings by case, folder, output.
+    """
     root, settings, runs = tmp_path_factory.mktemp("two"), {}, []
+    changes = {"out": root / "command", "rewards": f"[{','.join(REWARDS)}]", "optimizer.updates_per_iteration": 1}
+    command = toy_settings("otca", request.getfixturevalue("toy_pipeline"), **changes)
     for name, (pipeline, changes, sharded) in CASES.items():
         settings[name] = toy_settings("otca", request.getfixturevalue(pipeline)) | SETTINGS | changes
         runs.append({"folder": str(root / name), "settings": settings[name], "sharded": sharded})
     longer = settings["otca-sharded"] | {"iterations": 3}
     runs += [{"folder": str(root / name), "settings": longer, "sharded": True} for name in ("straight", "otca-sharded")]
-    return settings, root, launch("-m", "tests.launched_runs", json.dumps(runs)).stdout
+    arguments = [f"--{key}={value}" for key, value in command.items()]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    return settings, root, launch("-m", "tests.launched_runs", json.dumps(arguments), json.dumps(runs), port).stdout
+
+
+@pytest.fixture(scope="module")
+def alone(launched, tmp_path_factory):
+    """Settings → folder and number of trained parameters of the run of one process, which cases that differ in shards share."""
+    made = {}
+
+    def run(settings: dict) -> tuple[Path, int]:
+        key = json.dumps(settings)
+        if key not in made:
+            folder = tmp_path_factory.mktemp("one")
+            made[key] = folder, train_whole(folder, settings)
+        return made[key]
+
+    return run
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_are_one(case, launched, tmp_path):
+def test_two_processes_are_one(case, launched, alone):
     """After all updates the weights agree to 1e-5, and so do all rows (what is counted, exactly)."""
     settings, root, out = launched
-    trained = len(train_whole(tmp_path, settings[case]).parameters)
+    folder, trained = alone(settings[case])
     assert f"{case}: {trained if CASES[case][2] else 0} of {trained} sharded" in out
     last = f"iteration_{settings[case]['iterations']:06d}"
     moved = {}
-    saved = sorted(p.relative_to(tmp_path) for p in (tmp_path / "checkpoints" / last).rglob("*.safetensors"))
+    saved = sorted(p.relative_to(folder) for p in (folder / "checkpoints" / last).rglob("*.safetensors"))
     for path in saved:
-        one, two = load_file(tmp_path / path), load_file(root / case / path)
+        one, two = load_file(folder / path), load_file(root / case / path)
         assert one.keys() == two.keys()
         assert max(float((one[key] - two[key]).abs().max()) for key in one) <= 1e-5, path
         if path.name == "diffusion_pytorch_model.safetensors":
@@ -93,7 +117,7 @@ def test_two_processes_are_one(case, launched, tmp_path):
             moved[path.parts[2]] = max(float((one[key] - start[key]).abs().max()) for key in one)
     assert len(saved) >= 3  # weights, optimizer and average
     assert {part for part, by in moved.items() if by > 1e-4} == ({"transformer"} if moved else set())
-    rows = [pd.read_csv(folder / "train.csv")[: settings[case]["iterations"]] for folder in (tmp_path, root / case)]
+    rows = [pd.read_csv(of / "train.csv")[: settings[case]["iterations"]] for of in (folder, root / case)]
     np.testing.assert_allclose(*rows, rtol=1e-4, atol=1e-5)
     for column in ("iteration", "network_evaluations", "reward_calls", "dead_groups"):
         assert rows[0][column].tolist() == rows[1][column].tolist()
@@ -118,28 +142,10 @@ def test_shards_are_gathered_in_bf16_and_noise_levels_stay_whole(launched):
     assert launched[2].count("gradient: torch.float32 torch.float32\n") == 2
 
 
-ENDED = """
-import sys
-from otca import cli
-from otca.distributed import process_state
-from tests.processes import gloo_workers
-
-process_state()
-before = gloo_workers()
-cli.train(sys.argv[1:])
-print(f"{before > 0} {gloo_workers()}\\n", end="")
-"""
-
-
-def test_no_worker_of_gloo_outlives_the_command(toy_pipeline, tmp_path):
+def test_no_worker_of_gloo_outlives_the_command(launched):
     """One that still held a tensor would abort the interpreter as it ends, after the last file is written."""
-    script = tmp_path / "ended.py"
-    script.write_text(ENDED)
-    changes = {"out": tmp_path / "out", "rewards": f"[{','.join(REWARDS)}]", "optimizer.updates_per_iteration": 1}
-    settings = toy_settings("otca", toy_pipeline, **changes)
-    done = launch(str(script), *(f"--{key}={value}" for key, value in settings.items()), PYTHONPATH=str(ROOT))
-    assert done.stdout.count("True 0\n") == 2
-    assert done.stdout.count("trained") == 1  # the main process speaks alone
+    assert launched[2].count("True 0\n") == 2
+    assert launched[2].count("trained") == 1  # the main process speaks alone
 
 
 # ------------------------------------------------------------------------------------------------ launches that are refused

@@ -7,12 +7,12 @@ in a commit that does nothing else.
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+
+from otca.__main__ import main
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 SMALL = (
@@ -29,8 +29,7 @@ RUNS = {
 
 def train_rows(name: str, folder: Path) -> list[dict[str, str]]:
     """The rows of train.csv of one run."""
-    command = [sys.executable, "-m", "otca", "train", *RUNS[name].split(), *SMALL.split(), "--out", str(folder / name)]
-    subprocess.run(command, check=True, capture_output=True, cwd=GOLDEN.parents[2])
+    assert main(["train", *RUNS[name].split(), *SMALL.split(), "--out", str(folder / name)]) == 0
     with open(folder / name / "train.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 

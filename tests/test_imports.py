@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def modules(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Dotted names of every import that runs, at any depth; `from otca import x` counts as otca.x."""
     tree, typing_only = ast.parse(path.read_text()), set()
@@ -41,6 +43,7 @@ def part_of(path: Path) -> str:
     return path.relative_to(ROOT / "otca").parts[0].removesuffix(".py")
 
 
+@cache
 def graph() -> dict[str, set[str]]:
     """Which parts of otca (a module, or a package as one) each of them imports."""
     out: dict[str, set[str]] = {}

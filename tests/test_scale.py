@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from torch import nn
 
 from baselines import find_method
 from otca import presets
-from otca.plan import RECIPES, describe_recipes, plan
+from otca.plan import RECIPES, describe_recipes
 from otca.published_prompts import LISTS
 from otca.shapes import PUBLISHED
 from reproduce import benchmark, table1
@@ -62,11 +64,15 @@ def test_recipes_name_presets_and_launchers_that_exist_and_share_evenly():
         assert (per_update // processes * config.group_size) % config.micro_batch == 0
 
 
-def test_recipes_are_described_by_their_plans():
-    recipe = next(recipe for recipe in RECIPES if recipe.preset == "image/sd35m-lora")
+def test_recipes_are_described_by_their_plans(monkeypatch):
+    """What is planned for a recipe's machine stands in its line."""
+    recipe, asked = next(recipe for recipe in RECIPES if recipe.preset == "image/sd35m-lora"), []
+    numbers = {"peak": 17.25 * 2**30, "host": 2**34, "iterations": 300, "evaluations": 1234567}
+    made = SimpleNamespace(fits=lambda gigabytes: gigabytes == 24, hours=lambda *_: 7.0, **numbers)
+    monkeypatch.setattr("otca.plan.plan", lambda *given: asked.append(given) or made)
     said = describe_recipes(find_method, (recipe,))
-    made = plan(config_of(recipe), find_method(recipe.method), *recipe.machine)
-    assert f"{made.peak / 2**30:.1f}" in said and f"{made.evaluations:,}" in said and "yes (24 GB)" in said
+    assert asked == [(config_of(recipe), find_method(recipe.method), *recipe.machine)]
+    assert re.search(r" 17\.2 +yes \(24 GB\) +16 +300 +1,234,567 +7\n", said)
     assert said.endswith(f"--preset {recipe.preset} --method {recipe.method}\n") and "rewards --fetch hpsv2" in said
 
 
@@ -132,8 +138,10 @@ def test_a_dry_run_reckons_hours_from_finished_runs(tmp_path):
     assert seconds_each(tmp_path / "elsewhere") is None
 
 
-def test_a_published_size_is_measured_anywhere(tmp_path):
+def test_a_published_size_is_measured_anywhere(tmp_path, monkeypatch):
     """What runs on a GPU at FLUX.1-dev's size runs on the embedded sizes here, with random weights and no text encoders."""
+    few = {"prompts_per_iteration": 2, "group_size": 4, "micro_batch": 4, "sampler.steps": 4}
+    monkeypatch.setitem(presets.TRAIN, "image/quick", presets.TRAIN["image/quick"] | few)
     out = tmp_path / "speed.json"
     out.write_text('{"kept": {}}')
     assert benchmark.main(["--preset", "image/quick", "--iterations", "1", "--out", str(out)]) == 0
