@@ -21,7 +21,7 @@ from eval.markup import markdown
 from eval.published_row import RESULTS, published_row
 from otca.config import TrainConfig
 from otca.models.base import PIPELINES
-from otca.models.pipeline import PipelinePolicy
+from otca.models.pipeline import Policy
 from otca.models.weights import LORA_FILE
 
 SAMPLES = "samples.png"
@@ -45,7 +45,7 @@ class Exported:
 
     settings: TrainConfig
     progress: Mapping[str, object]
-    policy: PipelinePolicy
+    policy: Policy
     lora: bool
     whole: bool
     prompts: list[str]

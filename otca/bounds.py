@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
@@ -75,7 +76,7 @@ def checked_rate(name: str, value: object) -> float:
 
 @dataclass(frozen=True)
 class Settings:
-    """Base of every group of settings, which checks its fields; ``group`` is the beginning of their names."""
+    """Base of every group of settings: checks its fields, and takes ~ as the home folder; ``group`` begins their names."""
 
     group = ""
 
@@ -86,6 +87,8 @@ class Settings:
         bounds = _bounds(type(self))
         for entry in dataclasses.fields(self):
             name, value = f"{self.group}{entry.name}", getattr(self, entry.name)
+            if isinstance(value, str) and value.startswith("~"):  # no string but a path begins so
+                object.__setattr__(self, entry.name, os.path.expanduser(value))
             for part in value if isinstance(value, list) else [value]:
                 check_plain(name, part)
             for bound in bounds[entry.name]:

@@ -13,11 +13,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from otca.distributed import copy_whole, like, whole_on_cpu
 from otca.errors import InputError, printable
-from otca.files import folder_aside, verify_hashes
-from otca.memory import byte_count
+from otca.files import folder_aside, hash_integrity_errors
 from otca.models.base import Policy
-from otca.sharding import copy_whole, like, whole_on_cpu
 
 Copies = Mapping[str, list[torch.Tensor]]
 """Further weights that a run keeps, by name (average, old_policy), in the order of the trained ones; lists may be empty."""
@@ -60,7 +59,8 @@ def save_checkpoint(
     states = optimizer.state_dict()["state"]
     moments = {f"{index}.{name}": torch.as_tensor(v) for index, s in states.items() for name, v in s.items()}
     files = {"optimizer": moments} | {name: {str(i): w for i, w in enumerate(kept)} for name, kept in copies.items() if kept}
-    needed = byte_count(policy.trainable_parameters()) + sum(byte_count(tensors.values()) for tensors in files.values())
+    kept = [policy.trainable_parameters(), *(tensors.values() for tensors in files.values())]
+    needed = sum(tensor.nbytes for tensors in kept for tensor in tensors)
     try:
         with folder_aside(target, write) as aside:
             if write and shutil.disk_usage(aside).free < needed:
@@ -73,12 +73,9 @@ def save_checkpoint(
             if write:
                 (aside / "state.json").write_text(json.dumps(dataclasses.asdict(progress)) + "\n")
     except (OSError, SafetensorError) as error:
-        free = shutil.disk_usage(folder).free
-        raise InputError(
-            f"checkpoint {target} needs {needed / 2**20:.1f} MiB and could not be written ({printable(error)}; "
-            f"{free / 2**20:.1f} MiB free, and ulimit -f may allow less); the older checkpoints are whole: make room and start "
-            "the same command again"
-        ) from error
+        why = f"{printable(error)}; {shutil.disk_usage(folder).free / 2**20:.1f} MiB free, and ulimit -f may allow less"
+        said = f"checkpoint {target} needs {needed / 2**20:.1f} MiB and could not be written ({why})"
+        raise InputError(f"{said}; the older checkpoints are whole: make room and start the same command again") from error
     return target
 
 
@@ -86,11 +83,11 @@ def load_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer
     """Restore a verified checkpoint in place and return how far it was."""
     policy.load(path)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    packed: dict[int, dict[str, torch.Tensor]] = {}
+    moments: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in load_file(path / "optimizer.safetensors").items():
         index, _, name = key.partition(".")
-        packed.setdefault(int(index), {})[name] = like(value, parameters[int(index)])
-    optimizer.load_state_dict({"state": packed, "param_groups": optimizer.state_dict()["param_groups"]})
+        moments.setdefault(int(index), {})[name] = like(value, parameters[int(index)])
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
     for name, weights in copies.items():
         if weights:
             _load_copies(path, name, weights)
@@ -129,25 +126,16 @@ def latest_valid_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
 
     Raises InputError where there are checkpoints and none is valid.
     """
-    integrity_errors = []
+    damaged = []
     for path in reversed(checkpoints(folder)):
-        try:
-            verify_hashes(path)
-            return path, integrity_errors
-        except InputError as error:
-            integrity_errors.append(str(error))
-    if integrity_errors:
-        raise InputError(
-            f"{folder}: no checkpoint is whole ({'; '.join(integrity_errors)}); restore one, or delete the folder to start anew"
-        )
+        found = hash_integrity_errors(path)
+        if not found:
+            return path, damaged
+        damaged.append(found[0])
+    if damaged:
+        said = f"{folder}: no checkpoint is whole ({'; '.join(damaged)})"
+        raise InputError(f"{said}; restore one, or delete the folder to start anew")
     return None, []
-
-
-def remove_after(folder: Path, iteration: int) -> None:
-    """Remove the checkpoints of later iterations, which a run that goes on from ``iteration`` makes anew."""
-    for path in checkpoints(folder):
-        if iteration_of(path) > iteration:
-            shutil.rmtree(path)
 
 
 def remove_prunable(folder: Path, every: int, last: int, best: int | None) -> None:

@@ -31,7 +31,7 @@ TRUTH = Path("results/credit_fidelity")
 
 
 def train(argv: list[str]) -> None:
-    """Train, or print the resolved settings."""
+    """Train a generator with a method."""
     given, config, method = resolve(train_parser(), argv)
     if not given.allow_trained_metric:
         from eval.held_out import held_out_names
@@ -118,8 +118,8 @@ def _train(config: TrainConfig, method: Method, folder: Path, override_config: b
 
 
 def plan(argv: list[str]) -> None:
-    """Print what a run needs, or what every recipe does."""
-    from otca.plan import GPUS, SHARDINGS, UTILISATION, check_gpu, describe, describe_recipes, plan
+    """What a run needs before it is launched: memory a GPU by part, evaluations, FLOPs, hours."""
+    from otca.plan import GPUS, SHARDINGS, UTILISATION, describe, describe_recipes, plan
 
     gpus = ", ".join(f"{name} ({memory} GB, {tflops} TFLOP/s)" for name, (memory, tflops) in GPUS.items())
     options = run_parser("plan", f"What a run needs before it is launched; nothing is downloaded or trained. {PRECEDENCE}")
@@ -129,13 +129,12 @@ def plan(argv: list[str]) -> None:
     add("--gpu", type=str, default="h100", help=f"GPU: {gpus}")
     add("--utilisation", type=float, default=UTILISATION, help="share of the GPU's TFLOP/s that is reached (assumed)")
     add("--recipes", action="store_true", help="what every recipe at scale needs, with its commands, and stop")
-    if "--recipes" in argv:
+    given, config, method = resolve(options, argv)
+    if given.recipes:
         from baselines import find_method
 
         print(describe_recipes(find_method), end="")
         return
-    given, config, method = resolve(options, argv)
-    check_gpu(given.gpu, given.utilisation)
     print(describe(plan(config, method, given.processes, given.sharding), given.gpu, given.utilisation, given.processes), end="")
 
 
@@ -172,14 +171,14 @@ def sample(argv: list[str]) -> None:
 
 
 def export(argv: list[str]) -> None:
-    """Write a folder for the hub."""
+    """Write a folder for the hub from a run: weights as diffusers reads them, model card, samples."""
     from eval.export import run
 
     run(argv)
 
 
 def score(argv: list[str]) -> None:
-    """Score media of any system, write the rows, print means with intervals."""
+    """Score a folder of images or videos, made by any system, against a prompts file."""
     from eval.score import ScoreConfig, score
 
     options = make_parser(
@@ -191,7 +190,7 @@ def score(argv: list[str]) -> None:
 
 
 def credit_bench(argv: list[str]) -> None:
-    """Score a rule against the truth set; print one line an objective."""
+    """Score a credit rule of one's own against the true credit of recorded trajectories."""
     from eval.evaluate import write_rows
     from eval.markup import number, show
     from eval.truth_set import read_rule, score
@@ -215,13 +214,12 @@ def credit_bench(argv: list[str]) -> None:
 
 
 def rewards(argv: list[str]) -> None:
-    """List every reward, or fetch one's files."""
+    """List every reward, what it takes and whether its files are here; fetch them (needs the network)."""
     options = make_parser(
         "rewards", "List every reward: what it measures, range, licence, memory, files. Fetching needs the network."
     )
-    options.add_argument(
-        "--fetch", type=str | None, default=None, help="download this reward's files into the hub's cache, and check their hashes"
-    )
+    fetched = "download this reward's files into the hub's cache, and check their hashes"
+    options.add_argument("--fetch", type=str | None, default=None, help=fetched)
     options.add_argument("--reward_files", **REWARD_FILES)
     given = parse(options, argv)
     from otca.rewards.base import REGISTRY, find_reward
@@ -240,9 +238,8 @@ def rewards(argv: list[str]) -> None:
 
 
 def prompts(argv: list[str]) -> None:
-    """Fetch a published list and print its first prompt."""
-    from otca.prompts import load_prompts
-    from otca.published_prompts import LISTS, fetch_list
+    """Fetch a published prompt list (needs the network) and check it."""
+    from otca.prompts import LISTS, fetch_list, load_prompts
 
     options = make_parser("prompts", "Fetch a published prompt list at its pinned commit (this needs the network) and check it.")
     listed = "; ".join(f"{name}: {one.what}" for name, one in LISTS.items())
@@ -255,7 +252,7 @@ def prompts(argv: list[str]) -> None:
 
 
 def serve_reward(argv: list[str]) -> None:
-    """Load a reward, print its address, serve until stopped."""
+    """Serve a reward over HTTP, for trainings that name it by its address."""
     from otca.rewards.wire import TOKEN, bearer_token
 
     options = make_parser("serve-reward", f"Serve a reward over HTTP; the bearer token is read from {TOKEN}.")
@@ -267,9 +264,7 @@ def serve_reward(argv: list[str]) -> None:
     add("--device", type=str, default="cpu", help="where the reward's network lives, as cuda:0")
     add("--reward_files", **REWARD_FILES)
     add("--reward_timeout", type=float, default=TrainConfig.reward_timeout, help="seconds a call may take; 0 is no limit")
-    add(
-        "--reward_fps", type=float, default=0.0, help="frames a second of videos whose request states none; 0 is the reward's own"
-    )
+    add("--reward_fps", type=float, default=0.0, help="frames a second of videos that state none; 0 is the reward's own")
     add("--batch", type=int, default=16, help="samples that are scored in one call")
     given = parse(options, argv)
     for name, least in (("max_body_mb", 1), ("batch", 1), ("reward_timeout", 0), ("reward_fps", 0)):
@@ -291,7 +286,7 @@ def serve_reward(argv: list[str]) -> None:
 
 
 def verify(argv: list[str]) -> None:
-    """Print what is damaged, and how much was compared. Raises InputError where anything is."""
+    """Re-hash runs, checkpoints and published files, such as those of results/."""
     options = make_parser("verify", "Re-hash every finished run (rows, settings) and every checkpoint (weights) below a folder.")
     options.add_argument("folder", type=Path, help="a run, a checkpoint, or any folder of them")
     folder = parse(options, argv).folder
@@ -304,7 +299,7 @@ def verify(argv: list[str]) -> None:
 
 
 def doctor(argv: list[str]) -> None:
-    """Print a line a check. Raises InputError where one fails; what is merely absent (a GPU, reward files) is only said."""
+    """Check this environment, with the way out of what is wrong."""
     options = make_parser("doctor", "Check versions, GPU, disk, caches, shipped checkpoints and the files of published rewards.")
     options.add_argument("--reward_files", **REWARD_FILES)
     given = parse(options, argv)
@@ -313,24 +308,16 @@ def doctor(argv: list[str]) -> None:
     failed = 0
     for well, what, way_out in findings(given.reward_files):
         failed += not well
-        print(f"{'ok  ' if well else 'FAIL'}  {what}" + (f"\n      {way_out}" if way_out else ""))
+        print(f"ok    {what}" if well else f"FAIL  {what}\n      {way_out}")
     if failed:
         raise InputError(f"{failed} checks failed; the line below each says what to do")
 
 
-COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
-    "train": (train, "train a generator with a method"),
-    "plan": (plan, "what a run needs before it is launched: memory a GPU by part, evaluations, FLOPs, hours"),
-    "sample": (sample, "generate media from a checkpoint or a finished run"),
-    "export": (export, "write a folder for the hub from a run: weights as diffusers reads them, model card, samples"),
-    "score": (score, "score a folder of images or videos, made by any system, against a prompts file"),
-    "credit-bench": (credit_bench, "score a credit rule of one's own against the true credit of recorded trajectories"),
-    "rewards": (rewards, "list every reward, what it takes and whether its files are here; fetch them (needs the network)"),
-    "verify": (verify, "re-hash runs, checkpoints and published files, such as those of results/"),
-    "doctor": (doctor, "check this environment, with the way out of what is wrong"),
-    "prompts": (prompts, "fetch a published prompt list (needs the network) and check it"),
-    "serve-reward": (serve_reward, "serve a reward over HTTP, for trainings that name it by its address"),
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    command.__name__.replace("_", "-"): command
+    for command in (train, plan, sample, export, score, credit_bench, rewards, verify, doctor, prompts, serve_reward)
 }
+"""Each one's docstring is its line in the help; it raises InputError for what the user can mend."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -338,11 +325,11 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: python -m otca COMMAND [--help]\n")
-        print("\n".join(f"  {name:12} {what}" for name, (_, what) in COMMANDS.items()))
+        print("\n".join(f"  {name:12} {command.__doc__}" for name, command in COMMANDS.items()))
         print("\ntables: python -m reproduce.table1 --help")
         return 0
     if argv[0] not in COMMANDS:
         hint = nearest(argv[0], COMMANDS)
         print(f"otca: error: unknown command {printable(argv[0])!r}{hint} (known: {', '.join(COMMANDS)})", file=sys.stderr)
         return 2
-    return run_command(f"otca {argv[0]}", lambda: COMMANDS[argv[0]][0](argv[1:]))
+    return run_command(f"otca {argv[0]}", lambda: COMMANDS[argv[0]](argv[1:]))

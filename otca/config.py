@@ -270,10 +270,8 @@ class TrainConfig(Settings):
         super().__post_init__()
         updates, names, weights = self.optimizer.updates_per_iteration, self.rewards, self.reward_weights
         if self.prompts_per_iteration % updates:
-            raise InputError(
-                f"prompts_per_iteration is {self.prompts_per_iteration}; "
-                f"it must be a multiple of optimizer.updates_per_iteration ({updates})"
-            )
+            said = f"it must be a multiple of optimizer.updates_per_iteration ({updates})"
+            raise InputError(f"prompts_per_iteration is {self.prompts_per_iteration}; {said}")
         if not names:
             raise InputError("rewards is empty; name at least one reward")
         if weights and len(weights) != len(names):

@@ -1,17 +1,19 @@
-"""What several processes of one run tell each other: sums for the credit, and rows as one process would log them."""
+"""What several processes of one run tell each other, and weights that lie in shards (FSDP2), handled as if they were whole."""
 
 from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, parse_flag_from_env
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from otca.errors import InputError
-from otca.sharding import shard_precision
 
 COUNTED = ("dead_groups", "groups_with_constant_reward")
 """Diagnostics that are numbers of groups."""
@@ -55,40 +57,28 @@ def is_main() -> bool:
     return not launched() or process_state().is_main_process
 
 
-def check_split_launch(accelerator: Accelerator) -> None:
-    """Raise InputError where a launcher started several processes and accelerate sees one: each would train alone."""
-    launched, seen = int(os.environ.get("WORLD_SIZE", 1)), accelerator.num_processes
-    if launched != seen:
-        raise InputError(
-            f"WORLD_SIZE is {launched}, but accelerate sees {seen} process; launch with `accelerate launch`, or, without a GPU, "
-            "with ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -m otca train …"
-        )
-
-
 def asks_for_fsdp() -> bool:
     """Whether the launcher asks for weights in shards."""
     return parse_flag_from_env("ACCELERATE_USE_FSDP")
 
 
-def check_dropped_plugin(accelerator: Accelerator) -> None:
-    """Raise InputError where the launcher asks for sharding and accelerate, without a word, does something else, or shards as
-    the first version of FSDP does, whose flat weights this trainer cannot read."""
-    kind, shipped = accelerator.distributed_type, "otca/launch/eight_gpus_fsdp2.yaml"
-    if asks_for_fsdp() and kind != DistributedType.FSDP:
-        raise InputError(
-            f"ACCELERATE_USE_FSDP asks for FSDP, but accelerate runs {kind.value}: every process would hold the whole model; "
-            f"launch on GPUs with {shipped}, or take FSDP out of your config"
-        )
-    if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
-        raise InputError(f"the launcher asks for version 1 of FSDP; set fsdp_version: 2 in its fsdp_config, as {shipped} does")
+def check_launch(accelerator: Accelerator, dtype: torch.dtype) -> None:
+    """Raise InputError where accelerate, without a word, does something else than the launcher asks for; set shards' precision.
 
-
-def keep_inputs_whole(accelerator: Accelerator, dtype: torch.dtype) -> None:
-    """Shard as the whole model computes: weights are gathered in ``dtype``, gradients reduced and inputs (noise levels) in fp32.
-
-    accelerate's own choice reduces and casts inputs to bf16, which has no number between 512 and 516.
+    Weights in shards are gathered in ``dtype``, gradients reduced and inputs (noise levels) left in fp32: accelerate's own choice
+    casts both to bf16, which has no number between 512 and 516. The flat weights of FSDP's first version cannot be read here.
     """
-    if accelerator.distributed_type == DistributedType.FSDP:
+    kind, shipped = accelerator.distributed_type, "otca/launch/eight_gpus_fsdp2.yaml"
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if launched != accelerator.num_processes:  # each would train alone
+        said = f"WORLD_SIZE is {launched}, but accelerate sees {accelerator.num_processes} process; use `accelerate launch`"
+        raise InputError(f"{said}, or, without a GPU, with ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -m otca train …")
+    if asks_for_fsdp() and kind != DistributedType.FSDP:
+        said = f"ACCELERATE_USE_FSDP asks for FSDP, but accelerate runs {kind.value}: every process would hold the whole model"
+        raise InputError(f"{said}; launch on GPUs with {shipped}, or take FSDP out of your config")
+    if kind == DistributedType.FSDP:
+        if not accelerator.is_fsdp2:
+            raise InputError(f"the launcher asks for version 1 of FSDP; set fsdp_version: 2 in its fsdp_config, as in {shipped}")
         accelerator.state.fsdp_plugin.mixed_precision_policy = shard_precision(dtype)
 
 
@@ -122,3 +112,58 @@ def over_processes(accelerator: Accelerator, values: dict[str, float]) -> dict[s
             of_means = table["reward_" + name.removeprefix("std_")]
             out[name] = float(np.sqrt(np.square(column).mean() + of_means.var()))
     return out
+
+
+# --------------------------------------------------------------------------------------------------------------- shards
+
+
+def is_sharded(tensors: list[torch.Tensor]) -> bool:
+    """Whether any of them lies in shards."""
+    return any(isinstance(tensor, DTensor) for tensor in tensors)
+
+
+def shard_precision(dtype: torch.dtype) -> MixedPrecisionPolicy:
+    """Weights gathered in ``dtype``; gradients reduced in fp32; inputs left as they are, autocast decides."""
+    return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole tensor; every process must ask for it at the same time."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_on_cpu(tensors: Mapping[str, torch.Tensor], keep: bool) -> dict[str, torch.Tensor]:
+    """Whole copies on the CPU, one after another, for the process that keeps them; nothing for the others."""
+    out = {}
+    for name, tensor in tensors.items():
+        gathered = whole(tensor.detach())
+        if keep:
+            out[name] = gathered.cpu().contiguous()
+    return out
+
+
+@torch.no_grad()
+def copy_whole(into: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy a whole tensor, the same on every process, into one that may lie in shards."""
+    if isinstance(into, DTensor):
+        source = distribute_tensor(source.to(into.device), into.device_mesh, into.placements, src_data_rank=None)
+    into.copy_(source)
+
+
+def like(whole_value: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """A whole tensor, laid out as a reference of the same shape is; scalars stay whole."""
+    if whole_value.shape != reference.shape:
+        return whole_value
+    out = torch.empty_like(reference, dtype=whole_value.dtype)
+    copy_whole(out, whole_value)
+    return out
+
+
+@torch.no_grad()
+def refill(network: torch.nn.Module, parameters: list[torch.Tensor], weights: list[torch.Tensor]) -> None:
+    """Copy weights, in shards, into a network's parameters, and free what it holds gathered of the former ones."""
+    for part in network.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+    for p, w in zip(parameters, weights, strict=True):
+        p.copy_(w)

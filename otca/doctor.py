@@ -24,34 +24,33 @@ Finding = tuple[bool, str, str]
 
 def findings(reward_files: str) -> Iterator[Finding]:
     """Python, packages, torch, GPUs, disk, the hub's cache, shipped checkpoints, and the files of published rewards."""
+    import torch
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from otca.files import EMBEDDED, verify_hashes, writable_folder
+    from otca.files import EMBEDDED, hash_integrity_errors, writable_folder
 
     oldest, newest = (".".join(map(str, one)) for one in PYTHONS)
-    found = ".".join(map(str, sys.version_info[:2]))
-    what = f"Python {found} (supported: {oldest} to {newest})"
-    yield _finding(PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1], what, "make the environment with a supported Python")
+    what = f"Python {sys.version_info[0]}.{sys.version_info[1]} (supported: {oldest} to {newest})"
+    yield PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1], what, "make the environment with a supported Python"
     yield _packages()
-    yield from _torch()
+    computes = (torch.ones(2, 2) @ torch.ones(2, 2)).sum().item() == 8
+    yield computes, f"torch {torch.__version__} computes on the CPU, {torch.get_num_threads()} threads", "install torch again"
+    if not torch.cuda.is_available():
+        yield True, "no GPU: the embedded tasks run on the CPU, the paper tier does not", ""
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        yield True, f"GPU {index}: {facts.name}, {facts.total_memory / 1e9:.0f} GB", ""
     free = shutil.disk_usage(Path.cwd()).free / 1e9
-    yield _finding(free >= FREE_GIGABYTES, f"{free:.0f} GB free in {Path.cwd()}", f"make room: {FREE_GIGABYTES:g} GB at least")
+    yield free >= FREE_GIGABYTES, f"{free:.0f} GB free in {Path.cwd()}", f"make room: {FREE_GIGABYTES:g} GB at least"
     try:
         yield True, f"hub cache: {writable_folder(Path(HF_HUB_CACHE))}", ""
     except InputError as error:
         yield False, f"hub cache: {error}", "set HF_HOME to a folder that can be written to"
     for folder in sorted(path for path in EMBEDDED.iterdir() if path.is_dir()):
-        try:
-            verify_hashes(folder)
-            yield True, f"checkpoint embedded:{folder.name} is whole", ""
-        except InputError as error:
-            restore = f"git checkout -- {folder}" if (ROOT / ".git").exists() else "install the package again"
-            yield False, str(error), restore
+        wrong, whole = hash_integrity_errors(folder), f"checkpoint embedded:{folder.name} is whole"
+        restore = f"git checkout -- {folder}" if (ROOT / ".git").exists() else "install the package again"
+        yield not wrong, "; ".join(wrong) or whole, restore
     yield _rewards(reward_files)
-
-
-def _finding(well: bool, what: str, way_out: str) -> Finding:
-    return well, what, "" if well else way_out
 
 
 def _packages() -> Finding:
@@ -71,23 +70,7 @@ def _packages() -> Finding:
         if found == "absent" or not one.specifier.contains(found, prereleases=True):
             wrong.append(f"{one.name} {found}" + (f" (wanted: {one.specifier})" if one.specifier else ""))
     what = f"packages not as needed: {', '.join(wrong)}" if wrong else f"{len(needed)} packages as needed"
-    return _finding(not wrong, what, install)
-
-
-def _torch() -> Iterator[Finding]:
-    import torch
-
-    try:
-        value = (torch.ones(2, 2) @ torch.ones(2, 2)).sum().item()
-    except RuntimeError as error:
-        yield False, f"torch does not compute ({error})", "install torch again, for this machine"
-        return
-    yield value == 8, f"torch {torch.__version__} computes on the CPU, {torch.get_num_threads()} threads", ""
-    if not torch.cuda.is_available():
-        yield True, "no GPU: the embedded tasks run on the CPU, the paper tier does not", ""
-    for index in range(torch.cuda.device_count()):
-        facts = torch.cuda.get_device_properties(index)
-        yield True, f"GPU {index}: {facts.name}, {facts.total_memory / 1e9:.0f} GB", ""
+    return not wrong, what, install
 
 
 def _rewards(files: str) -> Finding:
@@ -95,14 +78,11 @@ def _rewards(files: str) -> Finding:
     from otca.rewards.base import REGISTRY, find_reward
     from otca.rewards.published import PublishedReward, located
 
-    here: dict[bool, list[str]] = {True: [], False: []}
-    for name in REGISTRY:
-        reward_class = find_reward(name)
-        if issubclass(reward_class, PublishedReward):
-            here[None not in located(reward_class.card, files).values()].append(name)
-    with_files, without = (", ".join(here[whether]) or "none" for whether in (True, False))
-    absent = "python -m otca rewards --fetch NAME fetches what you need" if here[False] else ""
-    return True, f"published rewards with their files here: {with_files}; without: {without}", absent
+    published = {name: kind.card for name in REGISTRY if issubclass(kind := find_reward(name), PublishedReward)}
+    here = [name for name, card in published.items() if None not in located(card, files).values()]
+    absent = [name for name in published if name not in here]
+    said = f"published rewards with their files here: {', '.join(here) or 'none'}; without: {', '.join(absent) or 'none'}"
+    return True, said + (" (python -m otca rewards --fetch NAME)" if absent else ""), ""
 
 
 def check_integrity(folder: Path) -> tuple[list[str], str]:
@@ -116,9 +96,5 @@ def check_integrity(folder: Path) -> tuple[list[str], str]:
     if not (runs or checkpoints):
         raise InputError(f"{folder} holds neither a finished run ({MANIFEST}) nor a checkpoint ({HASHES})")
     found = [line for one in runs for line in integrity_errors(one)]
-    for one in checkpoints:
-        try:
-            found += hash_integrity_errors(one)
-        except InputError as error:
-            found.append(str(error))
+    found += [line for one in checkpoints for line in hash_integrity_errors(one)]
     return found, f"{len(runs)} runs and {len(checkpoints)} checkpoints"

@@ -1,10 +1,13 @@
 """Errors that end a command with one clear line and exit code 2: they name the thing, the value and the way out."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 MAX_LINE = 2000
 """Characters of a message."""
+NO_MEMORY = ("out of memory", "not enough memory", "allocate memory")
+"""How torch says it, on the CPU in a plain RuntimeError."""
 
 
 class InputError(ValueError):
@@ -42,3 +45,14 @@ def printable(text: object) -> str:
 def one_line(error: Exception) -> str:
     """What an error says, or its kind where it says nothing, for a place in a message of one line."""
     return printable(error)[:160] or type(error).__name__
+
+
+@contextmanager
+def memory_named(doing: str, lower: str) -> Iterator[None]:
+    """Raise TrainingError where memory runs out inside: ``doing`` says what was done, ``lower`` which settings to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
+            raise TrainingError(f"out of memory {doing}: lower {lower} ({one_line(error)})") from error
+        raise

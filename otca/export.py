@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from otca.errors import InputError
-from otca.models.pipeline import PipelinePolicy
+from otca.models.pipeline import Policy
 from otca.untrusted import read_object
 
 CARRIED = (".safetensors", ".json", ".txt", ".model", ".jinja")
@@ -18,7 +18,7 @@ OWN_PATHS = ("_name_or_path", "name_or_path")
 """Keys under which libraries note where on this machine something was loaded from."""
 
 
-def export_weights(policy: PipelinePolicy, folder: Path) -> tuple[bool, bool]:
+def export_weights(policy: Policy, folder: Path) -> tuple[bool, bool]:
     """Write a policy's weights, and around whole networks the rest of its pipeline, where that lies on this machine.
 
     A LoRA on top of ``policy.weights`` would be nothing without these: both are merged, and the network is written whole.

@@ -38,7 +38,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(aside, 0o644)
         os.replace(aside, path)
-        _flush(path.parent)
+        flush(path.parent)
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise
@@ -59,25 +59,21 @@ def folder_aside(target: Path, write: bool = True) -> Iterator[Path]:
         aside.mkdir(parents=True)
         yield aside
         write_hashes(aside)
-        flush_tree(aside)
+        flush(*aside.rglob("*"), aside)
         os.replace(aside, target)
-        _flush(target.parent)
+        flush(target.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def flush_tree(folder: Path) -> None:
-    """Flush every file below a folder, and the names in it, to disk."""
-    for path in (*folder.rglob("*"), folder):
-        _flush(path)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def flush(*paths: Path) -> None:
+    """Flush files, and the names in folders, to disk."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def writable_folder(folder: Path) -> Path:
@@ -123,18 +119,20 @@ def changed_files(folder: Path, listed: Mapping[str, str]) -> list[str]:
 
 
 def hash_integrity_errors(folder: Path) -> list[str]:
-    """`changed_files` of a checkpoint, by its own listing. Raises InputError where there is none."""
+    """`changed_files` of a checkpoint, by its own listing; or that there is none that can be read."""
     listing = folder / HASHES
     if not listing.is_file():
-        raise InputError(f"checkpoint {folder}: {HASHES} not found; the folder is incomplete or no checkpoint")
-    return changed_files(folder, read_object(listing, f"checkpoint {folder}"))
+        return [f"checkpoint {folder}: {HASHES} not found; the folder is incomplete or no checkpoint"]
+    try:
+        return changed_files(folder, read_object(listing, f"checkpoint {folder}"))
+    except InputError as error:
+        return [str(error)]
 
 
 def verify_hashes(folder: Path) -> None:
     """Raise InputError naming the first of `hash_integrity_errors`, and how many there are."""
-    found = hash_integrity_errors(folder)
-    if found:
-        raise InputError(f"checkpoint file {found[0]}; restore it (missing or damaged in all: {len(found)})")
+    if found := hash_integrity_errors(folder):
+        raise InputError(f"{found[0]}; restore it (missing or damaged in all: {len(found)})")
 
 
 # ----------------------------------------------------------------------------------------------------------------- lock
@@ -145,19 +143,17 @@ def run_lock(folder: Path) -> Iterator[None]:
     Raises `InUse` naming host and pid of the process that has it. The kernel keeps the lock: a killed process loses it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock, note = FileLock(folder / LOCK), folder / LOCK
+    note = folder / LOCK
     try:
-        lock.acquire(timeout=0)
+        lock = FileLock(note).acquire(timeout=0)
     except Timeout as error:
         holder = note.read_text().strip() or "another process"
         raise InUse(f"{folder} is in use by {holder}; wait for it, stop it, or use another folder") from error
-    try:
+    with lock:
         note.write_text(f"pid {os.getpid()} on {socket.gethostname()}\n")
         for path in folder.rglob(f".*{PARTIAL}"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield
-    finally:
-        lock.release()
 
 
 def is_held(folder: Path) -> bool:
@@ -181,11 +177,8 @@ def resolve_model(path: str) -> str:
             raise InputError(f"policy.path {path!r} is no shipped checkpoint (there are: {known})")
         verify_hashes(folder)
         return str(folder)
-    if path.startswith((".", "/", "~")):
-        folder = Path(path).expanduser()
-        if not (folder / "model_index.json").is_file():
-            raise InputError(f"policy.path {path}: no model_index.json there; give a diffusers pipeline folder or a hub id")
-        return str(folder)
+    if path.startswith((".", "/")) and not (Path(path) / "model_index.json").is_file():
+        raise InputError(f"policy.path {path}: no model_index.json there; give a diffusers pipeline folder or a hub id")
     return path
 
 

@@ -13,18 +13,40 @@ from jsonargparse import ActionConfigFile, ArgumentParser, get_loader, set_loade
 
 from otca.bounds import check_plain
 from otca.errors import InputError, nearest, one_line, printable
-from otca.untrusted import check_yaml, read_text
+from otca.untrusted import read_text
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 _load_yaml = get_loader("yaml")
+MAX_YAML = 200_000
+"""Characters of a YAML text; all settings of a run fill 4,000."""
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML without aliases, which make a few lines into terabytes, and without a key twice, of which the last would count."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.YAMLError(f"line {event.start_mark.line + 1} has the alias *{event.anchor}; write its value out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1} sets {key.value!r} a second time")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _load_checked(text: str) -> Any:
-    """What jsonargparse makes of a YAML text, a file's or a value's, after `check_yaml`. Raises YAMLError."""
-    check_yaml(text)
+    """What jsonargparse makes of a YAML text, a file's or a value's, that is plain. Raises YAMLError."""
+    if len(text) > MAX_YAML:
+        raise yaml.YAMLError(f"{len(text):,} characters of settings; the limit is {MAX_YAML:,}")
     try:
+        yaml.load(text, Loader=_Plain)
         return _load_yaml(text)
-    except (ValueError, TypeError) as error:  # of scalars that look like numbers, such as 0x_
+    except (ValueError, TypeError, RecursionError) as error:  # of scalars that look like numbers, such as 0x_, and of deep nests
         raise yaml.YAMLError(f"a value cannot be read ({one_line(error)})") from error
 
 
@@ -103,15 +125,12 @@ def parse(parser: ArgumentParser, argv: list[str]):
 
 def _with_nearest(message: str, parser: ArgumentParser) -> str:
     """Add the nearest valid option or value to a message about an unknown one; call missing ones what the help calls them."""
-    choice = re.search(r"typing.Literal\[(.*?)\].*Got value: (.*)", message, re.DOTALL)
+    choice = re.search(r"a typing.Literal\[(.*?)\].*Got value: (.*)", message, re.DOTALL)
     if choice:
-        allowed = re.findall(r"'(.*?)'", choice[1])
-        if "no" in allowed and choice[2].strip() == "False":
-            message = message.replace(f"a typing.Literal[{choice[1]}]", f"one of {', '.join(allowed)}")
-            return f"{message}; YAML reads no as False: write 'no', in quotes"
-        return message.replace(f"a typing.Literal[{choice[1]}]", f"one of {', '.join(allowed)}") + nearest(
-            choice[2].strip(), allowed
-        )
+        allowed, value = re.findall(r"'(.*?)'", choice[1]), choice[2].strip()
+        unquoted = value == "False" and "no" in allowed
+        hint = "; YAML reads no as False: write 'no', in quotes" if unquoted else nearest(value, allowed)
+        return message.replace(f"a typing.Literal[{choice[1]}]", f"one of {', '.join(allowed)}") + hint
     missing = re.search(r"(the following arguments are required: )(.*)", message)
     if missing:
         shown = {a.dest: a.option_strings[0] if a.option_strings else a.metavar or a.dest for a in parser._actions}

@@ -11,17 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import yaml
 from torch import nn
 
 from otca import budget, presets
+from otca.bounds import FRACTION, check_bound
 from otca.config import TrainConfig
 from otca.errors import InputError
-from otca.memory import byte_count
 from otca.methods import Method
 from otca.models.base import Policy
-from otca.models.loading import TEXT_ENCODERS, component_dtypes
+from otca.models.loading import TEXT_ENCODERS
 from otca.models.texts import MEMORY_BYTES
 from otca.rewards.base import find_reward, is_remote
 from otca.rewards.published import PublishedReward
@@ -48,9 +47,7 @@ class Plan:
     parameters: dict[str, int]
     trained: int
     memory: dict[str, int]
-    encoding_peak: int
-    sampling_peak: int
-    update_peak: int
+    peaks: dict[str, int]
     host: int
     evaluations: int
     reward_calls: int
@@ -63,7 +60,7 @@ class Plan:
     @property
     def peak(self) -> int:
         """Bytes of the largest phase."""
-        return max(self.encoding_peak, self.sampling_peak, self.update_peak)
+        return max(self.peaks.values())
 
     def fits(self, gigabytes: float) -> bool:
         """Whether the peak fits, with 5 % left for the CUDA context and fragmentation."""
@@ -80,24 +77,23 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
         raise InputError(f"sharding is {sharding!r}; choose from {', '.join(SHARDINGS)}")
     per_iteration = config.prompts_per_iteration * config.group_size
     share, rows = per_iteration // processes, config.rows_per_pass(processes)
-    policy, components = empty_policy(config.policy, component_dtypes(config.policy))
+    policy, components = empty_policy(config.policy)
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in components.items()}
-    trained = policy.trainable_parameters()
-    trained_bytes, weights = byte_count(trained), {name: byte_count(part.parameters()) for name, part in components.items()}
+    trained, weights = policy.trainable_parameters(), {name: _bytes(part) for name, part in components.items()}
     if sharding == "fsdp2":  # blocks are gathered in the forward pass's precision, so nothing is cast within it
-        policy, _ = empty_policy(config.policy, {"vae": torch.float32, "default": policy.dtype})
+        policy, _ = empty_policy(config.policy, policy.dtype)
     forward, both, decode, latent_bytes, media_bytes = measure_passes(policy, config, rows)
+    trained_bytes = sum(p.nbytes for p in trained)
     kept = sum(flag in method.needs(config) for flag in (Needs.VELOCITY, Needs.MEAN))  # beside the states
     record, media = (config.sampler.steps * (1 + kept) + 1) * latent_bytes * share, media_bytes * share
     encodings = sum(math.prod(shape) for shape in policy.text_shapes()) * policy.dtype.itemsize
-    networks = sum(bytes_ for name, bytes_ in weights.items() if name.startswith("transformer"))
     texts = sum(weights.get(name, 0) for name in TEXT_ENCODERS)
     copies = 1 + bool(config.loss.kl_beta) + bool(config.optimizer.ema_decay) + bool(method.forward_loss)
     divide = processes if sharding == "fsdp2" else 1
-    gathered = _largest_block(policy) if divide > 1 else 0
+    networks = sum(size for name, size in weights.items() if name.startswith("transformer")) // divide
     reward_bytes, unknown = _reward_bytes(config.rewards)
     resident = {
-        "transformer weights": networks // divide + gathered,
+        "transformer weights": networks + (_largest_blocks(policy) if divide > 1 else 0),
         "text encoders": 0 if config.policy.prompt_cache else texts,
         "VAE": weights.get("vae", 0),
         "rewards": reward_bytes,
@@ -107,32 +103,25 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
         "encoded prompts": min(encodings * config.prompts_per_iteration, MEMORY_BYTES),
     }
     gradients = trained_bytes // divide * (2 if processes > 1 and divide == 1 else 1)  # DDP has buckets of its own
-    memory = resident | {
-        "gradients": gradients,
-        "forward pass (sampling)": forward.peak,
-        "decoding": decode.peak,
-        "forward and backward pass (update)": both.peak,
-    }
-    held = sum(resident.values())
-    samples, calls = config.iterations * per_iteration, budget.scored_media(config, method)
+    passes = {"forward pass (sampling)": forward, "decoding": decode, "forward and backward pass (update)": both}
+    held, calls = sum(resident.values()), budget.scored_media(config, method)
     sampling = budget.sampling_evaluations(config, method) * forward.flops
-    extra = budget.evaluations_per_step(config, method) - 3
-    update = budget.trained_steps(config) * (both.flops + extra * forward.flops)
+    update = both.flops + (budget.evaluations_per_step(config, method) - 3) * forward.flops
+    flops = {"sampling": sampling, "decoding": calls * decode.flops, "update": budget.trained_steps(config) * update}
+    samples = config.iterations * per_iteration
     return Plan(
         parameters=parameters,
         trained=sum(p.numel() for p in trained),
-        memory=memory,
-        encoding_peak=sum(memory[name] for name in ("transformer weights", "VAE", "rewards")) + texts,
-        sampling_peak=held + max(forward.peak, decode.peak, media),  # the media are joined from parts
-        update_peak=held + gradients + both.peak,
+        memory=resident | {"gradients": gradients} | {name: made.peak for name, made in passes.items()},
+        peaks={
+            "encoding prompts": sum(resident[name] for name in ("transformer weights", "VAE", "rewards")) + texts,
+            "sampling": held + max(forward.peak, decode.peak, media),  # the media are joined from parts
+            "updating": held + gradients + both.peak,
+        },
         host=sum(weights.values()) - (texts if config.policy.prompt_cache else 0),
         evaluations=samples * budget.evaluations_per_sample(config, method) * policy.forwards_per_velocity,
         reward_calls=samples * calls * len(config.rewards),
-        flops={
-            "sampling": per_iteration * sampling,
-            "decoding": per_iteration * calls * decode.flops,
-            "update": per_iteration * update,
-        },
+        flops={phase: per_iteration * count / rows for phase, count in flops.items()},
         iterations=config.iterations,
         checkpoint=trained_bytes * (3 + bool(config.optimizer.ema_decay) + bool(method.forward_loss)),
         unknown_rewards=unknown,
@@ -140,39 +129,57 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
     )
 
 
-def check_gpu(gpu: str, utilisation: float) -> None:
-    """Raise InputError for a GPU that is not known, or a share of its speed that cannot be."""
-    if gpu not in GPUS:
-        raise InputError(f"gpu is {gpu!r}; choose from {', '.join(GPUS)}")
-    if not 0 < utilisation <= 1:
-        raise InputError(f"utilisation is {utilisation}; it must lie in (0, 1]")
+def _bytes(network: nn.Module) -> int:
+    return sum(p.nbytes for p in network.parameters())
+
+
+def _largest_blocks(policy: Policy) -> int:
+    """Bytes, in inference precision, of the two largest blocks that shards are gathered for at the same time."""
+    blocks = {name for part in policy.network.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    sizes = sorted(sum(p.numel() for p in m.parameters()) for m in policy.network.modules() if type(m).__name__ in blocks)
+    return sum(sizes[-2:]) * policy.dtype.itemsize
+
+
+def _reward_bytes(names: list[str], on_cpu: bool = False) -> tuple[int, tuple[str, ...]]:
+    """Bytes of the rewards' networks, on a GPU unless told, and the rewards that cannot be built here, which are not in it."""
+    sizes, unknown = {}, []
+    for name in (name for name in names if not is_remote(name)):  # else its network is in the memory of another process
+        try:
+            reward_class = find_reward(name)
+        except InputError:
+            unknown.append(name)
+            continue
+        if issubclass(reward_class, PublishedReward):
+            card = reward_class.card
+            sizes[card.place] = round(((on_cpu and card.memory_cpu) or card.memory) * 1e9)
+        else:
+            networks = [value for value in vars(reward_class()).values() if isinstance(value, nn.Module)]
+            sizes |= {id(network): _bytes(network) for network in networks}
+    return sum(sizes.values()), tuple(unknown)
 
 
 def describe(made: Plan, gpu: str, utilisation: float, processes: int) -> str:
-    """The plan as text, and whether it fits a GPU of `GPUS`."""
+    """The plan as text, and whether it fits. Raises InputError for a GPU that is not known, or a share that cannot be."""
+    if gpu not in GPUS:
+        raise InputError(f"gpu is {gpu!r}; choose from {', '.join(GPUS)}")
+    check_bound("utilisation", utilisation, FRACTION)
     gigabytes, tflops = GPUS[gpu]
     unit, size = ("GiB", 2**30) if made.peak >= 2**30 else ("MiB", 2**20)
     each, hours = sum(made.flops.values()), made.hours(tflops, utilisation, processes)
-    peaks = {
-        "peak while encoding prompts": made.encoding_peak,
-        "peak while sampling": made.sampling_peak,
-        "peak while updating": made.update_peak,
-    }
-    on_cpu = made.rewards_on_cpu > made.memory["rewards"]
+    parts = made.memory | {f"peak while {phase}": peak for phase, peak in made.peaks.items()}
     fits = "fits" if made.fits(gigabytes) else "does not fit"
     lines = [
         f"parameters: {made.trained:,} trained; " + ", ".join(f"{n} {c:,}" for n, c in made.parameters.items()),
         "",
         f"memory a GPU, {unit}",
-        *(f"  {name:36} {part / size:10.2f}" for name, part in (made.memory | peaks).items()),
+        *(f"  {name:36} {part / size:10.2f}" for name, part in parts.items()),
         f"  {fits} {gpu} ({gigabytes} GB), with 5 % left for the CUDA context and fragmentation",
         f"  while loading, of the host's memory: {made.host / size:.2f} a process, {processes * made.host / size:.2f} in all",
         *(f"  not in it: the networks of {name}, which cannot be built here" for name in made.unknown_rewards),
-        *(
-            [f"  rewards on a CPU take {made.rewards_on_cpu / size:.2f}, and while they load their largest file more"]
-            if on_cpu
-            else []
-        ),
+    ]
+    if made.rewards_on_cpu > made.memory["rewards"]:
+        lines += [f"  rewards on a CPU take {made.rewards_on_cpu / size:.2f}, and while they load their largest file more"]
+    lines += [
         "",
         f"{made.iterations:,} iterations, {made.evaluations:,} network evaluations, {made.reward_calls:,} reward calls",
         f"FLOPs an iteration: {each:.3g} (" + ", ".join(f"{n} {f / each:.0%}" for n, f in made.flops.items()) + ")",
@@ -221,9 +228,10 @@ def describe_recipes(find_method: Callable[[str], Method], recipes: tuple[Recipe
     heads = f"{'GiB a GPU':>9} {'fits':>12} {'host GiB':>8} {'iterations':>10} {'evaluations':>12} {'GPU hours':>9}"
     lines, before, launches = [f"{'recipe':46} {heads}"], [], []
     for recipe in recipes:
-        method, (gigabytes, tflops) = find_method(recipe.method), GPUS[recipe.gpu]
-        config, (processes, sharding) = presets.train_config(recipe.preset, method.name, method.settings, 0), recipe.machine
+        method, (processes, sharding) = find_method(recipe.method), recipe.machine
+        config = presets.train_config(recipe.preset, method.name, method.settings, 0)
         made = plan(config, method, processes, sharding)
+        gigabytes, tflops = GPUS[recipe.gpu]
         fits = f"{'yes' if made.fits(gigabytes) else 'no'} ({gigabytes} GB)"
         hours = made.hours(tflops, UTILISATION, processes) * processes
         lines.append(
@@ -236,34 +244,3 @@ def describe_recipes(find_method: Callable[[str], Method], recipes: tuple[Recipe
     lines += [f"Hours at {UTILISATION:.0%} of the GPU's bf16 TFLOP/s (assumed), without rewards and text encoders.", ""]
     lines += ["# once, with network: prompts and rewards (gated models: accept their licence on the hub, log in)"]
     return "\n".join([*lines, *dict.fromkeys(before), *launches]) + "\n"
-
-
-def _largest_block(policy: Policy) -> int:
-    """Bytes, in inference precision, of the two largest blocks that shards are gathered for at the same time."""
-    blocks = {name for part in policy.network.modules() for name in getattr(part, "_no_split_modules", None) or ()}
-    sizes = sorted(sum(p.numel() for p in m.parameters()) for m in policy.network.modules() if type(m).__name__ in blocks)
-    return sum(sizes[-2:]) * policy.dtype.itemsize
-
-
-def _reward_bytes(names: list[str], on_cpu: bool = False) -> tuple[int, tuple[str, ...]]:
-    """Bytes of the rewards' networks, on a GPU unless told, and the rewards that cannot be built here, which are not in it."""
-    total, unknown, seen = 0, [], set()
-    for name in names:
-        if is_remote(name):  # its network is in the memory of another process
-            continue
-        try:
-            reward_class = find_reward(name)
-        except InputError:
-            unknown.append(name)
-            continue
-        if issubclass(reward_class, PublishedReward):
-            card = reward_class.card
-            if card.place not in seen:
-                total += round(((on_cpu and card.memory_cpu) or card.memory) * 1e9)
-            seen.add(card.place)
-            continue
-        for value in vars(reward_class()).values():
-            if isinstance(value, nn.Module) and id(value) not in seen:
-                seen.add(id(value))
-                total += byte_count(value.parameters())
-    return total, tuple(unknown)

@@ -1,20 +1,24 @@
-"""Where prompts come from: the embedded grammar, or a file in any of the formats that lists are published in."""
+"""Where prompts come from: the embedded grammar, a file in any of the formats that lists are published in, a published list."""
 
 from __future__ import annotations
 
 import csv
 import functools
+import hashlib
 import itertools
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import yaml
 
 from otca.config import EvalConfig
-from otca.errors import InputError, printable
+from otca.errors import InputError, one_line, printable
+from otca.files import write_atomic
 from otca.types import Prompt
 from otca.untrusted import parse_json
 
@@ -58,12 +62,10 @@ def stream_prompts(source: str) -> Iterator[Prompt]:
     under one of `TEXT_KEYS`, whatever its case; any text goes, however long, but ids and names of files are short and printable,
     and specs are objects of plain JSON. Raises InputError naming the file and the line (in .json files, the entry).
     """
-    path = Path(source).expanduser()
+    path = Path(source)
     if not os.path.isfile(path):
-        raise InputError(
-            f"prompts file {path} not found; give a {', '.join(READERS)} file, or embedded:MODALITY/SPLIT, or fetch a published "
-            f"list: `python -m otca prompts --list {path.stem}`"
-        )
+        said = f"prompts file {path} not found; give a {', '.join(READERS)} file, or embedded:MODALITY/SPLIT"
+        raise InputError(f"{said}, or fetch a published list: `python -m otca prompts --list {path.stem}`")
     if path.suffix not in READERS:
         raise InputError(f"prompts file {path}: unknown ending {path.suffix!r}; use {', '.join(READERS)}")
     try:
@@ -90,12 +92,6 @@ Rows = Iterator[tuple[int, Any]]
 """Of a file: the number of the line, and the object (or only the text) that it holds."""
 
 
-def _read_jsonl(path: Path, file: TextIO) -> Rows:
-    for line, text in enumerate(file, start=1):
-        if text.strip():
-            yield line, parse_json(text, f"prompts file {path}, line {line}")
-
-
 def _read_table(path: Path, file: TextIO) -> Rows:
     reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
     ended = 1  # the line on which the last row ended
@@ -115,7 +111,7 @@ def _read_table(path: Path, file: TextIO) -> Rows:
 def _read_lines(path: Path, file: TextIO) -> Rows:
     for line, text in enumerate(file, start=1):
         if text.strip():
-            yield line, text.strip()
+            yield line, parse_json(text, f"prompts file {path}, line {line}") if path.suffix == ".jsonl" else text.strip()
 
 
 def _read_json(path: Path, file: TextIO) -> Rows:
@@ -129,7 +125,7 @@ def _read_json(path: Path, file: TextIO) -> Rows:
     yield from enumerate(itertools.chain(*lists.values()), start=1)
 
 
-READERS = {".jsonl": _read_jsonl, ".csv": _read_table, ".tsv": _read_table, ".txt": _read_lines, ".json": _read_json}
+READERS = {".jsonl": _read_lines, ".csv": _read_table, ".tsv": _read_table, ".txt": _read_lines, ".json": _read_json}
 
 
 def _prompt(where: str, number: int, row: Any) -> Prompt:
@@ -185,3 +181,55 @@ def prompt_order(length: int, seed: int, first: int, count: int) -> list[int]:
 @functools.lru_cache(maxsize=4)
 def _shuffle(length: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch, 3]).permutation(length)
+
+
+# ------------------------------------------------------------------------------------------------------ published lists
+
+
+@dataclass(frozen=True)
+class PublishedList:
+    """A list at a pinned commit. ``checksum`` is ``sha256:`` or, where only git's own is known, ``git:`` and the blob's id."""
+
+    url: str
+    file: str
+    checksum: str
+    what: str
+
+
+LISTS = {
+    name: PublishedList(**entry)
+    for name, entry in yaml.safe_load(Path(__file__).with_name("prompt_lists.yaml").read_text(encoding="utf-8")).items()
+}
+
+
+def fetch_list(name: str, folder: Path) -> Path:
+    """Download a list, check it, write it and read it once; a file that is already there is checked and kept.
+
+    Raises InputError for an unknown name, no network, or content that does not match the checksum (nothing is written then).
+    """
+    if name not in LISTS:
+        raise InputError(f"unknown prompt list {name!r}; choose from {', '.join(LISTS)}")
+    listed = LISTS[name]
+    path = folder / listed.file
+    if path.is_file():
+        _check(listed, path.read_bytes(), f"{path} (delete it to fetch it anew)")
+        return path
+    import httpx
+
+    try:
+        content = httpx.get(listed.url, timeout=60, follow_redirects=True).raise_for_status().content
+    except httpx.HTTPError as error:
+        said = f"{listed.url} cannot be fetched ({one_line(error)}); download it elsewhere and put it at {path}"
+        raise InputError(said) from error
+    _check(listed, content, listed.url)
+    write_atomic(path, content)
+    load_prompts(str(path))
+    return path
+
+
+def _check(listed: PublishedList, content: bytes, where: str) -> None:
+    kind, _, expected = listed.checksum.partition(":")
+    git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+    found = (git if kind == "git" else hashlib.sha256(content)).hexdigest()
+    if found != expected:
+        raise InputError(f"{where} is not the published list: expected {kind} {expected[:16]}…, found {found[:16]}…")

@@ -1,4 +1,4 @@
-"""Run folders: ``runs/<modality>/<tier>/<method>[@variant]/seed<k>/`` with config.yaml at the start, manifest.json at the end."""
+"""Run folders, ``runs/<modality>/<tier>/<method>[@variant]/seed<k>/``: config.yaml first, rows, manifest.json last."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import argparse
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import json
+import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +24,6 @@ from otca.config import TrainConfig
 from otca.errors import InputError, printable
 from otca.files import changed_files, sha256, write_atomic
 from otca.parser import check_settings, make_parser, read_settings
-from otca.tracking import flat_settings
 from otca.untrusted import read_object
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "scipy", "numpy")
@@ -73,16 +75,12 @@ def changed_settings(folder: Path, config: TrainConfig, override: bool = False) 
     if not path.exists():
         return []
     changed = differing(read_settings(path), dataclasses.asdict(config), dataclasses.asdict(TrainConfig()))
-    columns = [line for line in changed if line.split(":")[0] in ("method", "rewards", "sampler.steps")]
+    columns = "; ".join(line for line in changed if line.split(":")[0] in ("method", "rewards", "sampler.steps"))
     if changed and not override:
-        raise InputError(
-            f"{folder} holds a run with another config ({'; '.join(changed)}); delete it, use another folder, or say "
-            "--override-config to go on with the new one"
-        )
+        said = f"{folder} holds a run with another config ({'; '.join(changed)}); delete it, use another folder, or say"
+        raise InputError(f"{said} --override-config to go on with the new one")
     if columns:
-        raise InputError(
-            f"{folder}: --override-config cannot change the columns of train.csv ({'; '.join(columns)}); use another folder"
-        )
+        raise InputError(f"{folder}: --override-config cannot change the columns of train.csv ({columns}); use another folder")
     return changed
 
 
@@ -120,10 +118,59 @@ def config_of(run: Path) -> TrainConfig:
     content = read_settings(path)
     check_settings(content, options, path)
     try:
-        given = options.instantiate(options.parse_object(content))
+        return TrainConfig(**options.instantiate(options.parse_object(content)))
     except argparse.ArgumentError as error:
         raise InputError(f"settings {path}: {printable(error)}") from error
-    return TrainConfig(**{f.name: given[f.name] for f in dataclasses.fields(TrainConfig)})
+
+
+# ----------------------------------------------------------------------------------------------------------------- rows
+class RowLog:
+    """One CSV, one row an iteration, columns fixed by the first row. Rows from ``first_iteration`` on are dropped at start.
+
+    Raises InputError where rows before it are lost, unless ``sparse``: then not every iteration has one.
+    """
+
+    def __init__(self, path: Path, first_iteration: int = 0, sparse: bool = False):
+        self.path = path
+        text = path.read_text() if path.exists() else ""
+        head, *rows = text.split("\n")[:-1] or [""]  # a line that was cut short has no end
+        kept = [row for row in rows if int(row.partition(",")[0]) < first_iteration]
+        if not sparse and len(kept) != first_iteration:
+            said = f"{path} has rows of {len(kept)} iterations, and the checkpoint is of {first_iteration}"
+            raise InputError(f"{said}; restore the file, or delete the folder to start anew")
+        self.columns = head.split(",") if kept else []
+        if kept:
+            write_atomic(path, "\n".join([head, *kept]) + "\n")
+        else:
+            path.unlink(missing_ok=True)
+
+    def append(self, row: dict[str, float]) -> None:
+        """Add a row, its iteration first (numbers only); floats keep nine significant digits."""
+        lines = [",".join(f"{v:.9g}" if isinstance(v, float) else str(v) for v in row.values())]
+        if not self.columns:
+            self.columns = list(row)
+            lines.insert(0, ",".join(row))
+        if list(row) != self.columns:
+            raise ValueError(f"{self.path}: columns changed from {self.columns} to {list(row)}")
+        with open(self.path, "a") as file:
+            file.write("\n".join(lines) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint that follows must find it on disk
+
+
+def require_trackers(names: list[str]) -> None:
+    """Raise InputError for a tracker whose package is absent (accelerate would drop it without a word)."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"trackers: {name} is not installed; run pip install {name} or leave it out")
+
+
+def flat_settings(settings: Mapping, prefix: str = "") -> dict[str, object]:
+    """Values of nested settings under dotted keys."""
+    out = {}
+    for key, value in settings.items():
+        out |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return out
 
 
 # ------------------------------------------------------------------------------------------------------------- manifest
@@ -131,18 +178,13 @@ def config_of(run: Path) -> TrainConfig:
 def code_of(root: Path = Path(__file__).parents[1]) -> dict:
     """This software's ``version``; ``commit`` of its checkout, None where it is no checkout or git cannot tell; and whether the
     code was ``changed`` since. The first answer holds for the process, whatever becomes of the checkout."""
-    commit, changed = "", False
-    if (root / ".git").exists():  # a package that was copied into another project's folder is not of that project's commit
-        commit, changed = _git(root, "rev-parse", "HEAD"), bool(_git(root, "status", "--porcelain", "--", *CODE))
-    return {"version": otca.__version__, "commit": commit or None, "changed": changed}
 
+    def git(*command: str) -> str:
+        there = (root / ".git").exists() and shutil.which("git")  # a copy within another project is not of that project's commit
+        return subprocess.run(["git", "-C", root, *command], capture_output=True, text=True).stdout.strip() if there else ""
 
-def _git(root: Path, *command: str) -> str:
-    """What git says; nothing where it refuses or is not installed."""
-    try:
-        return subprocess.run(["git", "-C", root, *command], capture_output=True, text=True, check=False).stdout.strip()
-    except FileNotFoundError:
-        return ""
+    changed = bool(git("status", "--porcelain", "--", *CODE))
+    return {"version": otca.__version__, "commit": git("rev-parse", "HEAD") or None, "changed": changed}
 
 
 def finish_run(folder: Path, arm: RunSpec, settings: dict, budget: dict[str, int], protocol: dict) -> dict:
@@ -192,8 +234,6 @@ def integrity_errors(folder: Path) -> list[str]:
         manifest = read_manifest(folder)
     except InputError as error:
         return [str(error)]
-    claimed = manifest.pop("hash")
-    manifest.pop("code", None)
-    found = _short_hash(manifest)
-    edited = [] if found == claimed else [f"{folder / MANIFEST} was edited: its hash is {found}, not {claimed}"]
-    return edited + changed_files(folder, manifest["files"])
+    found = _short_hash({key: value for key, value in manifest.items() if key not in ("hash", "code")})
+    edited = f"{folder / MANIFEST} was edited: its hash is {found}, not {manifest['hash']}"
+    return [edited] * (found != manifest["hash"]) + changed_files(folder, manifest["files"])

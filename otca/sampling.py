@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from otca.config import SamplerConfig, TrainConfig
-from otca.memory import memory_named
+from otca.errors import memory_named
 from otca.types import Needs, Prompt, Trajectory
 
 if TYPE_CHECKING:

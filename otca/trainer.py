@@ -6,6 +6,7 @@ plan ─► rollout ─► rewards ─► state values ─► credit ─► upda
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -20,15 +21,7 @@ from accelerate.utils import broadcast_object_list
 from otca import checkpoint
 from otca.budget import evaluations_per_step
 from otca.config import TrainConfig
-from otca.distributed import (
-    asks_for_fsdp,
-    check_dropped_plugin,
-    check_split_launch,
-    gathered,
-    keep_inputs_whole,
-    over_processes,
-    total,
-)
+from otca.distributed import asks_for_fsdp, check_launch, gathered, over_processes, refill, total
 from otca.errors import InputError, RewardError, TrainingError
 from otca.files import writable_folder
 from otca.methods import Method, assign_credit
@@ -36,11 +29,10 @@ from otca.models.base import Policy, build_policy
 from otca.models.loading import INFERENCE
 from otca.prompts import load_prompts, prompt_order
 from otca.rewards.base import AsyncScoring, Reward, build_rewards, check_prompts, score_all
+from otca.runs import RowLog, flat_settings, require_trackers
 from otca.sampling import Batch, Plan, make_batch, plan_of, rollout, slots_of, timed
-from otca.sharding import refill
 from otca.signals import Terminated, defer_signals
 from otca.state_values import process_values
-from otca.tracking import RowLog, flat_settings, require_trackers
 from otca.types import Credit, Needs, Scores, Trajectory
 from otca.update import Updater
 from otca.validation import Validation
@@ -81,9 +73,7 @@ class Trainer:
             mixed_precision=config.policy.precision, log_with=config.trackers or None, project_dir=self.folder
         )
         self.main, device = self.accelerator.is_main_process, self.accelerator.device
-        check_split_launch(self.accelerator)
-        check_dropped_plugin(self.accelerator)
-        keep_inputs_whole(self.accelerator, INFERENCE[config.policy.precision])
+        check_launch(self.accelerator, INFERENCE[config.policy.precision])
         self.micro_batch = config.rows_per_pass(self.accelerator.num_processes)
         self.prompts = load_prompts(config.prompts)
         self.rewards = build_rewards(config.rewards, device, config.reward_files, config.reward_timeout, config.reward_fps)
@@ -118,7 +108,8 @@ class Trainer:
         times = RowLog(self.folder / "timing.csv", progress.iteration, sparse=True) if self.main else None
         validation = Validation(config, self.policy, self.rewards, self.accelerator, self.folder, progress.iteration, judge)
         left = range(progress.iteration, config.iterations)
-        self.policy.encode_ahead(chain((p.text for i in left for p in self.batch(i).prompts), validation.texts))
+        ahead = chain((p for i in left for p in self.batch(i).prompts), validation.prompts)
+        self.policy.encode_ahead(p.text for p in ahead)
         if config.trackers:
             settings = flat_settings(asdict(config))
             self.accelerator.init_trackers("otca", config={key: str(value) for key, value in settings.items()})
@@ -172,8 +163,11 @@ class Trainer:
         if self.accelerator.scaler is not None and self.progress.scaler:
             self.accelerator.scaler.load_state_dict(self.progress.scaler)
         self.accelerator.wait_for_everyone()
-        if self.main:
-            checkpoint.remove_after(self.folder, self.progress.iteration)
+        if self.main:  # later ones are damaged, and made anew
+            for path in checkpoint.checkpoints(self.folder)[::-1]:
+                if path == found[0]:
+                    break
+                shutil.rmtree(path)
 
     def _save(self) -> None:
         progress, scaler = self.progress, self.accelerator.scaler

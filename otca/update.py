@@ -15,14 +15,12 @@ from safetensors.torch import save
 
 from otca import losses
 from otca.config import TrainConfig
-from otca.distributed import gathered
-from otca.errors import TrainingError
+from otca.distributed import gathered, is_sharded, whole
+from otca.errors import TrainingError, memory_named
 from otca.files import write_atomic
-from otca.memory import memory_named
 from otca.methods import Method
 from otca.models.base import Policy, swapped
 from otca.sampling import Plan, condition_of, noised_at, transition_at, velocity_at, velocity_slopes
-from otca.sharding import is_sharded, whole
 from otca.types import Credit, Trajectory
 
 REFUSED = "not_finite.safetensors"
@@ -167,11 +165,9 @@ class Updater:
         about = {"iteration": str(iteration), "prompts": json.dumps([dataclasses.asdict(p) for p in sampled.prompts])}
         if self.accelerator.is_main_process:
             write_atomic(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata=about))
-        raise TrainingError(
-            f"the gradient was not finite in {self.skipped_in_a_row} updates in a row (patience), the last in iteration "
-            f"{iteration}; its batch is in {path}; lower optimizer.learning_rate "
-            f"({self.config.optimizer.learning_rate:g}) or use policy.precision bf16 or no"
-        )
+        said = f"the gradient was not finite in {self.skipped_in_a_row} updates in a row (patience), the last in iteration"
+        rate = f"optimizer.learning_rate ({self.config.optimizer.learning_rate:g})"
+        raise TrainingError(f"{said} {iteration}; its batch is in {path}; lower {rate} or use policy.precision bf16 or no")
 
     def _reference_velocity(self, x, t: int, plan: Plan, condition, weights: list[torch.Tensor]) -> torch.Tensor:
         """Velocity under other weights than the trained ones, without gradient."""

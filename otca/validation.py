@@ -17,8 +17,8 @@ from otca.files import verify_hashes
 from otca.models.base import Policy
 from otca.prompts import load_prompts
 from otca.rewards.base import Reward, score_all
+from otca.runs import RowLog
 from otca.sampling import make_batch, ode_plan, rollout
-from otca.tracking import RowLog
 from otca.types import Prompt
 
 ROWS = "validation.csv"
@@ -76,19 +76,11 @@ class Validation:
         """
         self.config, self.policy, self.rewards, self.accelerator = config, policy, list(rewards), accelerator
         self.judge, self.every, self.path = judge, config.validation.every, folder / ROWS
-        self.rows: list[dict[str, float]] = []
-        if not self.every:
-            return
-        self.prompts = load_prompts(config.validation.source, config.validation.prompts)
-        self.log = RowLog(self.path, iteration + 1, sparse=True) if accelerator.is_main_process else None
+        self.prompts = load_prompts(config.validation.source, config.validation.prompts) if self.every else []
+        self.log = RowLog(self.path, iteration + 1, sparse=True) if self.every and accelerator.is_main_process else None
         accelerator.wait_for_everyone()
-        if self.path.exists():
-            self.rows = pd.read_csv(self.path).to_dict("records")
-
-    @property
-    def texts(self) -> list[str]:
-        """What will have to be encoded."""
-        return [p.text for p in self.prompts] if self.every else []
+        kept = self.every and self.path.is_file()
+        self.rows: list[dict[str, float]] = pd.read_csv(self.path).to_dict("records") if kept else []
 
     @property
     def best(self) -> int | None:
@@ -122,7 +114,6 @@ class Validation:
             media_BFCHW = rollout(self.policy, part, plan).media_BFCHW
             scores = score_all(self.rewards, media_BFCHW, part.prompts)
             judged = self.judge(media_BFCHW, part.prompts) if self.judge else {}
-            names = (*scores.names, *judged)
             held_out = [torch.as_tensor(value, dtype=torch.float64)[:, None] for value in judged.values()]
             values.append(torch.cat([scores.reward_BK.double(), *held_out], dim=1))
         value_NK = torch.cat(values)[: len(range(rank, len(batch.prompts), world))]  # without samples that come twice
@@ -130,7 +121,7 @@ class Validation:
         number_K, sum_K, squares_K = total(self.accelerator, sums_3K)
         mean_K = sum_K / number_K
         std_K = (squares_K / number_K - mean_K.square()).clamp(min=0).sqrt()
-        found_2K = zip(names, mean_K.tolist(), std_K.tolist())
+        found_2K = zip((*scores.names, *judged), mean_K.tolist(), std_K.tolist())
         return {f"{key}_{n}": _nine_digits(v) for n, mean, std in found_2K for key, v in (("mean", mean), ("std", std))}
 
 

@@ -209,7 +209,7 @@ def published_size(preset: str, iterations: int, folder: Path) -> dict[str, Entr
     means = pd.DataFrame([timed_step(trainer) for _ in range(iterations)]).mean()
     memory = planned()
     out = {f"{name}_seconds": Entry(value, "s an iteration") for name, value in means.items()}
-    out["planned_gib"] = Entry(max(memory.sampling_peak, memory.update_peak) / 2**30, "GiB planned")
+    out["planned_gib"] = Entry(max(memory.peaks["sampling"], memory.peaks["updating"]) / 2**30, "GiB planned")
     if cuda:
         out["peak_gib"] = Entry(torch.cuda.max_memory_allocated() / 2**30, "GiB allocated at most")
         found = torch.cuda.get_device_name().lower().replace(" ", "")

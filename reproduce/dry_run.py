@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -24,8 +23,6 @@ from otca.config import EvalConfig, TrainConfig
 from otca.distributed import process_state
 from otca.errors import InputError
 from otca.files import model_notes, resolve_model
-from otca.memory import byte_count
-from otca.models.loading import component_dtypes
 from otca.prompts import evaluation_prompts, load_prompts
 from otca.rewards.base import build_reward, find_reward, is_remote
 from otca.rewards.published import PublishedReward, find_files
@@ -141,38 +138,31 @@ def _judged_on(evaluation: EvalConfig) -> str:
 
 def _disk(configs: dict[RunSpec, TrainConfig], tier: str, root: Path) -> str:
     """Space that models, encoded prompts, checkpoints and media take, or InputError where there is less."""
-    models = {config.policy: empty_policy(config.policy, component_dtypes(config.policy)) for config in configs.values()}
-    absent = {policy.path: parts for policy, (_, parts) in models.items() if _where(policy.path) == MISSING}
-    media, checkpoints, caches = 0, 0, {}
+    models = {config.policy: empty_policy(config.policy) for config in configs.values()}
+    absent = {settings.path: parts for settings, (_, parts) in models.items() if _where(settings.path) == MISSING}
+    counts = [p.numel() for made in absent.values() for part in made.values() for p in part.parameters()]
+    sizes, caches = Counter({"models, in bf16": 2 * sum(counts)}), {}
     for arm, config in configs.items():
         evaluation, settings, policy = presets.eval_config(f"{arm.modality}/{tier}"), config.policy, models[config.policy][0]
         frames = settings.frames or model_notes(resolve_model(settings.path)).get("frames", 1)
         pixels = frames * (evaluation.height or settings.height) * (evaluation.width or settings.width)
-        media += round(3 * evaluation.prompts * evaluation.samples_per_prompt * pixels * COMPRESSION)
+        sizes["media"] += round(3 * evaluation.prompts * evaluation.samples_per_prompt * pixels * COMPRESSION)
         if arm.method == "base":
             continue
-        weights = byte_count(policy.trainable_parameters())
-        checkpoints += (config.keep_last + 2) * 4 * weights  # weights, two moments, an average; the best and one in writing
-        if settings.prompt_cache:  # as many texts as the largest of the runs that share a cache
+        weights = sum(p.nbytes for p in policy.trainable_parameters())
+        sizes["checkpoints"] += (config.keep_last + 2) * 4 * weights  # with moments and average; the best and one in writing
+        if settings.prompt_cache:  # as many texts as the largest of the runs that share a cache; a list that is missing: any
+            there = config.prompts.startswith("embedded:") or Path(config.prompts).is_file()
+            texts = config.iterations * config.prompts_per_iteration
+            texts = min(texts, len(load_prompts(config.prompts))) if there else texts
             encoding = sum(math.prod(shape) for shape in policy.text_shapes()) * policy.dtype.itemsize
-            texts = min(config.iterations * config.prompts_per_iteration, _listed(config.prompts))
             key = settings.prompt_cache, settings.path
             caches[key] = max(caches.get(key, 0), encoding * texts)
-    parts = {
-        "models, in bf16": 2 * sum(p.numel() for made in absent.values() for part in made.values() for p in part.parameters()),
-        "encoded prompts": sum(caches.values()),
-        "checkpoints": checkpoints,
-        "media": media,
-    }
-    needed = sum(parts.values())
+    sizes["encoded prompts"] = sum(caches.values())
+    needed = sizes.total()
     free = shutil.disk_usage(next(folder for folder in (root, *root.resolve().parents) if folder.is_dir())).free
-    listed = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in parts.items() if size)
+    listed = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in sizes.items() if size)
     said = f"{needed / 2**30:.1f} GiB at most ({listed or 'nothing'}), {free / 2**30:.1f} GiB free"
     if needed > free:
         raise InputError(f"{said}; make room, or run fewer arms at a time")
     return said
-
-
-def _listed(prompts: str) -> int:
-    """Prompts of a list; of one that is missing, which is said elsewhere, any number."""
-    return len(load_prompts(prompts)) if prompts.startswith("embedded:") or Path(prompts).is_file() else sys.maxsize

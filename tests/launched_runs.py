@@ -22,8 +22,7 @@ from torch.distributed.fsdp import fully_shard
 from baselines import find_method
 from otca import cli
 from otca.config import TrainConfig
-from otca.distributed import process_state
-from otca.sharding import is_sharded, shard_precision
+from otca.distributed import is_sharded, process_state, shard_precision
 from otca.trainer import Trainer
 from tests.processes import gloo_workers, leave
 

@@ -12,12 +12,9 @@ from reproduce.variants import affordable_iterations, named_arm
 from tests.toys import toy_settings
 
 CASES = [
-    ("otca", {}),
     ("otca", {"credit.sampled_steps": 2}),
-    ("mix_grpo", {}),
     ("dense_grpo", {}),
     ("diffusion_nft", {}),
-    ("process_credit", {}),
     ("process_credit", {"credit.process_completion": 3, "credit.process_states": 2}),
     ("process_credit", {"credit.process_states": 2, "credit.process_spread": "early"}),
     ("process_credit", {"credit.process_continuations": 2}),

@@ -14,8 +14,7 @@ from safetensors import safe_open
 from baselines import find_method
 from otca.checkpoint import checkpoints
 from otca.config import TrainConfig
-from otca.errors import RewardError, TrainingError
-from otca.memory import memory_named
+from otca.errors import RewardError, TrainingError, memory_named
 from otca.trainer import Trainer
 from otca.update import REFUSED, Updater
 from tests.toys import toy_settings

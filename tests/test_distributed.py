@@ -20,10 +20,9 @@ from torch import nn
 from baselines import find_method
 from otca.__main__ import main
 from otca.config import PolicyConfig, TrainConfig
-from otca.distributed import check_dropped_plugin, check_split_launch, keep_inputs_whole
+from otca.distributed import check_launch, shard_precision
 from otca.errors import InputError
 from otca.models.base import build_policy
-from otca.sharding import shard_precision
 from otca.trainer import Trainer
 from tests.processes import ran
 from tests.toys import REWARDS, toy_settings
@@ -153,7 +152,7 @@ def test_processes_that_accelerate_does_not_see_are_refused(monkeypatch):
     """Without its CPU switch accelerate would let every process train the same folder alone."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="WORLD_SIZE is 2, but accelerate sees 1 process"):
-        check_split_launch(SimpleNamespace(num_processes=1))
+        check_launch(SimpleNamespace(num_processes=1, distributed_type=DistributedType.NO), torch.float32)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs accelerate does shard")
@@ -169,12 +168,12 @@ def test_sharding_that_accelerate_drops_is_refused(toy_pipeline, tmp_path, monke
 def test_the_first_version_of_fsdp_is_refused():
     """accelerate's default, whose flat weights nothing here can read; the second passes and gets its precision."""
     plugin = SimpleNamespace(mixed_precision_policy=None)
-    launched = SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=False, state=SimpleNamespace(fsdp_plugin=plugin))
+    state = SimpleNamespace(fsdp_plugin=plugin)
+    launched = SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=False, state=state, num_processes=1)
     with pytest.raises(InputError, match="version 1 of FSDP; set fsdp_version: 2"):
-        check_dropped_plugin(launched)
+        check_launch(launched, torch.bfloat16)
     launched.is_fsdp2 = True
-    check_dropped_plugin(launched)
-    keep_inputs_whole(launched, torch.bfloat16)
+    check_launch(launched, torch.bfloat16)
     assert plugin.mixed_precision_policy == shard_precision(torch.bfloat16)
 
 

@@ -80,7 +80,7 @@ def test_formulas_are_pure(part):
     """No I/O and no diffusers in the files that hold the mathematics, nor in what they import of otca."""
     names = imported(ROOT / "otca" / f"{part}.py")
     assert {n.split(".")[0] for n in names} <= BARE
-    assert {n.split(".")[1] for n in names if n.startswith("otca.")} <= {"types", "config", "memory"}
+    assert {n.split(".")[1] for n in names if n.startswith("otca.")} <= {"types", "config", "errors"}
 
 
 @pytest.mark.parametrize("package", ["otca", "baselines", "eval", "reproduce"])

@@ -13,7 +13,7 @@ from otca.__main__ import main
 from otca.config import PolicyConfig, TrainConfig
 from otca.errors import InputError
 from otca.models.base import build_policy
-from otca.plan import plan
+from otca.plan import _reward_bytes, plan
 from otca.shapes import empty_pipeline, empty_policy
 from otca.trainer import Trainer
 from tests.killed import finish
@@ -22,12 +22,9 @@ from tests.toys import toy_settings
 SIZES = {"prompts_per_iteration": 4, "group_size": 4, "micro_batch": 4}
 VIDEO = {"policy.path": "embedded:video", "prompts": "embedded:video/train"}
 CASES = {
-    "image": ("otca", {}),
-    "image, process credit": ("process_credit", {"credit.process_completion": 3}),
-    "image, reference and average": ("otca", {"loss.kl_beta": 0.1, "optimizer.ema_decay": 0.9}),
-    "image, checkpointing": ("otca", {"policy.gradient_checkpointing": True}),
-    "image, LoRA": ("otca", {"policy.tuning": "lora", "policy.precision": "bf16"}),
-    "video": ("otca", VIDEO),
+    "process credit, reference and average": ("process_credit", {"loss.kl_beta": 0.1, "optimizer.ema_decay": 0.9}),
+    "LoRA, checkpointing": ("otca", {"policy.tuning": "lora", "policy.precision": "bf16", "policy.gradient_checkpointing": True}),
+    "video": ("otca", VIDEO | {"prompts_per_iteration": 2, "group_size": 2, "micro_batch": 2}),
 }
 
 
@@ -58,9 +55,8 @@ def test_planned_memory_is_within_15_percent_of_what_is_measured(tmp_path, case)
     config, method = config_of(name, changes)
     planned, trainer = plan(config, method), Trainer(config, method, tmp_path)
     assert planned.peak == pytest.approx(measured_peak(trainer), rel=0.15)
-    trainer.step()
-    assert planned.evaluations * 3 == trainer.progress.network_evaluations
-    assert planned.reward_calls * 3 == trainer.progress.reward_calls
+    assert planned.evaluations * 2 == trainer.progress.network_evaluations
+    assert planned.reward_calls * 2 == trainer.progress.reward_calls
     assert planned.trained == sum(p.numel() for p in trainer.parameters)
 
 
@@ -103,7 +99,7 @@ def test_shards_divide_what_can_be_divided():
     blocks = build_policy(config.policy).pipeline.transformer.transformer_blocks
     gathered = 2 * sum(4 * p.numel() for p in blocks[0].parameters())  # two of the largest at a time
     assert spread.memory["transformer weights"] == alone.memory["transformer weights"] // 2 + gathered
-    parts = empty_policy(config.policy, {"default": torch.float32})[1].values()
+    parts = empty_policy(config.policy)[1].values()
     assert spread.host == alone.host == sum(4 * p.numel() for part in parts for p in part.parameters())
     assert spread.memory["rollout record"] == alone.memory["rollout record"] and spread.evaluations == alone.evaluations
 
@@ -113,7 +109,6 @@ BILLIONS = {
     "stabilityai/stable-diffusion-3.5-medium": 2.24,
     "stabilityai/stable-diffusion-3.5-large": 8.06,
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": 1.42,
-    "Wan-AI/Wan2.1-T2V-14B-Diffusers": 14.29,
     "Wan-AI/Wan2.2-T2V-A14B-Diffusers": 14.29,
 }
 """Parameters of one transformer, as its model card or the sizes of its weight files give them."""
@@ -130,33 +125,20 @@ def test_published_architectures_have_their_size_and_an_adapter(path):
     assert all(p.is_meta for p in policy.trainable_parameters())
 
 
-@pytest.mark.slow
-def test_flux_by_lora_fits_80_gigabytes_and_whole_does_not(capsys):
-    rest = ["--preset=image/paper", "--rewards=[alignment]", "--prompts_per_iteration=8", "--processes=1"]
-    assert main(["plan", *rest, "--policy.tuning=lora"]) == 0
-    assert "  fits h100 (80 GB)" in capsys.readouterr().out
-    assert main(["plan", *rest]) == 0
-    assert "  does not fit h100 (80 GB)" in capsys.readouterr().out
-
-
 def test_the_command_prints_every_part_and_refuses_what_cannot_be(capsys):
     assert main(["plan", "--preset=image/quick", "--rewards=[alignment,nowhere:Hps]"]) == 0
     out = capsys.readouterr().out
     for expected in (
         "parameters: 529,184 trained",
-        "forward and backward pass (update)",
         "peak while updating",
         "fits h100 (80 GB)",
         "not in it: the networks of nowhere:Hps",
         "25 iterations, 131,200 network evaluations",
         "hours on 1 × h100",
-        "while loading, of the host's memory: ",
     ):
         assert expected in out
-    assert "rewards on a CPU" not in out
-    assert main(["plan", "--preset=video/quick", "--rewards=[videoalign_vq,videoalign_ta]"]) == 0
-    out = capsys.readouterr().out
-    assert "  rewards on a CPU take 8.48, and while they load their largest file more" in out and "4.28" in out  # GiB
+    on_gpu, on_cpu = (_reward_bytes(["videoalign_vq", "videoalign_ta"], where)[0] / 2**30 for where in (False, True))
+    assert (round(on_gpu, 2), round(on_cpu, 2)) == (4.28, 8.48)
     for arguments, message in (
         (["--gpu=abacus"], "gpu is 'abacus'; choose from h200"),
         (["--utilisation=2"], "utilisation is 2.0; it must lie in (0, 1]"),

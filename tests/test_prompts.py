@@ -12,24 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from otca import published_prompts
 from otca.__main__ import main
+from otca.config import PolicyConfig
 from otca.errors import InputError
 from otca.parser import SettingsFile, make_parser, parse
-from otca.prompts import load_prompts, stream_prompts
-from otca.published_prompts import PublishedList, fetch_list
+from otca.prompts import LISTS, PublishedList, fetch_list, load_prompts, stream_prompts
 
-VBENCH = [
-    {"prompt_en": "a toilet, frozen in time", "dimension": ["temporal_flickering"]},
-    {"prompt_en": "a dog", "dimension": []},
-]
 FORMATS = {
     "dancegrpo.txt": "a cat\n\n  a dog \n",
     "parti.tsv": 'Prompt\tCategory\tChallenge\tNote\na cat\tAnimals\tBasic\t\n"a dog"\tAnimals\tBasic\tx\n',
     "drawbench.csv": 'Prompts,Category\n"a cat",Colors\na dog,Colors\n',
     "hpdv2.json": json.dumps({"anime": ["a cat"], "photo": ["a dog"]}),
     "list.json": json.dumps(["a cat", "a dog"]),
-    "own.jsonl": '{"prompt": "a cat", "id": "x"}\n{"text": "a dog"}\n',
+    "vbench.json": json.dumps([{"prompt_en": "a cat", "dimension": []}, {"prompt_en": "a dog", "dimension": ["color"]}]),
 }
 
 
@@ -38,16 +33,6 @@ def test_every_published_format_is_read(tmp_path, name):
     (tmp_path / name).write_text(FORMATS[name])
     assert [p.text for p in load_prompts(str(tmp_path / name))] == ["a cat", "a dog"]
     assert [p.text for p in load_prompts(str(tmp_path / name), 1)] == ["a cat"]
-
-
-def test_vbench_and_ids(tmp_path):
-    (tmp_path / "v.json").write_text(json.dumps(VBENCH))
-    assert [(p.id, p.text) for p in load_prompts(str(tmp_path / "v.json"))] == [
-        ("000001", "a toilet, frozen in time"),
-        ("000002", "a dog"),
-    ]
-    (tmp_path / "own.jsonl").write_text(FORMATS["own.jsonl"])
-    assert [p.id for p in load_prompts(str(tmp_path / "own.jsonl"))] == ["x", "000002"]
 
 
 @pytest.mark.parametrize(
@@ -78,8 +63,7 @@ def test_a_row_that_does_not_parse_is_refused_with_its_line(tmp_path, row):
 
 def test_the_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "list.txt").write_text("a cat\n")
-    assert [p.text for p in load_prompts("~/list.txt")] == ["a cat"]
+    assert PolicyConfig(path="~/model").path == f"{tmp_path}/model"  # callers from Python, too
     options = make_parser("train", "")
     options.add_argument("--out", type=Path)
     options.add_argument("--config", action=SettingsFile)
@@ -87,18 +71,14 @@ def test_the_home_folder_is_found(tmp_path, monkeypatch):
     assert parse(options, ["--config", "~/own.yaml"]).out == parse(options, ["--out=~/run"]).out == tmp_path / "run"
 
 
-@pytest.mark.parametrize("name", ["big.txt", "big.jsonl", "big.csv"])
+@pytest.mark.parametrize("name", ["big.jsonl", "big.csv"])
 def test_fifty_thousand_prompts_load_in_two_seconds_and_stream(tmp_path, name):
     lines = [f"prompt number {i} of many, with some detail about light and colour" for i in range(50_000)]
-    shaped = {
-        "big.txt": lines,
-        "big.jsonl": [json.dumps({"prompt": t}) for t in lines],
-        "big.csv": ["prompt", *(f'"{t}"' for t in lines)],
-    }
+    shaped = {"big.jsonl": [json.dumps({"prompt": t}) for t in lines], "big.csv": ["prompt", *(f'"{t}"' for t in lines)]}
     path = tmp_path / name
     path.write_text("\n".join(shaped[name]) + "\n")
     seconds = []
-    for _ in range(3):  # of a processor, and the best of three: other work on the machine is not ours
+    for _ in range(2):  # of a processor, and the better of two: other work on the machine is not ours
         started = time.process_time()
         assert len(load_prompts(str(path))) == 50_000
         seconds.append(time.process_time() - started)
@@ -129,7 +109,7 @@ def server(monkeypatch):
     true_checksum = "sha256:" + hashlib.sha256(content).hexdigest()
 
     def entry(page="list.txt", checksum=true_checksum):
-        monkeypatch.setitem(published_prompts.LISTS, "own", PublishedList(f"{base}/{page}", "own.txt", checksum, "two animals"))
+        monkeypatch.setitem(LISTS, "own", PublishedList(f"{base}/{page}", "own.txt", checksum, "two animals"))
 
     entry()
     yield entry

@@ -88,22 +88,10 @@ def test_cps_keeps_a_point_mass_but_not_spread_data():
     assert gaussian_run("cps", 0.7, spread=0.4)[1] < 0.4 * 0.97
 
 
-def test_cps_at_level_zero_is_the_ode():
-    x, v = torch.randn(2, 3, 4, dtype=torch.float64)
-    cps, ode = (sampling.step(kind, x, v, 0.6, 0.4, 0.0)[0] for kind in ("cps", "ode"))
-    torch.testing.assert_close(cps, ode, rtol=1e-12, atol=1e-12)
-
-
 def test_flow_sde_at_sigma_one_needs_the_next_grid_point():
     x = torch.zeros(1, 2)
     with pytest.raises(ValueError, match="sigma_max"):
         sampling.step("flow_sde", x, x, 1.0, 0.9, 0.7, noise=x)
-
-
-def test_unknown_kinds_are_refused():
-    x = torch.zeros(1, 2)
-    with pytest.raises(ValueError, match="unknown sampler 'euler'"):
-        sampling.step("euler", x, x, 0.9, 0.8, 0.7, noise=x)
 
 
 def test_sigmas_are_shifted_as_stated():

@@ -18,7 +18,7 @@ from torch import nn
 from baselines import find_method
 from otca import presets
 from otca.plan import RECIPES, describe_recipes
-from otca.published_prompts import LISTS
+from otca.prompts import LISTS
 from otca.shapes import PUBLISHED
 from reproduce import benchmark, table1
 from reproduce.all import TABLES

@@ -103,20 +103,6 @@ def test_states_in_between_are_interpolated(policy):
     torch.testing.assert_close(out[3], whole[2] + (final_BK - whole[2]) / 3)
 
 
-def test_early_states_alone_are_scored(policy):
-    """States 1 and 2 of five: the initial noise is worth its group's mean, 3 and 4 lie a third and two thirds to the end."""
-    record = sampled(policy, stochastic=True)
-    whole, every, _ = values(policy, record)
-    out, costs, final_BK = values(policy, record, process_states=2, process_spread="early")
-    assert costs["reward_calls"] == 4 * 2 and costs["network_evaluations"] < every["network_evaluations"]
-    torch.testing.assert_close(out[[1, 2]], whole[[1, 2]])
-    torch.testing.assert_close(out[4], whole[2] + 2 * (final_BK - whole[2]) / 3)
-    means = torch.stack([final_BK[record.group_B == group].mean(0) for group in record.group_B])
-    torch.testing.assert_close(out[0], means)
-    gain_TBK = credit.value_deltas_TBK(credit.shrunk_values_SBK(out, record.group_B))
-    torch.testing.assert_close(gain_TBK.sum(0), credit.group_center(final_BK, record.group_B).float(), rtol=0, atol=1e-6)
-
-
 def test_paths_and_subsets():
     assert completion_path(2, 10, 1) == [2, 10] and completion_path(8, 10, 3) == [8, 9, 10]
     assert completion_path(0, 10, 2) == [0, 5, 10] and completion_path(6, 10, 0) == [6, 7, 8, 9, 10]
@@ -151,20 +137,6 @@ def test_shrinkage_never_sees_a_sample_s_own_reward():
     after_SBK = credit.shrunk_values_SBK(value_SBK, group_B)
     assert torch.equal(before_SBK[:-1, :4], after_SBK[:-1, :4]) and not torch.equal(before_SBK[-1, :4], after_SBK[-1, :4])
     assert not torch.equal(before_SBK[:-1, 4:], after_SBK[:-1, 4:])
-
-
-def test_shrinkage_forgets_noise_and_keeps_what_foretells():
-    """Estimates that are the final reward plus noise of the same variance get slope ½; pure noise gets about 0."""
-    generator = torch.Generator().manual_seed(0)
-    final_BK, noise_SBK = torch.randn(4000, 1, generator=generator), torch.randn(2, 4000, 1, generator=generator)
-    value_SBK = torch.stack([noise_SBK[0], final_BK + noise_SBK[1], final_BK])
-    group_B = torch.arange(4000) // 8
-    out_SBK = credit.shrunk_values_SBK(value_SBK, group_B)
-    centred_SBK = torch.stack([credit.group_center(value_BK, group_B) for value_BK in value_SBK]).float()
-    slope_S = (out_SBK * centred_SBK).sum((1, 2)) / centred_SBK.square().sum((1, 2))
-    torch.testing.assert_close(slope_S, torch.tensor([0.0, 0.5, 1.0]), rtol=0, atol=0.05)
-    one_group = credit.shrunk_values_SBK(value_SBK[:, :8], torch.zeros(8))
-    torch.testing.assert_close(one_group, centred_SBK[:, :8])
 
 
 def test_process_advantages_are_centred_in_the_group_with_rms_one():

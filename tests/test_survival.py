@@ -24,8 +24,8 @@ import otca.trainer
 from otca.__main__ import main
 from otca.checkpoint import checkpoints, remove_prunable
 from otca.errors import InputError
+from otca.runs import RowLog
 from otca.signals import LAST_CALL
-from otca.tracking import RowLog
 from otca.validation import Validation, best_iteration
 from tests.killed import code_of, content, dying, start, wait_for
 from tests.test_trainer import Brightness
@@ -89,7 +89,7 @@ PHASES = {
     "row without its time": (RowLog, "append", 5, False),
     "validation": (Validation, "_scored", 2, False),
     "checkpoint half-written": (otca.checkpoint, "save_file", 4, True),
-    "checkpoint not in place": (otca.files, "flush_tree", 2, True),
+    "checkpoint not in place": (otca.files, "write_hashes", 2, True),
     "old checkpoint half-removed": (otca.checkpoint, "remove_prunable", 3, False),
 }
 """Where it dies: in (before, after) the nth call of a function."""
@@ -108,7 +108,8 @@ def test_killed_in_a_phase(phase, whole, toy_pipeline, tmp_path, monkeypatch):
     assert len(pd.read_csv(tmp_path / "run" / "timing.csv")) == ITERATIONS
 
 
-@pytest.mark.parametrize("point", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10))])
+@pytest.mark.slow
+@pytest.mark.parametrize("point", range(10))
 def test_killed_at_a_random_point(point, whole, toy_pipeline, tmp_path):
     again = command(toy_pipeline, tmp_path / "run")
     pid = start(lambda: main(again))

@@ -19,7 +19,6 @@ from otca.config import (
     OptimizerConfig,
     PolicyConfig,
     SamplerConfig,
-    StepSelectionConfig,
     TrainConfig,
     ValidationConfig,
 )
@@ -61,10 +60,6 @@ class Broken(Brightness):
         return self.answer(len(prompts))
 
 
-class Rated(Brightness):
-    name, fps = "rated", 16.0
-
-
 REWARDS = ["tests.test_trainer:Brightness", "tests.test_trainer:Redness"]
 
 
@@ -94,7 +89,7 @@ def weights(trainer: Trainer) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"method": "uniform_grpo"}, {"sampler": SamplerConfig("dance_sde", 3, 3.0, 0.3)}, {"sampler": SamplerConfig("cps", 4)}],
+    [{"sampler": SamplerConfig("dance_sde", 3, 3.0, 0.3)}, {"method": "uniform_grpo", "sampler": SamplerConfig("cps", 4)}],
 )
 def test_ratio_is_exactly_one_before_the_first_update(untrained_pipeline, tmp_path, changes):
     """Invariant 1: 0 log-ratio in fp32 in every iteration, although weights moved in between."""
@@ -105,16 +100,6 @@ def test_ratio_is_exactly_one_before_the_first_update(untrained_pipeline, tmp_pa
     assert torch.isfinite(weights(trainer)).all()
 
 
-def test_rewards_are_told_the_rate_of_the_samples(untrained_pipeline, tmp_path):
-    rewards = ["tests.test_trainer:Brightness", "tests.test_trainer:Rated"]
-    for rate, expected in ((0.0, 16.0), (8.0, 8.0)):
-        settings = config(untrained_pipeline, rewards=rewards, reward_fps=rate)
-        plain, rated = Trainer(settings, find_method(settings.method), tmp_path / str(rate)).rewards
-        assert rated.fps == expected and not hasattr(plain, "fps")
-    with pytest.raises(InputError, match="reward_fps is -1.0; it must be at least 0"):
-        config(untrained_pipeline, reward_fps=-1.0)
-
-
 def test_rows_and_costs(untrained_pipeline, tmp_path):
     """8 samples × (3 rollout + 2 trained steps × 3) = 72 network evaluations and 16 reward calls an iteration."""
     train(config(untrained_pipeline), tmp_path)
@@ -122,15 +107,8 @@ def test_rows_and_costs(untrained_pipeline, tmp_path):
     assert rows["iteration"].tolist() == [0, 1]
     assert rows["network_evaluations"].tolist() == [72, 144]
     assert rows["reward_calls"].tolist() == [16, 32]
-    assert set(pd.read_csv(tmp_path / "timing.csv")) == {
-        "iteration",
-        "sampling",
-        "decode",
-        "rewards",
-        "credit",
-        "update",
-        "total",
-    }
+    phases = {"sampling", "decode", "rewards", "credit", "update"}
+    assert set(pd.read_csv(tmp_path / "timing.csv")) == {"iteration", "total"} | phases
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
@@ -188,7 +166,6 @@ def test_kl_pulls_back_to_the_reference(untrained_pipeline, tmp_path):
     [
         (lambda n: torch.full((n,), float("nan")), "NaN or Inf"),
         (lambda n: torch.zeros(n, 1), "shape"),
-        (lambda n: [0.0] * n, "expected a tensor"),
         (RuntimeError("server gone"), "server gone"),
     ],
 )
@@ -213,16 +190,6 @@ def test_whole_weights_load_in_the_stock_pipeline(untrained_pipeline, tmp_path):
     own, theirs, before = (pipeline(**given).images for pipeline in (trainer.policy.pipeline, stock, base))
     torch.testing.assert_close(own, theirs, rtol=0, atol=1e-5)
     assert not torch.allclose(before, own, atol=1e-4)
-
-
-def test_window_trains_only_its_steps(untrained_pipeline, tmp_path):
-    selection = StepSelectionConfig(kind="window", count=1, stride=1)
-    settings = config(untrained_pipeline, step_selection=selection, sampler=SamplerConfig(steps=4), method="otca_tcd")
-    train(settings, tmp_path)
-    rows = pd.read_csv(tmp_path / "train.csv")
-    assert rows["network_evaluations"].iloc[0] == 8 * (4 + 3)
-    assert rows[["weight_step_0", "weight_step_1"]].iloc[0].tolist() == pytest.approx([1, 0])
-    assert rows[["weight_step_0", "weight_step_1"]].iloc[1].tolist() == pytest.approx([0, 1])
 
 
 def test_trackers_write_when_asked_and_what_is_absent_is_named(untrained_pipeline, tmp_path, monkeypatch):
@@ -270,16 +237,6 @@ def test_constant_groups_train_nothing_and_advantages_are_clipped_and_matched():
         made = assign(name, rewards_BK)
         assert torch.equal(made.advantage_TB[:, 4:], torch.zeros(4, 4)) and made.diagnostics["dead_groups"] == 1
         assert made.advantage_TB[:, :4].abs().sum() > 0
-
-
-def test_what_a_run_logs_of_its_credit():
-    """Static weights 1/3: each objective's mean |z| / 3 at the trained steps, 0 at the last; nothing of a summed reward."""
-    rewards_BK = torch.rand(8, 3, generator=torch.Generator().manual_seed(6))
-    made = assign("static_multi_reward", rewards_BK)
-    size_K = made.advantage_BK.abs().mean(0) * made.credit_TBK[0, 0]
-    logged = [[made.diagnostics[f"credit_step_{t}_r{k}"] for k in range(3)] for t in range(4)]
-    assert logged == [pytest.approx(size_K.tolist())] * 3 + [[0.0] * 3]
-    assert not [name for name in assign("uniform_grpo", rewards_BK).diagnostics if name.startswith("credit_step")]
 
 
 def test_the_average_is_judged_where_one_is_kept(untrained_pipeline, tmp_path):

@@ -21,6 +21,7 @@ TEXT = {
     **{"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8},
     **{"vocab_size": 256 + len(SPECIAL), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
 }
+SMALL = {"num_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2}
 MROPE = {"rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": [1, 1, 2]}, "rope_theta": 1e4}
 
 
@@ -90,13 +91,7 @@ def qwen_image():
         text_encoder=transformers.Qwen2_5_VLForConditionalGeneration(config),
         tokenizer=byte_tokenizer(),
         transformer=diffusers.QwenImageTransformer2DModel(
-            in_channels=16,
-            out_channels=4,
-            num_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=16,
-            axes_dims_rope=(4, 6, 6),
+            **SMALL, in_channels=16, out_channels=4, joint_attention_dim=16, axes_dims_rope=(4, 6, 6)
         ),
     )
 
@@ -117,34 +112,19 @@ def qwen_image_21():
         text_encoder=transformers.Qwen3VLForConditionalGeneration(config),
         processor=processor,
         transformer=diffusers.QwenImage21Transformer2DModel(
-            in_channels=4,
-            out_channels=4,
-            num_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            context_in_dim=16,
-            axes_dims_rope=(4, 6, 6),
+            **SMALL, in_channels=4, out_channels=4, context_in_dim=16, axes_dims_rope=(4, 6, 6)
         ),
     )
 
 
 def z_image():
+    sizes = {"dim": 32, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 16}
     return diffusers.ZImagePipeline(
         scheduler=euler(shift=3.0),
         vae=image_vae(scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=transformers.Qwen3Model(transformers.Qwen3Config(**TEXT, num_hidden_layers=2)),
         tokenizer=byte_tokenizer(),
-        transformer=diffusers.ZImageTransformer2DModel(
-            in_channels=4,
-            dim=32,
-            n_layers=2,
-            n_refiner_layers=1,
-            n_heads=2,
-            n_kv_heads=2,
-            cap_feat_dim=16,
-            axes_dims=[4, 6, 6],
-            axes_lens=[1024, 64, 64],
-        ),
+        transformer=diffusers.ZImageTransformer2DModel(**sizes, in_channels=4, axes_dims=[4, 6, 6], axes_lens=[1024, 64, 64]),
     )
 
 
@@ -153,52 +133,25 @@ def t5(kind=transformers.T5EncoderModel, config=transformers.T5Config, size: int
 
 
 def wan_5b():
+    pixels = {"in_channels": 12, "out_channels": 12, "patch_size": 2, "scale_factor_spatial": 16, "is_residual": True}
     return diffusers.WanPipeline(
         tokenizer=byte_tokenizer(),
         text_encoder=t5(transformers.UMT5EncoderModel, transformers.UMT5Config),
-        vae=causal_vae(
-            diffusers.AutoencoderKLWan,
-            8,
-            decoder_base_dim=4,
-            is_residual=True,
-            in_channels=12,
-            out_channels=12,
-            patch_size=2,
-            scale_factor_spatial=16,
-            dim_mult=[1, 1, 1, 1],
-        ),
+        vae=causal_vae(diffusers.AutoencoderKLWan, 8, decoder_base_dim=4, dim_mult=[1, 1, 1, 1], **pixels),
         scheduler=diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0),
-        transformer=diffusers.WanTransformer3DModel(
-            in_channels=8,
-            out_channels=8,
-            num_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            ffn_dim=32,
-            text_dim=16,
-            freq_dim=16,
-        ),
+        transformer=diffusers.WanTransformer3DModel(**SMALL, in_channels=8, out_channels=8, ffn_dim=32, text_dim=16, freq_dim=16),
         expand_timesteps=True,
     )
 
 
 def hunyuan_video():
     config = transformers.Qwen2_5_VLTextConfig(**TEXT, **MROPE, num_hidden_layers=3)
+    widths = {"text_embed_dim": 16, "text_embed_2_dim": 16, "image_embed_dim": 16}
     return diffusers.HunyuanVideo15Pipeline(
         text_encoder=transformers.models.qwen2_5_vl.modeling_qwen2_5_vl.Qwen2_5_VLTextModel(config),
         tokenizer=byte_tokenizer(),
         transformer=diffusers.HunyuanVideo15Transformer3DModel(
-            in_channels=9,
-            out_channels=4,
-            num_attention_heads=2,
-            attention_head_dim=16,
-            num_layers=2,
-            num_refiner_layers=1,
-            text_embed_dim=16,
-            text_embed_2_dim=16,
-            image_embed_dim=16,
-            rope_axes_dim=(4, 6, 6),
-            task_type="t2v",
+            **SMALL, **widths, in_channels=9, out_channels=4, num_refiner_layers=1, rope_axes_dim=(4, 6, 6), task_type="t2v"
         ),
         vae=diffusers.AutoencoderKLHunyuanVideo15(latent_channels=4, block_out_channels=(32, 32, 32, 32, 32), layers_per_block=1),
         scheduler=euler(shift=7.0),
@@ -214,7 +167,12 @@ def ltx2():
     config = transformers.Gemma3Config(text_config=text, vision_config=vision | {"patch_size": 14}, mm_tokens_per_image=4)
     heads = {"video_connector_num_attention_heads": 2, "video_connector_attention_head_dim": 8}
     heads |= {name.replace("video", "audio"): value for name, value in heads.items()}
-    registers = {f"{kind}_connector_num_learnable_registers": None for kind in ("video", "audio")}
+    for kind in ("video", "audio"):
+        heads |= {f"{kind}_connector_num_learnable_registers": None, f"{kind}_connector_num_layers": 1}
+    channels = {"in_channels": 8, "out_channels": 8, "audio_in_channels": 8, "audio_out_channels": 8, "caption_channels": 16}
+    widths = {"num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 2, "cross_attention_dim": 16}
+    audio = {"audio_num_attention_heads": 2, "audio_attention_head_dim": 4, "audio_cross_attention_dim": 8}
+    upsampling = {"upsample_kernel_sizes": [4, 4], "upsample_factors": [2, 2]}
     return diffusers.LTX2Pipeline(
         scheduler=euler(**SHIFT),
         vae=diffusers.AutoencoderKLLTX2Video(
@@ -231,35 +189,10 @@ def ltx2():
         ),
         text_encoder=transformers.Gemma3ForConditionalGeneration(config),
         tokenizer=byte_tokenizer(side="left"),
-        connectors=diffusers.pipelines.ltx2.LTX2TextConnectors(
-            caption_channels=16,
-            text_proj_in_factor=3,
-            video_connector_num_layers=1,
-            audio_connector_num_layers=1,
-            **heads,
-            **registers,
-        ),
-        transformer=diffusers.LTX2VideoTransformer3DModel(
-            in_channels=8,
-            out_channels=8,
-            num_attention_heads=2,
-            attention_head_dim=8,
-            cross_attention_dim=16,
-            audio_in_channels=8,
-            audio_out_channels=8,
-            audio_num_attention_heads=2,
-            audio_attention_head_dim=4,
-            audio_cross_attention_dim=8,
-            num_layers=2,
-            caption_channels=16,
-        ),
+        connectors=diffusers.pipelines.ltx2.LTX2TextConnectors(caption_channels=16, text_proj_in_factor=3, **heads),
+        transformer=diffusers.LTX2VideoTransformer3DModel(**channels, **widths, **audio),
         vocoder=diffusers.pipelines.ltx2.LTX2Vocoder(
-            in_channels=32,
-            hidden_channels=8,
-            upsample_kernel_sizes=[4, 4],
-            upsample_factors=[2, 2],
-            resnet_kernel_sizes=[3],
-            resnet_dilations=[[1]],
+            in_channels=32, hidden_channels=8, resnet_kernel_sizes=[3], resnet_dilations=[[1]], **upsampling
         ),
     )
 
@@ -270,18 +203,10 @@ def sd3():
     tokens = {"vocab_size": len(tokenizer), "max_position_embeddings": 12}
     tokens |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
     clips = [transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**sizes, **tokens)) for _ in range(2)]
+    sizes = {"sample_size": 8, "pos_embed_max_size": 8, "joint_attention_dim": 64, "caption_projection_dim": 32}
     return diffusers.StableDiffusion3Pipeline(
         transformer=diffusers.SD3Transformer2DModel(
-            sample_size=8,
-            num_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=64,
-            caption_projection_dim=32,
-            pooled_projection_dim=32,
-            pos_embed_max_size=8,
-            dual_attention_layers=(0,),
-            qk_norm="rms_norm",
+            **SMALL, **sizes, pooled_projection_dim=32, dual_attention_layers=(0,), qk_norm="rms_norm"
         ),
         scheduler=euler(shift=3.0),
         vae=image_vae(channels=16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),

@@ -1,20 +1,17 @@
-"""The policy contract: what rollout and trainer ask of a generator, whatever its family."""
+"""Which adapter drives a checkpoint; and other weights in a network's place."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import Protocol
+from contextlib import contextmanager
 
 import torch
 
 from otca.config import PolicyConfig
+from otca.distributed import is_sharded, refill
 from otca.errors import InputError, one_line
 from otca.files import resolve_model
-from otca.sharding import is_sharded, refill
-from otca.untrusted import read_object
+from otca.models.pipeline import Policy
 
 FAMILIES = {
     "flux": ("FluxPipeline", "otca.models.flux:FluxPolicy"),
@@ -32,59 +29,6 @@ FAMILIES = {
 
 PIPELINES = {pipeline: family for family, (pipeline, _) in FAMILIES.items()}
 """Pipeline class → family."""
-
-
-class Policy(Protocol):
-    """A rectified-flow generator. Latents have the model's own layout, (B, …), in fp32."""
-
-    network: torch.nn.Module
-    """The module that is trained (the trainer may wrap it)."""
-
-    device: torch.device
-    forwards_per_velocity: int
-    """Network evaluations of one sample at one step: 1, or 2 with classifier-free guidance."""
-
-    experts: int
-    """Trained networks, of which one answers at each noise level."""
-
-    shift: float
-    """Time shift of the noise levels that the stock pipeline would use, where the settings leave it to the checkpoint."""
-
-    protocol: dict[str, object]
-    """What shapes its samples, for manifests: checkpoint and its hash, guidance, text length, frames."""
-
-    def encode(self, texts: list[str]) -> object:
-        """Encode prompts, one row a text: what `velocity` takes as its condition."""
-
-    def encode_ahead(self, texts: Iterable[str]) -> None:
-        """Told all texts that a run will ask for; may prepare them."""
-
-    def sized(self, height: int, width: int) -> AbstractContextManager:
-        """Samples of another size in pixels within the block; 0 keeps the own."""
-
-    def noise(self, generators: list[torch.Generator]) -> torch.Tensor:
-        """Standard normal latents (B, …), row b from generator b."""
-
-    def velocity(self, latents: torch.Tensor, sigma_B: torch.Tensor, condition: object) -> torch.Tensor:
-        """Velocity (noise − data) in fp32, guidance included."""
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Media (B, F, 3, H, W) in [0, 1], fp32."""
-
-    def latent_grid(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents (B, C, F, H, W) as the autoencoder sees them, but for scale and shift: an image has one latent frame."""
-
-    def trainable_parameters(self) -> list[torch.nn.Parameter]:
-        """Parameters that the optimizer moves, in a fixed order."""
-
-    def save(self, folder: Path, write: bool = True) -> None:
-        """Write the trained part in the ecosystem's format (LoRA, or a transformer folder).
-
-        Where weights lie in shards every process must call it, and one is to ``write``.
-        """
-
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
 
 
 def build_policy(
@@ -110,22 +54,21 @@ def family_of(config: PolicyConfig, pipeline=None) -> str:
     """
     if config.family != "auto":
         return config.family
-    name = type(pipeline).__name__ if pipeline else _pipeline_of(resolve_model(config.path), config.path)
+    if pipeline is None:
+        from diffusers import DiffusionPipeline
+
+        try:
+            name = DiffusionPipeline.load_config(resolve_model(config.path))["_class_name"]
+        except InputError:
+            raise
+        except Exception as error:  # no such repository, no network, nothing in the cache, a damaged model_index.json
+            said = f"policy.path {config.path}: neither a pipeline's folder here nor one on the hub ({one_line(error)})"
+            raise InputError(said) from error
+    else:
+        name = type(pipeline).__name__
     if name not in PIPELINES:
         raise InputError(f"policy.path {config.path} is a {name}; there are adapters for {', '.join(PIPELINES)}")
     return PIPELINES[name]
-
-
-def _pipeline_of(folder: str, path: str) -> str:
-    index = Path(folder) / "model_index.json"
-    if Path(folder).is_dir():
-        return read_object(index, f"policy.path {path}").get("_class_name")
-    from diffusers import DiffusionPipeline
-
-    try:
-        return DiffusionPipeline.load_config(folder).get("_class_name")
-    except Exception as error:  # no such repository, no network, nothing in the cache
-        raise InputError(f"policy.path {path}: neither a folder here nor a pipeline on the hub ({one_line(error)})") from error
 
 
 @contextmanager

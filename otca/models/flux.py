@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from otca.models.pipeline import Encoded, PipelinePolicy
+from otca.models.pipeline import Encoded, Policy
 
 
-class FluxPolicy(PipelinePolicy):
+class FluxPolicy(Policy):
     """A FluxPipeline as a policy; latents are packed. Encoded prompts: T5 features (L, D) and CLIP's pooled vector (D)."""
 
     pipeline_class = "FluxPipeline"

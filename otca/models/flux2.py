@@ -6,13 +6,13 @@ import math
 
 import torch
 
-from otca.models.pipeline import JOINT_ATTENTION, Encoded, PipelinePolicy
+from otca.models.pipeline import JOINT_ATTENTION, Encoded, Policy
 
 STEPS = 50
 """Steps of the stock pipelines, for which the time shift is computed: theirs depends on the number of steps."""
 
 
-class Flux2Policy(PipelinePolicy):
+class Flux2Policy(Policy):
     """A Flux2Pipeline as a policy; latents are packed: (B, N, 4·channels), N = (height/16)·(width/16) tokens.
 
     Encoded prompts: features of three layers of the language model, side by side, (L, 3·D).

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from otca.models.pipeline import Encoded, PipelinePolicy
+from otca.models.pipeline import Encoded, Policy
 from otca.models.texts import Parts
 
 
-class HunyuanVideoPolicy(PipelinePolicy):
+class HunyuanVideoPolicy(Policy):
     """A HunyuanVideo15Pipeline as a policy; latents (B, C, 1 + (frames − 1)/4, height/16, width/16).
 
     Encoded prompts: features of the vision-language model (L, D) and their mask (L), those of the quoted text by ByT5 (256, D)

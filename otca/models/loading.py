@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +13,6 @@ from torch import nn
 
 from otca.config import PolicyConfig
 from otca.errors import InputError, one_line
-from otca.untrusted import read_json, read_object
 
 NETWORKS = ("transformer", "transformer_2")
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "connectors")
@@ -31,21 +31,38 @@ def component_dtypes(config: PolicyConfig) -> dict[str, torch.dtype]:
     return whole | {"vae": torch.float32, "default": INFERENCE[config.precision]}
 
 
+def component_class(library: str, name: str) -> type:
+    """The class that model_index.json means."""
+    module = library if library in ("diffusers", "transformers") else f"diffusers.pipelines.{library}"
+    return getattr(importlib.import_module(module), name)
+
+
 def load_pipeline(loader, folder: str, config: PolicyConfig, without: tuple[str, ...] = ()):
-    """The pipeline less some components. Raises InputError naming the component and file that cannot be used."""
-    local, what = Path(folder).is_dir(), f"policy.path {config.path}"
-    if local:
-        _check_folder(Path(folder), what, without)
+    """The pipeline less some components; networks are loaded one by one, by the library of each, which says what did not fit.
+
+    Raises InputError naming the component and file that cannot be used.
+    """
+    local, what, dtypes = Path(folder).is_dir(), f"policy.path {config.path}", component_dtypes(config)
+    name = "model_index.json"
     try:
-        present = loader.load_config(folder, local_files_only=local)
-        left_out = {name: None for name in without if name in present}
-        pipeline = loader.from_pretrained(folder, dtype=component_dtypes(config), local_files_only=local, **left_out)
+        index = {key: kind for key, kind in loader.load_config(folder, local_files_only=local).items() if isinstance(kind, list)}
+        parts = {key: None for key in without if key in index}
+        for name, kind in index.items():
+            if name in parts or not kind[0] or not issubclass(cls := component_class(*kind), nn.Module):
+                continue
+            options = {"use_safetensors": True, "output_loading_info": True, "local_files_only": local}
+            parts[name], info = cls.from_pretrained(folder, subfolder=name, dtype=dtypes.get(name, dtypes["default"]), **options)
+            unplaced = sorted(info["unexpected_keys"]) if name in NETWORKS else []
+            if differs := misfit(sorted(info["missing_keys"]), unplaced):
+                raise InputError(f"{what}: {name} {differs}; it is of another model, or saved within a wrapper")
+            check_finite([*parts[name].named_parameters(), *parts[name].named_buffers()], f"{what}: {name}")
+        name = "the pipeline"
+        return loader.from_pretrained(folder, dtype=dtypes["default"], local_files_only=local, **parts)
+    except InputError:
+        raise
     except Exception as error:  # the loaders of three libraries raise many kinds
-        raise InputError(f"{what} cannot be loaded ({one_line(error)}); fetch it again") from error
-    for name, part in pipeline.components.items():
-        if isinstance(part, nn.Module):
-            check_finite([*part.named_parameters(), *part.named_buffers()], f"{what}: {name}")
-    return pipeline
+        files = [f"{file} is {said}" for file in sorted(Path(folder, name).glob("*.safetensors")) if (said := damage(file))]
+        raise InputError(f"{what}: {name} cannot be loaded: {'; '.join(files) or one_line(error)}; fetch it again") from error
 
 
 def check_distilled(config: PolicyConfig, pipeline) -> None:
@@ -64,69 +81,20 @@ def check_finite(tensors: Iterable[tuple[str, torch.Tensor]], what: str) -> None
             raise InputError(f"{what}: {name} is not finite (it has NaN or Inf); fetch or save it again")
 
 
-def tensor_shapes(file: Path, what: str) -> dict[str, tuple[int, ...]]:
-    """Name → shape of the tensors in a safetensors file. Raises InputError for a file that is cut, or only a pointer to one."""
+def damage(file: Path) -> str:
+    """What is wrong with a safetensors file, in words; empty where it can be opened."""
     with open(file, "rb") as opened:
         if opened.read(23) == b"version https://git-lfs":
-            raise InputError(f"{what}: {file} is a git-lfs pointer and not the file itself; run git lfs pull")
+            return "a git-lfs pointer and not the file itself (run git lfs pull)"
     try:
-        with safe_open(file, "pt") as opened:
-            return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+        with safe_open(file, "pt"):
+            return ""
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{what}: {file} is cut or damaged ({one_line(error)}); fetch it again") from error
+        return f"cut or damaged ({one_line(error)})"
 
 
-def misfit(own: Mapping, given: Mapping) -> str:
-    """How tensors (or shapes) differ from a network's: the first missing, the first unplaced, or the first of another shape."""
-    own, given = ({key: tuple(getattr(v, "shape", v)) for key, v in held.items()} for held in (own, given))
-    missing, unplaced = (next((key for key in a if key not in b), "") for a, b in ((own, given), (given, own)))
-    if missing or unplaced:
-        said = [f"lacks {missing}" if missing else "", f"has {unplaced}, for which there is no place" if unplaced else ""]
-        return " and ".join(filter(None, said))
-    other = next((key for key in own if own[key] != given[key]), None)
-    return f"has {other} of shape {given[other]} where {own[other]} is needed" if other else ""
-
-
-def weight_files(folder: Path, what: str) -> list[Path]:
-    """The safetensors files of one component, without variants. Raises InputError where one or all are missing."""
-    for index in folder.glob("*.safetensors.index.json"):
-        shards = sorted(set(read_object(index, what).get("weight_map", {}).values()))
-        absent = [name for name in shards if not (folder / name).is_file()]
-        if absent:
-            raise InputError(f"{what}: {folder / absent[0]}, which {index.name} names, is missing; fetch it")
-        if "fp16" not in index.name:
-            return [folder / name for name in shards]
-    files = sorted(folder.glob("*.safetensors"))
-    plain = [file for file in files if file.name.count(".") == 1]
-    if plain:
-        return plain
-    if files:
-        raise InputError(f"{what}: {files[0]} is a variant alone; fetch the weights without one, or rename it to have none")
-    there = ", ".join(file.name for file in sorted(folder.iterdir()) if file.suffix in (".bin", ".pt", ".ckpt"))
-    pickled = f" but {there}, which could run code" if there else ""
-    raise InputError(f"{what}: no safetensors file in {folder}{pickled}; fetch the weights as safetensors")
-
-
-def _check_folder(folder: Path, what: str, without: tuple[str, ...]) -> None:
-    """Look at every component's files before a byte of the weights is loaded."""
-    import diffusers
-
-    for name, kind in read_object(folder / "model_index.json", what).items():
-        if name in without or not (isinstance(kind, list) and len(kind) == 2 and kind[0]):
-            continue
-        part, named = folder / name, f"{what}: {name}"
-        if not part.is_dir():
-            raise InputError(f"{named} is named in model_index.json, but {part} is missing; fetch it")
-        for file in sorted(part.glob("*.json")):
-            read_json(file, named)
-        if not (part / "config.json").is_file():
-            if (component := getattr(diffusers, kind[1], None)) and issubclass(component, nn.Module):
-                raise InputError(f"{named}: {part / 'config.json'} is missing; fetch it")
-            continue
-        files = weight_files(part, named)
-        shapes = {key: shape for file in files for key, shape in tensor_shapes(file, named).items()}
-        if name in NETWORKS and (loader := getattr(diffusers, kind[1], None)) is not None:
-            with torch.device("meta"):
-                network = loader.from_config(loader.load_config(part, local_files_only=True))
-            if differs := misfit(network.state_dict(), shapes):
-                raise InputError(f"{named}: {files[0]} {differs}; it is of another model, or saved within a wrapper")
+def misfit(missing: Sequence[str], unplaced: Sequence[str]) -> str:
+    """That tensors are missing or have no place in a network, in words: the first of each; empty where all is well."""
+    said = [f"lacks {missing[0]}"] if missing else []
+    said += [f"has {unplaced[0]}, for which there is no place"] if unplaced else []
+    return " and ".join(said)

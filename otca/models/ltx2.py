@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from otca.models.pipeline import Encoded, PipelinePolicy
+from otca.models.pipeline import Encoded, Policy
 from otca.models.texts import Parts
 
 FRAME_RATE = 24.0
 """Frames a second, LTX2Pipeline's own default: how much audio belongs to the frames."""
 
 
-class Ltx2Policy(PipelinePolicy):
+class Ltx2Policy(Policy):
     """An LTX2Pipeline as a policy; latents (B, N + M, C): N video tokens, then the M audio tokens that they attend to.
 
     The audio is never decoded, scored or adapted: a LoRA is of the video's own attention, and media are the frames alone.

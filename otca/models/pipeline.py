@@ -49,10 +49,13 @@ JOINT_ATTENTION = (*ATTENTION, *(f"attn.{name}" for name in ("add_q_proj", "add_
 """Attention projections, of one stream and of both, as diffusers' own LoRA examples target them."""
 
 
-class PipelinePolicy:
-    """Base of the adapters. A family says how its pipeline differs: what a text is encoded to, the latents, one forward pass.
+class Policy:
+    """A rectified-flow generator, as rollout and trainer see it, and the base of the adapters.
 
-    Latents are drawn as diffusers draws them, (B, *latent_shape), and held as `_pack` lays them out.
+    A family says how its pipeline differs: what a text is encoded to, the latents, one forward pass. Latents are drawn as
+    diffusers draws them, (B, *latent_shape), and held as `_pack` lays them out, in fp32. ``network`` is what is trained (the
+    trainer may wrap it), ``experts`` the number of trained networks, of which one answers at each noise level, and
+    ``forwards_per_velocity`` counts network evaluations of one sample at one step: 2 with classifier-free guidance.
     """
 
     pipeline_class: ClassVar[str]

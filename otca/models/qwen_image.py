@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from otca.models.pipeline import ATTENTION, Encoded, PipelinePolicy
+from otca.models.pipeline import ATTENTION, Encoded, Policy
 from otca.models.texts import Parts
 
 
-class QwenImagePolicy(PipelinePolicy):
+class QwenImagePolicy(Policy):
     """A QwenImagePipeline as a policy; latents are packed: (B, N, 4·channels), N = (height/16)·(width/16) tokens.
 
     Encoded prompts: features of the vision-language model (L, D), each of its own length. Guidance is rescaled, token by token,
@@ -45,7 +45,7 @@ class QwenImage21Policy(QwenImagePolicy):
         return (super()._encode_text(pipeline, text)[0][: self.max_sequence_length],)
 
     def _guided(self, free: torch.Tensor, guided: torch.Tensor, guidance: float) -> torch.Tensor:
-        return PipelinePolicy._guided(self, free, guided, guidance)
+        return Policy._guided(self, free, guided, guidance)
 
     def _decoded(self, grid_BCFHW: torch.Tensor) -> torch.Tensor:
         return super()._decoded(grid_BCFHW)[:, :3]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from otca.errors import InputError
-from otca.models.pipeline import Encoded, PipelinePolicy
+from otca.models.pipeline import Encoded, Policy
 
 
-class Sd3Policy(PipelinePolicy):
+class Sd3Policy(Policy):
     """A StableDiffusion3Pipeline as a policy; latents (B, C, height/8, width/8).
 
     Encoded prompts: CLIP and T5 features, one after the other, (77 + L, D), and the CLIP models' pooled vectors (D).

@@ -41,7 +41,7 @@ class TextCache:
         self, encode: Callable[[list[str]], Iterable[Parts]], identity: str, folder: str | Path | None, device: torch.device
     ):
         self.encode, self.identity, self.device = encode, identity, device
-        self.folder = Path(folder).expanduser() if folder else None
+        self.folder = Path(folder) if folder else None
         self.kept: OrderedDict[str, Parts] = OrderedDict()
 
     def file(self, text: str) -> Path:

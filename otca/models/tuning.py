@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from otca.config import PolicyConfig
+from otca.distributed import copy_whole, whole_on_cpu
 from otca.models.weights import LORA_FILE, unwrapped
-from otca.sharding import copy_whole, whole_on_cpu
 
 
 def quiet_libraries() -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from otca.config import PolicyConfig
 from otca.errors import InputError
-from otca.models.pipeline import Encoded, PipelinePolicy
+from otca.models.pipeline import Encoded, Policy
 
 BOUNDARY_TOLERANCE = 1e-6
 """Noise levels within this of the boundary count as on it, so that rounding never picks the expert."""
@@ -28,7 +28,7 @@ class Experts(nn.Module):
         return (self.low if low else self.high)(**inputs)
 
 
-class WanPolicy(PipelinePolicy):
+class WanPolicy(Policy):
     """A WanPipeline as a policy; latents (B, C, 1 + (frames − 1)/4, height/8, width/8), normalised per channel.
 
     Encoded prompts: UMT5 features (B, L, D), zero after the end of the text. With two experts the high-noise one answers at

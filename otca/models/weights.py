@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from otca.errors import InputError, one_line
-from otca.models.loading import check_finite, misfit, tensor_shapes, weight_files
+from otca.models.loading import check_finite, damage, misfit
 from otca.untrusted import parse_json, read_object
 
 log = logging.getLogger(__name__)
@@ -27,10 +27,12 @@ WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "transformer.", "trans
 """What data parallelism, compilation, peft and pipelines put before the names of a network's tensors."""
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-HALF = re.compile(r"(.+)\.(?:lora_([AB])(?:\.\w+)?|lora(?:_linear_layer)?[._](down|up))\.weight")
-"""Module and half of a LoRA's tensor: A or down (r, in), B or up (out, r)."""
+HALF = re.compile(r"(.+)\.(?:lora_([AB])(?:\.\w+)?|lora(?:_linear_layer)?[._](down|up))\.weight|(.+)\.alpha")
+"""Module and half of a LoRA's tensor, A or down (r, in), B or up (out, r); or module alone, of its alpha."""
 
 Tensors = dict[str, torch.Tensor]
+Pairs = dict[tuple[str, str], Tensors]
+"""(Component, module) → "A", "B" and, where the file has it, "alpha"."""
 
 
 def apply_weights(pipeline, names: list[str], path: str) -> None:
@@ -52,11 +54,13 @@ def apply_weights(pipeline, names: list[str], path: str) -> None:
                 said = f"one network, but the model has {', '.join(names)}; give each its own in a folder of its name"
         raise InputError(f"policy.weights {path}: {said}")
     for name, files in found.items():
-        what = f"policy.weights {files[0]}"
-        shapes = {key: shape for file in files for key, shape in tensor_shapes(file, what).items()}
-        tensors = {key: value for file in files for key, value in load_file(file).items()}
+        what, tensors = f"policy.weights {files[0]}", {}
+        for file in files:
+            if said := damage(file):
+                raise InputError(f"policy.weights {file}: it is {said}; fetch it again")
+            tensors |= load_file(file)
         check_finite(tensors.items(), what)
-        if any("lora" in key for key in shapes):
+        if any("lora" in key for key in tensors):
             _merge_lora(pipeline, name, tensors, files[0], what)
         else:
             _replace(getattr(pipeline, name), tensors, files[0].parent, what)
@@ -64,12 +68,12 @@ def apply_weights(pipeline, names: list[str], path: str) -> None:
 
 def _locate(path: str) -> Path:
     """The file or folder, fetched from the hub where it is none here."""
-    place = Path(path).expanduser()
+    place = Path(path)
     if place.exists():
         return place
     owner, _, rest = path.partition("/")
     name, _, file = rest.partition("/")
-    if not name or path.startswith((".", "/", "~")):
+    if not name or path.startswith((".", "/")):
         raise InputError(f"policy.weights {path}: no such file or folder; give one, or a hub id as owner/name")
     from huggingface_hub import snapshot_download
 
@@ -92,15 +96,15 @@ def _weights_of(place: Path, name: str, names: list[str]) -> list[Path]:
 
 
 def _files_in(folder: Path) -> list[Path]:
+    """A LoRA's file, all that a network's config.json goes with (variants left out), or the only file."""
     for file in (folder / LORA_FILE, folder / "adapter_model.safetensors"):
         if file.is_file():
             return [file]
-    if (folder / "adapter_config.json").is_file():
-        raise InputError(f"policy.weights {folder}: no adapter_model.safetensors there; save the LoRA as safetensors")
-    if (folder / "config.json").is_file():
-        return weight_files(folder, f"policy.weights {folder}")
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) > 1:
+    files, whole = sorted(folder.glob("*.safetensors")), (folder / "config.json").is_file()
+    files = [file for file in files if file.name.count(".") == 1] if whole else files
+    if not files and (whole or (folder / "adapter_config.json").is_file()):
+        raise InputError(f"policy.weights {folder}: no safetensors file there but of a variant; save the weights as safetensors")
+    if len(files) > 1 and not whole:
         raise InputError(f"policy.weights {folder}: it has {', '.join(file.name for file in files)}; give the path of one")
     return files
 
@@ -114,15 +118,16 @@ def unwrapped(key: str) -> str:
 
 def _replace(network: nn.Module, tensors: Tensors, folder: Path, what: str) -> None:
     """Other weights into a network, in its own precision."""
-    given = {unwrapped(key): value for key, value in tensors.items()}
     if (folder / "config.json").is_file():
-        config = read_object(folder / "config.json", what)
-        for key, value in config.items():
+        for key, value in read_object(folder / "config.json", what).items():
             if key[0] != "_" and json.dumps(own := network.config.get(key, value)) != json.dumps(value):
                 raise InputError(f"{what}: of another model: {key} is {value}, but that of policy.path {own}")
-    if differs := misfit(network.state_dict(), given):
+    try:
+        keys = network.load_state_dict({unwrapped(key): value for key, value in tensors.items()}, strict=False)
+    except RuntimeError as error:  # of sizes
+        raise InputError(f"{what}: of another model than policy.path ({one_line(error)})") from error
+    if differs := misfit(*keys):
         raise InputError(f"{what} {differs}; it is of another model than policy.path")
-    network.load_state_dict(given)
 
 
 # --------------------------------------------------------------------------------------------------------------- LoRAs
@@ -130,53 +135,49 @@ def _replace(network: nn.Module, tensors: Tensors, folder: Path, what: str) -> N
 
 def _merge_lora(pipeline, name: str, tensors: Tensors, file: Path, what: str) -> None:
     """Add alpha/r·B·A to every module of the network, and of the text encoders, that the LoRA adapts."""
-    settings = _settings(file)
-    modules, unplaced = _pairs(pipeline, name, tensors)
+    settings, (pairs, unplaced) = _settings(file), _pairs(pipeline, name, tensors)
     if unplaced:  # names of other trainers, as far as diffusers knows them
         converted, still = _pairs(pipeline, name, _converted(pipeline, tensors))
         if converted and not still:
-            modules, unplaced = converted, []
-    missing = _targets_without(pipeline, name, modules, settings, what)
-    missing += [f"{module}.lora_{half}.weight" for module, halves in modules.items() for half in "AB" if half not in halves]
-    if unplaced or missing:
-        said = [f"has {unplaced[0]}, for which there is no place in {name}"] if unplaced else []
-        said += [f"lacks {missing[0]}"] if missing else []
-        raise InputError(f"{what} {' and '.join(said)} ({len(unplaced)} and {len(missing)} such tensors); is it of this model?")
-    if settings.get("lora_alpha") is None and not all("alpha" in halves for halves in modules.values()):
+            pairs, unplaced = converted, []
+    missing = [f"{module}.lora_{half}.weight" for (_, module), parts in pairs.items() for half in "AB" if half not in parts]
+    asked = _targets(getattr(pipeline, name), settings, what)
+    missing += [f"{module}.lora_A.weight" for module in asked if (name, module) not in pairs]
+    if differs := misfit(missing, unplaced):
+        raise InputError(f"{what} {differs} in {name} ({len(missing) + len(unplaced)} such tensors); is it of this model?")
+    if settings.get("lora_alpha") is None and not all("alpha" in parts for parts in pairs.values()):
         log.warning("%s records no alpha; it is taken to be the rank, as diffusers does", file)
-    added = []
-    for module, halves in modules.items():
-        component, _, inner = module.partition(":")
-        weight = getattr(pipeline, component).get_submodule(inner).weight
-        down, up = halves["A"].float(), halves["B"].float()
-        if down.shape[1:].numel() != weight.shape[1:].numel() or up.shape[0] != weight.shape[0] or up.shape[1] != down.shape[0]:
-            control = "; a control LoRA, which takes an image as input, cannot be used" if "x_embedder" in inner else ""
+    deltas = []
+    for (component, module), parts in pairs.items():
+        weight = getattr(pipeline, component).get_submodule(module).weight
+        down, up = parts["A"].float().flatten(1), parts["B"].float().flatten(1)
+        if (len(up), down.shape[1], up.shape[1]) != (len(weight), weight[0].numel(), len(down)):
+            control = "; a control LoRA, which takes an image as input, cannot be used" if "x_embedder" in module else ""
             said = f"A {tuple(down.shape)} and B {tuple(up.shape)} do not fit the weight {tuple(weight.shape)}{control}"
-            raise InputError(f"{what}: {inner}: {said}")
-        added.append((weight, _scale(settings, inner, len(down), halves.get("alpha")), up.flatten(1), down.flatten(1)))
-    for weight, scale, up, down in added:
-        weight.data.copy_(weight.data.float() + (scale * (up @ down)).view_as(weight).to(weight.device))
+            raise InputError(f"{what}: {module}: {said}")
+        deltas.append((weight, _scale(settings, module, len(down), parts.get("alpha")) * (up @ down)))
+    for weight, delta in deltas:
+        weight.data.copy_(weight.data.float() + delta.view_as(weight).to(weight.device))
 
 
-def _pairs(pipeline, name: str, tensors: Tensors) -> tuple[dict[str, Tensors], list[str]]:
-    """``component:module`` → its tensors A, B and alpha, and the keys of tensors that no module of the pipeline takes."""
-    modules: dict[str, Tensors] = {}
-    unplaced = []
+def _pairs(pipeline, name: str, tensors: Tensors) -> tuple[Pairs, list[str]]:
+    """Tensors by the module that they adapt, and the keys of those that no module of the pipeline takes."""
+    pairs, unplaced = {}, []
     for key, value in tensors.items():
         encoder = next((part for part in ENCODERS if key.startswith(f"{part}.")), "")
         inner, network = key.removeprefix(f"{encoder}.") if encoder else unwrapped(key), getattr(pipeline, encoder or name, None)
         if network is None:
             said = f"a part of the LoRA is for {encoder} ({key}), which is not loaded here; merge it first"
             raise InputError(f"policy.weights: {said}")
-        module, half = (inner.removesuffix(".alpha"), "alpha") if inner.endswith(".alpha") else ("", "")
-        if match := HALF.fullmatch(inner):
-            module, half = match[1], {"down": "A", "up": "B"}.get(match[3], match[2])
-        placed = next((m for m in (module, module.removeprefix("text_model.")) if m and _has_weight(network, m)), None)
-        if placed is None:
-            unplaced.append(key)
+        match = HALF.fullmatch(inner)
+        module = (match[1] or match[4]) if match else ""
+        placed = next((own for own in (module, module.removeprefix("text_model.")) if own and _has_weight(network, own)), None)
+        if placed:
+            half = match[2] or {"down": "A", "up": "B"}.get(match[3], "alpha")
+            pairs.setdefault((encoder or name, placed), {})[half] = value
         else:
-            modules.setdefault(f"{encoder or name}:{placed}", {})[half] = value
-    return modules, unplaced
+            unplaced.append(key)
+    return pairs, unplaced
 
 
 def _has_weight(network: nn.Module, module: str) -> bool:
@@ -234,8 +235,8 @@ def _scale(settings: dict, module: str, rank: int, alpha: torch.Tensor | None) -
     return float(value) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 
-def _targets_without(pipeline, name: str, modules: dict[str, Tensors], settings: dict, what: str) -> list[str]:
-    """Keys of the tensors that a peft config asks for and the file has not."""
+def _targets(network: nn.Module, settings: dict, what: str) -> list[str]:
+    """The modules that a peft config asks for, as peft would find them."""
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
 
@@ -246,7 +247,5 @@ def _targets_without(pipeline, name: str, modules: dict[str, Tensors], settings:
         config = LoraConfig(**{key: value for key, value in settings.items() if key in known})
     except (TypeError, ValueError) as error:
         raise InputError(f"{what}: its settings are none of a LoRA ({one_line(error)})") from error
-    network = getattr(pipeline, name)
-    inside = [inner for inner, _ in network.named_modules() if inner and _has_weight(network, inner)]
-    asked = [inner for inner in inside if check_target_module_exists(config, inner)]
-    return [f"{inner}.lora_A.weight" for inner in asked if f"{name}:{inner}" not in modules]
+    inside = [module for module, _ in network.named_modules() if module and _has_weight(network, module)]
+    return [module for module in inside if check_target_module_exists(config, module)]

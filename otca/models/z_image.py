@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from otca.models.pipeline import Encoded, PipelinePolicy
+from otca.models.pipeline import Encoded, Policy
 
 
-class ZImagePolicy(PipelinePolicy):
+class ZImagePolicy(Policy):
     """A ZImagePipeline as a policy; latents (B, C, height/8, width/8).
 
     Encoded prompts: features of the language model (L, D), each of its own length. ``true_guidance`` is guidance as everywhere
