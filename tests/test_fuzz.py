@@ -1,4 +1,4 @@
-"""Readers of prompts, settings, pictures and videos: every file is read as promised, or refused in one line, and no more.
+"""Readers of prompts and settings: every file is read as promised, or refused in one line; of media: tests/test_media.py.
 
 Files of the right shape get hostile values and damage to their bytes. ``FUZZ_INPUTS`` in the environment: how many a reader gets.
 """
@@ -12,28 +12,21 @@ import json
 import math
 import os
 import shutil
-import struct
-import zlib
 from datetime import timedelta
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from eval import generate, media
+from eval import generate
 from otca import cli
 from otca.config import EvalConfig, TrainConfig
 from otca.errors import MAX_LINE, InputError
 from otca.prompts import MAX_NAME, load_prompts
 
-LIMITS = {"MAX_PIXELS": 1_000_000, "MAX_FRAMES": 256, "MAX_VIDEO_PIXELS": 4_000_000}
-"""Lowered for the time: a bomb is refused the same way at a sixty-fourth of its size."""
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "120"))
 PATIENCE = timedelta(seconds=20)
 
@@ -50,7 +43,6 @@ odd_json = st.recursive(
 )
 JSON_TOKENS = (b"{", b"[", b'"', b",", b"\n", b"\r", b"\0", b"\xff", b"NaN", b"1e999", b"\\ud800", b"9" * 5000, b"[" * 3000)
 YAML_TOKENS = (b"- ", b": ", b"&a ", b"*a", b"!!python/object:os.x ", b"<<: ", b"\t", b"\0", b"\n---\n", b"? ", b"{" * 200)
-MEDIA_TOKENS = (b"\0", b"\xff" * 4, b"\0" * 64, b"\x7f\xff\xff\xff", b"IHDR", b"acTL", b"ANMF", b"VP8X", b"stsz", b"moov")
 SCALARS = (".nan", ".inf", "1e999", "0x_", "._", "1:30:20", "~", "yes", "2020-01-01", "!!binary aGk=", "9" * 5000, '"\\ud800"')
 SCALARS += ("!!python/object/apply:os.getpid []", "!!int x", "&a 1", "*a", "'", "{class_path: antigravity.x}", "[" * 3000)
 
@@ -122,76 +114,6 @@ def settings_files(draw) -> tuple[str, bytes]:
     return ".yaml", draw(damaged(content, YAML_TOKENS))
 
 
-def _image(mode: str) -> Image.Image:
-    pixels = np.random.default_rng(12).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-    return Image.fromarray(pixels[..., 0].astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
-
-
-def _saved(image: Image.Image, kind: str, frames: int = 1, **options) -> bytes:
-    buffer = io.BytesIO()
-    more = {"save_all": True, "append_images": [image.rotate(90 * i) for i in range(1, frames)]} if frames > 1 else {}
-    image.save(buffer, kind, **more, **options)
-    return buffer.getvalue()
-
-
-@lru_cache(maxsize=1)
-def pictures() -> list[tuple[str, bytes]]:
-    """Small pictures of every kind that is read, and of some under a false name."""
-    out = [(".png", _saved(_image(mode), "PNG")) for mode in ("RGB", "RGBA", "P", "L", "LA", "1", "I;16")]
-    out += [
-        (".png", _saved(_image("RGB"), "PNG", 3)),
-        (".jpg", _saved(_image("CMYK"), "JPEG")),
-        (".bmp", _saved(_image("P"), "BMP")),
-    ]
-    out += [(".jpg", _saved(_image("RGB"), "JPEG", progressive=progressive)) for progressive in (False, True)]
-    out += [(".webp", _saved(_image("RGBA"), "WEBP", lossless=lossless)) for lossless in (False, True)]
-    return 2 * out + [(".png", _saved(_image("RGB"), kind)) for kind in ("TIFF", "EPS", "ICO")]
-
-
-@lru_cache(maxsize=1)
-def clips() -> list[tuple[str, bytes]]:
-    """Small clips of every kind that is read, and playlists under a false name."""
-    import av
-
-    note = Image.Exif()
-    note[0x010E] = json.dumps({"frames": 4, "fps": 8.0})
-    out = [(".gif", _saved(_image("P"), "GIF", frames, duration=80)) for frames in (1, 4)]
-    out.append((".webp", _saved(_image("RGB"), "WEBP", 3, duration=[50, 100, 50], exif=note)))
-    for codec, pixels in (("libx264", "yuv420p"), ("mpeg4", "yuv420p"), ("mjpeg", "yuvj420p")):
-        buffer = io.BytesIO()
-        with av.open(buffer, "w", format="mp4") as container:
-            stream = container.add_stream(codec, rate=8)
-            stream.width, stream.height, stream.pix_fmt, stream.codec_context.thread_count = 16, 16, pixels, 1
-            for level in (0, 80, 160):
-                frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), level, np.uint8), format="rgb24")
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-        out.append((".mp4", buffer.getvalue()))
-    playlists = b"#EXTM3U\n#EXTINF:1,\n/etc/hostname\n#EXT-X-ENDLIST\n", b"ffconcat version 1.0\nfile /etc/hostname\n"
-    return 2 * out + [(".mp4", playlist) for playlist in playlists]
-
-
-@st.composite
-def media_files(draw, made) -> tuple[str, bytes]:
-    ending, content = draw(st.sampled_from(made()))
-    content = draw(damaged(content, MEDIA_TOKENS))
-    return ending, mended(content) if draw(st.booleans()) else content
-
-
-def mended(content: bytes) -> bytes:
-    """The length of a RIFF file and the checksums of a PNG's parts made right again, so that the damage lies deeper."""
-    if content[:4] == b"RIFF" and len(content) >= 8:
-        return content[:4] + struct.pack("<I", len(content) - 8) + content[8:]
-    out, start = content[:8], 8
-    while content.startswith(b"\x89PNG\r\n\x1a\n") and start + 12 <= len(content):
-        part = content[start + 4 : start + 8 + int.from_bytes(content[start : start + 4], "big")]
-        if len(part) < 4 + int.from_bytes(content[start : start + 4], "big"):
-            break
-        out += content[start : start + 4] + part + struct.pack(">I", zlib.crc32(part))
-        start += 8 + len(part)
-    return out + content[start:]
-
-
 # --------------------------------------------------------------------------------------------------------------- readers
 
 
@@ -221,23 +143,6 @@ def read_settings(path: Path, folder: Path) -> None:
     values = [v for group in own.values() for v in (group.values() if isinstance(group, dict) else [group])]
     assert all(math.isfinite(v) for v in values if isinstance(v, float))
     assert yaml.safe_load(yaml.safe_dump(own, sort_keys=False)) == own
-
-
-def read_frames(path: Path, read) -> None:
-    """Frames in [0, 1], no more than the limits."""
-    video = read(path)
-    frames_FCHW = video.frames_FCHW
-    assert frames_FCHW.shape[1] == 3 and frames_FCHW.min() >= 0 and frames_FCHW.max() <= 1
-    assert frames_FCHW[0, 0].numel() <= LIMITS["MAX_PIXELS"] and len(frames_FCHW) <= LIMITS["MAX_FRAMES"]
-    assert frames_FCHW[:, 0].numel() <= LIMITS["MAX_VIDEO_PIXELS"] and math.isfinite(video.fps)
-
-
-def read_picture(path: Path, folder: Path) -> None:
-    read_frames(path, media.read_picture)
-
-
-def read_video(path: Path, folder: Path) -> None:
-    read_frames(path, media.read_video)
 
 
 # ----------------------------------------------------------------------------------------------------------------- tests
@@ -271,19 +176,10 @@ def fuzzed(read, inputs, base: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("read", "inputs"),
-    [
-        (read_prompts, prompt_files()),
-        (read_settings, settings_files()),
-        (read_picture, media_files(pictures)),
-        (read_video, media_files(clips)),
-    ],
-    ids=["prompts", "settings", "pictures", "videos"],
+    ("read", "inputs"), [(read_prompts, prompt_files()), (read_settings, settings_files())], ids=["prompts", "settings"]
 )
 @pytest.mark.filterwarnings("ignore")
-def test_readers_read_or_refuse(read, inputs, tmp_path, monkeypatch):
+def test_readers_read_or_refuse(read, inputs, tmp_path):
     """Some of both show that the inputs get past the first check."""
-    for name, limit in LIMITS.items():
-        monkeypatch.setattr(media, name, limit)
     counts = fuzzed(read, inputs, tmp_path)
     assert min(counts.values()) > 0.05 * sum(counts.values())
