@@ -35,11 +35,26 @@ MAX_NAME = 255
 """Characters of an id, which names rows and files, and of the name of a file."""
 
 
+@dataclass(frozen=True)
+class Row:
+    """A row of a list: its prompt, all its cells, whether the file gives its id, and, in a list by styles, its style."""
+
+    prompt: Prompt
+    cells: dict[str, Any]
+    has_id: bool
+    style: str
+
+
 def load_prompts(source: str, count: int | None = None) -> list[Prompt]:
-    """Read ``embedded:MODALITY/SPLIT`` or a file (see `stream_prompts`); ``count`` takes the first so many."""
+    """Read ``embedded:MODALITY/SPLIT`` or a file (see `stream_rows`); ``count`` takes the first so many."""
     if source.startswith("embedded:"):
         return _embedded(source, count or EMBEDDED_TRAIN)
-    rows = list(itertools.islice(stream_prompts(source), count))
+    return [row.prompt for row in load_rows(source, count)]
+
+
+def load_rows(source: str, count: int | None = None) -> list[Row]:
+    """The rows of a file, at least one."""
+    rows = list(itertools.islice(stream_rows(source), count))
     if not rows:
         raise InputError(f"prompts file {source} is empty; it needs at least one prompt")
     return rows
@@ -54,8 +69,8 @@ def evaluation_prompts(config: EvalConfig) -> list[Prompt]:
     return [listed[(2 * i + 1) * len(listed) // (2 * count)] for i in range(count)]
 
 
-def stream_prompts(source: str) -> Iterator[Prompt]:
-    """Prompts of a file, one by one as it is read (.json whole).
+def stream_rows(source: str) -> Iterator[Row]:
+    """Rows of a file, one by one as it is read (.json whole).
 
     .jsonl: objects; .csv and .tsv: a header line (PartiPrompts, DrawBench); .txt: a prompt a line (DanceGRPO); .json: a list of
     texts or of objects (VBench), such lists by style (HPDv2), or texts by file (VBench's own input). The text lies
@@ -70,8 +85,8 @@ def stream_prompts(source: str) -> Iterator[Prompt]:
         raise InputError(f"prompts file {path}: unknown ending {path.suffix!r}; use {', '.join(READERS)}")
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            for number, (line, row) in enumerate(READERS[path.suffix](path, file), start=1):
-                yield _prompt(f"prompts file {path}, line {line}", number, row)
+            for number, (line, style, content) in enumerate(READERS[path.suffix](path, file), start=1):
+                yield _row(f"prompts file {path}, line {line}", number, style, content)
     except OSError as error:
         raise InputError(f"prompts file {path} cannot be read ({error.strerror})") from error
 
@@ -88,11 +103,11 @@ def _embedded(source: str, count: int) -> list[Prompt]:
     return grammars[modality].prompts(split, count)
 
 
-Rows = Iterator[tuple[int, Any]]
-"""Of a file: the number of the line, and the object (or only the text) that it holds."""
+Contents = Iterator[tuple[int, str, Any]]
+"""Of a file: the number of the line, the style that it stands under, and the object (or only the text) that it holds."""
 
 
-def _read_table(path: Path, file: TextIO) -> Rows:
+def _read_table(path: Path, file: TextIO) -> Contents:
     reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
     ended = 1  # the line on which the last row ended
     try:
@@ -102,19 +117,20 @@ def _read_table(path: Path, file: TextIO) -> Rows:
                 raise csv.Error(f"{wide} cells under a header of {len(reader.fieldnames)}; quote texts that hold the separator")
             if any(cell and '\\"' in cell for cell in cells.values()):
                 raise csv.Error('a quote after a backslash; double it instead: ""')
-            yield reader.line_num, cells
+            yield reader.line_num, "", cells
             ended = reader.line_num
     except csv.Error as error:
         raise InputError(f"prompts file {path}, line {ended + 1}: malformed CSV ({error})") from error
 
 
-def _read_lines(path: Path, file: TextIO) -> Rows:
+def _read_lines(path: Path, file: TextIO) -> Contents:
     for line, text in enumerate(file, start=1):
         if text.strip():
-            yield line, parse_json(text, f"prompts file {path}, line {line}") if path.suffix == ".jsonl" else text.strip()
+            content = parse_json(text, f"prompts file {path}, line {line}") if path.suffix == ".jsonl" else text.strip()
+            yield line, "", content
 
 
-def _read_json(path: Path, file: TextIO) -> Rows:
+def _read_json(path: Path, file: TextIO) -> Contents:
     content = parse_json(file.read(), f"prompts file {path}")
     if isinstance(content, dict) and content and all(isinstance(text, str) for text in content.values()):  # VBench's own lists
         content = [{"file": name, "prompt": text} for name, text in content.items()]
@@ -122,15 +138,16 @@ def _read_json(path: Path, file: TextIO) -> Rows:
     for key, rows in lists.items():
         if not isinstance(rows, list):
             raise InputError(f"prompts file {path}: expected a list of prompts{f' under {key[:60]!r}' if key else ''}")
-    yield from enumerate(itertools.chain(*lists.values()), start=1)
+    contents = ((style, content) for style, rows in lists.items() for content in rows)
+    yield from ((number, style, content) for number, (style, content) in enumerate(contents, start=1))
 
 
 READERS = {".jsonl": _read_lines, ".csv": _read_table, ".tsv": _read_table, ".txt": _read_lines, ".json": _read_json}
 
 
-def _prompt(where: str, number: int, row: Any) -> Prompt:
-    """The prompt of one row, whose id is its number among the rows, from 1, unless it has its own."""
-    cells = row if isinstance(row, dict) else {"prompt": row}
+def _row(where: str, number: int, style: str, content: Any) -> Row:
+    """One row, whose id is its number among the rows, from 1, unless it has its own."""
+    cells = content if isinstance(content, dict) else {"prompt": content}
     named = {key.lower(): value for key, value in cells.items() if isinstance(key, str)}
     text = next((named[key] for key in TEXT_KEYS if key in named), None)
     file = next((named[key] for key in FILE_KEYS if key == "file" or isinstance(named.get(key), str) if named.get(key)), None)
@@ -138,7 +155,9 @@ def _prompt(where: str, number: int, row: Any) -> Prompt:
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"no text under the key {', '.join(map(repr, TEXT_KEYS))}")
         text.encode()
-        return Prompt(_name("id", named.get("id")) or f"{number:06d}", text, _spec(named.get("spec")), _name("file", file))
+        own = _name("id", named.get("id"))
+        prompt = Prompt(own or f"{number:06d}", text, _spec(named.get("spec")), _name("file", file))
+        return Row(prompt, cells, own is not None, style)
     except UnicodeEncodeError as error:
         raise InputError(f"{where}: not UTF-8 ({text[error.start]!r} is no character); convert the file") from error
     except InputError as error:

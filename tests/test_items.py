@@ -26,16 +26,14 @@ def listed(path, rows):
 
 
 def matched(names, path):
-    return {name: prompt and prompt.text for name, prompt in zip(names, match_prompts(names, path, "images"))}
+    found = match_prompts(names, path, "images")
+    return {name: found[name].text if name in found else None for name in names}
 
 
 @pytest.fixture
 def rows(tmp_path):
     """A list whose prompts go by these numbers."""
     return listed(tmp_path / "list.jsonl", [{"prompt": text} for text in ("a dog", "a red cube", "a cup")])
-
-
-# -------------------------------------------------------------------------------------------------------------- nesting
 
 
 def test_pictures_of_nested_folders_go_by_their_paths(tmp_path):
@@ -93,9 +91,6 @@ def test_files_whose_names_are_no_text_are_refused(tmp_path):
     os.rename(tmp_path / "in/a.png", os.fsencode(tmp_path / "in") + b"/a\xff.png")
     with pytest.raises(InputError, match=r"the name 'a\\udcff.png' is not UTF-8"):
         find_items(tmp_path / "in", True, tmp_path / "absent.txt")
-
-
-# -------------------------------------------------------------------------------------------------------------- prompts
 
 
 def test_genevals_folders_count_the_rows_of_its_list(tmp_path):

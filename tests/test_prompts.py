@@ -16,7 +16,7 @@ from otca.__main__ import main
 from otca.config import PolicyConfig
 from otca.errors import InputError
 from otca.parser import SettingsFile, make_parser, parse
-from otca.prompts import LISTS, PublishedList, fetch_list, load_prompts, stream_prompts
+from otca.prompts import LISTS, PublishedList, fetch_list, load_prompts, stream_rows
 
 FORMATS = {
     "dancegrpo.txt": "a cat\n\n  a dog \n",
@@ -85,7 +85,7 @@ def test_fifty_thousand_prompts_load_in_two_seconds_and_stream(tmp_path, name):
     assert min(seconds) < 2
     with open(path, "a") as file:  # what comes later is not read before it is asked for
         file.write("{broken\n" if name == "big.jsonl" else "\n")
-    assert len(list(itertools.islice(stream_prompts(str(path)), 10))) == 10
+    assert len(list(itertools.islice(stream_rows(str(path)), 10))) == 10
 
 
 @pytest.fixture
