@@ -30,14 +30,10 @@ from otca.rewards.base import Reward, score_all
 from otca.rewards.pixels import MAX_VIDEO_PIXELS, TooLarge
 from otca.types import Prompt
 
-CONNECTIONS = 512
-"""Open connections; further ones are answered by 503."""
-HELD = 4
-"""Requests that are decoded at a time, up to 3 GB each; the others wait."""
-HEAD_SECONDS = 10.0
-"""Time that the head of a request may take to arrive."""
-BODY_SECONDS, BODY_RATE = 20.0, 100_000
-"""Time that a body may take to arrive, and bytes that give it a second more."""
+CONNECTIONS = 512  # open connections; further ones are answered by 503
+HELD = 4  # requests that are decoded at a time, up to 3 GB each; the others wait
+HEAD_SECONDS = 10.0  # time that the head of a request may take to arrive
+BODY_SECONDS, BODY_RATE = 20.0, 100_000  # time that a body may take to arrive, and bytes that give it a second more
 
 
 class Protocol(H11Protocol):

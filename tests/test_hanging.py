@@ -15,7 +15,7 @@ from otca.__main__ import main
 from otca.checkpoint import checkpoints
 from otca.config import TrainConfig
 from otca.errors import RewardError
-from otca.rewards.base import AsyncScoring, TimeLimitedReward, build_reward, score_all
+from otca.rewards.base import AsyncScoring, build_reward, score_all
 from otca.rewards.workers import Worker, Workers
 from tests.processes import ran
 from tests.servers import Told, blank
@@ -30,6 +30,12 @@ def gate():
     out = threading.Event()
     yield out
     out.set()
+
+
+def limited(reward, seconds):
+    """The reward with a limit, as `build_reward` gives it."""
+    reward.seconds = seconds
+    return reward
 
 
 class Computes(Brightness):
@@ -54,7 +60,7 @@ def at_work(name):
 @pytest.mark.parametrize("late", [1, 0])
 def test_a_reward_that_hangs_is_named_with_its_prompts_and_the_setting(gate, late):
     """Whether it is asked first or last."""
-    rewards = [TimeLimitedReward(Told(torch.ones(5)), 60.0), TimeLimitedReward(Told(None, gate.wait), 0.2)][:: 1 if late else -1]
+    rewards = [limited(Told(torch.ones(5)), 60.0), limited(Told(None, gate.wait), 0.2)][:: 1 if late else -1]
     started = time.perf_counter()
     with pytest.raises(RewardError) as caught:
         score_all(rewards, *blank(5))
@@ -68,7 +74,7 @@ def test_a_reward_that_hangs_is_named_with_its_prompts_and_the_setting(gate, lat
 def test_a_reward_that_computes_without_end_is_ended():
     """Its thread would take the processor from the checkpoint, and abort the interpreter at its end."""
     with pytest.raises(RewardError, match=r"'computes' has not scored .* within 0.2 s"):
-        score_all([TimeLimitedReward(type("AtOnce", (Computes,), {"good": 0})(), 0.2)], *blank(1))
+        score_all([limited(type("AtOnce", (Computes,), {"good": 0})(), 0.2)], *blank(1))
     for thread in at_work("computes"):
         thread.join(5)
     assert not at_work("computes")
@@ -107,34 +113,21 @@ def test_a_slow_reward_in_time_scores_the_same_bits_under_the_same_settings(monk
     media_BFCHW, prompts = torch.rand(6, 1, 3, 32, 32), blank(6)[1]
     reward, token = Settings(), HERE.set("here")
     with mode():
-        near, far = (score_all([r], media_BFCHW, prompts).reward_BK for r in (reward, TimeLimitedReward(reward, 30.0)))
+        near, far = (score_all([limited(reward, seconds)], media_BFCHW, prompts).reward_BK for seconds in (0.0, 30.0))
     HERE.reset(token)
     assert torch.equal(near, far) and len(near.unique()) == 6 and not far.requires_grad
     assert Settings.seen == (expected, expected)
 
 
-def test_the_limit_leaves_all_else_as_it_was():
-    class Own(Told):
-        needs_spec, submit = True, None
-
-    own = Own(torch.arange(3.0))
-    limited = TimeLimitedReward(own, 1.0)
-    assert limited.score(*blank(2)).tolist() == [0, 1] and own.calls == 1
-    assert (limited.name, limited.range, limited.needs_spec) == ("told", own.range, True) and hasattr(limited, "submit")
-    limited.fps = 8.0
-    assert own.fps == limited.fps == 8.0 and "fps" not in vars(limited)
-    assert not hasattr(TimeLimitedReward(Told(None), 1.0), "submit")
-    assert (
-        type(build_reward("quality")) is TimeLimitedReward
-        and build_reward("quality").seconds == TrainConfig().reward_timeout == 600
-    )
-    assert type(build_reward("quality", timeout=0)) is not TimeLimitedReward
+def test_the_limit_is_that_of_the_settings():
+    assert build_reward("quality").seconds == TrainConfig().reward_timeout == 600
+    assert build_reward("quality", timeout=0).seconds == 0
 
 
 @pytest.mark.parametrize("error", [ValueError("no GPU"), TimeoutError("of its own")])
 def test_what_a_reward_raises_in_time_is_its_own_failure(error):
     with pytest.raises(RewardError) as caught:
-        score_all([TimeLimitedReward(Told(error), 60.0)], *blank(1))
+        score_all([limited(Told(error), 60.0)], *blank(1))
     assert str(caught.value) == f"reward 'told' failed: {error!r} on 1 prompts: 0 ('x')" and caught.value.__cause__ is error
 
 
@@ -156,7 +149,7 @@ def test_signals_get_through_while_a_reward_is_waited_for(gate, far):
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.2)
         with pytest.raises(Struck):
-            score_all([TimeLimitedReward(reward, 60.0)], *blank(1))
+            score_all([limited(reward, 60.0)], *blank(1))
     finally:
         signal.signal(signal.SIGALRM, before)
     assert time.perf_counter() - started < 2
@@ -166,7 +159,7 @@ def test_scores_that_do_not_come_from_elsewhere_are_waited_for_no_longer(gate):
     """Of three requests one is answered, one hangs and one waits for its turn, which is called off."""
     workers, told = Workers(1, "far"), Told(torch.ones(1))
     told.submit = lambda media, prompts: [workers.submit(call) for call in (lambda: torch.ones(1), gate.wait, gate.wait)]
-    background = AsyncScoring([TimeLimitedReward(told, 0.2)])
+    background = AsyncScoring([limited(told, 0.2)])
     background.add(*blank(3))
     with pytest.raises(RewardError, match=r"'told' has not scored 3 prompts: .* within 0.2 s"):
         score_all(background.rewards, *blank(3), background)
@@ -191,15 +184,21 @@ def test_the_command_ends_in_one_line_after_a_checkpoint(toy_pipeline, tmp_path,
 def test_a_thread_that_never_comes_back_keeps_no_process():
     """Neither one that scores here, nor one that waits for a server."""
     script = """
-import sys, threading
-from otca.rewards.base import TimeLimitedReward
-from otca.rewards.workers import Late, Workers
-from tests.servers import Told, blank
-gate = threading.Event()
-Workers(1, "far").submit(gate.wait)
+import sys, threading, torch
+from otca.errors import RewardError
+from otca.rewards.base import score_all
+from otca.rewards.workers import Workers
+from otca.types import Prompt
+
+class Hangs:
+    name, seconds, gate = "hangs", 0.1, threading.Event()
+    def score(self, media_BFCHW, prompts):
+        self.gate.wait()
+
+Workers(1, "far").submit(Hangs.gate.wait)
 try:
-    TimeLimitedReward(Told(None, gate.wait), 0.1).score(*blank(1))
-except Late:
+    score_all([Hangs()], torch.zeros(1, 1, 3, 8, 8), [Prompt("a", "x")])
+except RewardError:
     sys.exit(2)
 """
     done = ran([sys.executable, "-c", script])

@@ -26,7 +26,7 @@ from otca.config import TrainConfig
 from otca.errors import InputError, RewardError
 from otca.plan import _reward_bytes
 from otca.rewards import remote, wire
-from otca.rewards.base import TimeLimitedReward, build_reward, score_all
+from otca.rewards.base import build_reward, score_all
 from otca.rewards.pixels import to_pixels
 from otca.serving import bound, described, make_app
 from tests.killed import wait_for
@@ -39,9 +39,6 @@ def quality():
     """Address of a server of the embedded reward `quality`, open to this machine."""
     with running(make_app(build_reward("quality"), max_body=1_000_000)) as address:
         yield address
-
-
-# ----------------------------------------------------------------------------------------------------------------- format
 
 
 @pytest.mark.parametrize("media", [pictures, clips])
@@ -66,25 +63,18 @@ def body(media=None, head=None, name="media", **changes):
 
 BAD = {
     "empty": (b"", 422, "the body is no safetensors file"),
-    "head cut": (body()[:40], 422, "the body is no safetensors file"),
     "head long": (b"\xff" * 8, 413, "the limit is 16000000"),
     "media missing": (body()[:-9], 422, "the body is no safetensors file"),
-    "media left over": (body() + b"123", 422, "the body is no safetensors file"),
     "pickle": (b"\x80\x04K\x01." * 9, 413, "the limit is 16000000"),
-    "other name": (body(name="picture"), 422, "the body is no safetensors file"),
     "no metadata": (save({"media": bytes_of(1, 1, 3, 8, 8)}), 422, "('__metadata__')"),
     "not JSON": (body(head="{"), 422, "the head of the body: "),
     "deep JSON": (body(head='{"a":' * 100_000), 422, "the head of the body: "),
     "other wire": (body(head='{"wire": 1, "prompts": [1]}'), 422, "the head must be"),
     "rate 0": (body(head='{"wire": 2, "fps": 0, "prompts": [{"id": "a", "text": "x"}]}'), 422, "fps is 0; it must be"),
-    "no object": (body(head='{"wire": 2, "prompts": [1]}'), 422, "prompt 0: id and text must be strings"),
     "text": (body(text=1), 422, "prompt 0: id and text must be strings"),
     "spec": (body(spec=[1]), 422, "spec an object or null"),
-    "prompts": (body(head='{"wire": 2, "prompts": [{"id": "a", "text": "x"}, 1]}'), 422, "and 2 prompts"),
     "nothing": (body(bytes_of(0, 1, 3, 8, 8)), 422, "with a prompt a sample"),
-    "planes last": (body(bytes_of(1, 2, 8, 8, 3)), 422, "found torch.uint8 (1, 2, 8, 8, 3)"),
     "floats": (body(torch.zeros(1, 1, 3, 8, 8)), 422, "found torch.float32"),
-    "many": (body(bytes_of(1025, 1, 3, 1, 1)), 413, "the limits are 1024 samples"),
     "long video": (body(bytes_of(1, 5000, 3, 1, 1)), 413, "4096 frames"),
 }
 
@@ -98,7 +88,7 @@ def test_bad_bodies_are_refused_in_one_line(quality, case):
 
 
 @given(st.integers(0, 10_000), st.integers(0, 255))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_damaged_bodies_are_refused_or_read_whole(place, value):
     """Whatever byte changes, unpacking ends with InputError or with media in range."""
     whole = bytearray(body())
@@ -107,9 +97,6 @@ def test_damaged_bodies_are_refused_or_read_whole(place, value):
         media_BFCHW, prompts, _ = wire.unpack(whole)
         assert media_BFCHW.shape[2] == 3 and len(media_BFCHW) == len(prompts)
         assert media_BFCHW.min() >= 0 and media_BFCHW.max() <= 1
-
-
-# ----------------------------------------------------------------------------------------------------------------- server
 
 
 def test_other_addresses_methods_and_types_are_refused(quality):
@@ -214,11 +201,9 @@ def test_token(monkeypatch):
     "argv, said",
     [
         (["quality", "--host", "0.0.0.0"], f"host '0.0.0.0' is open to other machines; set {wire.TOKEN}"),
-        (["quality", "--host", ""], "is open to other machines"),
         (["quality", "--host", "::"], "is open to other machines"),
         (["quality", "--host", "no such host"], "cannot listen on port 0 of 'no such host'"),
         (["quality", "--port", "70000"], "port is 70000; it must lie in 0"),
-        (["quality", "--max_body_mb", "0"], "max_body_mb is 0"),
         (["qualty"], "did you mean 'quality'"),
     ],
 )
@@ -269,9 +254,6 @@ def test_who_hung_up_is_not_scored():
         assert patient.score(*blank(1)).tolist() == [1] and told.calls == 2
 
 
-# ----------------------------------------------------------------------------------------------------------------- client
-
-
 @pytest.mark.parametrize("name, media", [("alignment", pictures), ("aesthetic", pictures), ("ta", clips)])
 def test_scores_are_those_of_this_process_bit_for_bit(name, media):
     """Of media rounded to 256 levels, in requests of two and in calls of one."""
@@ -316,7 +298,7 @@ class Rated(Told):
 
 def test_rewards_are_asked_at_the_rate_that_their_client_states():
     """What others ask, and what stands in /health, does not change with it."""
-    with running(make_app(TimeLimitedReward(Rated(None), 60.0))) as address:
+    with running(make_app(Rated(None))) as address:
         first, second = (build_reward(f"{address}/told", fps=fps) for fps in (0.0, 8.0))
         assert (first.fps, second.fps) == (16.0, 8.0)
         assert second.score(*blank(1)) == 8 and first.score(*blank(1)) == 16
@@ -350,12 +332,10 @@ def test_media_that_are_no_pictures_are_asked_of_no_reward(bad):
         ("http://h:99999/hpsv2", "write http://HOST:PORT/NAME"),
         ("http://[::1/hpsv2", "write http://HOST:PORT/NAME"),
         ("http://h/hps-v2", "write http://HOST:PORT/NAME"),
-        ("http://h/hpsv2#x", "write http://HOST:PORT/NAME"),
         ("http://h/hpsv2?bach=2", "did you mean 'batch'"),
         ("http://h/hpsv2?batch=two", "batch is 'two'; it must be a number"),
         ("http://h/hpsv2?batch=0", "at least 1"),
         ("http://h/hpsv2?timeout=nan", "timeout positive"),
-        ("http://h/hpsv2?retries=-1", "retries at least 0"),
         ("http://é\u200b/told?retries=0", "health cannot be asked (Invalid IDNA hostname"),
     ],
 )
@@ -438,14 +418,11 @@ def test_requests_overlap_and_scorings_do_not():
     ("content", "headers", "status", "said"),
     [
         (b"<html>", [], 200, "not JSON, or no object: '<html>'"),
-        (b"[1]", [], 200, "not JSON, or no object"),
         (b'{"wire": 2}', [], 200, "no server of rewards"),
         (b"no gzip", [(b"content-encoding", b"gzip")], 200, r"health cannot be asked \(Error -3 .*\); see to the server"),
         (b'{"a":' * 100_000, [], 200, 'answered what is not JSON, or no object: \'{"a":'),
-        (b'{"a":' * 100_000, [], 404, 'answered 404 \\({"a":'),
         ({"name": "other"}, [], 200, "it serves 'other'"),
         ({"range": ["low", "high"]}, [], 200, "no server of rewards .*could not convert string to float: 'low'"),
-        ({"max_body": "much"}, [], 200, "no server of rewards .*invalid literal for int"),
         ({"fps": 0}, [], 200, "no server of rewards .*fps is 0; it must be a positive number"),
     ],
 )
@@ -462,19 +439,14 @@ def test_servers_that_answer_nonsense_are_refused_in_one_line(content, headers, 
     assert "\n" not in str(refusal.value)
 
 
-def test_no_server_and_no_answer(untrained_pipeline, capsys, tmp_path):
+def test_no_server_and_no_answer():
     with bound("127.0.0.1", 0, "") as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/quality?retries=0"
-        places = ["--policy.path", untrained_pipeline, "--out", str(tmp_path / "run")]
-        assert main(["train", "--rewards", f"[{url}]", *places]) == 2
-        said = capsys.readouterr().err.strip().splitlines()[-1]
-        assert re.search(r"error: reward http://127.*ConnectError: .*refused; is `otca serve-reward quality` running", said)
+        with pytest.raises(InputError, match="ConnectError: .*refused; is `otca serve-reward quality` running"):
+            build_reward(url)
         silent.listen()
         with pytest.raises(InputError, match="ReadTimeout"):
             build_reward(f"{url}&timeout=0.1")
-
-
-# --------------------------------------------------------------------------------------------------------------- training
 
 
 class Elsewhere(Brightness):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +14,7 @@ import torch
 from otca.config import TrainConfig
 from otca.errors import InputError, RewardError, nearest
 from otca.rewards.published import CLASSES, PublishedReward, load_published
-from otca.rewards.workers import Late, Workers, answers, as_here
+from otca.rewards.workers import Late, Workers, as_here, joined
 from otca.types import Prompt, Scores
 
 REGISTRY = {
@@ -34,7 +34,8 @@ class Reward(Protocol):
 
     Optional: a float ``fps``, the frames a second that media are taken to have, where scores depend on it; a static
     ``check_prompt(prompt)``, which raises InputError for a prompt that it cannot judge; ``submit(media_BFCHW, prompts)`` of one
-    that computes elsewhere, which returns at once the futures of the scores of consecutive samples.
+    that computes elsewhere, which returns at once the futures of the scores of consecutive samples. `build_reward` gives it
+    ``seconds``, for which `score_all` waits at most.
     """
 
     name: str
@@ -47,31 +48,6 @@ class Reward(Protocol):
         """Score media in [0, 1], shape (B, F, 3, H, W), against B prompts: float32 (B,)."""
 
 
-class TimeLimitedReward:
-    """A reward whose scores are waited for no longer than so many ``seconds``; all else is the reward's own, set or read."""
-
-    def __init__(self, reward: Reward, seconds: float):
-        vars(self).update(reward=reward, seconds=seconds)
-
-    def __getattr__(self, name: str):
-        return getattr(self.reward, name)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        setattr(self.reward, name, value)
-
-    def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        """What the reward scores, in a thread of its own. Raises `Late`, and whatever the reward raises.
-
-        A thread that is late, or no longer waited for because of a signal, is told to end.
-        """
-        future = Workers(1, f"reward {self.reward.name}").submit(as_here(self.reward.score), media_BFCHW, prompts)
-        try:
-            return answers([future], self.seconds)[0]
-        finally:
-            if not future.done():
-                future.thread.end()
-
-
 def build_reward(
     name: str,
     device: str | torch.device = "cpu",
@@ -81,10 +57,9 @@ def build_reward(
 ) -> Reward:
     """Construct a reward of the registry, a ``module:class`` of the user's own, or a client of the server at an address.
 
-    Published rewards live on ``device`` and look for their weights in ``files/<reward>/``, then in the
-    hub's cache (`load_published`). A call takes at most ``timeout`` seconds, unless 0 (`TimeLimitedReward`); the ``fps`` of the
-    media, unless 0, is told to rewards that depend on it. Raises InputError for an unknown name, for weights that are missing or
-    do not fit, and for no answer.
+    Published rewards live on ``device`` and look for their weights in ``files/<reward>/``, then in the hub's cache. A scoring
+    takes at most ``timeout`` seconds, and the ``fps`` of the media is told to rewards that depend on it, unless they are 0.
+    Raises InputError for an unknown name, for weights that are missing or do not fit, and for no answer.
     """
     reward_class = find_reward(name)
     if is_remote(name):
@@ -97,18 +72,13 @@ def build_reward(
         raise InputError(f"reward {name!r}: the class has no {' and no '.join(lacking)}; a reward needs both")
     if fps and hasattr(reward, "fps"):
         reward.fps = fps
-    return TimeLimitedReward(reward, timeout) if timeout else reward
+    vars(reward)["seconds"] = timeout  # which a frozen class takes too
+    return reward
 
 
-def build_rewards(
-    names: Sequence[str],
-    device: str | torch.device = "cpu",
-    files: str | Path = "",
-    timeout: float = TrainConfig.reward_timeout,
-    fps: float = TrainConfig.reward_fps,
-) -> list[Reward]:
-    """`build_reward` of each. Raises InputError where two would fill the same column."""
-    rewards = [build_reward(name, device, files, timeout, fps) for name in names]
+def build_rewards(names: Sequence[str], *settings: object) -> list[Reward]:
+    """`build_reward` of each, with its further arguments. Raises InputError where two would fill the same column."""
+    rewards = [build_reward(name, *settings) for name in names]
     twice = {reward.name for reward in rewards if sum(other.name == reward.name for other in rewards) > 1}
     if twice:
         raise InputError(f"rewards {', '.join(names)}: two of them are called {min(twice)!r}; name each but once")
@@ -121,24 +91,22 @@ def check_prompts(rewards: Sequence[Reward], prompts: Sequence[Prompt], source: 
     It names the first, and says how many there are. ``rewards`` may be classes: what is checked needs no model.
     """
     readers = [reward.name for reward in rewards if hasattr(reward, "reads_drawings")]
-    if readers and prompts[0].spec is None:
+    if readers and not all(prompt.spec for prompt in prompts):
+        near = [f" (do you mean {name}?)" for name in REGISTRY if any(name.startswith(f"{own}_") for own in readers)]
         raise InputError(
-            f"rewards {', '.join(readers)} need the spec of each prompt, and {source} has none; take prompts of the embedded "
-            "tasks or rewards that read any text (`otca rewards`)"
+            f"rewards {', '.join(readers)} need the spec of each prompt, and {source} has prompts without{''.join(near[:1])}; "
+            "take prompts of the embedded tasks or rewards that read any text (`otca rewards`)"
         )
-    for check in (reward.check_prompt for reward in rewards if hasattr(reward, "check_prompt")):
-        errors = [error for prompt in prompts if (error := _error_of(check, prompt))]
+    for reward in rewards:
+        errors = []
+        for prompt in prompts if hasattr(reward, "check_prompt") else ():
+            try:
+                reward.check_prompt(prompt)
+            except InputError as error:
+                errors.append(error)
         if errors:
             others = f" (the first of {len(errors)} such prompts of {source})" if len(errors) > 1 else ""
             raise InputError(f"{errors[0]}{others}") from errors[0]
-
-
-def _error_of(check: Callable[[Prompt], None], prompt: Prompt) -> InputError | None:
-    try:
-        check(prompt)
-    except InputError as error:
-        return error
-    return None
 
 
 def is_remote(name: str) -> bool:
@@ -179,9 +147,8 @@ class AsyncScoring:
         bad = [p for p, ok in zip(prompts, torch.isfinite(media_BFCHW).flatten(1).all(1).tolist()) if not ok]
         if bad:
             self.cancel()
-            raise RewardError(
-                f"media hold NaN or Inf, which no reward is asked about: {_name(bad)}; see to the model that made them"
-            )
+            said = "media hold NaN or Inf, which no reward is asked about"
+            raise RewardError(f"{said}: {_name(bad)}; see to the model that made them")
         for reward, parts in zip(self.rewards, self.parts_K):
             if parts is not None:
                 try:
@@ -193,18 +160,6 @@ class AsyncScoring:
     def cancel(self) -> None:
         """Call off what has not begun."""
         for part in (part for parts in self.parts_K for part in parts or ()):
-            part.cancel()
-
-
-def joined(parts: list[Future[torch.Tensor]], seconds: float = 0.0) -> torch.Tensor:
-    """Wait for the scores of consecutive samples: float32 (B,). Raises `Late` after so many seconds, unless 0.
-
-    Where a part fails or is late, those that have not begun are called off.
-    """
-    try:
-        return torch.cat(answers(parts, seconds))
-    finally:
-        for part in parts:
             part.cancel()
 
 
@@ -223,14 +178,14 @@ def score_all(
     try:
         for k in sorted(range(len(rewards)), key=lambda k: background.parts_K[k] is not None):
             reward, parts, started = rewards[k], background.parts_K[k], time.perf_counter()
-            limit = reward.seconds if isinstance(reward, TimeLimitedReward) else 0.0
+            limit, here = getattr(reward, "seconds", 0.0), parts is None
+            if here and limit:
+                parts = [Workers(1, f"reward {reward.name}").submit(as_here(reward.score), media_BFCHW, prompts)]
             try:
-                value_B = reward.score(media_BFCHW, prompts) if parts is None else joined(parts, limit)
+                value_B = joined(parts, limit, end=here) if parts else reward.score(media_BFCHW, prompts)
             except Late as error:
-                raise RewardError(
-                    f"reward {reward.name!r} has not scored {_name(prompts)} within {limit:g} s; if it is only slow, raise "
-                    "reward_timeout (0 is no limit)"
-                ) from error
+                said = f"reward {reward.name!r} has not scored {_name(prompts)} within {limit:g} s"
+                raise RewardError(f"{said}; if it is only slow, raise reward_timeout (0 is no limit)") from error
             except Exception as error:
                 raise _failure(reward, error, prompts) from error
             value_KB[k] = _checked(reward.name, value_B, prompts).cpu()
@@ -248,10 +203,8 @@ def _failure(reward: Reward, error: Exception, prompts: list[Prompt]) -> RewardE
 def _checked(name: str, value_B, prompts: list[Prompt]) -> torch.Tensor:
     shape = tuple(getattr(value_B, "shape", ()))
     if not isinstance(value_B, torch.Tensor) or shape != (len(prompts),):
-        raise RewardError(
-            f"reward {name!r} returned {type(value_B).__name__} of shape {shape}, expected a tensor of shape "
-            f"({len(prompts)},) for {_name(prompts)}"
-        )
+        said = f"returned {type(value_B).__name__} of shape {shape}, expected a tensor of shape ({len(prompts)},)"
+        raise RewardError(f"reward {name!r} {said} for {_name(prompts)}")
     bad = [p for p, ok in zip(prompts, torch.isfinite(value_B).tolist()) if not ok]
     if bad:
         raise RewardError(f"reward {name!r} returned NaN or Inf for {_name(bad)}")

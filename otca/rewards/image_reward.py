@@ -23,13 +23,9 @@ from otca.rewards.published import CARDS, PictureReward, five_layers, load_whole
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Of the head's number over the authors' pictures; scores are standardised by them."""
-
-LENGTH = 35
-"""Tokens of a prompt, [CLS] and [SEP] among them; what is beyond is cut."""
-
+LENGTH = 35  # tokens of a prompt, [CLS] and [SEP] among them; what is beyond is cut
 ADDED = ["[DEC]", "[ENC]"]
 """Tokens that BLIP appends to BERT's vocabulary. ImageReward puts neither into a text: a prompt must spell one to use it."""
-
 TEXT_FIELDS = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("max_position_embeddings", "hidden_act", "layer_norm_eps", "pad_token_id"),

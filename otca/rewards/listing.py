@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from otca.rewards.base import find_reward
-from otca.rewards.published import DIGITS, Card, PublishedReward, located, other_files
+from otca.rewards.published import DIGITS, Card, PublishedReward, digest, is_other, located
 
 MEDIA = {"image": "images", "video": "videos", "both": "images and videos"}
 
@@ -11,20 +11,15 @@ MEDIA = {"image": "images", "video": "videos", "both": "images and videos"}
 def described(name: str, files: str) -> str:
     """A paragraph: the name and what it measures, then what it takes, where it comes from, and a line for each file."""
     found = find_reward(name)
-    published = issubclass(found, PublishedReward)
-    facts = found.card if published else found()
-    what = found.card.measures if published else (found.__doc__ or "").strip().splitlines()[0]
-    memory = _memory(found.card) if published else "none, as it has no network"
-    lines = [
-        f"{MEDIA[facts.modality]}; range: {facts.range[0]:g} to {facts.range[1]:g}; memory: {memory}; licence: {facts.licence}",
-        f"source: {facts.source}",
-        *(
-            _files(found.card, files)
-            if published
-            else [f"files: none, as it comes with this repository (revision {facts.revision})"]
-        ),
-    ]
-    return "\n    ".join([f"{name}: {what}", *lines])
+    if issubclass(found, PublishedReward):
+        facts = found.card
+        what, memory, lines = facts.measures, _memory(facts), _files(facts, files)
+    else:
+        facts, what, memory = found(), (found.__doc__ or "").strip().splitlines()[0], "none, as it has no network"
+        lines = [f"files: none, as it comes with this repository (revision {facts.revision})"]
+    low, high = facts.range
+    takes = f"{MEDIA[facts.modality]}; range: {low:g} to {high:g}; memory: {memory}; licence: {facts.licence}"
+    return "\n    ".join([f"{name}: {what}", takes, f"source: {facts.source}", *lines])
 
 
 def _memory(card: Card) -> str:
@@ -37,12 +32,13 @@ def _files(card: Card, root: str) -> list[str]:
     """A line for each file, with its size, hub id, revision and path, and a last one if some are to be fetched."""
     if card.package:
         return [f"files: in the package (revision {card.revision})"]
-    found = located(card, root)
-    others = other_files(card, {name: path for name, path in found.items() if path})
-    lines = []
+    found, lines = located(card, root), []
     for file in card.files:
-        known = f"not the published file (SHA-256 {others[file.name][:DIGITS]}…)" if file.name in others else "as published"
-        state = f"{found[file.name]}, {known if file.sha256 else 'no hash on record'}" if found[file.name] else "not here"
+        path, state = found[file.name], "not here"
+        if path and is_other(file, path):
+            state = f"{path}, not the published file (SHA-256 {digest(path)[:DIGITS]}…)"
+        elif path:
+            state = f"{path}, {'as published' if file.sha256 else 'no hash on record'}"
         lines.append(f"{file.name} ({size(file.bytes)}) of {file.repo}@{file.revision}: {state}")
     return lines + [f"fetch with: python -m otca rewards --fetch {card.name}"] * (None in found.values())
 

@@ -11,10 +11,8 @@ from otca.errors import InputError
 
 MAX_PIXELS = 64_000_000
 """Pixels of one picture or frame; media beyond these limits are refused unread: decompression bombs, and mistakes."""
-MAX_FRAMES = 4096
-"""Frames of one video."""
-MAX_VIDEO_PIXELS = 256_000_000
-"""Pixels of a video's frames, or of all media sent at once (3 GB as float32)."""
+MAX_FRAMES = 4096  # frames of one video
+MAX_VIDEO_PIXELS = 256_000_000  # pixels of a video's frames, or of all media sent at once (3 GB as float32)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """Colour statistics that OpenAI's CLIP, and most models after it, are normalised by."""

@@ -28,18 +28,13 @@ from otca.types import Prompt
 
 log = logging.getLogger(__name__)
 
-DIGITS = 16
-"""Of a hash, how many a message shows."""
-CHUNK = 32
-"""Pictures or texts that go through a network at a time."""
+DIGITS = 16  # of a hash, how many a message shows
+CHUNK = 32  # pictures or texts that go through a network at a time
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file on the Hugging Face hub at a ``revision``: a commit, for everything in the registry.
-
-    ``bytes``: its size, rounded where it ends in zeros; ``sha256``: its hash, "" where that is not on record.
-    """
+    """A file on the Hugging Face hub at a commit; ``bytes`` is rounded where it ends in zeros, ``sha256`` "" if not on record."""
 
     repo: str
     name: str
@@ -50,24 +45,19 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Card:
-    """What a scorer measures, and what it takes to run it.
-
-    ``range``: lowest and highest score, where not bounded the usual ones; ``memory``: gigabytes of its weights as loaded;
-    ``folder``: where its files lie, if not under its name: scorers that name the same folder share one network;
-    ``package``: what brings the weights, if that is not the hub; ``memory_cpu``: gigabytes on a CPU, if not as much as elsewhere.
-    """
+    """What a scorer measures, and what it takes to run it."""
 
     name: str
     measures: str
     modality: str
-    range: tuple[float, float]
+    range: tuple[float, float]  # where not bounded, the usual scores
     source: str
     licence: str
-    memory: float
+    memory: float  # gigabytes of the weights as loaded
     files: tuple[HubFile, ...]
-    folder: str = ""
-    package: str = ""
-    memory_cpu: float = 0.0
+    folder: str = ""  # where the files lie, if not under the name: scorers of one folder share one network
+    package: str = ""  # what brings the weights, if that is not the hub
+    memory_cpu: float = 0.0  # gigabytes on a CPU, if not as much as elsewhere
 
     @property
     def revision(self) -> str:
@@ -83,8 +73,7 @@ class Card:
 
 
 CARDS: dict[str, Card] = {}
-CLASSES: dict[str, str] = {}
-"""What `published.yaml` says: a reward's card, and its class as ``module:class``."""
+CLASSES: dict[str, str] = {}  # what `published.yaml` says: a reward's card, and its class as ``module:class``
 
 for _name, _facts in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text()).items():
     CLASSES[_name] = _facts.pop("class")
@@ -94,25 +83,17 @@ for _name, _facts in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_tex
 
 
 class PublishedReward:
-    """What published scorers share: the facts on their card.
-
-    A subclass is made of ``(files, device)``, where ``files`` are those of its card by name, and scores on that device. What
-    goes wrong while it is made is about its files (`load_published`).
-    """
+    """A reward made of ``(files, device)``: the files of its card by name (`load_published`); the facts are the card's."""
 
     card: ClassVar[Card]
     found_files: tuple[str, ...] = ()
-    """Of each file that it was built from, what is known: as published, another, or not to be told (`load_published`)."""
+    """Of each file that it was built from, what is known: as published, another, or not to be told."""
 
     name = property(lambda self: self.card.name)
     range = property(lambda self: self.card.range)
     source = property(lambda self: self.card.source)
     licence = property(lambda self: self.card.licence)
-
-    @property
-    def revision(self) -> str:
-        """That of its card, and of each file whether it is the published one; where it is not, or nothing tells, its hash."""
-        return ", ".join([self.card.revision, *self.found_files])
+    revision = property(lambda self: ", ".join([self.card.revision, *self.found_files]))
 
 
 class PictureReward(PublishedReward):
@@ -144,9 +125,6 @@ class PictureReward(PublishedReward):
 
 def _parts(rows: Sequence) -> list[Sequence]:
     return [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
-
-
-# ---------------------------------------------------------------------------------------------------------------- files
 
 
 def located(card: Card, root: str | Path = "") -> dict[str, Path | None]:
@@ -185,50 +163,40 @@ def digest(path: Path) -> str:
     return _digest(path.resolve(), facts.st_size, facts.st_mtime_ns)
 
 
-def other_files(card: Card, files: Mapping[str, Path]) -> dict[str, str]:
-    """Name → SHA-256 of each file that is here and not the published one, as far as that one's hash is on record."""
-    known = [(file, files[file.name]) for file in card.files if file.sha256 and file.name in files]
-    return {file.name: found for file, path in known if (found := digest(path)) != file.sha256}
+def is_other(file: HubFile, path: Path) -> bool:
+    """Whether a file is not the published one, as far as that one's hash is on record."""
+    return bool(file.sha256) and digest(path) != file.sha256
 
 
 def load_published(kind: type[PublishedReward], root: str | Path, device: torch.device) -> PublishedReward:
-    """A scorer of the files that `find_files` finds, with a warning for each that is not the published one.
+    """A scorer of the files that `find_files` finds, with a warning for each that is not the published one, as a fine-tune is.
 
-    Such a file is legitimate, as a fine-tune of one's own; the scores are then its own. Raises InputError for files that are
-    missing, unreadable or do not fit, whatever library says so.
+    Raises InputError for files that are missing, unreadable or do not fit, whatever library says so.
     """
     card, files, known = kind.card, find_files(kind.card, root), []
     try:
         for file in card.files:
-            found = digest(files[file.name])
-            shown = f"{file.name} of SHA-256 {found[:DIGITS]}"
-            if not file.sha256:
-                known.append(f"{shown} (no hash on record)")
-            elif found == file.sha256:
-                known.append(f"{file.name} as published")
+            path, shown = files[file.name], digest(files[file.name])[:DIGITS]
+            if is_other(file, path):
+                known.append(f"but {file.name} of SHA-256 {shown}")
+                said = f"{path} is not the published file (SHA-256 {shown}…, published: {file.sha256[:DIGITS]}…)"
+                log.warning("reward %r: %s; scores are those of this file", card.name, said)
             else:
-                known.append(f"but {shown}")
-                log.warning(
-                    "reward %r: %s is not the published file (SHA-256 %s…, published: %s…); scores are those of this file",
-                    *(card.name, files[file.name], found[:DIGITS], file.sha256[:DIGITS]),
-                )
+                state = "as published" if file.sha256 else f"of SHA-256 {shown} (no hash on record)"
+                known.append(f"{file.name} {state}")
         reward = kind(files, device)
     except (InputError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # each format's library has its own kinds
         where = ", ".join(sorted({str(path.parent) for path in files.values()}))
-        raise InputError(
-            f"reward {card.name!r}: its files in {where} cannot be loaded ({one_line(error)}); fetch them again"
-        ) from error
+        said = f"its files in {where} cannot be loaded ({one_line(error)}); fetch them again"
+        raise InputError(f"reward {card.name!r}: {said}") from error
     reward.found_files = tuple(known)
     return reward
 
 
 def fetch(card: Card) -> dict[str, Path]:
-    """Download what is missing into the hub's cache (this needs the network), and check the hashes that are on record.
-
-    Raises InputError, naming the file, where a download fails or is not what was published.
-    """
+    """Download what is missing into the hub's cache; raises InputError where that fails or is not what was published."""
     from huggingface_hub import hf_hub_download
 
     found: dict[str, Path] = {}
@@ -238,15 +206,10 @@ def fetch(card: Card) -> dict[str, Path]:
             path = found[file.name] = Path(hf_hub_download(file.repo, file.name, revision=file.revision))
         except Exception as error:  # the hub raises many kinds
             raise InputError(f"{who} cannot be fetched ({one_line(error)})") from error
-        if file.name in other_files(card, found):
-            raise InputError(
-                f"{who} is damaged or was replaced: {path.resolve()} has SHA-256 {digest(path)[:DIGITS]}…, published: "
-                f"{file.sha256[:DIGITS]}…; delete it and fetch again"
-            )
+        if is_other(file, path):
+            seen = f"{path.resolve()} has SHA-256 {digest(path)[:DIGITS]}…, published: {file.sha256[:DIGITS]}…"
+            raise InputError(f"{who} is damaged or was replaced: {seen}; delete it and fetch again")
     return found
-
-
-# -------------------------------------------------------------------------------------------------------------- weights
 
 
 def read_weights(who: str, path: Path) -> dict[str, torch.Tensor]:

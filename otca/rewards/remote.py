@@ -18,19 +18,16 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from otca.bounds import checked_rate
 from otca.errors import InputError, RewardError, nearest, one_line
 from otca.rewards import wire
-from otca.rewards.base import joined
 from otca.rewards.pixels import to_pixels
-from otca.rewards.workers import Workers
+from otca.rewards.workers import Workers, joined
 from otca.types import Prompt
 
 WAIT = wait_exponential(multiplier=0.5, max=30.0)
 """Seconds before the first retry, doubled before each further one, and their limit."""
-CONNECT_SECONDS = 10.0
-"""Time that a connection may take; `Calls.timeout` is for what comes after."""
+CONNECT_SECONDS = 10.0  # time that a connection may take; `Calls.timeout` is for what comes after
 PASSING = (408, 429, 502, 503, 504)
 """Answers after which it is worth asking again. 500 is not among them: the reward itself failed, and would again."""
-SHARE = 0.9
-"""Of a body's limit, what media may take; prompts have the rest."""
+SHARE = 0.9  # of a body's limit, what media may take; prompts have the rest
 
 
 @dataclass(frozen=True)
@@ -67,9 +64,8 @@ class RemoteReward:
         try:
             said = self._ask("health")
             if said["wire"] != wire.VERSION or said["name"] != self.name:
-                raise RewardError(
-                    f"it serves {said['name']!r} (wire {said['wire']}); change the address, or start another server"
-                )
+                other = f"it serves {said['name']!r} (wire {said['wire']})"
+                raise RewardError(f"{other}; change the address, or start another server")
             lowest, highest = said["range"]
             self.range = (float("-inf" if lowest is None else lowest), float("inf" if highest is None else highest))
             self.source, self.licence, self.modality = said["source"], said["licence"], said["modality"]
@@ -101,9 +97,8 @@ class RemoteReward:
 
     def _samples(self, values: int) -> int:
         """Samples a request, of so many values each, within the server's limits; one where not even one is, to be refused."""
-        return max(
-            1, min(self.calls.batch, self._max_items, int(SHARE * self._max_body) // values, 3 * self._max_pixels // values)
-        )
+        limits = (self._max_items, int(SHARE * self._max_body) // values, 3 * self._max_pixels // values)
+        return max(1, min(self.calls.batch, *limits))
 
     def _score(self, pixel_BFCHW: torch.Tensor, prompts: list[Prompt], fps: float | None) -> torch.Tensor:
         said = self._ask("score", wire.pack(pixel_BFCHW, prompts, fps))

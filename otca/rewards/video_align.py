@@ -1,8 +1,8 @@
 """VideoAlign: a Qwen2-VL that watches a video and rates its looks, its motion and its agreement with the prompt.
 
 One network gives the three ratings, each standardised by the published mean and deviation; their sum is the Overall score. The
-four rewards share one loaded network, and on the same media one pass through it: at once, or one after another, as when a folder
-is scored by one reward after the other and the network goes with each. Ratings stay, and then it need not come again.
+four rewards share one loaded network, and on the same media one pass through it. Ratings stay, so that a folder may be scored by
+one reward after the other, the network going with each: it need not come again.
 
 Source: arXiv 2501.13918; preprocessing, positions and precision as in inference.py, vision_process.py and train_reward.py of
 github.com/KwaiVGI/VideoAlign at 219ab9d, under transformers 4.45.2. The instruction (`video_align_prompt.txt`) is its template
@@ -35,29 +35,21 @@ from otca.types import Prompt
 
 WEIGHTS = "checkpoint-11352/model.pth"
 DIMENSIONS = ("VQ", "MQ", "TA")
-
 TEMPLATE = "detailed_special"
 INSTRUCTION = Path(__file__).with_name("video_align_prompt.txt").read_text(encoding="utf-8")
 OPENING = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
 CLOSING = "<|im_end|>\n<|im_start|>assistant\n"
 """Of the chat template of Qwen/Qwen2-VL-2B-Instruct, for one video and one text with a generation prompt."""
-REWARD_TOKENS = ("<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>")
-"""At these the network is read, in this order."""
-VIDEO_TOKEN = "<|video_pad|>"
-"""Stands for one merged patch: 2 × 2 patches of a pair of frames."""
-PAD_TOKEN = "<|endoftext|>"
-
-PAIR, MERGE, SIDE = 2, 2, 28
-"""Frames that a patch spans; patches of a merged patch's side; pixels of that side."""
+REWARD_TOKENS = ("<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>")  # at these the network is read, in this order
+VIDEO_TOKEN, PAD_TOKEN = "<|video_pad|>", "<|endoftext|>"
+"""The first stands for one merged patch: 2 × 2 patches of a pair of frames."""
+PAIR, MERGE, SIDE = 2, 2, 28  # frames that a patch spans; patches of a merged patch's side; pixels of that side
 LEAST_PIXELS = 128 * SIDE * SIDE
 """Of a frame; the most is ``max_frame_pixels`` of model_config.json, 200704 as published."""
 LEAST_FRAMES, MOST_FRAMES = 4, 768
-FPS = 16.0
-"""Frames a second that videos are taken to have, unless told: Wan's. DanceGRPO writes its videos at 8."""
-CHUNK = 4
-"""Videos in one pass through the network."""
-KEPT = 4096
-"""Calls whose ratings are kept, about 1 kB each."""
+FPS = 16.0  # frames a second that videos are taken to have, unless told: Wan's. DanceGRPO writes its videos at 8.
+CHUNK = 4  # videos in one pass through the network
+KEPT = 4096  # calls whose ratings are kept, about 1 kB each
 
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Layers of the language model that carry a LoRA. It is applied, not merged: a merged weight would lose it to rounding."""
@@ -67,12 +59,10 @@ RENAMED = {
     "base_model.model.rm_head.": "rm_head.",
 }
 """Beginnings of published keys → where transformers 5 keeps these layers."""
-WORD_HEAD = "base_model.model.lm_head.weight"
-"""In the file, but no score depends on it."""
+WORD_HEAD = "base_model.model.lm_head.weight"  # in the file, but no score depends on it
 
 _loaded: WeakValueDictionary[tuple, _Judge] = WeakValueDictionary()
-_fitting: set[tuple] = set()
-"""Files whose weights have been loaded in this process, by which they fit."""
+_fitting: set[tuple] = set()  # files whose weights have been loaded in this process, by which they fit
 _rated: OrderedDict[tuple, torch.Tensor] = OrderedDict()
 """Ratings (B, 3) by the judge's files and by the frames and texts of a call, the latest last."""
 
@@ -87,9 +77,6 @@ def frame_indices(frames: int, fps: float, sampled_fps: float = 2.0) -> list[int
     most = min(MOST_FRAMES, frames) // PAIR * PAIR
     wanted = min(max(frames / fps * sampled_fps, LEAST_FRAMES), most)
     return torch.linspace(0, frames - 1, round(wanted / PAIR) * PAIR).round().long().tolist()
-
-
-# -------------------------------------------------------------------------------------------------------------- network
 
 
 class Angles(torch.nn.Module):
@@ -130,9 +117,8 @@ class Network(torch.nn.Module):
 def load_network(reward: str, config: Any, rank: int, alpha: int, path: Path, device: torch.device) -> Network:
     """The network with the published weights: bfloat16 on CUDA as published, float32 on the CPU.
 
-    The published code casts the whole network to bfloat16, rotary frequencies too, in training as in use. These are rounded so
-    on every device: at a distance of 1,000 tokens the rounding turns an angle by up to two radians. Raises InputError for a file
-    that does not fit the configuration.
+    The published code casts the rotary frequencies too, in training as in use; these are rounded so on every device: at a
+    distance of 1,000 tokens the rounding turns an angle by up to two radians.
     """
     with torch.device("meta"):
         network = Network(config, rank, alpha)
@@ -142,15 +128,11 @@ def load_network(reward: str, config: Any, rank: int, alpha: int, path: Path, de
     vision.rotary_pos_emb = Angles(type(vision.rotary_pos_emb)(config.vision_config).inv_freq.to(device))
     who = f"reward {reward!r}"
     weights = {key: value for key, value in read_weights(who, path).items() if key != WORD_HEAD}
+
+    def own_name(key: str) -> str:
+        return next((new + key.removeprefix(old) for old, new in RENAMED.items() if key.startswith(old)), key)
+
     return load_whole(who, network, weights, path, own_name)
-
-
-def own_name(key: str) -> str:
-    """The network's name of a tensor of the file."""
-    return next((new + key.removeprefix(old) for old, new in RENAMED.items() if key.startswith(old)), key)
-
-
-# ---------------------------------------------------------------------------------------------------------------- judge
 
 
 class _Judge:
@@ -163,13 +145,12 @@ class _Judge:
         from tokenizers import Tokenizer
         from transformers import Qwen2VLConfig, Qwen2VLVideoProcessor
 
-        whole = json.loads(files["model_config.json"].read_text())
+        path = files["model_config.json"]
+        whole = json.loads(path.read_text())
         settings = whole["peft_lora_config"] | whole["data_config"] | whole["inference_config"]
-        if settings["prompt_template_type"] != TEMPLATE:
-            raise InputError(
-                f"reward {reward!r}: {files['model_config.json']} asks for the template {settings['prompt_template_type']!r}; "
-                f"only the published {TEMPLATE!r} is known, fetch it again"
-            )
+        if (other := settings["prompt_template_type"]) != TEMPLATE:
+            said = f"{path} asks for the template {other!r}; only the published {TEMPLATE!r} is known, fetch it again"
+            raise InputError(f"reward {reward!r}: {said}")
         self.sampled_fps, self.most_pixels = settings["fps"], settings["max_frame_pixels"]
         self.mean_3, self.std_3 = (torch.tensor([settings[f"{d}_{k}"] for d in DIMENSIONS]) for k in ("mean", "std"))
         self.tokenizer = Tokenizer.from_file(str(files["tokenizer.json"]))
@@ -245,19 +226,8 @@ class _VideoAlign(PublishedReward):
     """What the four rewards share: a subclass names the ratings that it adds up."""
 
     parts: ClassVar[list[int]]
-    _fps = FPS
-
-    @property
-    def fps(self) -> float:
-        """Frames a second that media are taken to have, on which the choice of frames depends; set it to that of the videos.
-
-        Raises InputError for what is no positive number.
-        """
-        return self._fps
-
-    @fps.setter
-    def fps(self, value: float) -> None:
-        self._fps = checked_rate(f"reward {self.name!r}: fps", value)
+    fps = FPS
+    """Frames a second that media are taken to have, on which the choice of frames depends; set it to that of the videos."""
 
     def __init__(self, files: Mapping[str, Path], device: torch.device):
         key = (tuple(stamp(files[file.name]) for file in self.card.files), str(device))
@@ -269,7 +239,8 @@ class _VideoAlign(PublishedReward):
 
         Raises InputError for pictures, and for prompts that contain tokens of the instruction.
         """
-        return self._judge.ratings(media_BFCHW, [prompt.text for prompt in prompts], self.fps)[:, self.parts].sum(1)
+        fps = checked_rate(f"reward {self.name!r}: fps", self.fps)
+        return self._judge.ratings(media_BFCHW, [prompt.text for prompt in prompts], fps)[:, self.parts].sum(1)
 
 
 class VisualQuality(_VideoAlign):

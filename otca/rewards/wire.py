@@ -31,8 +31,7 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 TOKEN = "OTCA_REWARD_TOKEN"
 """Environment variable with the bearer token, for server and client; it belongs in no config file."""
 MAX_ITEMS = 1024
-MAX_HEAD = 16_000_000
-"""Samples, and bytes of the head, of one request."""
+MAX_HEAD = 16_000_000  # samples, and bytes of the head, of one request
 
 
 def bearer_token() -> str:

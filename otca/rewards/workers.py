@@ -15,8 +15,7 @@ from typing import TypeVar
 import torch
 
 Answer = TypeVar("Answer")
-ENDING_SECONDS = 2.0
-"""Time that threads have to end once the process does."""
+ENDING_SECONDS = 2.0  # time that threads have to end once the process does
 
 
 class Late(Exception):
@@ -56,18 +55,22 @@ class Workers:
                 future.set_result(answer)
 
 
-def answers(parts: Sequence[Future[Answer]], seconds: float = 0.0) -> list[Answer]:
-    """What the futures hold once all have it. Raises the first error as soon as there is one, `Late` after so many seconds.
+def joined(parts: Sequence[Future[torch.Tensor]], seconds: float = 0.0, end: bool = False) -> torch.Tensor:
+    """The scores of consecutive samples, once all are there: (B,).
 
-    0 waits for ever. Signal handlers run meanwhile, and what they raise ends the waiting.
+    Raises the first error as soon as there is one, `Late` after so many seconds (0: never), and what signal handlers raise.
+    What has not begun is called off then, and with ``end`` the threads that are at work are told to end.
     """
-    done, late = wait(parts, min(seconds, threading.TIMEOUT_MAX) or None, FIRST_EXCEPTION)
-    for part in parts:
-        if part in done:
-            part.result()
-    if late:
-        raise Late(f"no answer within {seconds:g} s")
-    return [part.result() for part in parts]
+    try:
+        done, late = wait(parts, min(seconds, threading.TIMEOUT_MAX) or None, FIRST_EXCEPTION)
+        found = [part.result() for part in parts if part in done]
+        if late:
+            raise Late(f"no answer within {seconds:g} s")
+        return found[0] if len(found) == 1 else torch.cat(found)
+    finally:
+        for part in parts:
+            if not part.cancel() and not part.done() and end:
+                part.thread.end()
 
 
 def as_here(function: Callable[..., Answer]) -> Callable[..., Answer]:
