@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
@@ -12,6 +15,17 @@ from otca.types import Prompt
 SIZES = [(40, 64), (61, 37), (48, 48)]
 TEXTS = ["a red cube", "two green spheres &amp; a café", "a red cube"]
 LONG = "a very long prompt about cubes, " * 30
+
+
+LAYOUTS = json.loads((Path(__file__).parent / "fixtures" / "layouts.json").read_text())
+"""Names of all tensors of published files: shape, scale and offset of noise in a small one; of raft-things.pth the shapes."""
+
+
+def small_weights(file):
+    """Random tensors under every name of a published file."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = LAYOUTS[file].items()
+    return {name: offset + scale * torch.randn(shape, generator=generator) for name, (shape, scale, offset) in drawn}
 
 
 def randomised(model):

@@ -13,60 +13,16 @@ from eval.metrics import flow as flows
 from eval.metrics.flow import RaftFlow, load_flow, torchvision_name, unpadded
 from eval.metrics.motion import MotionMetrics, dynamic_degree
 from eval.metrics.vbench import is_static
+from eval.metrics.weights import VBenchFile
 from otca.errors import InputError
 from otca.files import sha256
-from tests.samples import texture
-
-BLOCKS = [("layer1", 64, 64), ("layer2", 64, 96), ("layer3", 96, 128)]
-UPDATE = {
-    "encoder.convc1": (256, 324, 1, 1),
-    "encoder.convc2": (192, 256, 3, 3),
-    "encoder.convf1": (128, 2, 7, 7),
-    "encoder.convf2": (64, 128, 3, 3),
-    "encoder.conv": (126, 256, 3, 3),
-    **{f"gru.conv{gate}{n}": (128, 384, *size) for n, size in ((1, (1, 5)), (2, (5, 1))) for gate in "zrq"},
-    "flow_head.conv1": (256, 128, 3, 3),
-    "flow_head.conv2": (2, 256, 3, 3),
-    "mask.0": (256, 128, 3, 3),
-    "mask.2": (576, 256, 1, 1),
-}
-
-
-def published_layout() -> dict[str, tuple[int, ...]]:
-    """Name → shape of every tensor of raft-things.pth: a feature encoder without, a context encoder with batch normalisation."""
-    out: dict[str, tuple[int, ...]] = {}
-
-    def convolution(name, *shape):
-        out[f"{name}.weight"], out[f"{name}.bias"] = shape, shape[:1]
-
-    def norm(name, width):
-        out.update({f"{name}.{part}": (width,) for part in ("weight", "bias", "running_mean", "running_var")})
-        out[f"{name}.num_batches_tracked"] = ()
-
-    for net in ("fnet", "cnet"):
-        convolution(f"{net}.conv1", 64, 3, 7, 7)
-        convolution(f"{net}.conv2", 256, 128, 1, 1)
-        norms = [("norm1", 64)]
-        for layer, before, after in BLOCKS:
-            for block in (0, 1):
-                name = f"{layer}.{block}"
-                convolution(f"{net}.{name}.conv1", after, after if block else before, 3, 3)
-                convolution(f"{net}.{name}.conv2", after, after, 3, 3)
-                norms += [(f"{name}.norm1", after), (f"{name}.norm2", after)]
-            if before != after:
-                convolution(f"{net}.{layer}.0.downsample.0", after, before, 1, 1)
-                norms += [(f"{layer}.0.norm3", after), (f"{layer}.0.downsample.1", after)]
-        for name, width in norms if net == "cnet" else ():
-            norm(f"{net}.{name}", width)
-    for name, shape in UPDATE.items():
-        convolution(f"update_block.{name}", *shape)
-    return {f"module.{name}": shape for name, shape in out.items()}
+from tests.samples import LAYOUTS, texture
 
 
 def drawn() -> dict[str, torch.Tensor]:
     """Such a file with weights from generators that never change, so that a peer's numbers for them can be written down."""
     weights = {}
-    for i, (name, shape) in enumerate(sorted(published_layout().items())):
+    for i, (name, shape) in enumerate(sorted(LAYOUTS["raft"].items())):
         noise, last = np.random.RandomState(i).normal(0, 1, shape), name.rpartition(".")[2]
         if last == "num_batches_tracked":
             weights[name] = torch.tensor(1)
@@ -113,26 +69,14 @@ def longest(field_HW2: np.ndarray, share: float) -> float:
     return lengths[: int(share * lengths.size)].mean()
 
 
-# -------------------------------------------------------------------------------------------------------------- layouts
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "padded", "corner", "middle", "top"),
-    [
-        (132, 140, (136, 144, 2), (-4.19799, 7.14495), (-45.82401, -59.17905), 97.61913),
-        (130, 173, (136, 176, 2), (-2.50538, 6.20267), (-57.34625, -42.80879), 105.76333),
-    ],
-)
-def test_raft_gives_the_numbers_of_its_authors_program(published, height, width, padded, corner, middle, top):
-    """princeton-vl/RAFT with the same file and frames, padded by its InputPadder, 20 updates; top: its longest 5 % of all."""
-    flow = RaftFlow(published)
-    field = flow.padded(*pair(height, width))
-    assert field.shape == padded
-    assert field[3, 5] == pytest.approx(corner, abs=1e-2) and field[70, 90] == pytest.approx(middle, abs=1e-2)
-    assert longest(field, 0.05) == pytest.approx(top, abs=1e-2)
-    up, left = (padded[0] - height) // 2, (padded[1] - width) // 2
-    inside = flow(*pair(height, width))
-    assert np.allclose(inside, field[up : up + height, left : left + width], atol=1e-4)
+def test_raft_gives_the_numbers_of_its_authors_program(published):
+    """princeton-vl/RAFT with the same file and frames, padded by its InputPadder, 20 updates; then its longest 5 % of all."""
+    field = RaftFlow(published).padded(*pair(130, 173))
+    assert field.shape == (136, 176, 2)
+    assert field[3, 5] == pytest.approx((-2.50538, 6.20267), abs=1e-2)
+    assert field[70, 90] == pytest.approx((-57.34625, -42.80879), abs=1e-2)
+    assert longest(field, 0.05) == pytest.approx(105.76333, abs=1e-2)
+    assert np.array_equal(unpadded(field, 130, 173), field[3:133, 1:174])
 
 
 def test_the_published_layout_is_renamed_to_torchvisions_and_back(published):
@@ -144,32 +88,31 @@ def test_the_published_layout_is_renamed_to_torchvisions_and_back(published):
     assert len(kept) == len(own) == 169
     renamed = {torchvision_name(name): value for name, value in kept.items()}
     assert set(renamed) == set(own) and all(torch.equal(renamed[name], own[name]) for name in own)
-    assert torch.equal(
-        own["context_encoder.layer2.0.convnormrelu1.1.running_var"], weights["module.cnet.layer2.0.norm1.running_var"]
-    )
-    assert torch.equal(own["context_encoder.layer3.0.downsample.1.bias"], weights["module.cnet.layer3.0.downsample.1.bias"])
-    assert torch.equal(own["mask_predictor.conv.bias"], weights["module.update_block.mask.2.bias"])
-    assert torch.equal(own["update_block.recurrent_block.convgru2.convq.bias"], weights["module.update_block.gru.convq2.bias"])
+    for theirs, ours in (
+        ("cnet.layer2.0.norm1.running_var", "context_encoder.layer2.0.convnormrelu1.1.running_var"),
+        ("cnet.layer3.0.downsample.1.bias", "context_encoder.layer3.0.downsample.1.bias"),
+        ("update_block.mask.2.bias", "mask_predictor.conv.bias"),
+        ("update_block.gru.convq2.bias", "update_block.recurrent_block.convgru2.convq.bias"),
+    ):
+        assert torch.equal(own[ours], weights[f"module.{theirs}"])
 
 
-def test_torchvisions_layout_is_taken_as_it_is(ported):
+def test_torchvisions_layout_is_taken_as_it_is(ported, monkeypatch):
+    monkeypatch.setattr(flows, "RAFT_UPDATES", 2)
     flow = load_flow(ported)
     a, b = torch.from_numpy(texture(132, 140, 0)), torch.from_numpy(texture(132, 140, 1))
     pad = torch.nn.functional.pad(torch.stack([a, b]) * 2 - 1, (2, 2, 2, 2), mode="replicate")
     with torch.no_grad():
-        peer = flow.model(pad[:1], pad[1:], num_flow_updates=20)[-1][0, :, 2:-2, 2:-2].permute(1, 2, 0)
+        peer = flow.model(pad[:1], pad[1:], num_flow_updates=2)[-1][0, :, 2:-2, 2:-2].permute(1, 2, 0)
     assert np.allclose(flow(a, b), peer, atol=1e-4)
     assert flow(a[:, :32, :40], b[:, :32, :40]).shape == (32, 40, 2)
-
-
-# ------------------------------------------------------------------------------------------------------- VBench's name
 
 
 @pytest.mark.parametrize("layout", ["published", "ported"])
 def test_vbenchs_name_needs_its_weights(layout, request, monkeypatch):
     path = request.getfixturevalue(layout)
     assert MotionMetrics(RaftFlow(path)).columns[:2] == ("dynamic_degree_raft", "top_flow_raft")
-    monkeypatch.setattr(flows, "RAFT_THINGS_SHA256", sha256(path))
+    monkeypatch.setattr(flows, "RAFT_THINGS", VBenchFile(sha256(path), ""))
     assert MotionMetrics(RaftFlow(path)).columns[:3] == ("dynamic_degree", "dynamic_degree_raft", "top_flow_raft")
 
 

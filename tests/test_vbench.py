@@ -17,9 +17,10 @@ from torchvision import transforms
 from eval.media import Video
 from eval.metrics import frame_quality
 from eval.metrics.encoders import CLIP_L14
-from eval.metrics.frame_quality import AESTHETIC_HEAD, AestheticQuality, ImagingQuality
+from eval.metrics.frame_quality import HEAD, HEAD_FILE, AestheticQuality, ImagingQuality
 from eval.metrics.musiq import Musiq, MusiqSizes, cut
-from eval.metrics.vbench import DIMENSIONS, SCORES, dimension_means, is_static, read_entries, read_means, vbench_score
+from eval.metrics.vbench import DIMENSIONS, SCORES, dimension_means, is_static, read_entries, read_means, report, vbench_score
+from eval.metrics.weights import VBenchFile
 from eval.scorers import stillness
 from eval.videos import write_webp
 from otca import cli
@@ -51,9 +52,6 @@ def listed(tmp_path):
     return path
 
 
-# --------------------------------------------------------------------------------------------------------------- scores
-
-
 def test_scores_by_hand():
     assert vbench_score("quality", scaled(dynamic_degree=1)) == pytest.approx(0.5 / 6.5)
     assert vbench_score("quality", scaled(imaging_quality=1)) == pytest.approx(1 / 6.5)
@@ -72,19 +70,12 @@ def test_scores_of_a_published_row():
 
 
 def test_a_score_refuses_what_is_missing():
-    means = scaled()
-    quality = {name: means[name] for name, d in DIMENSIONS.items() if d.part == "quality"}
+    quality = {name: mean for name, mean in scaled().items() if DIMENSIONS[name].part == "quality"}
     assert len(quality) == 7 and vbench_score("quality", quality) == 0
     with pytest.raises(InputError, match=r"semantic score needs 9 dimensions; no mean of object_class, .*overall_consistency$"):
         vbench_score("semantic", quality)
     with pytest.raises(InputError, match=r"total score needs 16 dimensions; no mean of scene$"):
-        vbench_score("total", means | {"scene": float("nan")})
-    quality.pop("motion_smoothness")
-    with pytest.raises(InputError, match=r"quality score needs 7 dimensions; no mean of motion_smoothness$"):
-        vbench_score("quality", quality)
-
-
-# ---------------------------------------------------------------------------------------------------------------- means
+        vbench_score("total", scaled() | {"scene": float("nan")})
 
 
 def scored(**columns) -> pd.DataFrame:
@@ -176,9 +167,6 @@ def test_given_means_are_read_in_both_forms_and_others_refused(tmp_path):
             read_means(path)
 
 
-# ---------------------------------------------------------------------------------------------------------------- MUSIQ
-
-
 def drawn(shapes) -> dict[str, torch.Tensor]:
     """Weights from a generator that never changes, so that a peer's number for them can be written down."""
     generators = ((key, shape, np.random.RandomState(i)) for i, (key, shape) in enumerate(sorted(shapes.items())))
@@ -195,7 +183,7 @@ def musiq_file(tmp_path, monkeypatch):
     path = tmp_path / "musiq.pth"
     torch.save(drawn({key: value.shape for key, value in Musiq(TINY).state_dict().items()}), path)
     monkeypatch.setattr(frame_quality, "MUSIQ_SIZES", TINY)
-    monkeypatch.setattr(frame_quality, "MUSIQ_SHA256", sha256(path))
+    monkeypatch.setattr(frame_quality, "MUSIQ_FILE", VBenchFile(sha256(path), ""))
     return path
 
 
@@ -213,17 +201,13 @@ def test_musiq_has_the_published_keys():
     assert len(shapes) == 248 and sum(np.prod(shape) for shape in shapes.values()) == 27_125_825
     published = {
         "conv_root.weight": (64, 3, 7, 7),
-        "gn_root.bias": (64,),
         "block1.conv3.weight": (256, 64, 1, 1),
         "block1.gn_proj.weight": (256,),
         "embedding.weight": (384, 16384),
         "transformer_encoder.posembed_input.position_emb": (1, 100, 384),
         "transformer_encoder.scaleembed_input.scale_emb": (3, 384),
-        "transformer_encoder.cls": (1, 1, 384),
         "transformer_encoder.transformer.encoderblock_13.attention.query.bias": (384,),
         "transformer_encoder.transformer.encoderblock_0.mlp.fc1.weight": (1152, 384),
-        "transformer_encoder.encoder_norm.weight": (384,),
-        "head.weight": (1, 384),
     }
     assert {key: shapes.get(key) for key in published} == published
 
@@ -246,9 +230,6 @@ def test_imaging_quality_is_the_mean_of_shrunk_frames(musiq_file):
     assert np.ptp(singles) > 1e-4 and metric.score(video) == pytest.approx(np.mean(singles), abs=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------------ aesthetic
-
-
 @pytest.fixture
 def aesthetic(tmp_path, monkeypatch):
     """A folder as the hub's and LAION's, small and random."""
@@ -259,12 +240,12 @@ def aesthetic(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
-    torch.save(torch.nn.Linear(48, 1).state_dict(), folder / AESTHETIC_HEAD)
+    torch.save(torch.nn.Linear(48, 1).state_dict(), folder / HEAD)
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "small", config)
     monkeypatch.setattr(frame_quality, "FEATURES", 48)
     monkeypatch.setattr(frame_quality, "CLIP_HUB_SHA256", sha256(folder / "open_clip_model.safetensors"))
     monkeypatch.setattr(frame_quality, "CLIP_L14", SMALL)
-    monkeypatch.setattr(frame_quality, "AESTHETIC_SHA256", sha256(folder / AESTHETIC_HEAD))
+    monkeypatch.setattr(frame_quality, "HEAD_FILE", dataclasses.replace(HEAD_FILE, sha256=sha256(folder / HEAD)))
     return folder
 
 
@@ -281,7 +262,7 @@ def test_aesthetic_quality_is_open_clips_features_through_the_head(aesthetic, he
         ]
     )
     model = open_clip.create_model(f"local-dir:{aesthetic}").eval()
-    head = torch.load(aesthetic / AESTHETIC_HEAD, weights_only=True)
+    head = torch.load(aesthetic / HEAD, weights_only=True)
     with torch.no_grad():
         features = model.encode_image(chain(video * 255), normalize=True)
     single = (features @ head["weight"].T + head["bias"])[:, 0] / 10
@@ -299,15 +280,12 @@ def test_aesthetic_quality_refuses_other_models(aesthetic, monkeypatch):
     (aesthetic / "open_clip_model.safetensors").unlink()
     with pytest.raises(InputError, match=r"holds neither ViT-L-14\.pt nor open_clip_model\.safetensors"):
         AestheticQuality(aesthetic)
-    monkeypatch.setattr(frame_quality, "AESTHETIC_SHA256", "2cd4")
+    monkeypatch.setattr(frame_quality, "HEAD_FILE", HEAD_FILE)
     with pytest.raises(InputError, match=r"sa_0_4_vit_l_14_linear\.pth has SHA-256 .*fetch it from github\.com/LAION-AI"):
         AestheticQuality(aesthetic)
-    (aesthetic / AESTHETIC_HEAD).unlink()
+    (aesthetic / HEAD).unlink()
     with pytest.raises(InputError, match=r"sa_0_4_vit_l_14_linear\.pth not found; fetch it from github\.com/LAION-AI"):
         AestheticQuality(aesthetic)
-
-
-# -------------------------------------------------------------------------------------------------------------- command
 
 
 def test_the_command_prints_dimensions_and_scores(listed, musiq_file, tmp_path, capsys):
@@ -317,14 +295,13 @@ def test_the_command_prints_dimensions_and_scores(listed, musiq_file, tmp_path, 
         write_webp(folder / f"{name}.webp", torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(len(name))))
     given = tmp_path / "means.json"
     given.write_text(json.dumps(scaled(dynamic_degree=1)))
-    command = ["--videos", str(folder), "--prompts", str(listed), "--musiq", str(musiq_file)]
-    cli.score(command)
-    rows = pd.read_csv(folder / "scores.csv").set_index("prompt_id")
-    printed = capsys.readouterr().out
-    assert f"imaging_quality                {rows.imaging_quality[3]:.4f}  2 videos of 2 of 2 prompts" in printed
-    assert "no quality score: VBench's quality score needs 7 dimensions; no mean of subject_consistency" in printed
+    command = ["--videos", str(folder), "--prompts", str(listed), "--musiq", str(musiq_file), "--motion", "false"]
     cli.score([*command, "--vbench_means", str(given)])
-    printed = capsys.readouterr().out
-    quality = (0.5 + rows.imaging_quality[3]) / 6.5
+    rows, printed = pd.read_csv(folder / "scores.csv"), capsys.readouterr().out
+    measured = rows.set_index("prompt_id").imaging_quality[3]
+    quality = (0.5 + measured) / 6.5
+    assert f"imaging_quality                {measured:.4f}  2 videos of 2 of 2 prompts" in printed
     assert "dynamic_degree                 1.0000  as given" in printed
     assert f"VBench's quality score: {quality:.4f}" in printed and f"VBench's total score: {0.8 * quality:.4f}" in printed
+    alone = report(rows, read_entries(listed), {})
+    assert "no quality score: VBench's quality score needs 7 dimensions; no mean of subject_consistency" in alone

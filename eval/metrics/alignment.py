@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -12,22 +11,10 @@ from otca.tasks import scenes, video_scenes
 from otca.types import Prompt
 
 
-class _JudgeAccuracy:
-    """1 where a held-out judge finds exactly what the prompt demands, else 0; a subclass says which judge, of which grammar."""
+class JudgeAccuracy:
+    """1 where the held-out judge of images finds exactly what the prompt demands, else 0."""
 
     name = "judge_correct"
-    check_prompt: ClassVar[Callable[[Prompt], None]]
-
-    def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        """Verdicts 0 or 1, float32 (B,). Raises InputError for a prompt without a spec of the grammar."""
-        for prompt in prompts:
-            self.check_prompt(prompt)
-        return self.judge.verdict(media_BFCHW, prompts).float()
-
-
-class JudgeAccuracy(_JudgeAccuracy):
-    """The verdict of the image judge."""
-
     protocol: ClassVar[dict[str, str]] = {
         "backbone": "embedded judge (convolutional detector)",
         "decode": "fixed confidence threshold",
@@ -39,9 +26,15 @@ class JudgeAccuracy(_JudgeAccuracy):
 
         self.judge = HeldOutJudge.from_pretrained(resolve_model("embedded:judge"))
 
+    def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
+        """Verdicts 0 or 1, float32 (B,). Raises InputError for a prompt without a spec of the grammar."""
+        for prompt in prompts:
+            self.check_prompt(prompt)
+        return self.judge.verdict(media_BFCHW, prompts).float()
 
-class VideoJudgeAccuracy(_JudgeAccuracy):
-    """The verdict of the video judge, in every frame."""
+
+class VideoJudgeAccuracy(JudgeAccuracy):
+    """The same of the judge of videos, in every frame."""
 
     protocol: ClassVar[dict[str, str]] = {
         "backbone": "embedded video judge (detector of each frame, tracks, motion reader)",
@@ -62,11 +55,7 @@ class ClipScore:
     protocol: ClassVar[dict[str, str]] = {"backbone": "embedded open_clip model (trained on the task's captions)"}
 
     def __init__(self, clip=None):
-        self.clip = clip or embedded_clip()
-
-    def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        """Cosines, float32 (B,)."""
-        return self.clip.score(media_BFCHW, prompts)
+        self.score = (clip or embedded_clip()).score
 
 
 def embedded_clip():

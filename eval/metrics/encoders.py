@@ -1,41 +1,40 @@
 """Features of frames, whose `consistency` is VBench's subject and background consistency, or a metric of another name.
 
-A column has VBench's name only where the SHA-256 of the weights is that of the very file that VBench reads:
-`subject_consistency` with DINO ViT-B/16, `background_consistency` with CLIP ViT-B/32. Other weights of the same networks fill
-`frame_consistency_dino` and `frame_consistency_clip`; timm's copy of CLIP is among them, as it was not compared with OpenAI's.
+A column has VBench's name only with the very file that VBench reads: `subject_consistency` with DINO ViT-B/16,
+`background_consistency` with CLIP ViT-B/32. Other weights of the same networks fill `frame_consistency_dino` and
+`frame_consistency_clip`; timm's copy of CLIP is among them, as it was not compared with OpenAI's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from eval.metrics.alignment import embedded_clip
-from eval.metrics.weights import check_file, digest_of
+from eval.metrics.weights import VBenchFile, digest_of
 from otca.errors import InputError, one_line
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
 from otca.rewards.published import load_whole, read_weights
 from otca.untrusted import read_object
 
-EMBEDDED = "frame_consistency_embedded"
-"""Column of the shipped open_clip model."""
+EMBEDDED = "frame_consistency_embedded"  # column of the shipped open_clip model
 CONFIG = "open_clip_config.json"
-CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""Weights in a folder of open_clip."""
-SIDE = 224
-"""Shorter side of what an encoder sees, pixels."""
-_CHUNK = 32
-"""Frames a forward pass."""
+CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # weights in a folder of open_clip
+SIDE = 224  # shorter side of what an encoder sees, pixels
+CHUNK = 32  # frames a forward pass
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DINO_SIZES = {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}
-DINO_SHA256 = "bf34ad0f424b9029b593e8dc3ed553bf26e88bcba0d32bf3e62a6209cb64c85e"
-DINO_SOURCE = "dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"
+DINO = VBenchFile(
+    "bf34ad0f424b9029b593e8dc3ed553bf26e88bcba0d32bf3e62a6209cb64c85e",
+    "dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
+)
+Encode = Callable[[torch.Tensor], torch.Tensor]  # from frames (F, 3, H, W) in [0, 1] to features (F, D)
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,8 @@ CLIP_L14 = OpenAiClip(
 
 def consistency(feature_FD: torch.Tensor) -> float:
     """VBench's mean over frames i ≥ 1 of ½ [max(0, cos(f_{i−1}, f_i)) + max(0, cos(f_0, f_i))]: 0 to 1, higher is steadier."""
-    if feature_FD.ndim != 2 or len(feature_FD) < 2:
-        raise InputError(f"consistency needs features (F, D) of at least 2 frames, got {tuple(feature_FD.shape)}")
+    if len(feature_FD) < 2:
+        raise InputError(f"video has {len(feature_FD)} frame(s), at least 2 are needed")
     unit_FD = functional.normalize(feature_FD.double(), dim=1)
     before, first = (unit_FD[:-1] * unit_FD[1:]).sum(1), unit_FD[1:] @ unit_FD[0]
     return float((before.clamp(min=0) + first.clamp(min=0)).mean() / 2)
@@ -78,11 +77,15 @@ def consistency(feature_FD: torch.Tensor) -> float:
 
 @dataclass(frozen=True)
 class FrameEncoder:
-    """``encode`` maps frames (F, 3, H, W) in [0, 1] to features (F, D); their consistency fills ``column``."""
+    """The consistency of the features fills ``column``."""
 
     column: str
-    encode: Callable[[torch.Tensor], torch.Tensor]
+    encode: Encode
     protocol: dict[str, str]
+
+    def score(self, video_FCHW: torch.Tensor, text: str = "") -> float:
+        """Consistency of the frames' features; the text is not looked at."""
+        return consistency(self.encode(video_FCHW))
 
 
 def embedded_encoder(clip=None) -> FrameEncoder:
@@ -107,8 +110,7 @@ def dino_encoder(weights: Path, device: str | torch.device = "cpu") -> FrameEnco
     """
     from timm.models.vision_transformer import VisionTransformer
 
-    digest = digest_of("subject_consistency", weights, DINO_SOURCE)
-    column = "subject_consistency" if digest == DINO_SHA256 else "frame_consistency_dino"
+    column, digest = DINO.column("subject_consistency", weights, "frame_consistency_dino")
     who = f"metric {column!r}"
     model = VisionTransformer(img_size=SIDE, num_classes=0, weight_init="skip", **DINO_SIZES)
     model = load_whole(who, model, read_weights(who, weights), weights).to(device)
@@ -120,8 +122,7 @@ def dino_encoder(weights: Path, device: str | torch.device = "cpu") -> FrameEnco
         return model.norm(model.blocks(token_NLD))[:, 0]
 
     def encode(video_FCHW: torch.Tensor) -> torch.Tensor:
-        normal = _normalize(_resize(video_FCHW, "bilinear", crop=False), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        return _in_chunks(features, normal, device)
+        return in_chunks(features, prepared(video_FCHW, "bilinear", IMAGENET_MEAN, IMAGENET_STD), device)
 
     protocol = {"backbone": f"DINO ViT-B/16, weights SHA-256 {digest[:16]}", "resolution": f"shorter side {SIDE}"}
     return FrameEncoder(column, encode, protocol)
@@ -133,8 +134,7 @@ def dino_places(embedding_1LD: torch.Tensor, height: int, width: int, patch: int
     The published code resizes the trained grid, bicubic, by the factors (rows + 0.1)/14 and (columns + 0.1)/14 instead of to
     that many rows and columns, which samples it at slightly other points.
     """
-    grid = isqrt(embedding_1LD.shape[1] - 1)
-    rows, columns = height // patch, width // patch
+    grid, rows, columns = isqrt(embedding_1LD.shape[1] - 1), height // patch, width // patch
     if (rows, columns) == (grid, grid) and height == width:
         return embedding_1LD
     plane_1Dhw = embedding_1LD[:, 1:].mT.unflatten(2, (grid, grid))
@@ -147,7 +147,6 @@ def clip_encoder(path: Path, device: str | torch.device = "cpu") -> FrameEncoder
     """`background_consistency`: OpenAI's CLIP ViT-B/32, frames with their shorter side at 224 pixels, the middle.
 
     ``path``: OpenAI's ViT-B-32.pt (MIT), or a folder of open_clip of the same network, which fills `frame_consistency_clip`.
-    Raises InputError for what is missing or does not fit.
     """
     encode, digest = clip_tower("background_consistency", path, CLIP_B32, device)
     column = "background_consistency" if digest == CLIP_B32.sha256 else "frame_consistency_clip"
@@ -155,10 +154,8 @@ def clip_encoder(path: Path, device: str | torch.device = "cpu") -> FrameEncoder
     return FrameEncoder(column, encode, protocol)
 
 
-def clip_tower(
-    metric: str, path: Path, clip: OpenAiClip, device: str | torch.device
-) -> tuple[Callable[[torch.Tensor], torch.Tensor], str]:
-    """Frames (F, 3, H, W) in [0, 1] → features (F, D) of the image tower, and the SHA-256 of the file of weights.
+def clip_tower(metric: str, path: Path, clip: OpenAiClip, device: str | torch.device) -> tuple[Encode, str]:
+    """The image tower, and the SHA-256 of the file of weights.
 
     ``path``: OpenAI's archive, a folder that holds it, or a folder of open_clip. VBench runs the tower in half precision on a
     GPU; here it is single. The archive holds code, so it is read only if its hash is OpenAI's. Raises InputError for other
@@ -169,7 +166,7 @@ def clip_tower(
     who, archive = f"metric {metric!r}", path / clip.archive if path.is_dir() else path
     try:
         if archive.is_file() or not path.is_dir():
-            digest = check_file(metric, archive, [clip.sha256], clip.source)
+            _, digest = VBenchFile(clip.sha256, clip.source).column(metric, archive)
             model = open_clip.load_openai_model(str(archive), precision="fp32", device="cpu")
         else:
             weights = next((path / name for name in CLIP_FILES if (path / name).is_file()), None)
@@ -177,33 +174,30 @@ def clip_tower(
                 raise InputError(f"{who}: {path} holds neither {' nor '.join((clip.archive, *CLIP_FILES))}; fetch {clip.source}")
             if read_object(path / CONFIG, who).get("model_cfg") != open_clip.get_model_config(clip.name):
                 raise InputError(f"{who}: {path / CONFIG} describes another network than {clip.name}; fetch {clip.source}")
-            digest = digest_of(metric, weights, clip.source)
-            model = open_clip.create_model(clip.name, precision="fp32")
+            digest, model = digest_of(metric, weights, clip.source), open_clip.create_model(clip.name, precision="fp32")
             load_whole(who, model, read_weights(who, weights), weights)
     except RuntimeError as error:
         raise InputError(f"{who}: {path} cannot be read ({one_line(error)}); fetch {clip.source}") from error
-    model = model.visual.to(device).eval().requires_grad_(False)
+    tower = model.visual.to(device).eval().requires_grad_(False)
 
     def encode(video_FCHW: torch.Tensor) -> torch.Tensor:
-        return _in_chunks(model, _normalize(_resize(video_FCHW, "bicubic", crop=True), CLIP_MEAN, CLIP_STD), device)
+        return in_chunks(tower, prepared(video_FCHW, "bicubic", CLIP_MEAN, CLIP_STD, crop=True), device)
 
     return encode, digest
 
 
-def _resize(video_FCHW: torch.Tensor, mode: str, crop: bool) -> torch.Tensor:
+def prepared(
+    video_FCHW: torch.Tensor, mode: str, mean: Sequence[float], std: Sequence[float], crop: bool = False
+) -> torch.Tensor:
     """Shorter side to 224 without antialiasing, as VBench does: of a file's 256 levels, and not rounded to them again."""
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import functional as transforms
 
-    pixels = (video_FCHW.float() * 255).round()
-    pixels = transforms.resize(pixels, [SIDE], InterpolationMode(mode), antialias=False)
-    return (transforms.center_crop(pixels, [SIDE, SIDE]) if crop else pixels) / 255
-
-
-def _normalize(video_FCHW: torch.Tensor, mean: Collection[float], std: Collection[float]) -> torch.Tensor:
-    return (video_FCHW - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    pixels = transforms.resize((video_FCHW.float() * 255).round(), [SIDE], InterpolationMode(mode), antialias=False)
+    return transforms.normalize((transforms.center_crop(pixels, [SIDE, SIDE]) if crop else pixels) / 255, mean, std)
 
 
 @torch.inference_mode()
-def _in_chunks(encode: Callable | nn.Module, video_FCHW: torch.Tensor, device: str | torch.device) -> torch.Tensor:
-    return torch.cat([encode(chunk.to(device)).float().cpu() for chunk in video_FCHW.split(_CHUNK)])
+def in_chunks(encode: Encode, video_FCHW: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    """Features on the CPU."""
+    return torch.cat([encode(chunk.to(device)).float().cpu() for chunk in video_FCHW.split(CHUNK)])

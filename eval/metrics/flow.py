@@ -10,21 +10,23 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from eval.metrics.weights import digest_of
+from eval.metrics.weights import VBenchFile
 from otca.errors import InputError
 from otca.rewards.published import load_whole, read_weights
 
 MIN_SIDE = 128
-RAFT_THINGS_SHA256 = "fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1"
-"""Of ``raft-things.pth`` in RAFT's models.zip, which VBench reads."""
-RAFT_SOURCE = "raft-things.pth in the models.zip of github.com/princeton-vl/RAFT"
+RAFT_THINGS = VBenchFile(
+    "fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1",
+    "raft-things.pth in the models.zip of github.com/princeton-vl/RAFT",
+)
 RAFT_UPDATES = 20
+RESOLUTION = f"as given, enlarged by a whole factor to at least {MIN_SIDE} pixels a side"
 
 KINDS = {"c": "corr", "f": "flow"}
 RENAMED = (
@@ -44,28 +46,17 @@ RENAMED = (
 """From the names of princeton-vl/RAFT to torchvision's, one after another."""
 
 
-class Flow(Protocol):
-    """What the metrics ask of a backend; ``padded``, of one that is VBench's (`RaftFlow.padded`)."""
-
-    name: str
-    vbench: bool
-    protocol: dict[str, str]
-
-    def __call__(self, first_CHW: torch.Tensor, second_CHW: torch.Tensor) -> np.ndarray: ...
-
-
 class DisFlow:
     """Dense inverse search (Kroeger et al. 2016) of OpenCV, which sees one channel: colour along its principal axis.
 
-    Luminance would hide what moves over a background as bright as itself. Objects of less than about a sixth of a side are
-    underestimated.
+    Luminance would hide what moves over a background as bright as itself. Objects below a sixth of a side are underestimated.
     """
 
     name = "dis"
     vbench = False
     protocol: ClassVar[dict[str, str]] = {
         "backbone": "OpenCV DISOpticalFlow, preset modality, on the principal colour axis of the two frames",
-        "resolution": f"as given, enlarged by a whole factor to at least {MIN_SIDE} pixels a side",
+        "resolution": RESOLUTION,
     }
 
     def __init__(self):
@@ -80,8 +71,6 @@ class DisFlow:
         height, width = first_CHW.shape[1:]
         factor = _factor(height, width)
         gray = _principal_channel(first_CHW, second_CHW)
-        if factor == 1:
-            return self._search.calc(*gray, None)
         gray = [cv2.resize(g, (width * factor, height * factor), interpolation=cv2.INTER_CUBIC) for g in gray]
         flow = self._search.calc(*gray, None)
         return cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / np.float32(factor)
@@ -92,8 +81,7 @@ class RaftFlow:
 
     The file has the layout of torchvision or that of princeton-vl/RAFT, whose network is the same. Only raft-things.pth itself,
     told by its SHA-256, is VBench's; others, torchvision's port of it among them, fill ``dynamic_degree_raft``. Licence of
-    princeton-vl/RAFT: BSD-3-Clause; for the weights none is stated apart. Raises InputError for a file that is missing or holds
-    other weights.
+    princeton-vl/RAFT: BSD-3-Clause; for the weights none is stated apart.
     """
 
     name = "raft"
@@ -101,18 +89,14 @@ class RaftFlow:
     def __init__(self, weights: Path, device: str | torch.device = "cpu"):
         from torchvision.models.optical_flow import raft_large
 
-        digest = digest_of("dynamic_degree", weights, RAFT_SOURCE)
-        self.vbench = digest == RAFT_THINGS_SHA256
-        metric = "dynamic_degree" if self.vbench else "dynamic_degree_raft"
-        who = f"metric {metric!r}"
+        column, digest = RAFT_THINGS.column("dynamic_degree", weights, "dynamic_degree_raft")
+        self.vbench, who = column == "dynamic_degree", f"metric {column!r}"
         tensors = read_weights(who, weights)
         if any("fnet." in name for name in tensors):
             tensors = {torchvision_name(name): value for name, value in tensors.items() if ".norm3." not in name}
         self.model = load_whole(who, raft_large(weights=None), tensors, weights).to(device)
-        self.protocol = {
-            "backbone": f"torchvision raft_large, {RAFT_UPDATES} updates, weights SHA-256 {digest[:16]}",
-            "resolution": DisFlow.protocol["resolution"],
-        }
+        backbone = f"torchvision raft_large, {RAFT_UPDATES} updates, weights SHA-256 {digest[:16]}"
+        self.protocol = {"backbone": backbone, "resolution": RESOLUTION}
 
     def __call__(self, first_CHW: torch.Tensor, second_CHW: torch.Tensor) -> np.ndarray:
         height, width = first_CHW.shape[1:]
@@ -125,12 +109,12 @@ class RaftFlow:
         return flow_HW2.reshape(height, factor, width, factor, 2).mean(axis=(1, 3)) / np.float32(factor)
 
     def padded(self, first_CHW: torch.Tensor, second_CHW: torch.Tensor) -> np.ndarray:
-        """The flow of the frames with their edges repeated up to sides of whole eights, over all of that.
+        """The flow of the frames with their edges repeated up to sides of whole eights, over all of that: so VBench reads it.
 
-        VBench reads its flows so. Raises InputError for frames with a side below 128 pixels, where RAFT is not defined.
+        Raises InputError for frames with a side below 128 pixels, where RAFT is not defined.
         """
-        if min(first_CHW.shape[1:]) < MIN_SIDE:
-            height, width = first_CHW.shape[1:]
+        height, width = first_CHW.shape[1:]
+        if min(height, width) < MIN_SIDE:
             raise InputError(f"frames of {width}×{height} pixels are too small for VBench's RAFT, which needs {MIN_SIDE} a side")
         return self._padded(torch.stack([first_CHW, second_CHW]).to(next(self.model.parameters())))
 
@@ -143,12 +127,11 @@ class RaftFlow:
         return flow[0].permute(1, 2, 0).float().cpu().numpy()
 
 
-def torchvision_name(name: str) -> str:
-    """torchvision's name of a tensor of princeton-vl/RAFT.
+Flow = DisFlow | RaftFlow
 
-    There a block that halves the sides names its third normalisation twice, as ``norm3``, which is left out, and as
-    ``downsample.1``.
-    """
+
+def torchvision_name(name: str) -> str:
+    """torchvision's name of a tensor of princeton-vl/RAFT, which names some tensors twice: ``norm3`` is ``downsample.1``."""
     name = name.removeprefix("module.")
     for theirs, ours in RENAMED:
         name = re.sub(theirs, ours, name)

@@ -15,25 +15,21 @@ import numpy as np
 import torch
 
 from eval.media import check_video
-from eval.metrics.encoders import FrameEncoder, consistency
+from eval.metrics.encoders import FrameEncoder
 from eval.metrics.flow import MIN_SIDE, DisFlow, Flow, unpadded, warp
 from otca.errors import InputError
 
-MOTION_FPS = 8
-"""Rate to which dynamic degree subsamples."""
+MOTION_FPS = 8  # rate to which dynamic degree subsamples
 PADDED = f"edges repeated up to whole eights, and counted; none below {MIN_SIDE} pixels a side"
 
 
 @dataclass(frozen=True)
 class DynamicDegree:
-    """``moves``: 1.0 or 0.0; ``top_flow``: mean over pairs of the top-5 % flow, pixels a frame at 8 fps.
+    """Whether a video moves, and how much."""
 
-    ``vbench``: VBench's own verdict, 1.0 or 0.0; NaN where the flow is not its own, or the frames are too small for it.
-    """
-
-    moves: float
-    top_flow: float
-    vbench: float = float("nan")
+    moves: float  # 1 or 0
+    top_flow: float  # mean over pairs of the top-5 % flow, pixels a frame at 8 fps
+    vbench: float = float("nan")  # VBench's own verdict, unless the flow is not its own, or the frames are too small for it
 
 
 def dynamic_degree(video_FCHW: torch.Tensor, fps: float, flow: Flow) -> DynamicDegree:
@@ -46,26 +42,20 @@ def dynamic_degree(video_FCHW: torch.Tensor, fps: float, flow: Flow) -> DynamicD
     VBench takes the longest 5 % of the flow of the padded frames, padding included, and asks for no pair where round(4N/16) is 0
     (halves go to even): any video of which it keeps two frames moves. Raises InputError where fewer than two frames are kept.
     """
-    check_video(video_FCHW, 2)
-    if not 0 < fps < float("inf"):
-        raise InputError(f"fps {fps} must be positive")
     kept_FCHW = video_FCHW[:: max(1, round(fps / MOTION_FPS))]
     if len(kept_FCHW) < 2:
         raise InputError(f"video of {len(video_FCHW)} frames at {fps:g} fps keeps one at {MOTION_FPS} fps, 2 are needed")
     height, width = video_FCHW.shape[2:]
     threshold, needed = 6 * min(height, width) / 256, round(4 * len(kept_FCHW) / 16)
-    as_vbench = getattr(flow, "vbench", False) and min(height, width) >= MIN_SIDE  # any function of two frames may be a flow
-    own, padded = [], []
-    for a, b in pairwise(kept_FCHW):
-        if as_vbench:
-            field_HW2 = flow.padded(a, b)
-            padded.append(longest_flow(field_HW2, 0.05))
-            own.append(longest_flow(unpadded(field_HW2, height, width), 0.05))
-        else:
-            own.append(longest_flow(flow(a, b), 0.05))
-    moving, moving_padded = (sum(length > threshold for length in lengths) for lengths in (own, padded))
-    verdict = float(moving_padded >= needed) if padded else float("nan")
-    return DynamicDegree(float(moving >= max(1, needed)), float(np.mean(own)), verdict)
+    verdict = float("nan")
+    if getattr(flow, "vbench", False) and min(height, width) >= MIN_SIDE:  # any function of two frames may be a flow
+        fields = [flow.padded(a, b) for a, b in pairwise(kept_FCHW)]
+        verdict = float(sum(longest_flow(field_HW2, 0.05) > threshold for field_HW2 in fields) >= needed)
+        own = [longest_flow(unpadded(field_HW2, height, width), 0.05) for field_HW2 in fields]
+    else:
+        own = [longest_flow(flow(a, b), 0.05) for a, b in pairwise(kept_FCHW)]
+    moves = sum(length > threshold for length in own) >= max(1, needed)
+    return DynamicDegree(float(moves), float(np.mean(own)), verdict)
 
 
 def longest_flow(flow_HW2: np.ndarray, share: float) -> float:
@@ -81,7 +71,6 @@ def motion_smoothness(video_FCHW: torch.Tensor, flow: Flow) -> float:
     VBench's definition with its network, AMT-S, replaced: the neighbours a, b are warped by half of the motion between them
     (the mean of the flow and the reversed flow) and averaged. An even number of frames leaves the last one out.
     """
-    check_video(video_FCHW, 3)
     errors = []
     for a, truth, b in zip(video_FCHW[:-2:2], video_FCHW[1:-1:2], video_FCHW[2::2]):
         half_HW2 = (flow(a, b) - flow(b, a)) / 4
@@ -97,7 +86,6 @@ def warping_error(video_FCHW: torch.Tensor, flow: Flow) -> float:
     inside the frame, and flow and reversed flow cancel, |f + b|² ≤ 0.01 (|f|² + |b|²) + 0.5 (Ruder et al. 2016). Mean
     over channels and visible points (over all points where none is visible), then over pairs.
     """
-    check_video(video_FCHW, 2)
     height, width = video_FCHW.shape[2:]
     y, x = np.mgrid[:height, :width]
     errors = []
@@ -118,15 +106,11 @@ def temporal_flickering(video_FCHW: torch.Tensor) -> float:
 
     VBench computes it on static scenes alone; elsewhere it measures motion as much as flicker.
     """
-    check_video(video_FCHW, 2)
     return float(1 - (video_FCHW[1:] - video_FCHW[:-1]).abs().mean(dtype=torch.float64))
 
 
 def _channels_last(frame_CHW: torch.Tensor) -> np.ndarray:
     return frame_CHW.float().permute(1, 2, 0).contiguous().cpu().numpy()
-
-
-# ------------------------------------------------------------------------------------------------------------- together
 
 
 class MotionMetrics:
@@ -158,6 +142,6 @@ class MotionMetrics:
             motion_smoothness(video_FCHW, self.flow),
             warping_error(video_FCHW, self.flow),
             temporal_flickering(video_FCHW),
-            *(consistency(e.encode(video_FCHW)) for e in self.encoders),
+            *(encoder.score(video_FCHW) for encoder in self.encoders),
         )
         return dict(zip(self.columns, values))

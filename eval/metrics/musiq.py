@@ -18,6 +18,7 @@ PATCH = 32
 GRID = 10
 LONGER_SIDES = (224, 384)
 GROUPS = 32
+INPUTS = ("query", "key", "value")
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,15 @@ class Musiq(nn.Module):
     def forward(self, picture_NCHW: torch.Tensor) -> torch.Tensor:
         height, width = picture_NCHW.shape[2:]
         centred_NCHW = 2 * picture_NCHW - 1
-        tokens, places, scales = [], [], []
+        tokens, where = [], []
         for scale, side in enumerate((*LONGER_SIDES, max(height, width))):
             ratio = side / max(height, width)
             size = round(height * ratio), round(width * ratio)
             resized = centred_NCHW if size == (height, width) else functional.interpolate(centred_NCHW, size, mode="bicubic")
             patch_NLCPP, place_L = cut(resized)
             tokens.append(self._embed(patch_NLCPP))
-            places.append(place_L)
-            scales.append(torch.full_like(place_L, scale))
-        token_NLD = self.transformer_encoder(torch.cat(tokens, 1), torch.cat(places), torch.cat(scales))
-        return self.head(token_NLD[:, 0])[:, 0]
+            where.append(self.transformer_encoder.where(place_L, scale))
+        return self.head(self.transformer_encoder(torch.cat(tokens, 1) + torch.cat(where))[:, 0])[:, 0]
 
     def _embed(self, patch_NLCPP: torch.Tensor) -> torch.Tensor:
         pictures = len(patch_NLCPP)
@@ -91,14 +90,9 @@ class Bottleneck(nn.Module):
 
     def __init__(self, width: int, out: int):
         super().__init__()
-        self.conv1 = StandardizedConv(width, width, 1, bias=False)
-        self.gn1 = nn.GroupNorm(GROUPS, width, eps=1e-4)
-        self.conv2 = StandardizedConv(width, width, 3, padding=1, bias=False)
-        self.gn2 = nn.GroupNorm(GROUPS, width, eps=1e-4)
-        self.conv3 = StandardizedConv(width, out, 1, bias=False)
-        self.gn3 = nn.GroupNorm(GROUPS, out, eps=1e-4)
-        self.conv_proj = StandardizedConv(width, out, 1, bias=False)
-        self.gn_proj = nn.GroupNorm(GROUPS, out, eps=1e-4)
+        for name, size, channels in (("1", 1, width), ("2", 3, width), ("3", 1, out), ("_proj", 1, out)):
+            self.add_module(f"conv{name}", StandardizedConv(width, channels, size, padding=size // 2, bias=False))
+            self.add_module(f"gn{name}", nn.GroupNorm(GROUPS, channels, eps=1e-4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = functional.relu(self.gn1(self.conv1(x)))
@@ -107,21 +101,22 @@ class Bottleneck(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Tokens (N, L, D) with their places and scales (L,) → (N, 1 + L, D), the class token first."""
+    """Tokens (N, L, D) → (N, 1 + L, D), the class token first."""
 
     def __init__(self, sizes: MusiqSizes):
         super().__init__()
         self.posembed_input = nn.ParameterDict({"position_emb": torch.zeros(1, GRID**2, sizes.width)})
         self.scaleembed_input = nn.ParameterDict({"scale_emb": torch.zeros(len(LONGER_SIDES) + 1, sizes.width)})
         self.cls = nn.Parameter(torch.zeros(1, 1, sizes.width))
-        blocks = ((f"encoderblock_{i}", Block(sizes)) for i in range(sizes.layers))
-        self.transformer = nn.Sequential(OrderedDict(blocks))
+        self.transformer = nn.Sequential(OrderedDict((f"encoderblock_{i}", Block(sizes)) for i in range(sizes.layers)))
         self.encoder_norm = nn.LayerNorm(sizes.width, eps=1e-6)
 
-    def forward(self, token_NLD: torch.Tensor, place_L: torch.Tensor, scale_L: torch.Tensor) -> torch.Tensor:
-        where_LD = self.posembed_input["position_emb"][0, place_L] + self.scaleembed_input["scale_emb"][scale_L]
-        tokens = torch.cat([self.cls.expand(len(token_NLD), -1, -1), token_NLD + where_LD], 1)
-        return self.encoder_norm(self.transformer(tokens))
+    def where(self, place_L: torch.Tensor, scale: int) -> torch.Tensor:
+        """Embeddings (L, D) of patches' places on the grid and their scale."""
+        return self.posembed_input["position_emb"][0, place_L] + self.scaleembed_input["scale_emb"][scale]
+
+    def forward(self, token_NLD: torch.Tensor) -> torch.Tensor:
+        return self.encoder_norm(self.transformer(torch.cat([self.cls.expand(len(token_NLD), -1, -1), token_NLD], 1)))
 
 
 class Block(nn.Module):
@@ -131,20 +126,14 @@ class Block(nn.Module):
         super().__init__()
         self.heads = sizes.heads
         self.norm1 = nn.LayerNorm(sizes.width, eps=1e-6)
-        self.attention = nn.ModuleDict({name: nn.Linear(sizes.width, sizes.width) for name in ("query", "key", "value", "out")})
+        self.attention = nn.ModuleDict({name: nn.Linear(sizes.width, sizes.width) for name in (*INPUTS, "out")})
         self.norm2 = nn.LayerNorm(sizes.width, eps=1e-6)
-        layers = (
-            ("fc1", nn.Linear(sizes.width, sizes.hidden)),
-            ("act", nn.GELU()),
-            ("fc2", nn.Linear(sizes.hidden, sizes.width)),
-        )
-        self.mlp = nn.Sequential(OrderedDict(layers))
+        inner, outer = nn.Linear(sizes.width, sizes.hidden), nn.Linear(sizes.hidden, sizes.width)
+        self.mlp = nn.Sequential(OrderedDict(fc1=inner, act=nn.GELU(), fc2=outer))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         normal = self.norm1(x)
-        parts = (
-            self.attention[name](normal).unflatten(-1, (self.heads, -1)).transpose(1, 2) for name in ("query", "key", "value")
-        )
+        parts = (self.attention[name](normal).unflatten(-1, (self.heads, -1)).transpose(1, 2) for name in INPUTS)
         mixed = functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
         x = x + self.attention["out"](mixed)
         return x + self.mlp(self.norm2(x))

@@ -23,18 +23,18 @@ from eval.media import check_video
 from eval.metrics.flow import Flow
 from eval.metrics.motion import longest_flow
 from otca.errors import InputError
-from otca.prompts import load_prompts
+from otca.prompts import load_rows
 from otca.types import Prompt
 from otca.untrusted import read_json
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """``part``: the score it counts in, by ``weight``; its mean is scaled so that ``low`` becomes 0 and ``high`` 1, unclipped."""
+    """How a dimension's mean counts."""
 
-    part: str
-    low: float
-    high: float
+    part: str  # the score it counts in
+    low: float  # becomes 0, unclipped
+    high: float  # becomes 1
     weight: float = 1.0
 
 
@@ -58,14 +58,11 @@ DIMENSIONS = {
 }
 """VBench's dimensions: NORMALIZE_DIC, DIM_WEIGHT, QUALITY_LIST and SEMANTIC_LIST of its ``scripts/constant.py``."""
 PART_WEIGHTS = {"quality": 4, "semantic": 1}
+SUMS = {part: sum(d.weight for d in DIMENSIONS.values() if d.part == part) for part in PART_WEIGHTS}
 SAME = {"temporal_style": "overall_consistency"}
 """Dimension → the column of another that it is computed as, over its own prompts."""
 FLICKERING, STATIC = "temporal_flickering", "static"
-STATIC_VIDEOS = 5
-"""Static videos of a prompt, by file name, that count for temporal flickering."""
-
-
-# --------------------------------------------------------------------------------------------------------------- scores
+STATIC_VIDEOS = 5  # static videos of a prompt, by file name, that count for temporal flickering
 
 
 SCORES = {"quality": ("quality",), "semantic": ("semantic",), "total": ("quality", "semantic")}
@@ -78,16 +75,9 @@ def vbench_score(which: str, means: Mapping[str, float]) -> float:
     absent = [name for name in needed if not math.isfinite(means.get(name, math.nan))]
     if absent:
         raise InputError(f"VBench's {which} score needs {len(needed)} dimensions; no mean of {', '.join(absent)}")
-    scores = []
-    for part in SCORES[which]:
-        own = {name: d for name, d in needed.items() if d.part == part}
-        scaled = sum(d.weight * (means[name] - d.low) / (d.high - d.low) for name, d in own.items())
-        scores.append(scaled / sum(d.weight for d in own.values()))
-    weights = [PART_WEIGHTS[part] for part in SCORES[which]]
-    return sum(w * s for w, s in zip(weights, scores)) / sum(weights)
-
-
-# ---------------------------------------------------------------------------------------------------------------- means
+    weights = {name: PART_WEIGHTS[d.part] * d.weight / SUMS[d.part] for name, d in needed.items()}
+    scaled = {name: (means[name] - d.low) / (d.high - d.low) for name, d in needed.items()}
+    return sum(weights[name] * scaled[name] for name in needed) / sum(weights.values())
 
 
 @dataclass(frozen=True)
@@ -100,14 +90,11 @@ class Entry:
 
 def read_entries(prompts_file: Path) -> list[Entry] | None:
     """The rows of VBench's ``VBench_full_info.json``; None for any other list, also one with dimensions of other benchmarks."""
-    if prompts_file.suffix != ".json":
+    rows = load_rows(str(prompts_file)) if prompts_file.suffix == ".json" else []
+    served = [row.cells.get("dimension") for row in rows]
+    if not served or not all(isinstance(names, list) and all(name in tuple(DIMENSIONS) for name in names) for names in served):
         return None
-    prompts = load_prompts(str(prompts_file))
-    rows = read_json(prompts_file, "prompts file")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("dimension"), list) for row in rows):
-        return None
-    entries = [Entry(prompt, tuple(row["dimension"])) for prompt, row in zip(prompts, rows)]
-    return entries if all(name in tuple(DIMENSIONS) for entry in entries for name in entry.serves) else None
+    return [Entry(row.prompt, tuple(names)) for row, names in zip(rows, served)]
 
 
 def dimension_means(rows: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
@@ -116,24 +103,21 @@ def dimension_means(rows: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFram
     ``rows``: as `eval.score.score_folder` makes them. An entry's videos are those of its id, else of its text: VBench
     lists two texts twice and counts their videos twice. Temporal flickering has VBench's name, and means the first five static
     videos of a prompt, where ``rows`` has `STATIC`; else it is ``temporal_flickering_unfiltered``. Videos without a value do not
-    count, the others alike; VBench on one GPU weighs the two consistencies by frames, which is the same where all videos are
-    equally long.
+    count, the others alike; VBench on one GPU weighs the two consistencies by frames.
     """
-    rows = rows.sort_values("file")
+    rows, out = rows.sort_values("file"), {}
     by_id, by_text = (dict(list(rows.groupby(column))) for column in ("prompt_id", "text"))
-    filtered, out = STATIC in rows, {}
-    for name, column in ((name, SAME.get(name, name)) for name in DIMENSIONS):
-        if column not in rows:
-            continue
-        served = [entry.prompt for entry in entries if name in entry.serves]
+    for name in DIMENSIONS:
+        column, label = SAME.get(name, name), name
+        served = [entry.prompt for entry in entries if name in entry.serves] if column in rows else []
         videos = [by_id.get(p.id, by_text.get(p.text, rows[:0])) for p in served]
-        if name == FLICKERING and filtered:
+        if name == FLICKERING and STATIC in rows:
             videos = [v[v[STATIC] == 1][:STATIC_VIDEOS] for v in videos]
-        values = [v[column].dropna() for v in videos]
-        prompts, values = sum(len(v) > 0 for v in values), pd.concat([rows[column][:0], *values])
-        if prompts:
-            label = name if name != FLICKERING or filtered else f"{FLICKERING}_unfiltered"
-            out[label] = {"mean": values.mean(), "videos": len(values), "prompts": prompts, "listed": len(served)}
+        elif name == FLICKERING:
+            label = f"{FLICKERING}_unfiltered"
+        if values := [found for v in videos if len(found := v[column].dropna())]:
+            all_values = pd.concat(values)
+            out[label] = {"mean": all_values.mean(), "videos": len(all_values), "prompts": len(values), "listed": len(served)}
     return pd.DataFrame.from_dict(out, orient="index", columns=["mean", "videos", "prompts", "listed"])
 
 
@@ -173,9 +157,6 @@ def report(rows: pd.DataFrame, entries: Sequence[Entry], given: Mapping[str, flo
         except InputError as error:
             lines.append(f"no {which} score: {error}")
     return "\n".join(lines)
-
-
-# --------------------------------------------------------------------------------------------------------- static videos
 
 
 def is_static(video_FCHW: torch.Tensor, flow: Flow) -> bool:

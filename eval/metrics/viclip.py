@@ -18,17 +18,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from eval.media import check_video
-from eval.metrics.weights import digest_of
+from eval.metrics.weights import VBenchFile
 from otca.errors import InputError, one_line
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD, to_pixels
 from otca.rewards.published import load_whole, read_weights
 
 COLUMN = "overall_consistency"
-SHA256 = "7a4d6ad6eac6632db3693f4b97f9f8f6445b65b1e139a6fc6686150522238c56"
-SOURCE = "ViClip-InternVid-10M-FLT.pth of huggingface.co/OpenGVLab/VBench_Used_Models at 83290ee"
-HEAD_WIDTH = 64
-"""Width of every attention head of either tower."""
+FILE = VBenchFile(
+    "7a4d6ad6eac6632db3693f4b97f9f8f6445b65b1e139a6fc6686150522238c56",
+    "ViClip-InternVid-10M-FLT.pth of huggingface.co/OpenGVLab/VBench_Used_Models at 83290ee",
+)
+HEAD_WIDTH = 64  # width of every attention head of either tower
 TEMPORAL = "temporal_positional_embedding"
 PARTS = ("vision_encoder", "text_encoder")
 READ_OFF = {
@@ -45,7 +45,7 @@ READ_OFF = {
 class ViClip:
     """`overall_consistency`: cosine of ViCLIP's features of a video and of its prompt, −1 to 1, about 0.2; higher is better.
 
-    ``weights``: the file that VBench reads (`SOURCE`, SHA-256 7a4d6ad6…22238c56); others of its layout fill
+    ``weights``: the file that VBench reads (`FILE`); others of its layout fill
     ``overall_consistency_viclip``. Licence: MIT in the hub's OpenGVLab/ViCLIP, which has a file of this name; in the repository
     that VBench fetches it from, licence not stated. The network and its input follow vbench/third_party/ViCLIP of
     github.com/Vchitect/VBench at 45e79ec, in float32; the published weights themselves were not at hand. Raises InputError for a
@@ -55,27 +55,19 @@ class ViClip:
     def __init__(self, weights: Path, device: str | torch.device = "cpu"):
         import open_clip
 
-        self.column = COLUMN if digest_of(COLUMN, weights, SOURCE) == SHA256 else f"{COLUMN}_viclip"
+        self.column, _ = FILE.column(COLUMN, weights, f"{COLUMN}_viclip")
         who = f"metric {self.column!r}"
         tensors = read_weights(who, weights)
         network = build_network(self.column, tensors, weights)
         tensors["vision_encoder.conv1.weight"] = tensors["vision_encoder.conv1.weight"].squeeze(2)  # one frame deep
-        self.network = load_whole(who, network, tensors, weights).to(device)
-        self.device = device
+        self.network, self.device = load_whole(who, network, tensors, weights).to(device), device
         self.tokenize = open_clip.SimpleTokenizer(context_length=self.network.text_encoder.context_length)
-        self._known: dict[str, torch.Tensor] = {}
 
     def score(self, video_FCHW: torch.Tensor, text: str) -> float:
         """Cosine of a video (F, 3, H, W) in [0, 1] and a text, which is cut at 32 tokens."""
-        check_video(video_FCHW)
-        frame_TCHW = self._preprocess(video_FCHW[frame_indices(len(video_FCHW), self._frames)])
-        if text not in self._known:
-            self._known[text] = self._text_features(text)
-        return float(self._video_features(frame_TCHW) @ self._known[text])
-
-    @property
-    def _frames(self) -> int:
-        return getattr(self.network.vision_encoder, TEMPORAL).shape[1]
+        wanted = getattr(self.network.vision_encoder, TEMPORAL).shape[1]
+        frame_TCHW = self._preprocess(video_FCHW[frame_indices(len(video_FCHW), wanted)])
+        return float(self._video_features(frame_TCHW) @ self._text_features(text))
 
     def _preprocess(self, video_TCHW: torch.Tensor) -> torch.Tensor:
         """Shorter side to 224, bicubic without antialiasing and rounded to 256 levels again, the middle, normalised."""
@@ -116,7 +108,7 @@ def build_network(metric: str, tensors: Mapping[str, torch.Tensor], path: Path) 
 
     absent = [name for name, axes in READ_OFF.items() if name not in tensors or tensors[name].ndim != axes]
     if absent:
-        raise InputError(f"metric {metric!r}: {path} is no file of ViCLIP: it lacks {', '.join(absent)}; fetch {SOURCE}")
+        raise InputError(f"metric {metric!r}: {path} is no file of ViCLIP: it lacks {', '.join(absent)}; fetch {FILE.source}")
     convolution, places, frames, projection, context, words = (tensors[name].shape for name in READ_OFF)
     depth = {part: len({k.split(".")[3] for k in tensors if k.startswith(f"{part}.transformer.resblocks.")}) for part in PARTS}
     sizes = {part: (width, depth[part], width // HEAD_WIDTH) for part, width in zip(PARTS, (convolution[0], words[1]))}

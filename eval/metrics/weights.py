@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from otca.errors import InputError
@@ -16,10 +16,17 @@ def digest_of(metric: str, path: Path, source: str) -> str:
     return sha256(path)
 
 
-def check_file(metric: str, path: Path, digests: Sequence[str], source: str) -> str:
-    """SHA-256 of a file. Raises InputError unless it is among ``digests``, those of the files that VBench reads."""
-    found = digest_of(metric, path, source)
-    if found not in digests:
-        known = " or ".join(f"{digest[:16]}…" for digest in digests)
-        raise InputError(f"metric {metric!r}: {path} has SHA-256 {found[:16]}…, VBench's has {known}; fetch it from {source}")
-    return found
+@dataclass(frozen=True)
+class VBenchFile:
+    """The very file that VBench reads: its SHA-256, and where it is had from."""
+
+    sha256: str
+    source: str
+
+    def column(self, metric: str, path: Path, other: str = "") -> tuple[str, str]:
+        """The column that a file fills, and its SHA-256: ``metric`` if it is this one, else ``other``; refused if that is ""."""
+        found = digest_of(metric, path, self.source)
+        if found != self.sha256 and not other:
+            said = f"{path} has SHA-256 {found[:16]}…, VBench's has {self.sha256[:16]}…"
+            raise InputError(f"metric {metric!r}: {said}; fetch it from {self.source}")
+        return metric if found == self.sha256 else other, found
