@@ -7,7 +7,6 @@ orientation of pictures, the display matrix of videos; ``upright=False`` keeps w
 from __future__ import annotations
 
 import re
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,14 +29,10 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", *(("AVIF",) if _AVIF el
 ANIMATIONS = (".gif", ".webp")
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mp4", ".webm": "matroska", ".mkv": "matroska", ".avi": "avi"}
 """Ending → FFmpeg's demuxer."""
-DEFAULT_FPS = 8.0
-"""Frames a second of what states none: folders of frames, animations without durations."""
-MAX_VIDEO_PIXELS = 512_000_000
-"""Pixels of a video's frames, 6 GB as float32: 246 frames of 1080p."""
+DEFAULT_FPS = 8.0  # frames a second of what states none: folders of frames, animations without durations
+MAX_VIDEO_PIXELS = 512_000_000  # pixels of a video's frames, 6 GB as float32: 246 frames of 1080p
 
-_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"meta", b"udta", b"styp", b"sidx", b"moof", b"mfra"}
-_STREAMS = 64
-"""Streams of a container that `MAX_PIXELS` is told to while it is opened."""
+_STREAMS = 64  # streams of a container that `MAX_PIXELS` is told to while it is opened
 DESCRIPTION = 0x010E
 """EXIF tag ImageDescription; `write_webp` notes frames and rate there, since WebP merges equal neighbours."""
 
@@ -74,9 +69,6 @@ def check_video(video_FCHW: torch.Tensor, frames: int = 1) -> None:
         raise InputError(f"video has {len(video_FCHW)} frame(s), at least {frames} are needed")
     if not (video_FCHW.min() >= 0 and video_FCHW.max() <= 1):
         raise InputError(f"video must lie in [0, 1], found {video_FCHW.min():.4g} to {video_FCHW.max():.4g}; scale or clamp it")
-
-
-# -------------------------------------------------------------------------------------------------------------- reading
 
 
 def read_picture(path: Path, upright: bool = True) -> Video:
@@ -180,10 +172,13 @@ def _container(path: Path, upright: bool) -> tuple[list[np.ndarray], float]:
             stream = container.streams.video[0]
             _check_size(path, "video", stream.height, stream.width, stream.frames or 1)
             stream.codec_context.options = limit
-            for frame in container.decode(stream):
-                _check_size(path, "video", frame.height, frame.width, len(frames) + 1)
-                matrix = frame.side_data.get("DISPLAYMATRIX") if upright else None
-                frames.append(_turned(path, frame.to_ndarray(format="rgb24"), matrix))
+            for packet in container.demux(stream):
+                if packet.is_corrupt:  # the file ends in it
+                    raise InputError(f"video {path} is cut short ({path.stat().st_size} bytes); copy it again")
+                for frame in packet.decode():
+                    _check_size(path, "video", frame.height, frame.width, len(frames) + 1)
+                    matrix = frame.side_data.get("DISPLAYMATRIX") if upright else None
+                    frames.append(_turned(path, frame.to_ndarray(format="rgb24"), matrix))
             return frames, float(stream.average_rate or 0)
 
 
@@ -199,25 +194,13 @@ def _turned(path: Path, pixel_HWC: np.ndarray, matrix) -> np.ndarray:
 
 
 def _check_whole(path: Path, file: BinaryIO) -> None:
-    """Raise InputError if a file says that it is longer than it is: a box of MP4, an AVI's or WebP's RIFF, Matroska's segment."""
-    end, head = path.stat().st_size, file.read(64)
-    said = 0
+    """Raise InputError if an AVI or Matroska says that it is longer than it is: FFmpeg reads what is there, without a word."""
+    end, head, said = path.stat().st_size, file.read(64), 0
     if head[:4] == b"RIFF":
         said = 8 + int.from_bytes(head[4:8], "little")
     elif head[:4] == b"\x1a\x45\xdf\xa3":
         start, length = _ebml_size(head, 4)
-        segment, length = _ebml_size(head, start + length + 4)
-        said = segment + length
-    elif head[4:8] in _BOXES:
-        while said + 16 <= end:
-            file.seek(said)
-            size, kind, large = struct.unpack(">I4sQ", file.read(16))
-            if kind not in _BOXES or size == 0:  # 0: up to the end of the file
-                return
-            said += max(large if size == 1 else size, 8)
-    elif head[:3] == b"GIF":
-        file.seek(0)
-        said = end + (not file.read().rstrip(b"\0").endswith(b";"))
+        said = sum(_ebml_size(head, start + length + 4))
     if said > end:
         raise InputError(f"video {path} is cut short ({end} bytes where it says at least {said}); copy it again")
 
@@ -232,8 +215,6 @@ def _ebml_size(head: bytes, at: int) -> tuple[int, int]:
 def _animation(path: Path, default_fps: float) -> tuple[list[np.ndarray], float]:
     """Frames (H, W, 3) uint8 and rate of a GIF or WebP."""
     pictures, durations = [], []
-    with open(path, "rb") as file:
-        _check_whole(path, file)
     with Image.open(path, formats=("GIF", "WEBP")) as image:
         count = getattr(image, "n_frames", 1)
         for index in range(count):

@@ -12,6 +12,7 @@ import gc
 import hashlib
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from tqdm import tqdm
 
 from eval.evaluate import write_rows
@@ -28,6 +28,7 @@ from eval.items import Item, find_items
 from eval.media import Video
 from eval.metrics import vbench
 from eval.scorers import HELD_OUT, Score, Scorer, check_rewards, reward_scorer, video_scorers
+from eval.stats import bootstrap_interval
 from otca import presets
 from otca.bounds import at_least, check_bound
 from otca.config import TrainConfig
@@ -42,14 +43,9 @@ OWN_REWARDS = {"images": TrainConfig().rewards, "videos": presets.preset("video/
 FOR_VIDEOS = ("raft", "dino", "clip", "aesthetic", "musiq", "viclip", "vbench_means")
 """Options that images have no use for."""
 FACTS = ("frames", "fps", "height", "width")
-_LIST, _READING = "the list of files", "facts"
-"""What fills the first columns."""
-RESAMPLES = 2000
-"""Bootstrap resamples of `summary`."""
-BATCH_PIXELS = 256_000_000
-"""Pixels that are scored together at most, beyond one item."""
-NAMED = 5
-"""Files without a prompt, or not read, that are named before it is said how many more there are."""
+RESAMPLES = 2000  # bootstrap resamples of `summary`
+BATCH_PIXELS = 256_000_000  # pixels that are scored together at most, beyond one item
+NAMED = 5  # files without a prompt, or not read, that are named before it is said how many more there are
 
 
 @dataclass
@@ -157,9 +153,6 @@ def _scorers(given: ScoreConfig, entries: list[vbench.Entry] | None, prompts: li
     return out
 
 
-# ----------------------------------------------------------------------------------------------------------------- rows
-
-
 def listed_rows(items: Sequence[Item]) -> pd.DataFrame:
     """What is known before anything is scored: file, prompt_id, skill, text."""
     cells = [(item.name, item.prompt.id, (item.prompt.spec or {}).get("skill", ""), item.prompt.text) for item in items]
@@ -173,45 +166,32 @@ def score_folder(items: Sequence[Item], scorers: Sequence[Scorer], partial: Path
     scorer cannot score lacks that scorer's columns alone. Raises InputError if no item can be read or scored, and where
     two scorers fill one column; a scorer's own failure ends the call, and what was scored stays in ``partial``.
     """
-    rows, unreadable = listed_rows(items), {}
-    unscored: dict[str, list[str]] = {item.key: [] for item in items}
-    filled = dict.fromkeys([*rows.columns, "error"], _LIST)
-    for scorer in (Scorer(_READING, lambda: _facts), *scorers):
-        able = [item for item in items if item.key not in unreadable]
-        failed: dict[str, str] = {}
-        found = _complete(scorer, able, partial, unreadable, failed, progress)
+    rows = listed_rows(items).set_axis([item.key for item in items])
+    known, work = list(rows), _Work(partial, progress)
+    for scorer in (Scorer("facts", lambda: _facts), *scorers):
+        found = pd.DataFrame.from_dict(work.columns(scorer, items), orient="index", dtype=float)
         gc.collect()  # models that refer to themselves go too before the next one comes
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-        for key, error in failed.items():
-            unscored[key].append(f"{scorer.name}: {error}")
-        if all(item.key in unreadable for item in items):
-            raise InputError(f"none of {len(items)} files can be scored; the first: {unreadable[items[0].key]}")
-        for column in next(iter(found.values()), {}):
-            if column in filled:
-                raise InputError(f"column {column!r} is filled by {filled[column]} and by {scorer.name}; leave one of them out")
-            filled[column] = scorer.name
-            rows[column] = [float(found.get(scorer.key(item), {}).get(column, np.nan)) for item in items]
-    rows["error"] = [unreadable.get(item.key) or "; ".join(unscored[item.key]) for item in items]
-    numbers = [column for column, name in filled.items() if name != _LIST]
-    rows.loc[[item.key in unreadable for item in items], numbers] = np.nan
-    scores = [column for column, name in filled.items() if name not in (_LIST, _READING)]
+        if twice := [column for column in found if column in (*rows, "error")]:
+            raise InputError(f"column {twice[0]!r} is filled twice, again by {scorer.name}; leave one of the two out")
+        rows = rows.join(found)
+    rows.loc[list(work.unread), rows.columns.drop(known)] = np.nan
+    rows["error"] = [work.unread.get(item.key) or "; ".join(work.unscored[item.key]) for item in items]
+    scores = rows.columns.drop([*known, *FACTS, "error"], errors="ignore")
     if (rows["error"] != "").any() and rows[scores].isna().all(axis=None):
         raise InputError(f"none of {len(items)} files can be scored; the first: {next(filter(None, rows['error']))}")
-    return rows.astype({name: "Int64" for name in ("frames", "height", "width")})
+    return rows.reset_index(drop=True).astype({name: "Int64" for name in ("frames", "height", "width")})
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean of every score with its 95 % percentile bootstrap interval over prompts."""
     out = []
     for name in rows.columns[rows.columns.get_loc(FACTS[-1]) + 1 :].drop("error"):
-        scored = rows[rows[name].notna()]
-        means = scored.groupby("prompt_id")[name].mean()
-        low, high = np.nan, np.nan
-        if len(means) > 1:
-            spread = stats.bootstrap((means,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0))
-            low, high = spread.confidence_interval
-        out.append({"score": name, "mean": means.mean(), "low": low, "high": high, "items": len(scored), "prompts": len(means)})
+        means = rows.groupby("prompt_id")[name].mean().dropna()
+        low, high = bootstrap_interval(means, resamples=RESAMPLES, trimmed=0)
+        items = rows[name].notna().sum()
+        out.append({"score": name, "mean": means.mean(), "low": low, "high": high, "items": items, "prompts": len(means)})
     return pd.DataFrame(out)
 
 
@@ -221,26 +201,67 @@ def _facts(media: Sequence[Video], prompts: Sequence[Prompt]) -> dict[str, list[
     return dict(zip(FACTS, map(list, zip(*values))))
 
 
-def _complete(
-    scorer: Scorer, items: Sequence[Item], partial: Path, unreadable: dict[str, str], failed: dict[str, str], progress: bool
-) -> dict[str, dict[str, float]]:
-    """Key → columns of every item, taken from the partial file or scored now; errors of the others by their keys."""
-    path = partial / f"{scorer.name}.jsonl"
-    known = _read_partial(path)
-    found = {key: known[key] for key in map(scorer.key, items) if key in known}
-    left = [item for item in items if scorer.key(item) not in found]
-    if not left:
+class _Work:
+    """Scores, taken from the partial files or made now, and what went wrong by item: cannot be read, cannot be scored by one."""
+
+    def __init__(self, partial: Path, progress: bool):
+        self.partial, self.progress = partial, progress
+        self.unread: dict[str, str] = {}
+        self.unscored: defaultdict[str, list[str]] = defaultdict(list)
+
+    def columns(self, scorer: Scorer, items: Sequence[Item]) -> dict[str, dict[str, float]]:
+        """Key of each item that is read and scored → its columns."""
+        path = self.partial / f"{scorer.name}.jsonl"
+        known, items = _read_partial(path), [item for item in items if item.key not in self.unread]
+        found = {item.key: known[scorer.key(item)] for item in items if scorer.key(item) in known}
+        left = [item for item in items if item.key not in found]
+        if not left:
+            return found
+        score = scorer.load()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tqdm(total=len(items), initial=len(found), desc=scorer.name, unit="item", disable=not self.progress) as bar:
+            for chunk, media in self._chunks(left, scorer.batch):
+                new = self._scored(scorer.name, score, chunk, media)
+                with open(path, "a") as file:
+                    file.writelines(f"\n{json.dumps([scorer.key(item), new[item.key]])}" for item in chunk if item.key in new)
+                found |= new
+                bar.update(len(new))
         return found
-    score = scorer.load()
-    partial.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(items), initial=len(found), desc=scorer.name, unit="item", disable=not progress) as bar:
-        for chunk, media in _chunks(left, scorer.batch, unreadable):
-            new = _scored(scorer, score, chunk, media, failed)
-            with open(path, "a") as file:
-                file.writelines(f"\n{json.dumps([key, columns])}" for key, columns in new.items())
-            found |= new
-            bar.update(len(new))
-    return found
+
+    def _chunks(self, items: Sequence[Item], batch: int) -> Iterator[tuple[list[Item], list[Video]]]:
+        """Neighbours of one size and rate, at most ``batch`` at a time."""
+        chunk: list[Item] = []
+        media: list[Video] = []
+        for item in items:
+            try:
+                video = item.read()
+            except InputError as error:
+                self.unread[item.key] = _naming(item, error)
+                continue
+            most, before = max(1, min(batch, 3 * BATCH_PIXELS // video.frames_FCHW.numel())), media[-1] if media else video
+            if len(media) >= most or (video.frames_FCHW.shape, video.fps) != (before.frames_FCHW.shape, before.fps):
+                yield chunk, media
+                chunk, media = [], []
+            chunk.append(item)
+            media.append(video)
+        if media:
+            yield chunk, media
+
+    def _scored(self, name: str, score: Score, chunk: Sequence[Item], media: Sequence[Video]) -> dict[str, dict[str, float]]:
+        """Key → columns of what can be scored. Of several items that a scorer refuses, each is tried alone."""
+        try:
+            columns = score(media, [item.prompt for item in chunk])
+        except InputError as error:
+            if len(chunk) == 1:
+                self.unscored[chunk[0].key].append(f"{name}: {_naming(chunk[0], error)}")
+                return {}
+            alone = [self._scored(name, score, [item], [video]) for item, video in zip(chunk, media)]
+            return {key: row for rows in alone for key, row in rows.items()}
+        except RewardError as error:
+            others = f" and {len(chunk) - 1} after it" * (len(chunk) > 1)
+            error.add_note(f"it was scoring {chunk[0].path}{others}")
+            raise
+        return {item.key: dict(zip(columns, map(float, row))) for item, row in zip(chunk, zip(*columns.values()))}
 
 
 def _read_partial(path: Path) -> dict[str, dict[str, float]]:
@@ -254,51 +275,9 @@ def _read_partial(path: Path) -> dict[str, dict[str, float]]:
     return out
 
 
-def _scored(
-    scorer: Scorer, score: Score, chunk: Sequence[Item], media: Sequence[Video], failed: dict[str, str]
-) -> dict[str, dict[str, float]]:
-    """Key → columns of what can be scored. Of several items that a scorer refuses, each is tried alone."""
-    try:
-        columns = score(media, [item.prompt for item in chunk])
-    except InputError as error:
-        if len(chunk) == 1:
-            failed[chunk[0].key] = _naming(chunk[0], error)
-            return {}
-        alone = [_scored(scorer, score, [item], [video], failed) for item, video in zip(chunk, media)]
-        return {key: row for rows in alone for key, row in rows.items()}
-    except RewardError as error:
-        others = f" and {len(chunk) - 1} after it" * (len(chunk) > 1)
-        error.add_note(f"it was scoring {chunk[0].path}{others}")
-        raise
-    return {scorer.key(item): dict(zip(columns, map(float, row))) for item, row in zip(chunk, zip(*columns.values()))}
-
-
-def _chunks(items: Sequence[Item], batch: int, unreadable: dict[str, str]) -> Iterator[tuple[list[Item], list[Video]]]:
-    """Neighbours of one size and rate, at most ``batch`` at a time; what cannot be read goes to ``unreadable``."""
-    chunk: list[Item] = []
-    media: list[Video] = []
-    for item in items:
-        try:
-            video = item.read()
-        except InputError as error:
-            unreadable[item.key] = _naming(item, error)
-            continue
-        most = min(batch, 3 * BATCH_PIXELS // video.frames_FCHW.numel())
-        if media and (len(media) >= most or (video.frames_FCHW.shape, video.fps) != (media[0].frames_FCHW.shape, media[0].fps)):
-            yield chunk, media
-            chunk, media = [], []
-        chunk.append(item)
-        media.append(video)
-    if media:
-        yield chunk, media
-
-
 def _naming(item: Item, error: InputError) -> str:
     text, kind = str(error), "image" if item.still else "video"
     return text if str(item.path) in text else f"{kind} {item.path}: {text.removeprefix(f'{kind} ')}"
-
-
-# ------------------------------------------------------------------------------------------------------- rows of before
 
 
 def _earlier_rows(out: Path, items: Sequence[Item], protocol: dict) -> pd.DataFrame | None:

@@ -20,7 +20,7 @@ import torch
 from eval.held_out import set_rate
 from eval.items import Item
 from eval.media import Video
-from eval.metrics.encoders import clip_encoder, consistency, dino_encoder, embedded_encoder
+from eval.metrics.encoders import clip_encoder, dino_encoder, embedded_encoder
 from eval.metrics.flow import load_flow
 from eval.metrics.frame_quality import AestheticQuality, ImagingQuality
 from eval.metrics.motion import MotionMetrics
@@ -29,7 +29,7 @@ from eval.metrics.viclip import ViClip
 from otca.config import TrainConfig
 from otca.errors import InputError, RewardError
 from otca.files import stamp
-from otca.rewards.base import REGISTRY, Reward, TimeLimitedReward, build_reward, check_prompts, find_reward, is_remote, score_all
+from otca.rewards.base import REGISTRY, Reward, build_reward, check_prompts, find_reward, is_remote, score_all
 from otca.rewards.measured import column_of
 from otca.rewards.pixels import to_pictures
 from otca.rewards.published import PublishedReward, find_files
@@ -43,8 +43,7 @@ HELD_OUT = {
 
 Score = Callable[[Sequence[Video], Sequence[Prompt]], dict[str, list[float]]]
 """From media of one size and rate, and their prompts, to columns with one value an item."""
-Metric = Callable[[Video, Prompt], dict[str, float]]
-"""From a video and its prompt to columns."""
+Metric = Callable[[Video, Prompt], dict[str, float]]  # from a video and its prompt to columns
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,6 @@ class Scorer:
         return hashlib.sha256(f"{self.identity} {item.key}".encode()).hexdigest()[:20]
 
 
-# -------------------------------------------------------------------------------------------------------------- rewards
-
-
 def reward_scorer(
     name: str, batch: int, device: str = "cpu", files: str = "", timeout: float = TrainConfig.reward_timeout
 ) -> Scorer:
@@ -76,15 +72,16 @@ def reward_scorer(
     Raises InputError for an unknown one, one whose files are missing, and a server that does not answer.
     """
     reward_class, identity = find_reward(name), name
-    file_name = re.sub(r"[^\w.-]+", ".", name)  # of module:class, of an address
+    build = partial(build_reward, name, device, files, timeout)
     if is_remote(name):
-        reward = build_reward(name, device, files, timeout)  # a client, no model
-        return Scorer(file_name, lambda: _by_reward(reward), batch, f"{name} {reward.revision}")
-    if issubclass(reward_class, PublishedReward):
+        client = build()  # no model
+        build, identity = (lambda: client), f"{name} {client.revision}"
+    elif issubclass(reward_class, PublishedReward):
         identity += f" {[stamp(path) for path in find_files(reward_class.card, files).values()]}"
     elif name not in REGISTRY and (source := getattr(sys.modules.get(reward_class.__module__), "__file__", None)):
         identity += f" {stamp(Path(source))}"
-    return Scorer(file_name, lambda: _by_reward(build_reward(name, device, files, timeout)), batch, identity)
+    file_name = re.sub(r"[^\w.-]+", ".", name)  # of module:class, of an address
+    return Scorer(file_name, lambda: partial(_score_by, build()), batch, identity)
 
 
 def check_rewards(names: Sequence[str], prompts: Sequence[Prompt], source: str | Path) -> None:
@@ -98,31 +95,20 @@ def check_rewards(names: Sequence[str], prompts: Sequence[Prompt], source: str |
         if other is not name:
             raise InputError(f"rewards {other} and {name} both fill the column {column!r}; leave one of them out")
     found = [find_reward(name) for name in names]
-    drawn = [name for name, one in zip(names, found) if hasattr(one, "reads_drawings")]
-    if drawn and not all(prompt.spec for prompt in prompts):
-        near = [name for name in REGISTRY if any(name.startswith(f"{own}_") for own in drawn)]
-        raise InputError(
-            f"rewards {', '.join(drawn)} read drawings of the embedded tasks alone, and {source} has prompts without spec"
-            f"{f' (do you mean {near[0]}?)' if near else ''}; take rewards that read any picture (`otca rewards`)"
-        )
-    static = (staticmethod, classmethod)
-    known = [one for one in found if isinstance(inspect.getattr_static(one, "check_prompt", None), static)]
+    known = [one for one in found if not inspect.isfunction(inspect.getattr_static(one, "check_prompt", None))]
     check_prompts(known, list({id(prompt): prompt for prompt in prompts}.values()), str(source))
 
 
-def _by_reward(reward: Reward) -> Score:
-    def score(media: Sequence[Video], prompts: Sequence[Prompt]) -> dict[str, list[float]]:
-        set_rate([reward], media[0].fps)
-        try:
-            stacked_BFCHW = torch.stack([video.frames_FCHW for video in media])
-            scores = score_all([_of_originals(reward, media)], stacked_BFCHW, list(prompts))
-        except RewardError as error:
-            if isinstance(error.__cause__, InputError):  # about these media, not about the reward
-                raise error.__cause__ from None
-            raise
-        return {reward.name: scores.reward_BK[:, 0].tolist()}
-
-    return score
+def _score_by(reward: Reward, media: Sequence[Video], prompts: Sequence[Prompt]) -> dict[str, list[float]]:
+    set_rate([reward], media[0].fps)
+    try:
+        stacked_BFCHW = torch.stack([video.frames_FCHW for video in media])
+        scores = score_all([_of_originals(reward, media)], stacked_BFCHW, list(prompts))
+    except RewardError as error:
+        if isinstance(error.__cause__, InputError):  # about these media, not about the reward
+            raise error.__cause__ from None
+        raise
+    return {reward.name: scores.reward_BK[:, 0].tolist()}
 
 
 def _of_originals(reward: Reward, media: Sequence[Video]) -> Reward:
@@ -130,13 +116,11 @@ def _of_originals(reward: Reward, media: Sequence[Video]) -> Reward:
     if not hasattr(reward, "score_pictures") or all(video.picture is None for video in media):
         return reward
     pictures = [video.picture or to_pictures(video.frames_FCHW)[0] for video in media]
-    own = SimpleNamespace(
-        name=reward.name, score=lambda _, prompts: reward.score_pictures(pictures, [prompt.text for prompt in prompts])
+    return SimpleNamespace(
+        name=reward.name,
+        seconds=getattr(reward, "seconds", 0.0),
+        score=lambda _, prompts: reward.score_pictures(pictures, [prompt.text for prompt in prompts]),
     )
-    return TimeLimitedReward(own, reward.seconds) if isinstance(reward, TimeLimitedReward) else own
-
-
-# ------------------------------------------------------------------------------------------------------ metrics of videos
 
 
 def metric_scorer(name: str, load: Callable[[], Metric], weights: Path | None = None, file: str = "") -> Scorer:
@@ -167,21 +151,9 @@ def motion(raft: Path | None, device: str) -> Metric:
     return lambda video, _: metrics.score(video.frames_FCHW, video.fps)
 
 
-def frame_likeness(make: Callable, *arguments: object) -> Metric:
-    """`consistency` of the frames' features by an encoder."""
-    encoder = make(*arguments)
-    return lambda video, _: {encoder.column: consistency(encoder.encode(video.frames_FCHW))}
-
-
-def frame_quality(make: type, weights: Path, device: str) -> Metric:
-    """VBench's quality of the frames by one of its two models."""
-    metric = make(weights, device)
-    return lambda video, _: {metric.column: metric.score(video.frames_FCHW)}
-
-
-def agreement(make: type, weights: Path, device: str) -> Metric:
-    """Agreement of a video with its prompt by ViCLIP: `overall_consistency`, if the weights are VBench's."""
-    metric = make(weights, device)
+def one_column(make: Callable, *arguments: object) -> Metric:
+    """A metric that fills its ``column`` with its ``score(video_FCHW, text)``."""
+    metric = make(*arguments)
     return lambda video, prompt: {metric.column: metric.score(video.frames_FCHW, prompt.text)}
 
 
@@ -204,16 +176,16 @@ def video_scorers(given, entries: Sequence[Entry] | None) -> list[Scorer]:
     if given.motion:
         out.append(metric_scorer("motion", partial(motion, given.raft, device), given.raft, "raft-things.pth"))
         if not given.dino and not given.clip:
-            out.append(metric_scorer("embedded_frames", partial(frame_likeness, embedded_encoder)))
-    for weights, name, kind, make, file in (
-        (given.dino, "subject_consistency", frame_likeness, dino_encoder, ""),
-        (given.clip, "background_consistency", frame_likeness, clip_encoder, ""),
-        (given.aesthetic, "aesthetic_quality", frame_quality, AestheticQuality, ""),
-        (given.musiq, "imaging_quality", frame_quality, ImagingQuality, ""),
-        (given.viclip, "overall_consistency", agreement, ViClip, "ViClip-InternVid-10M-FLT.pth"),
+            out.append(metric_scorer("embedded_frames", partial(one_column, embedded_encoder)))
+    for weights, name, make, file in (
+        (given.dino, "subject_consistency", dino_encoder, ""),
+        (given.clip, "background_consistency", clip_encoder, ""),
+        (given.aesthetic, "aesthetic_quality", AestheticQuality, ""),
+        (given.musiq, "imaging_quality", ImagingQuality, ""),
+        (given.viclip, "overall_consistency", ViClip, "ViClip-InternVid-10M-FLT.pth"),
     ):
         if weights:
-            out.append(metric_scorer(name, partial(kind, make, weights, device), weights, file))
+            out.append(metric_scorer(name, partial(one_column, make, weights, device), weights, file))
     if entries and given.raft:
         out.append(metric_scorer(STATIC, partial(stillness, given.raft, entries, device), given.raft, "raft-things.pth"))
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded
@@ -27,6 +28,14 @@ def fresh_accelerate():
 
     yield
     AcceleratorState._reset_state()
+
+
+@pytest.fixture
+def short_collections():
+    """What is alive before a test is no garbage of it, and need not be looked through whenever it collects."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

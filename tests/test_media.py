@@ -47,9 +47,6 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(-10 * torch.log10(((a - b) ** 2).mean()))
 
 
-# ---------------------------------------------------------------------------------------------------------- round trips
-
-
 @pytest.mark.parametrize("fps", [8, 23.976])
 def test_mp4_round_trip(tmp_path, video, fps):
     write_mp4(tmp_path / "a.mp4", video, fps)
@@ -57,31 +54,22 @@ def test_mp4_round_trip(tmp_path, video, fps):
     assert read.frames_FCHW.shape == video.shape and read.frames_FCHW.dtype == torch.float32
     assert read.fps == pytest.approx(fps, rel=1e-4)
     assert psnr(read.frames_FCHW, video) > 30
-    gray = video.mean(1, keepdim=True).expand_as(video)
-    write_mp4(tmp_path / "gray.mp4", gray, fps)
-    assert psnr(read_video(tmp_path / "gray.mp4").frames_FCHW, gray) > 40  # what is lost is the halved chroma
 
 
-@pytest.mark.parametrize("fps", [8, 30])
-@pytest.mark.parametrize("kind", ["moving", "frozen", "pausing"])
+@pytest.mark.parametrize(("kind", "fps"), [("moving", 30), ("frozen", 8), ("pausing", 30)])
 def test_lossless_webp_is_exact_even_where_frames_repeat(tmp_path, video, fps, kind):
-    order = {"moving": range(9), "frozen": [0] * 9, "pausing": [0, 0, 0, 1, 1, 2, 2, 2, 2]}[kind]
-    chosen = video[list(order)]
+    chosen = video[{"moving": list(range(9)), "frozen": [0] * 9, "pausing": [0, 0, 0, 1, 1, 2, 2, 2, 2]}[kind]]
     write_webp(tmp_path / "a.webp", chosen, fps)
     read = read_video(tmp_path / "a.webp")
     assert torch.equal(read.frames_FCHW, chosen) and read.fps == fps
 
 
-def test_gif_is_exact_where_256_colours_suffice(tmp_path, video):
-    few = (video > 0.5).float()
-    save_gif(tmp_path / "a.gif", few, [120, 130] * 4 + [120])
-    read = read_video(tmp_path / "a.gif")
-    assert torch.equal(read.frames_FCHW, few) and read.fps == pytest.approx(9000 / 1120)
-
-
 def test_a_gif_is_read_as_shown(tmp_path, video):
     """A picture shown three times as long is three frames; one that stands alone is frozen at the default rate."""
-    few = (video > 0.5).float()
+    few = (video > 0.5).float()  # of few colours, which a GIF holds exactly
+    save_gif(tmp_path / "uneven.gif", few, [120, 130] * 4 + [120])
+    read = read_video(tmp_path / "uneven.gif")
+    assert torch.equal(read.frames_FCHW, few) and read.fps == pytest.approx(9000 / 1120)
     save_gif(tmp_path / "a.gif", few[[0, 1, 1, 1, 2]], 100)
     read = read_video(tmp_path / "a.gif")
     assert torch.equal(read.frames_FCHW, few[[0, 1, 1, 1, 2]]) and read.fps == 10
@@ -140,9 +128,6 @@ def test_what_is_stored_sideways_is_read_as_shown(tmp_path, orientation):
     assert psnr(read_video(tmp_path / "a.mp4", upright=False).frames_FCHW, scene) > 25
 
 
-# --------------------------------------------------------------------------------------------------------------- damage
-
-
 def make_bad(folder, video) -> dict[str, str]:
     """Files that cannot be read, with a word of the error each must cause."""
     write_mp4(folder / "whole.mp4", video)
@@ -174,13 +159,13 @@ def make_bad(folder, video) -> dict[str, str]:
         "cut.mkv": "cut short",
         "cut.avi": "cut short",
         "cut.mp4": "cut short",
-        "stub.mp4": "cut short",
+        "stub.mp4": "cannot be read",
         "headless.mp4": "cannot be read",
         "nothing.mp4": "empty",
         "text.mp4": "cannot be read",
         "zero.gif": "cannot be read",
-        "cut.gif": "cut short",
-        "cut.webp": "cut short",
+        "cut.gif": "cannot be read",
+        "cut.webp": "cannot be read",
         "still.webp": "1 frame",
         "hollow": "no frame",
         "mixed": "different sizes",
@@ -200,7 +185,6 @@ def test_bad_files_are_named(tmp_path, video):
         read_video(tmp_path / "clip.heic")
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.webp", "a.gif", "frames"])
 @pytest.mark.parametrize(
     ("limit", "value", "word"),
     [
@@ -209,16 +193,15 @@ def test_bad_files_are_named(tmp_path, video):
         ("MAX_VIDEO_PIXELS", 20_000, "20000 pixels"),
     ],
 )
-def test_bombs_are_refused(tmp_path, video, monkeypatch, name, limit, value, word):
-    if name == "frames":
-        save_frames(tmp_path / name, video)
-    elif name == "a.gif":
-        save_gif(tmp_path / name, video, 100)
-    else:
-        (write_mp4 if name == "a.mp4" else write_webp)(tmp_path / name, video)
+def test_bombs_are_refused(tmp_path, video, monkeypatch, limit, value, word):
+    save_frames(tmp_path / "frames", video)
+    save_gif(tmp_path / "a.gif", video, 100)
+    write_mp4(tmp_path / "a.mp4", video)
+    write_webp(tmp_path / "a.webp", video)
     monkeypatch.setattr(media, limit, value)
-    with pytest.raises(InputError, match=word):
-        read_video(tmp_path / name)
+    for name in ("frames", "a.gif", "a.mp4", "a.webp"):
+        with pytest.raises(InputError, match=word):
+            read_video(tmp_path / name)
 
 
 def test_writers_refuse_what_they_cannot_hold(tmp_path, video):
@@ -228,9 +211,6 @@ def test_writers_refuse_what_they_cannot_hold(tmp_path, video):
         with pytest.raises(InputError, match="lie in"):
             write(path, video * 2)
         assert not path.exists()
-
-
-# -------------------------------------------------------------------------------------------------------- files of others
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -259,18 +239,13 @@ def encoded(kind: str, mode: str = "RGB", **options) -> bytes:
 
 TWO = {"save_all": True, "append_images": [Image.new("RGB", (16, 16), "blue")]}
 BAD_PICTURES = {
-    "large.png": (png_of(9000, 9000), "9000×9000 pixels, more than 64000000"),
     "bomb.png": (png_of(100_000, 100_000), "10000000000 pixels"),
     "bomb.webp": (webp_of(16_383, 16_383), "268402689 pixels"),
     "texts.png": (png_of(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**8)))), "Decompressed data too large"),
-    "zero.png": (png_of(0, 0), "cannot be read"),
     "empty.png": (b"", "cannot identify"),
-    "text.png": (b"this is a text", "cannot identify"),
-    "cut.png": (encoded("PNG")[:-30], "cannot be read"),
     "cut.jpg": (encoded("JPEG")[:-100], "(?i)truncated"),
     "short.png": (png_of(700, 700), "truncated"),
     "apng.png": (encoded("PNG", **TWO), "an animation of 2 pictures; give it as a video, or one of them"),
-    "animated.webp": (encoded("WEBP", **TWO), "an animation of 2 pictures"),
     "float.png": (encoded("TIFF", "F"), "pixels of 32 bits"),
     "script.png": (encoded("EPS"), "cannot identify"),
 }
@@ -285,10 +260,10 @@ def test_what_is_no_picture_is_named(tmp_path, name):
     assert name in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["folder.png", "nowhere.png", "loop.png", "pipe.png", "device.png", "unreadable.png"])
+@pytest.mark.parametrize("name", ["folder.png", "nowhere.png", "pipe.png", "device.png", "unreadable.png"])
 def test_what_is_no_file_is_named_and_not_waited_for(tmp_path, name):
     path = tmp_path / name
-    links = {"nowhere.png": "absent", "loop.png": name, "device.png": "/dev/zero", "unreadable.png": "/proc/self/mem"}
+    links = {"nowhere.png": "absent", "device.png": "/dev/zero", "unreadable.png": "/proc/self/mem"}
     if name in links:
         path.symlink_to(links[name])
     else:

@@ -13,29 +13,38 @@ from PIL import Image
 
 from eval import scorers
 from eval.items import find_items
-from eval.metrics.encoders import FrameEncoder, embedded_encoder
-from eval.score import score_folder, summary
-from eval.scorers import Scorer, frame_likeness, metric_scorer, motion, reward_scorer
+from eval.metrics.encoders import embedded_encoder
+from eval.metrics.flow import DisFlow
+from eval.metrics.vbench import Entry
+from eval.score import ScoreConfig, score_folder, summary
+from eval.scorers import Scorer, metric_scorer, motion, one_column, reward_scorer, video_scorers
 from eval.videos import write_mp4, write_webp
 from otca.__main__ import main
 from otca.errors import InputError, RewardError
 from otca.serving import make_app
 from otca.tasks import scenes, video_scenes
+from otca.types import Prompt
 from tests.servers import Told, running
 from tests.test_cli import refused
 from tests.test_media import make_bad, save_frames
 
+pytestmark = pytest.mark.usefixtures("short_collections")
 MOTION = metric_scorer("motion", lambda: motion(None, "cpu"))
-FRAMES = metric_scorer("embedded_frames", lambda: frame_likeness(embedded_encoder))
+FRAMES = metric_scorer("embedded_frames", lambda: one_column(embedded_encoder))
 RATE, SIZE, CHOOSY = (f"{__name__}:{name}" for name in ("Rate", "Size", "Choosy"))
 
 
-def scored(folder, scorers=(MOTION, FRAMES), still=False, partial="partial"):
-    """Rows of all media of a folder, each with its name as the prompt."""
-    names = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*"))]
+def found_in(folder, names, still=False):
+    """Items of these names, each with its name as the prompt."""
     prompts = folder.parent / "prompts.jsonl"
     prompts.write_text("\n".join(json.dumps({"file": name, "prompt": f"of {name}"}) for name in names))
-    return score_folder(find_items(folder, still, prompts).items, scorers, folder.parent / partial, progress=False)
+    return find_items(folder, still, prompts).items
+
+
+def scored(folder, scorers=(MOTION,), still=False, partial="partial"):
+    """Rows of all media of a folder."""
+    items = found_in(folder, [path.name for path in sorted(folder.glob("*"))], still)
+    return score_folder(items, scorers, folder.parent / partial, progress=False)
 
 
 @pytest.fixture
@@ -114,43 +123,35 @@ class Untouched:
         raise AssertionError("asked")
 
 
-# ----------------------------------------------------------------------------------------------------------------- rows
-
-
 def test_scoring_a_folder_reports_what_it_cannot_read(clips, video):
-    bad = make_bad(clips, video)
-    write_webp(clips / "clip10.webp", video[:1].repeat(9, 1, 1, 1))
-    write_mp4(clips / "clip2.mp4", video, 24)
-    save_frames(clips / "clip1", video)
-    rows = scored(clips).set_index("file")
-    assert set(rows.index) == {*bad, "clip1", "clip2.mp4", "clip10.webp"}
-    assert [name for name in rows.index if name.startswith("clip")] == ["clip1", "clip2.mp4", "clip10.webp"]
-    metrics = list(rows.columns)[list(rows.columns).index("width") + 1 : -1]
-    for name, word in bad.items():
-        assert word in rows.error[name] and name in rows.error[name] and rows.loc[name, metrics].isna().all()
-    assert (rows.error != "").sum() == len(bad)
-    assert rows.loc["clip2.mp4", ["frames", "fps", "height", "width"]].tolist() == [9, 24, 64, 64]
-    assert rows.dynamic_degree_dis[["clip1", "clip10.webp"]].tolist() == [1, 0]
-    assert rows.temporal_flickering["clip10.webp"] == 1
-
-
-def test_folders_without_a_readable_video_are_errors(clips, video):
+    """Items come in natural order, folders of frames among them; what no file can be read of is an error."""
     with pytest.raises(InputError, match="holds none that is read"):
         scored(clips)
     (clips / "text.mp4").write_text("text")
     with pytest.raises(InputError, match=r"none of 1 files can be scored; the first: .*text\.mp4"):
         scored(clips)
-    (clips / "text.mp4").unlink()
-    save_frames(clips / "two", video[:2])
-    with pytest.raises(InputError, match="none of 1 files can be scored; the first: motion: video .*two: has 2 frame"):
-        scored(clips, [MOTION])
+    bad = make_bad(clips, video)
+    write_webp(clips / "clip10.webp", video[:1].repeat(9, 1, 1, 1))
+    write_mp4(clips / "clip2.mp4", video, 24)
+    save_frames(clips / "clip1", video)
+    rows = scored(clips, [counting([])]).set_index("file")
+    assert set(rows.index) == {*bad, "clip1", "clip2.mp4", "clip10.webp"}
+    assert [name for name in rows.index if name.startswith("clip")] == ["clip1", "clip2.mp4", "clip10.webp"]
+    unread = {name: word for name, word in bad.items() if name != "still.webp"}
+    for name, word in unread.items():
+        assert word in rows.error[name] and name in rows.error[name] and np.isnan(rows["count"][name])
+    assert (rows.error != "").sum() == len(unread)
+    assert rows.loc["clip2.mp4", ["frames", "fps", "height", "width"]].tolist() == [9, 24, 64, 64]
 
 
 def test_what_is_too_short_for_motion_lacks_that_alone(clips, video):
     """Its other scores stay, and its row says what is missing."""
     for name, frames in (("one", 1), ("two", 2), ("whole", 9)):
         save_frames(clips / name, video[:frames])
+    with pytest.raises(InputError, match="none of 1 files can be scored; the first: motion: video .*one: has 1 frame"):
+        score_folder(found_in(clips, ["one"]), [MOTION], clips.parent / "alone", progress=False)
     rows = scored(clips, [MOTION, FRAMES, counting([])]).set_index("file")
+    assert rows.dynamic_degree_dis["whole"] == 1 and rows.temporal_flickering["whole"] < 1
     assert rows.error["two"] == f"motion: video {clips / 'two'}: has 2 frame(s), at least 3 are needed"
     assert "; embedded_frames: video" in rows.error["one"] and rows.error["whole"] == ""
     assert rows["count"].notna().all() and rows["frames"].tolist() == [1, 2, 9]
@@ -211,7 +212,7 @@ def test_one_model_is_in_memory_at_a_time_and_fills_its_own_columns(squares):
 
     rows = scored(squares, [scorer("a"), scorer("b")], True)
     assert most == [1] * 6 and (rows[["a", "b"]] == 1).all(axis=None) and not alive
-    with pytest.raises(InputError, match=r"^column 'count' is filled by count and by again; leave one of them out$"):
+    with pytest.raises(InputError, match=r"^column 'count' is filled twice, again by again; leave one of the two out$"):
         scored(squares, [counting([]), counting([], "again")], True)
 
 
@@ -230,9 +231,6 @@ def test_media_of_one_rate_are_scored_together(clips, video, squares):
     rows = scored(clips, [reward_scorer(RATE, 8), reward_scorer(SIZE, 8)])
     assert rows["rate"].tolist() == [8, 8, 24, 12.5, 8] == rows["fps"].tolist() and rows["size"].tolist() == [2, 2, 1, 1, 1]
     assert (scored(squares, [reward_scorer(RATE, 8)], True, "pictures")["rate"] == Rate.fps).all()
-
-
-# ----------------------------------------------------------------------------------------------------------- identities
 
 
 def test_scores_are_of_the_weights_that_were_there(tmp_path, monkeypatch):
@@ -264,9 +262,6 @@ def test_a_servers_scores_and_its_revision(squares):
         assert f"one at {url}/told" in scorer.identity and (scored(squares, [scorer], True)["told"] == 0).all()
     with pytest.raises(InputError, match=f"reward {url}/told: no answer"):
         reward_scorer(f"{url}/told?retries=0", 4)
-
-
-# -------------------------------------------------------------------------------------------------------------- command
 
 
 def stills(folder, rows, *options):
@@ -329,56 +324,22 @@ def test_two_rewards_of_one_column_are_refused(capsys, tmp_path, rewards, said):
     assert said in refused(capsys, *argv, rewards)
 
 
-def test_models_are_loaded_one_by_one_on_the_device(tmp_path, video, monkeypatch):
-    """What is asked for is made when its turn has come, on the device that is asked for."""
+def test_a_scorer_is_made_for_every_file_of_weights_and_loads_on_the_device(tmp_path, monkeypatch):
+    """Of VBench's order; nothing is made before its turn has come."""
     loaded = []
-
-    class Model:
-        name, vbench, protocol, range = "raft", True, {}, (0, 1)
-
-        def __init__(self, what, device):
-            self.column = what
-            loaded.append((what, str(device)))
-
-        def padded(self, first, second):
-            return np.zeros((64, 64, 2), np.float32)
-
-        __call__ = padded
-
-        def score(self, media, prompts=None):
-            return torch.zeros(len(media)) if isinstance(prompts, list) else 0.5
-
-    def encoder(what):
-        return lambda path, device: FrameEncoder(Model(what, device).column, lambda video: video.flatten(1), {})
-
-    monkeypatch.setattr(scorers, "load_flow", lambda path, device: Model("raft", device))
-    monkeypatch.setattr(scorers, "dino_encoder", encoder("dino"))
-    monkeypatch.setattr(scorers, "clip_encoder", encoder("clip_frames"))
-    for name in ("ViClip", "AestheticQuality", "ImagingQuality"):
-        monkeypatch.setattr(scorers, name, lambda path, device, name=name: Model(name, device))
-    monkeypatch.setattr(scorers, "build_reward", lambda name, device, files, timeout: Model(name, device))
-    monkeypatch.setattr(scorers, "find_files", lambda card, files: {})
-    for name in ("a cup", "a dog"):
-        write_webp(tmp_path / f"{name}-0.webp", video)
-    listed = [{"prompt_en": "a cup", "dimension": ["temporal_flickering"]}, {"prompt_en": "a dog", "dimension": ["color"]}]
-    (tmp_path / "list.json").write_text(json.dumps(listed))
+    makers = {"dino_encoder": "d", "clip_encoder": "c", "AestheticQuality": "a", "ImagingQuality": "i", "ViClip": "v"}
+    for name, letter in makers.items():
+        monkeypatch.setattr(scorers, name, lambda path, device, letter=letter: loaded.append((letter, device)))
+    monkeypatch.setattr(scorers, "load_flow", lambda path, device: loaded.append(("f", device)) or DisFlow())
     (tmp_path / "weights.pth").write_text("")
-    argv = [
-        "score",
-        "--videos",
-        str(tmp_path),
-        "--prompts",
-        str(tmp_path / "list.json"),
-        "--rewards",
-        "hpsv2",
-        "--device",
-        "meta",
-    ]
+    given = ScoreConfig(tmp_path, videos=tmp_path, device="meta")
     for option in ("raft", "dino", "clip", "aesthetic", "musiq", "viclip"):
-        argv += [f"--{option}", str(tmp_path / "weights.pth")]
-    assert main(argv) == 0
-    models = ["raft", "dino", "clip_frames", "AestheticQuality", "ImagingQuality", "ViClip", "raft", "hpsv2"]
-    assert loaded == [(what, "meta") for what in models]
+        setattr(given, option, tmp_path / "weights.pth")
+    found = video_scorers(given, [Entry(Prompt("a", "a cup"), ("temporal_flickering",))])
+    assert not loaded and len({scorer.identity for scorer in found}) == 1
+    for scorer in found:
+        scorer.load()
+    assert loaded == [(letter, "meta") for letter in "fdcaivf"]
 
 
 def test_options_that_do_not_go_together_are_refused_first(capsys, tmp_path):
@@ -424,11 +385,10 @@ def test_the_held_out_judges_score_where_prompts_have_specs(tmp_path):
     assert rows["judge_correct"].tolist() == [0.0] and rows["clip_score"].notna().all()
 
 
-@pytest.mark.parametrize("timeout", ["600", "0"])
-def test_media_that_a_reward_refuses_lack_its_score_alone(capsys, tmp_path, video, timeout):
+def test_media_that_a_reward_refuses_lack_its_score_alone(capsys, tmp_path, video):
     """Each by itself, though they are scored together; all others are scored, and the end says what is not, and why."""
     argv = films(tmp_path, video, {"a": "a cup", "b": "a dog", "c": "a cup", "short": "a cup"})
-    assert main([*argv, f"{RATE},{CHOOSY}", "--motion", "false", "--reward_timeout", timeout]) == 0
+    assert main([*argv, f"{RATE},{CHOOSY}", "--motion", "false"]) == 0
     out = capsys.readouterr().out
     rows = pd.read_csv(tmp_path / "scores.csv").set_index("prompt_id")
     assert rows["rate"].notna().all() and rows["choosy"].notna().to_dict() == {"a": True, "b": False, "c": True, "short": False}
