@@ -9,47 +9,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from accelerate.utils import gather
 
 from eval.generate import generated, write_index, write_media
-from eval.held_out import HeldOut, set_rate
+from eval.held_out import HeldOut, reward_columns, set_rate
 from otca.config import EvalConfig
 from otca.distributed import process_state
 from otca.files import write_atomic
 from otca.models.base import Policy
 from otca.prompts import evaluation_prompts
-from otca.rewards.base import Reward, score_all
-from otca.types import Prompt
-
-
-def score_items(
-    media_BFCHW: torch.Tensor,
-    prompts: list[Prompt],
-    rewards: list[Reward],
-    held_out: HeldOut | None = None,
-    samples_per_prompt: int = 1,
-) -> pd.DataFrame:
-    """One row an item: prompt_id, sample, skill, text, one column a reward, then the held-out columns."""
-    columns = _columns(media_BFCHW, prompts, rewards, held_out)
-    return _named_rows(prompts, samples_per_prompt).assign(**columns)
-
-
-def _columns(media_BFCHW, prompts, rewards, held_out) -> dict[str, list[float]]:
-    out: dict[str, list[float]] = {}
-    if rewards:
-        scores = score_all(rewards, media_BFCHW, prompts)
-        out |= dict(zip(scores.names, scores.reward_BK.T.tolist()))
-    return out | (held_out.items(media_BFCHW, prompts) if held_out is not None else {})
-
-
-def _named_rows(prompts: list[Prompt], samples_per_prompt: int) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "prompt_id": [p.id for p in prompts],
-            "sample": [i % samples_per_prompt for i in range(len(prompts))],
-            "skill": [(p.spec or {}).get("skill", "") for p in prompts],
-            "text": [p.text for p in prompts],
-        }
-    )
+from otca.rewards.base import Reward
 
 
 def evaluate(policy: Policy, held_out: HeldOut, config: EvalConfig, seed: int, rewards: list[Reward], folder: Path) -> dict:
@@ -63,7 +32,7 @@ def evaluate(policy: Policy, held_out: HeldOut, config: EvalConfig, seed: int, r
     numbers, cells, traits = [], [], []
     for part in generated(policy, config, seed, processes.process_index, processes.num_processes):
         write_media(folder / "media", part, config)
-        columns = _columns(part.media_BFCHW, part.prompts, rewards, held_out)
+        columns = reward_columns(rewards, part.media_BFCHW, part.prompts) | held_out.items(part.media_BFCHW, part.prompts)
         numbers.append(torch.tensor(part.number_B))
         cells.append(torch.tensor(list(columns.values()), dtype=torch.float64).T)
         traits.append(held_out.traits(part.media_BFCHW, part.prompts))
@@ -74,8 +43,13 @@ def evaluate(policy: Policy, held_out: HeldOut, config: EvalConfig, seed: int, r
     if processes.is_main_process:
         prompts = [p for p in evaluation_prompts(config) for _ in range(each)]
         write_index(folder / "media", prompts, part.media_BFCHW.shape[1], each)
-        rows = _named_rows(prompts, each).assign(**dict(zip(columns, cell_BC.T)))
-        write_rows(rows, folder / "scores.csv.gz")
+        names = {
+            "prompt_id": [p.id for p in prompts],
+            "sample": [i % each for i in range(len(prompts))],
+            "skill": [(p.spec or {}).get("skill", "") for p in prompts],
+            "text": [p.text for p in prompts],
+        }
+        write_rows(pd.DataFrame(names | dict(zip(columns, cell_BC.T))), folder / "scores.csv.gz")
         sets = [(metric, value, count) for metric, (value, count) in held_out.sets(whole, prompts, each).items()]
         write_rows(pd.DataFrame(sets, columns=["metric", "value", "n"]), folder / "sets.csv")
     return {
@@ -96,13 +70,7 @@ def evaluate(policy: Policy, held_out: HeldOut, config: EvalConfig, seed: int, r
 
 def _from_all(parts: list[torch.Tensor]) -> torch.Tensor:
     """Rows of every process, joined on the CPU; each process has as many."""
-    own, processes = torch.cat(parts), process_state()
-    if processes.num_processes == 1:
-        return own.cpu()
-    own = own.to(processes.device).contiguous()
-    everyone = [torch.empty_like(own) for _ in range(processes.num_processes)]
-    torch.distributed.all_gather(everyone, own)
-    return torch.cat(everyone).cpu()
+    return gather(torch.cat(parts).to(process_state().device)).cpu()
 
 
 def write_rows(rows: pd.DataFrame, path: Path) -> None:

@@ -25,14 +25,11 @@ from otca.types import Prompt
 
 @dataclass(frozen=True)
 class Generated:
-    """Some of an evaluation's samples: media (B, F, 3, H, W), rounded to 8 bits, on the CPU; their prompts and numbers.
+    """Some of an evaluation's samples."""
 
-    ``number_B``: samples are numbered prompt by prompt, so that those of a prompt are neighbours.
-    """
-
-    media_BFCHW: torch.Tensor
+    media_BFCHW: torch.Tensor  # rounded to 8 bits, on the CPU
     prompts: list[Prompt]
-    number_B: list[int]
+    number_B: list[int]  # counted prompt by prompt, so that samples of a prompt are neighbours
 
 
 def generated(policy: Policy, config: EvalConfig, seed: int, rank: int = 0, world: int = 1) -> Iterator[Generated]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,32 +21,47 @@ from otca.rewards.base import Reward, build_rewards, score_all
 from otca.tasks import scenes, video_frames, video_scenes
 from otca.types import Prompt
 
-Numbers = dict[str, tuple[float, int]]
-"""Metric → its value over a set, and the number of items behind it."""
+Numbers = dict[str, tuple[float, int]]  # metric → its value over a set, and the number of items behind it
 
-MOTION = "motion"
-"""Name of the motion metrics among held-out metrics."""
+MOTION = "motion"  # name of the motion metrics among held-out metrics
 
 _VERDICTS = ("judge_correct", *(name for name in METRICS if name.partition("/")[0] == "accuracy"))
 _OF_SETS = ("kernel_distance", "frechet_distance", "diversity")
 
 
-class HeldOut(Protocol):
-    """Held-out evaluation of one modality; ``protocol`` says how each metric was taken."""
+def reward_columns(rewards: list[Reward], media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, list[float]]:
+    """A column a reward, with one value an item."""
+    if not rewards:
+        return {}
+    scores = score_all(rewards, media_BFCHW, prompts)
+    return dict(zip(scores.names, scores.reward_BK.T.tolist()))
 
-    protocol: dict[str, dict[str, str]]
+
+class HeldOut:
+    """Held-out evaluation of one modality, by scorers and metrics of motion; ``protocol`` says how each metric was taken."""
+
+    def __init__(self, scorers: Sequence[Reward], protocol: dict, motion: MotionMetrics | None = None, fps: float = 0.0):
+        self.scorers, self.motion, self.fps = list(scorers), motion, fps
+        self.protocol: dict[str, dict[str, str]] = protocol | (motion.protocol if motion else {})
 
     def items(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, list[float]]:
-        """Columns with one value an item; in the embedded tasks ``judge_correct`` is among them."""
+        """Columns with one value an item: one a scorer, and those of `MotionMetrics`."""
+        out = reward_columns(self.scorers, media_BFCHW, prompts)
+        if self.motion:
+            found = [self.motion.score(clip, self.fps) for clip in tqdm(media_BFCHW, "motion", leave=False, delay=10)]
+            out |= {column: [row[column] for row in found] for column in self.motion.columns}
+        return out
 
     def traits(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, torch.Tensor]:
         """What `sets` needs to know of each item: tensors (B, …)."""
+        return {}
 
     def sets(self, traits: dict[str, torch.Tensor], prompts: list[Prompt], samples_per_prompt: int) -> Numbers:
         """Metrics of the whole set, from the traits of all its items; samples of a prompt are neighbours."""
+        return {}
 
 
-class _Embedded:
+class _Embedded(HeldOut):
     """What both embedded tasks share: distances to drawings of the same specs, and diversity, by ``features`` of media."""
 
     def traits(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, torch.Tensor]:
@@ -74,12 +89,8 @@ class ImageHeldOut(_Embedded):
 
     def __init__(self):
         self.clip, self.judge = embedded_clip(), JudgeAccuracy()
-        self.scorers = (self.judge, ClipScore(self.clip))
-        self.protocol = {scorer.name: scorer.protocol for scorer in self.scorers}
-
-    def items(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, list[float]]:
-        """judge_correct and clip_score."""
-        return {scorer.name: scorer.score(media_BFCHW, prompts).tolist() for scorer in self.scorers}
+        scorers = (self.judge, ClipScore(self.clip))
+        super().__init__(scorers, {scorer.name: scorer.protocol for scorer in scorers})
 
     def features(self, media_BFCHW: torch.Tensor) -> torch.Tensor:
         """Image features (B, D) of the embedded open_clip model."""
@@ -102,13 +113,8 @@ class VideoHeldOut(_Embedded):
 
     def __init__(self):
         self.clip, self.judge = embedded_clip(), VideoJudgeAccuracy()
-        self.motion = MotionMetrics(encoders=[embedded_encoder(self.clip)])
-        self.protocol = {self.judge.name: self.judge.protocol, **self.motion.protocol}
-
-    def items(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, list[float]]:
-        """judge_correct and every column of `MotionMetrics`."""
-        verdicts = self.judge.score(media_BFCHW, prompts).tolist()
-        return {self.judge.name: verdicts} | _motion_columns(self.motion, media_BFCHW, video_scenes.FPS)
+        motion = MotionMetrics(encoders=[embedded_encoder(self.clip)])
+        super().__init__([self.judge], {self.judge.name: self.judge.protocol}, motion, video_scenes.FPS)
 
     def traits(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, torch.Tensor]:
         """Features, and whether direction and speed are right where the prompt states them (else NaN)."""
@@ -133,38 +139,6 @@ class VideoHeldOut(_Embedded):
         return video_scenes.render_clip(video_scenes.draw_clip(prompt.spec, rng, video_frames.LATTICE))
 
 
-class NamedHeldOut:
-    """Held-out metrics by name, for prompts without a spec: rewards that no arm trains on, and "motion" for videos."""
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        fps: float,
-        device: torch.device | str = "cpu",
-        files: str = "",
-        timeout: float = TrainConfig.reward_timeout,
-    ):
-        self.rewards = build_rewards([name for name in names if name != MOTION], device, files, timeout)
-        set_rate(self.rewards, fps)
-        self.motion, self.fps = MotionMetrics() if MOTION in names else None, fps
-        self.protocol = {r.name: {"source": r.source, "revision": r.revision} for r in self.rewards}
-        self.protocol |= self.motion.protocol if self.motion else {}
-
-    def items(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, list[float]]:
-        """A column a reward, and those of `MotionMetrics`."""
-        scores = score_all(self.rewards, media_BFCHW, prompts) if self.rewards else None
-        out = dict(zip(scores.names, scores.reward_BK.T.tolist())) if scores else {}
-        return out | (_motion_columns(self.motion, media_BFCHW, self.fps) if self.motion else {})
-
-    def traits(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> dict[str, torch.Tensor]:
-        """Nothing: there is no set-level metric without features of a reference set."""
-        return {}
-
-    def sets(self, traits: dict[str, torch.Tensor], prompts: list[Prompt], samples_per_prompt: int) -> Numbers:
-        """Nothing."""
-        return {}
-
-
 MEDIA: dict[str, type[ImageHeldOut | VideoHeldOut]] = {"image": ImageHeldOut, "video": VideoHeldOut}
 """Medium → held-out evaluation of its embedded task."""
 
@@ -176,8 +150,16 @@ def held_out_of(
     files: str = "",
     timeout: float = TrainConfig.reward_timeout,
 ) -> HeldOut:
-    """The held-out evaluation that a config asks for; ``device``, ``files`` and ``timeout`` as for `build_reward`."""
-    return NamedHeldOut(config.held_out, config.fps, device, files, timeout) if config.held_out else MEDIA[modality]()
+    """The held-out evaluation that a config asks for: that of the embedded task, or metrics by name, none of them of whole sets.
+
+    These are rewards that no arm trains on, and "motion"; ``device``, ``files`` and ``timeout`` as for `build_reward`.
+    """
+    if not config.held_out:
+        return MEDIA[modality]()
+    rewards = build_rewards([name for name in config.held_out if name != MOTION], device, files, timeout)
+    set_rate(rewards, config.fps)
+    protocol = {reward.name: {"source": reward.source, "revision": reward.revision} for reward in rewards}
+    return HeldOut(rewards, protocol, MotionMetrics() if MOTION in config.held_out else None, config.fps)
 
 
 def held_out_names(place: str) -> list[str]:
@@ -197,8 +179,3 @@ def set_rate(rewards: Sequence[Reward], fps: float) -> None:
     for reward in rewards:
         if fps > 0 and hasattr(reward, "fps"):
             reward.fps = float(fps)
-
-
-def _motion_columns(motion: MotionMetrics, media_BFCHW: torch.Tensor, fps: float) -> dict[str, list[float]]:
-    found = [motion.score(clip, fps) for clip in tqdm(media_BFCHW, "motion", leave=False, delay=10)]
-    return {column: [row[column] for row in found] for column in motion.columns}

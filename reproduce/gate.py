@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eval.evaluate import score_items
 from eval.fidelity import true_covariance_TKK
 from eval.generate import generate
 from eval.held_out import MEDIA
@@ -205,7 +204,7 @@ def judges(gate: Gate) -> dict[str, Entry]:
             policy.load(found[-1])
         config = dataclasses.replace(presets.eval_config(f"{gate.modality}/cpu"), prompts=SAMPLES, samples_per_prompt=1)
         media, prompts = generate(policy, config, seed=SEEDS[0])
-        verified, correct = task.verdicts(media, prompts), score_items(media, prompts, [judge])["judge_correct"].to_numpy() == 1
+        verified, correct = task.verdicts(media, prompts), judge.score(media, prompts).numpy() == 1
         goal = 0.9 if model == "base" else None
         out[f"agreement_{model}"] = Entry((verified == correct).mean(), "share of samples that both judge alike", goal)
         out[f"gap_{model}"] = Entry(verified.mean() - correct.mean(), "accuracy by the verifier less that by the judge")
