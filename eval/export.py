@@ -47,8 +47,7 @@ def run(argv: list[str]) -> None:
 
 def _write(run: Path, checkpoint: Path, weights: str, samples: int, results: Path | None, folder: Path) -> None:
     """Write everything but the hashes into an empty folder; ``weights`` as ``eval.weights``, ``samples`` in the grid."""
-    from eval.model_card import Exported, licence_text, model_card
-    from eval.published_row import RESULTS
+    from eval.model_card import RESULTS, Exported, licence_text, model_card
     from eval.store import run_values
     from otca.checkpoint import load_weights
     from otca.distributed import process_state

@@ -13,47 +13,43 @@ from pathlib import Path
 
 import diffusers
 import jinja2
+import pandas as pd
 from huggingface_hub import ModelCardData
 
 import otca
-from eval.columns import METRICS
-from eval.markup import markdown
-from eval.published_row import RESULTS, published_row
+from eval.columns import METRICS, Metric
+from eval.markup import markdown, markdown_table
+from eval.store import Store
+from eval.tables import headline, primary_of, said
 from otca.config import TrainConfig
 from otca.models.base import PIPELINES
 from otca.models.pipeline import Policy
 from otca.models.weights import LORA_FILE
 
-SAMPLES = "samples.png"
-"""File of the sample grid."""
-STEPS, FPS = 20, 8
-"""How samples are drawn and shown."""
-LICENCE = Path(__file__).parent.parent / "LICENSE"
-"""This repository's; an installed copy lacks it."""
+SAMPLES = "samples.png"  # file of the sample grid
+STEPS, FPS = 20, 8  # how samples are drawn and shown
+ROOT = Path(__file__).parent.parent
+LICENCE, RESULTS = ROOT / "LICENSE", ROOT / "results"
+"""This repository's own, and its published tables; an installed copy may lack them."""
 OWN_GUIDANCE = ("flux", "qwen_image", "qwen_image_21")
 """Families whose pipelines take classifier-free guidance as ``true_cfg_scale``."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What a card tells of: the run's settings, the checkpoint's state.json, the policy, what was written.
-
-    ``lora``, ``whole``: the folder holds a LoRA, or a pipeline of its own. ``prompts``: those of the grid; ``seed``: of the
-    first one's noise. ``manifest`` and ``values`` (its metrics) are of a run whose evaluation is of these weights, else None and
-    empty. ``changed``: settings were changed on the way. ``results``: folder of published tables, which need not be there.
-    """
+    """What a card tells of."""
 
     settings: TrainConfig
-    progress: Mapping[str, object]
+    progress: Mapping[str, object]  # the checkpoint's state.json
     policy: Policy
-    lora: bool
-    whole: bool
-    prompts: list[str]
-    seed: int
-    manifest: Mapping[str, object] | None
-    values: Mapping[str, float]
-    changed: bool
-    results: Path = RESULTS
+    lora: bool  # the folder holds a LoRA
+    whole: bool  # or a pipeline of its own
+    prompts: list[str]  # of the sample grid
+    seed: int  # of the first sample's noise
+    manifest: Mapping[str, object] | None  # of the run, where its evaluation is of these weights
+    values: Mapping[str, float]  # its metrics
+    changed: bool  # settings were changed on the way
+    results: Path  # folder of published tables, which need not be there
 
     @property
     def family(self) -> str:
@@ -82,19 +78,23 @@ def model_card(exported: Exported) -> str:
     """README.md of the exported folder: YAML front matter and Markdown."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"md": markdown, "literal": repr}
-    source, policy = files("eval").joinpath("model_card.md.jinja").read_text(encoding="utf-8"), exported.settings.policy
+    source = files("eval").joinpath("model_card.md.jinja").read_text(encoding="utf-8")
+    settings, policy = exported.settings, exported.settings.policy
     manifest = exported.manifest or {}
     where = [str(manifest.get(key, "")) for key in ("modality", "tier", "method", "hash")]
     return environment.from_string(source).render(
         e=exported,
         metadata=_metadata(exported).to_yaml(),
-        settings=exported.settings,
-        training=_training(exported),
+        settings=settings,
+        samples_each=f"{settings.prompts_per_iteration} prompts × {settings.group_size}",
+        rewards=", ".join(f"{name} ({weight:g})" for name, weight in zip(settings.rewards, settings.weights_K)),
+        start=Path(policy.weights).name,
+        code=manifest.get("code"),
         metrics=list(_metrics(exported)),
         published=published_row(exported.results, *where) if manifest else [],
         where=where,
         dtype={"no": "float32", "bf16": "bfloat16", "fp16": "float16"}[policy.precision],
-        shift=exported.settings.sampler.shift or exported.policy.shift,
+        shift=settings.sampler.shift or exported.policy.shift,
         arguments=_arguments(exported),
         licence=_licence(exported),
         samples_file=SAMPLES,
@@ -133,46 +133,37 @@ def _metadata(exported: Exported) -> ModelCardData:
     )
 
 
-def _training(exported: Exported) -> dict[str, object]:
-    """What a run was trained with, as the card's table shows it."""
-    settings, progress, policy = exported.settings, exported.progress, exported.settings.policy
-    rewards = [f"{name} ({weight:g})" for name, weight in zip(settings.rewards, settings.weights_K)]
-    rank = f", rank {policy.lora_rank}, alpha {policy.lora_alpha:g}" if policy.tuning == "lora" else ""
-    rows = {
-        "Method": settings.method,
-        "Seed": settings.seed,
-        "Iterations": f"{progress['iteration']:,} of {settings.iterations:,}",
-        "Rewards (weights)": ", ".join(rewards),
-        "Prompts": settings.prompts,
-        "Samples an iteration": f"{settings.prompts_per_iteration} prompts × {settings.group_size}",
-        "Base model": exported.base,
-        "Started from": Path(policy.weights).name,
-        "Tuning": f"{policy.tuning}{rank}{' (merged into the network)' if rank and not exported.lora else ''}",
-        "Network evaluations": f"{progress['network_evaluations']:,}",
-        "Reward calls": f"{progress['reward_calls']:,}",
-        "Software": software((exported.manifest or {}).get("code")),
-    }
-    return {name: value for name, value in rows.items() if value != ""}
+def published_row(results: Path, modality: str, tier: str, method: str, run_hash: str) -> list[str]:
+    """Paragraphs of Markdown, all text in them plain; empty where no table of the modality and tier has the method.
 
-
-def software(code: Mapping[str, object] | None) -> str:
-    """Version and commit that made the run, as its manifest names them; nothing without."""
-    if not code:
-        return ""
-    commit = f", commit {code['commit']}" if code.get("commit") else ""
-    return f"OTCA {code.get('version')}{commit}{' and changes since' if code.get('changed') else ''}"
+    It is the first table by name below ``results``. ``run_hash``: it is said whether the row was made from that run too.
+    """
+    for path in sorted(path for path in results.rglob("table.csv") if path.parent.name == tier):
+        table = pd.read_csv(path).assign(best=False)
+        part = table[(table["modality"] == modality) & table["method"].isin([method, table["baseline"].iloc[0]])]
+        if not (part["method"] == method).any():
+            continue
+        runs = Store(results, modality, tier).runs
+        known = run_hash in set(runs.loc[runs["method"] == method, "hash"])
+        where = f"{path.parent.relative_to(results).as_posix()} of the published results, {part['n_seeds'].max()} seeds"
+        metric = primary_of(part, "accuracy")
+        return [
+            f"*{markdown(where)}*. This run is {'one' if known else 'not one'} of them.",
+            markdown_table(headline(part, metric)),
+            *([markdown(said(part, metric))] if method != part["baseline"].iloc[0] else []),
+        ]
+    return []
 
 
 def _metrics(exported: Exported) -> Iterator[tuple[str, str, str, str]]:
     """The run's own metrics: label, value, which is better, whether it is held out."""
-    order = {metric: i for i, metric in enumerate(METRICS)}
-    for metric in sorted(exported.values, key=lambda m: order.get(m, len(order))):
-        style = METRICS.get(metric)
-        label = style.label if style else metric
-        label = f"Accuracy: {label.lower()}" if metric.startswith("accuracy/") else label
-        better = {True: "higher", False: "lower", None: "–"}[style.higher_is_better if style else None]
-        held_out = bool(style) and style.held_out and metric not in exported.settings.rewards
-        yield label, f"{exported.values[metric]:.{style.decimals if style else 4}f}", better, "yes" if held_out else "no"
+    known = [metric for metric in METRICS if metric in exported.values]
+    for metric in [*known, *(metric for metric in exported.values if metric not in METRICS)]:
+        style = METRICS.get(metric, Metric(metric, higher_is_better=None, held_out=False, decimals=4))
+        label = f"Accuracy: {style.label.lower()}" if metric.startswith("accuracy/") else style.label
+        better = {True: "higher", False: "lower", None: "–"}[style.higher_is_better]
+        held_out = style.held_out and metric not in exported.settings.rewards
+        yield label, f"{exported.values[metric]:.{style.decimals}f}", better, "yes" if held_out else "no"
 
 
 def _arguments(exported: Exported) -> list[str]:
