@@ -10,15 +10,12 @@ from otca.tasks.video_scenes import SKILLS as VIDEO_SKILLS
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is read and printed.
-
-    ``higher_is_better``: None where neither direction is; ``held_out``: never trained on; ``decimals``: digits in md and tex.
-    """
+    """How a metric is read and printed."""
 
     label: str
-    higher_is_better: bool | None = True
-    held_out: bool = True
-    decimals: int = 3
+    higher_is_better: bool | None = True  # None: neither direction is
+    held_out: bool = True  # never trained on
+    decimals: int = 3  # in md and tex
 
 
 METRICS: dict[str, Metric] = {

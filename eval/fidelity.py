@@ -22,14 +22,13 @@ WORTHLESS = 0.1
 
 @dataclass(frozen=True)
 class Truth:
-    """increment_TBK: estimated δ; error_TBK: squared standard error of each, from the spread of its continuations;
-    start_BK: estimated value of the first state; start_error_BK: its squared standard error; final_BK: the rewards."""
+    """What each step added to the value, with squared standard errors from the spread of the continuations."""
 
-    increment_TBK: np.ndarray
+    increment_TBK: np.ndarray  # estimated δ
     error_TBK: np.ndarray
-    start_BK: np.ndarray
+    start_BK: np.ndarray  # estimated value of the first state
     start_error_BK: np.ndarray
-    final_BK: np.ndarray
+    final_BK: np.ndarray  # the rewards
 
 
 def truth_of(draws_SNBK: np.ndarray, final_BK: np.ndarray) -> Truth:

@@ -19,10 +19,8 @@ from eval.stats import bootstrap_interval
 from eval.store import KEY, Store
 from eval.tables import TARGET_GAIN, UNTRAINED, heading, metric_of
 
-RESAMPLES = 2_000
-"""Bootstrap resamples of a band, the same at every point."""
-MOST_DRAWN = 60
-"""Iterations that a credit map shows one by one: of more, the mean of every n."""
+RESAMPLES = 2_000  # bootstrap resamples of a band, the same at every point
+MOST_DRAWN = 60  # iterations that a credit map shows one by one: of more, the mean of every n
 
 
 def interval_words(counts: Collection[int]) -> str:
@@ -33,7 +31,6 @@ def interval_words(counts: Collection[int]) -> str:
     return ", ".join([*said, *(["none with one seed"] if min(counts) < 2 else [])])
 
 
-# ---------------------------------------------------------------------------------------------------------------- curves
 def learning_curves(store: Store, methods: Sequence[str], path_stem: Path, shown: Sequence[tuple[str, str]]) -> None:
     """One panel a (metric on validation prompts, what was spent: a column of `SPENT`), one line a method, bands over seeds.
 
@@ -85,7 +82,6 @@ def _curve(axis: Axes, curve: pd.DataFrame, style: dict[str, str], offset: float
     axis.fill_between(curve.index, curve["low"], curve["high"], color=style["color"], alpha=0.12, linewidth=0)
 
 
-# ------------------------------------------------------------------------------------------------------------------ ends
 def dot_plot(table: pd.DataFrame, metrics: Sequence[str], path_stem: Path) -> None:
     """One panel a metric, one row a method: mean and interval, the baseline's as a band.
 
@@ -159,7 +155,6 @@ def _cross(axis: Axes, points: pd.DataFrame, style: dict[str, str]) -> None:
     axis.plot(x, y, **style | {"linestyle": "none"}, markersize=8, markeredgecolor="white", markeredgewidth=0.6, zorder=4)
 
 
-# ---------------------------------------------------------------------------------------------------------------- credit
 def credit_shares(rows: pd.DataFrame, names: Sequence[str]) -> np.ndarray | None:
     """Size of credit of each step and objective over training, (I, T, K), as a multiple of an equal share.
 

@@ -14,8 +14,7 @@ from rich.text import Text
 TEX = {c: "\\" + c for c in "{}$&#_%"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 TEX |= {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "−": "$-$", "<": r"$<$", ">": r"$>$", "≥": r"$\geq$"}
 
-Grid = dict[str, list[str]]
-"""Column heading → one cell a row, as plain text; a `Bold` one is set so."""
+Grid = dict[str, list[str]]  # column heading → one cell a row, as plain text; a `Bold` one is set so
 
 
 class Bold(str):

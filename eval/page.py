@@ -18,8 +18,7 @@ from otca.files import write_atomic
 
 TYPES = {".png": "image/png", ".mp4": "video/mp4"}
 PAGE = "index.html"
-MOST_BYTES = 2**18
-"""Size up to which a CSV file of a study is shown."""
+MOST_BYTES = 2**18  # size up to which a CSV file of a study is shown
 
 
 def write_page(results: Path) -> Path:

@@ -32,12 +32,10 @@ COLORS = {
     "process_credit": "#009E73",
 }
 """Okabe and Ito's colour-blind-safe palette, fixed by method in every figure; their lines are solid."""
-MARKERS = "osD^vPX"
-"""Of the methods above, in their order."""
+MARKERS = "osD^vPX"  # of the methods above, in their order
 OTHER_COLORS = ("#332288", "#882255", "#999933", "#44AA99", "#AA4499", "#661100")
 """Paul Tol's muted palette for the other methods, in alphabetical order; a variant has its method's colour."""
-OTHER_LINES, OTHER_MARKERS = ("--", ":", "-."), "<>p*hd8"
-"""Of the others, in turn: 21 pairs before one comes back."""
+OTHER_LINES, OTHER_MARKERS = ("--", ":", "-."), "<>p*hd8"  # of the others, in turn: 21 pairs before one comes back
 PAGE, MOST_ABREAST = 8.0, 3
 """Inches of a figure's width (9 points are 12.5 pixels at the 800 of a README), and panels of a row."""
 STYLE = {
@@ -111,7 +109,6 @@ def write_picture(picture: Image.Image, path: Path) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-# --------------------------------------------------------------------------------------------------------------- samples
 def sample_grid(
     images: list[list[np.ndarray]],
     row_labels: list[str],

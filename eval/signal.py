@@ -13,12 +13,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Products:
-    """``cross_FFMTK``: Σ over pairs of batches, one of each fold, of ⟨gradient of method m at step t, true gradient of k⟩, the
-    same batch left out; ``gram_FMTT``: Σ over a fold's batches of ⟨gradient at t, gradient at t'⟩; ``count_F``: batches."""
+    """Sums of products of gradients; in ``cross_FFMTK`` no batch meets itself."""
 
-    cross_FFMTK: np.ndarray
-    gram_FMTT: np.ndarray
-    count_F: np.ndarray
+    cross_FFMTK: np.ndarray  # over pairs of batches, one a fold: ⟨gradient of method m at step t, true gradient of k⟩
+    gram_FMTT: np.ndarray  # over a fold's batches: ⟨gradient at t, gradient at t'⟩
+    count_F: np.ndarray  # batches
 
 
 def signal_MK(products: Products, weights_MT: np.ndarray, folds: np.ndarray | None = None) -> np.ndarray:

@@ -13,30 +13,23 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.optimize import brentq
 
-CONFIDENCE = 0.95
-"""Coverage of every interval; one minus it is the level of every test."""
+CONFIDENCE = 0.95  # coverage of every interval; one minus it is the level of every test
 
-POWER = 0.80
-"""Power that `smallest_detectable` asks for."""
+POWER = 0.80  # power that `smallest_detectable` asks for
 
-TRIMMED = 0.25
-"""Share of the values that an interquartile mean leaves out at each end."""
+TRIMMED = 0.25  # share of the values that an interquartile mean leaves out at each end
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How method a differs from method b over the same seeds, in the metric's unit.
-
-    diff: mean of a − b; low, high: paired t interval (95 %); p: paired t test, two-sided; prob_improvement: share of pairs with
-    a > b, ties half, in [0, 1].
-    """
+    """How method a differs from method b over the same seeds, in the metric's unit."""
 
     n: int
-    diff: float
-    low: float
+    diff: float  # mean of a − b
+    low: float  # of the paired t interval (95 %)
     high: float
-    p: float
-    prob_improvement: float
+    p: float  # paired t test, two-sided
+    prob_improvement: float  # share of pairs with a > b, ties half
 
 
 def iqm(values_N: ArrayLike) -> float:

@@ -32,22 +32,17 @@ from otca.runs import integrity_errors, is_finished, read_manifest
 
 KEY = ["method", "seed"]
 FILES = {"runs": "runs.csv", "metrics": "metrics.csv"} | {name: f"{name}.csv.gz" for name in ("train", "items", "probe")}
-SPENT = ["samples", "network_evaluations", "reward_calls", "seconds"]
-"""Cumulative columns of train.csv.gz."""
-SMOOTHING = 5
-"""Iterations of the moving average that follows a run without validation."""
-ITEM = ["prompt_id", "sample", "skill", "text"]
-"""What identifies an item; its other columns are metrics."""
+SPENT = ["samples", "network_evaluations", "reward_calls", "seconds"]  # cumulative columns of train.csv.gz
+SMOOTHING = 5  # iterations of the moving average that follows a run without validation
+ITEM = ["prompt_id", "sample", "skill", "text"]  # what identifies an item; its other columns are metrics
 AS_WRITTEN = {"dtype": dict.fromkeys(("method", "prompt_id", "text", "skill"), str), "keep_default_na": False, "na_values": [""]}
 """How rows are read: a prompt ``None`` or ``007`` is that text, and a blank is no number."""
 VERDICT = "verifier_correct"
 """Column of the training verifier's own verdict: what it accepts beyond the judge is the hacking gap."""
-COST = "cost.json"
-"""File of a run folder with the seconds it took and the hardware."""
+COST = "cost.json"  # file of a run folder with the seconds it took and the hardware
 GALLERY_SEED, GALLERY_PROMPTS = 0, 7
 """The run whose samples are shown, chosen before any was made: the first prompt of each skill, or the first prompts."""
-SCALE = 2
-"""Enlargement of a clip in the gallery, which MP4's coding would blur otherwise."""
+SCALE = 2  # enlargement of a clip in the gallery, which MP4's coding would blur otherwise
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,6 @@ class Store:
         return rows.rename(columns={name: name.partition("_")[2] for name in names}).reset_index(drop=True)
 
 
-# ------------------------------------------------------------------------------------------------------------- one run
 def run_items(run: Path) -> pd.DataFrame:
     """The items of an evaluated run: `ITEM` and their metrics as numbers."""
     items = pd.read_csv(run / "scores.csv.gz", **AS_WRITTEN)
@@ -169,7 +163,6 @@ def _training(run: Path, samples: int) -> pd.DataFrame:
     return rows.reset_index()
 
 
-# ------------------------------------------------------------------------------------------------------------ all runs
 def finished_runs(root: Path, modality: str, tier: str) -> list[Path]:
     """Folders of the finished runs of a modality and tier below ``runs/``."""
     return [run for run in sorted((root / modality / tier).glob("*/seed*")) if is_finished(run)]

@@ -24,18 +24,15 @@ from otca.files import write_atomic
 BASELINE, UNTRAINED = "static_multi_reward", "base"
 EQUAL_CALLS = "equal iterations and reward calls"
 EQUAL_EVALUATIONS = "equal network evaluations"
-TARGET_GAIN = 0.2
-"""The target accuracy is the untrained model's and this."""
+TARGET_GAIN = 0.2  # the target accuracy is the untrained model's and this
 TARGETS = {"samples": "samples_to_target", "network_evaluations": "evaluations_to_target", "seconds": "seconds_to_target"}
 """What is spent → the metric that says how much of it a run needed to reach the target."""
 DERIVED = ("worst_trained", "hypervolume", "hacking_gap", *TARGETS.values(), "reached_target")
 """Metrics that every table of accuracies has beside its own."""
-SIGNIFICANT = 0.05
-"""Of p after Holm's adjustment; intervals have 95 %."""
+SIGNIFICANT = 0.05  # of p after Holm's adjustment; intervals have 95 %
 TOLERANCE = 0.01 + 1e-9
 """Relative difference up to which two costs count as equal: 1 %, and what rounding makes of it."""
-MOST_COLUMNS = 8
-"""Columns of a table for people; the CSV has all."""
+MOST_COLUMNS = 8  # columns of a table for people; the CSV has all
 TABLE_COLUMNS = (
     *("modality", "method", "metric", "held_out", "n_seeds", "mean", "iqm", "ci_low", "ci_high", "baseline", "budget"),
     *("diff", "diff_low", "diff_high", "p_holm", "prob_improvement", "samples_to_target", "evaluations_to_target"),
@@ -56,7 +53,6 @@ def metric_of(name: str) -> Metric:
     return METRICS.get(name) or Metric(name.replace("_", " ").replace("accuracy/", "").capitalize())
 
 
-# ------------------------------------------------------------------------------------------------------------ numbers
 def build_table(
     store: Store, methods: Sequence[str], metrics: Sequence[str] = (), baseline: str = BASELINE, budget: str = EQUAL_CALLS
 ) -> pd.DataFrame:
@@ -161,7 +157,6 @@ def _compare(a: pd.Series, b: pd.Series, metric: str) -> PairedDifference:
     return paired_difference(a[common].to_numpy(), b[common].to_numpy())
 
 
-# --------------------------------------------------------------------------------------------------------------- texts
 def write_table(table: pd.DataFrame, folder: Path, title: str, notes: Sequence[str], primary: str = "accuracy") -> None:
     """Write table.csv (all rows), table.md and table.tex; fixed formats, UTF-8, LF.
 

@@ -30,8 +30,7 @@ from otca.files import write_atomic
 MAX_BYTES = 5_000_000
 TRUTH = ("increment_TBK", "error_TBK", "start_BK", "start_error_BK", "reward_BK")
 """Names of the fields of `Truth` in a truth set."""
-FACTS = "truth_set"
-"""The one entry of a file's metadata, as JSON: several would be in no fixed order."""
+FACTS = "truth_set"  # the one entry of a file's metadata, as JSON: several would be in no fixed order
 RESAMPLES = 1000
 Rule = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 

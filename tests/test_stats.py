@@ -96,7 +96,6 @@ def test_first_reach_is_linear_between_points():
     assert first_reach([0, 10], [0.4, 0.5], 0.4) == 0 and first_reach([0, 10], [0.1, 0.2], 0.4) == math.inf
 
 
-# --------------------------------------------------------------------------------------------------------------- rliable
 def improvement_over_all_pairs(a_N, b_M) -> float:
     """rliable's: every run of one arm paired with every run of the other; ours compares runs that share a seed."""
     return paired_difference(np.repeat(a_N, len(b_M)), np.tile(b_M, len(a_N))).prob_improvement

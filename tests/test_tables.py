@@ -157,7 +157,6 @@ def test_a_table_lists_its_runs_seed_by_seed_and_fewer_at_the_quick_tier():
     assert len({dataclasses.astuple(arm)[:5] for arm in arms}) == len(arms)  # each run once
 
 
-# -------------------------------------------------------------------------------------------------------------- figures
 def test_a_curve_is_the_mean_over_seeds_at_common_iterations():
     rows = pd.DataFrame(
         {"seed": [0, 0, 1, 1, 1], "iteration": [0, 2, 0, 2, 4], "samples": [0, 10, 0, 20, 30], "x": [1, 2, 3, 6, 9]}
