@@ -1,4 +1,4 @@
-"""What is said to be spent beforehand is what the trainer counts."""
+"""What is said to be spent beforehand is what the trainer counts; of the rivals in tests/test_baselines.py."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from tests.toys import toy_settings
 
 CASES = [
     ("otca", {"credit.sampled_steps": 2}),
-    ("dense_grpo", {}),
-    ("diffusion_nft", {}),
     ("process_credit", {"credit.process_completion": 3, "credit.process_states": 2}),
     ("process_credit", {"credit.process_states": 2, "credit.process_spread": "early"}),
     ("process_credit", {"credit.process_continuations": 2}),

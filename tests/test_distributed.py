@@ -31,17 +31,17 @@ SETTINGS = {
     "prompts_per_iteration": 4,
     "group_size": 3,
     "micro_batch": 3,
-    "iterations": 2,
+    "iterations": 1,
     "sampler.steps": 4,
     "save_every": 1,
     "optimizer.learning_rate": 1e-3,
     "optimizer.ema_decay": 0.9,
     "loss.kl_beta": 0.1,
 }
-WAN = {"policy.frames": 5, "policy.max_sequence_length": 10, "iterations": 1}
+WAN = {"policy.frames": 5, "policy.max_sequence_length": 10}
 CASES = {
     "otca": ("toy_pipeline", {}, False),
-    "sampled-steps": ("toy_pipeline", {"method": "process_credit", "credit.sampled_steps": 2}, False),
+    "sampled-steps": ("toy_pipeline", {"method": "process_credit", "credit.sampled_steps": 2, "iterations": 2}, False),
     "one-expert": ("untrained_experts", WAN | {"step_selection.kind": "first_k", "step_selection.count": 1}, False),
     "otca-sharded": ("toy_pipeline", {}, True),
     "experts-lora-sharded": ("untrained_experts", WAN | {"policy.tuning": "lora"}, True),
@@ -75,7 +75,7 @@ def launched(request, tmp_path_factory):
     for name, (pipeline, changes, sharded) in CASES.items():
         settings[name] = toy_settings("otca", request.getfixturevalue(pipeline)) | SETTINGS | changes
         runs.append({"folder": str(root / name), "settings": settings[name], "sharded": sharded})
-    longer = settings["otca-sharded"] | {"iterations": 3}
+    longer = settings["otca-sharded"] | {"iterations": 2}
     runs += [{"folder": str(root / name), "settings": longer, "sharded": True} for name in ("straight", "otca-sharded")]
     arguments = [f"--{key}={value}" for key, value in command.items()]
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -124,13 +124,13 @@ def test_two_processes_are_one(case, launched, alone):
 
 def test_a_sharded_run_resumes_from_its_own_checkpoint_and_one_process_from_it(launched, tmp_path):
     settings, root, _ = launched
-    path = "checkpoints/iteration_000003/optimizer.safetensors"
+    path = "checkpoints/iteration_000002/optimizer.safetensors"
     one, two = (load_file(root / run / path) for run in ("otca-sharded", "straight"))
     assert max(float((one[key] - two[key]).abs().max()) for key in one) == 0
     folder = shutil.copytree(root / "otca-sharded", tmp_path / "run")
     for old in sorted((folder / "checkpoints").iterdir())[-1:]:
         shutil.rmtree(old)
-    train_whole(folder, settings["otca-sharded"] | {"iterations": 3})
+    train_whole(folder, settings["otca-sharded"] | {"iterations": 2})
     alone = load_file(folder / path)
     assert max(float((one[key] - alone[key]).abs().max()) for key in one) <= 1e-5
 

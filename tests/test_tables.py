@@ -19,7 +19,7 @@ from eval.tables import MOST_COLUMNS, TABLE_COLUMNS, build_table, derived, off_b
 from otca.errors import InputError
 from reproduce import all as everything
 from reproduce import table as script
-from reproduce import table1, table4
+from reproduce import table1, table2, table3, table4
 from tests.made_runs import ITERATIONS, SAMPLES, make_run
 
 METHODS = {"base": 0.3, "uniform_grpo": 0.4, "static_multi_reward": 0.5, "otca_tcd": 0.6, "otca_moca": 0.5, "otca": 0.8}
@@ -113,7 +113,10 @@ def test_methods_off_the_budget_are_named(store):
 
 
 def test_every_published_table_and_the_page_render_again_byte_for_byte(root, monkeypatch):
+    """Figures are drawn for images alone, since they take the time."""
     monkeypatch.chdir(root)
+    undrawn = dataclasses.replace(table2.TABLE, figures=False)
+    monkeypatch.setattr(everything, "TABLES", (table1.TABLE, undrawn, table3.TABLE, table4.TABLE))
     written = everything.render()
     assert [path.as_posix() for path in written] == [f"results/{name}/quick" for name in ("table1", "table2", "table4")] + [
         "results/index.html"
