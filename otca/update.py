@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,19 +24,6 @@ from otca.types import Credit, Trajectory
 
 REFUSED = "not_finite.safetensors"
 """File of a run's folder with the batch whose gradient was not finite: latents, log-probabilities, advantages, prompts."""
-
-
-@dataclass(frozen=True)
-class _Share:
-    """The material of one optimizer step."""
-
-    sampled: Trajectory
-    credit: Credit
-    plan: Plan
-    full: int  # (transition, micro-batch) pairs that make a whole
-    scales: tuple[dict[int, float], dict[int, float]]  # κ_t of the log-ratio and the KL's factor of each trained step
-    first: bool  # no weight has moved since the rollout
-    sums: dict[str, float]  # what the row reports
 
 
 class Updater:
@@ -124,38 +110,42 @@ class Updater:
         return norm
 
     def _accumulate_share(self, sampled, credit, plan: Plan, first: int, scales, totals: dict[str, float]) -> None:
-        """Gradients of one optimizer step, that of the samples from ``first`` on.
+        """Gradients of one optimizer step, that of the samples from ``first`` on; adds to what the row reports.
 
         They accumulate over (transition, micro-batch) pairs, so memory does not grow with T. Micro-batches are
         those of the rollout: before the first step of an iteration every ratio is exactly 1 in fp32. Only where steps are
         sampled (``credit.sampled_steps``) are they made anew, of the samples that train the step.
         """
-        own, micro_batch, steps = slice(first, first + self.share), self.micro_batch, plan.trained_T.nonzero().flatten().tolist()
-        pairs = [(t, slice(a, a + micro_batch)) for t in steps for a in range(own.start, own.stop, micro_batch)]
-        work = _Share(sampled, credit, plan, len(pairs), scales, first == 0, totals)
-        passes = [(work, t, rows) for t, rows in pairs]
+        size, end, steps = self.micro_batch, first + self.share, plan.trained_T.nonzero().flatten().tolist()
+        passes = [(t, slice(start, start + size)) for t in steps for start in range(first, end, size)]
+        full = len(passes)
         if self.config.credit.sampled_steps:
-            drawn = {t: first + torch.nonzero(credit.step_weight_TB[t, own]).flatten() for t in steps}
-            drawn = [(work, t, rows) for t in steps for rows in drawn[t].split(micro_batch) if len(rows)]
+            drawn = {t: first + torch.nonzero(credit.step_weight_TB[t, first:end]).flatten() for t in steps}
             # where nothing was drawn, weights are 0: every process takes part in each update
-            passes = self._as_many_on_each(drawn or passes[:1])
-        said = f"micro_batch ({micro_batch})"
+            passes = [(t, rows) for t in steps for rows in drawn[t].split(size) if len(rows)] or passes[:1]
+        counted = len(passes)
+        if self.sharded:  # shards are gathered by all processes together: one with fewer passes adds some that weigh nothing
+            passes += passes[:1] * (int(gathered(self.accelerator, {"passes": counted}).max()) - counted)
+        said = f"micro_batch ({size})"
         smaller = said if self.config.policy.gradient_checkpointing else f"{said} or set policy.gradient_checkpointing"
-        backward = self._backward_forward_process if self.method.forward_loss else self._backward
-        for index, (given, t, rows) in enumerate(passes, 1):
+        losses_of = self._noise_level if self.method.forward_loss else self._transition
+        for index, (t, rows) in enumerate(passes, 1):
             # processes exchange gradients in the last pass alone; shards, to save memory, in each
             alone = nullcontext() if index == len(passes) or self.sharded else self.accelerator.no_sync(self.policy.network)
             with alone, memory_named(f"in the backward pass of step {t}", smaller):
-                backward(given, t, rows, condition_of(self.policy, sampled.prompts, rows))
-
-    def _as_many_on_each(self, passes: list[tuple]) -> list[tuple]:
-        """Shards are gathered and reduced by all processes together: one with fewer passes adds some that weigh nothing."""
-        if not self.sharded:
-            return passes
-        missing = int(gathered(self.accelerator, {"passes": len(passes)}).max()) - len(passes)
-        work, *pair = passes[0]
-        nothing = dataclasses.replace(work.credit, step_weight_TB=torch.zeros_like(work.credit.step_weight_TB))
-        return passes + [(dataclasses.replace(work, credit=nothing, sums=dict(work.sums)), *pair)] * missing
+                loss_B, kl_B, report = losses_of(sampled, credit, plan, t, rows, scales)
+                part, weight_B = len(loss_B) / size, credit.step_weight_TB[t, rows].to(loss_B) * (index <= counted)
+                if kl_B is not None:
+                    loss_B = loss_B + self.config.loss.kl_beta * kl_B
+                loss = (weight_B * loss_B).mean() * part / full
+                self.accelerator.backward(loss)
+            if index > counted:
+                continue
+            totals["loss"] += float(loss.detach())
+            totals["kl"] += float(kl_B.detach().mean()) * part / full if kl_B is not None else 0.0
+            totals["clip_fraction"] += report.get("clip_fraction", 0.0) * part / full
+            if first == 0:  # no weight has moved since the rollout
+                totals["first_ratio_deviation"] = max(totals["first_ratio_deviation"], report.get("ratio_deviation", 0.0))
 
     def _give_up(self, sampled: Trajectory, credit: Credit, iteration: int) -> None:
         """Keep the batch whose gradient is not finite, and raise TrainingError."""
@@ -174,9 +164,14 @@ class Updater:
         with torch.no_grad(), swapped(self.policy.network, self.parameters, weights):
             return velocity_at(self.policy, x, t, plan.sigma_S, condition)
 
-    def _backward(self, work: _Share, t: int, rows, condition) -> None:
-        """Loss and gradient of one transition of one micro-batch."""
-        loss, sampled, plan, credit = self.config.loss, work.sampled, work.plan, work.credit
+    def _velocity_of(self, weights: list[torch.Tensor], x, t: int, plan: Plan, condition) -> torch.Tensor:
+        """Velocity under other weights than the trained ones, without gradient."""
+        with torch.no_grad(), swapped(self.policy.network, self.parameters, weights):
+            return velocity_at(self.policy, x, t, plan.sigma_S, condition)
+
+    def _transition(self, sampled: Trajectory, credit: Credit, plan: Plan, t: int, rows, scales):
+        """Losses and KL (B,) of one transition of one micro-batch, and what the row reports of it."""
+        loss, condition = self.config.loss, condition_of(self.policy, sampled.prompts, rows)
         x, prev = sampled.latents_SB[t, rows], sampled.latents_SB[t + 1, rows]
         velocity = velocity_at(self.policy, x, t, plan.sigma_S, condition)
         _, log_prob_B, mean, std = transition_at(plan, t, x, velocity, prev=prev)
@@ -191,43 +186,28 @@ class Updater:
             delta=float(plan.sigma_S[t] - plan.sigma_S[t + 1]),
             clip_low=low,
             clip_high=high,
-            ratio_scale=work.scales[0][t],
+            ratio_scale=scales[0][t],
         )
         kl_B = None
         if loss.kl_beta:
-            reference = self._reference_velocity(x, t, plan, condition, self.reference)
+            reference = self._velocity_of(self.reference, x, t, plan, condition)
             mean_ref = transition_at(plan, t, x, reference, prev=prev)[2]
-            kl_B = losses.kl_to_reference(mean, mean_ref, std, transition.delta, loss.kl_scale) * work.scales[1][t]
-        self._accumulate(work, t, rows, self.method.loss(transition), kl_B)
+            kl_B = losses.kl_to_reference(mean, mean_ref, std, transition.delta, loss.kl_scale) * scales[1][t]
         ratio_B = transition.scaled_log_ratio_B.detach().exp()
         clipped = float(((ratio_B < 1 - low) | (ratio_B > 1 + high)).float().mean())
-        work.sums["clip_fraction"] += clipped * (len(ratio_B) / self.micro_batch) / work.full
-        if work.first:
-            deviation = float((transition.log_ratio_B.detach().exp() - 1).abs().max())
-            work.sums["first_ratio_deviation"] = max(work.sums["first_ratio_deviation"], deviation)
+        deviation = float((transition.log_ratio_B.detach().exp() - 1).abs().max())
+        return self.method.loss(transition), kl_B, {"clip_fraction": clipped, "ratio_deviation": deviation}
 
-    def _backward_forward_process(self, work: _Share, t: int, rows, condition) -> None:
-        """Loss and gradient of one noise level of one micro-batch, for methods with a `forward_loss`."""
-        sampled, plan = work.sampled, work.plan
-        clean = sampled.latents_SB[-1, rows]
+    def _noise_level(self, sampled: Trajectory, credit: Credit, plan: Plan, t: int, rows, scales):
+        """The same of one noise level, for methods with a `forward_loss`, which report nothing of it."""
+        condition, clean = condition_of(self.policy, sampled.prompts, rows), sampled.latents_SB[-1, rows]
         seed_B = [sampled.seed_B[i] for i in torch.arange(len(sampled.seed_B))[rows]]
         noisy = noised_at(self.policy, clean, seed_B, t, plan.sigma_S)
-        old_velocity = self._reference_velocity(noisy, t, plan, condition, self.old_policy)
+        old_velocity = self._velocity_of(self.old_policy, noisy, t, plan, condition)
         velocity = velocity_at(self.policy, noisy, t, plan.sigma_S, condition)
-        advantage_B, limit = work.credit.advantage_TB[t, rows].to(velocity), self.config.loss.advantage_clip
+        advantage_B, limit = credit.advantage_TB[t, rows].to(velocity), self.config.loss.advantage_clip
         level = losses.NoisedSample(clean, noisy, float(plan.sigma_S[t]), velocity, old_velocity, advantage_B, limit)
         kl_B = None
         if self.config.loss.kl_beta:
-            reference = self._reference_velocity(noisy, t, plan, condition, self.reference)
-            kl_B = losses.velocity_distance(velocity, reference)
-        self._accumulate(work, t, rows, self.method.forward_loss(level), kl_B)
-
-    def _accumulate(self, work: _Share, t: int, rows, loss_B, kl_B) -> None:
-        """Add one micro-batch's part of the gradient, KL included."""
-        part = len(loss_B) / self.micro_batch
-        if kl_B is not None:
-            loss_B = loss_B + self.config.loss.kl_beta * kl_B
-            work.sums["kl"] += float(kl_B.detach().mean()) * part / work.full
-        loss = (work.credit.step_weight_TB[t, rows].to(loss_B) * loss_B).mean() * part / work.full
-        self.accelerator.backward(loss)
-        work.sums["loss"] += float(loss.detach())
+            kl_B = losses.velocity_distance(velocity, self._velocity_of(self.reference, noisy, t, plan, condition))
+        return self.method.forward_loss(level), kl_B, {}

@@ -91,7 +91,7 @@ def test_a_constant_reward_is_warned_of_and_then_stops_the_run(toy_pipeline, tmp
 FULL = {
     "velocity": ("sampling 3 samples", MemoryError()),
     "decode": ("decoding 3 samples", MemoryError()),
-    "_backward": ("in the backward pass of step 0", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")),
+    "_transition": ("in the backward pass of step 0", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")),
 }
 
 
@@ -103,7 +103,7 @@ def test_what_memory_was_lacking_for_is_named(toy_pipeline, tmp_path, monkeypatc
     def full(*args):
         raise error
 
-    monkeypatch.setattr(trainer.updater if name == "_backward" else trainer.policy, name, full)
+    monkeypatch.setattr(trainer.updater if name == "_transition" else trainer.policy, name, full)
     with pytest.raises(TrainingError, match=f"out of memory {doing}: lower micro_batch"):
         trainer.run()
     assert checkpoints(tmp_path)[-1].name == "iteration_000000"
