@@ -32,9 +32,9 @@ def component_dtypes(config: PolicyConfig) -> dict[str, torch.dtype]:
 
 
 def component_class(library: str, name: str) -> type:
-    """The class that model_index.json means."""
+    """The class that model_index.json means; ``object`` where the installed library has none of that name."""
     module = library if library in ("diffusers", "transformers") else f"diffusers.pipelines.{library}"
-    return getattr(importlib.import_module(module), name)
+    return getattr(importlib.import_module(module), name, object)
 
 
 def load_pipeline(loader, folder: str, config: PolicyConfig, without: tuple[str, ...] = ()):
@@ -45,7 +45,8 @@ def load_pipeline(loader, folder: str, config: PolicyConfig, without: tuple[str,
     local, what, dtypes = Path(folder).is_dir(), f"policy.path {config.path}", component_dtypes(config)
     name = "model_index.json"
     try:
-        index = {key: kind for key, kind in loader.load_config(folder, local_files_only=local).items() if isinstance(kind, list)}
+        listed = loader.load_config(folder, local_files_only=local)
+        index = {key: kind for key, kind in listed.items() if isinstance(kind, list) and len(kind) == 2}
         parts = {key: None for key in without if key in index}
         for name, kind in index.items():
             if name in parts or not kind[0] or not issubclass(cls := component_class(*kind), nn.Module):
