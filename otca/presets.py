@@ -34,7 +34,7 @@ EVAL = {name: sections["eval"] for name, sections in _FILES.items() if sections[
 TUNED = {name: sections["tuned"] for name, sections in _FILES.items()}
 RECIPES = {name: sections["recipe"] for name, sections in _FILES.items() if sections["recipe"]}
 
-SEEDS = {"quick": 2, "study": 3, "cpu": 10, "paper": 1}
+SEEDS = {"quick": 2, "cpu": 10, "paper": 1}
 """Paired seeds of the headline arms, fixed before any run."""
 FEWER_SEEDS = {"cpu": {"core": 5, "wide": 3}}
 """Seeds of the other arms of Tables 1 to 4, and of the ablations' further arms, where they are fewer."""
