@@ -11,7 +11,7 @@ from otca.tasks.architecture import MAX_SEQUENCE_LENGTH
 from reproduce.pretrain.publish import publish
 
 VAE_STEPS = 3200
-TRUE_STEPS, NOISY_STEPS = 8000, 1500
+TRUE_STEPS, NOISY_STEPS = 14000, 1500
 """Steps of the generator on true captions, from which it learns to bind, then on noisy ones, which it learns to mistrust."""
 JUDGE_STEPS = 3300
 CLIP_STEPS = 3500

@@ -33,7 +33,7 @@ from reproduce.pretrain.flow import Bank, draw_specs, stored_latents, tokenize
 
 SKILL_SHARES = {"single_object": 1, "two_objects": 2, "counting": 2, "colors": 1, "position": 8, "color_attr": 3}
 """How often each skill is trained on, relatively: two objects are learned more slowly than one."""
-INTACT = 0.85
+INTACT = 0.6
 """Share of the captions whose every stated attribute is drawn."""
 STRAY = 0.2
 """Probability that the warmest pictures hold an object that is not stated; none of the coolest do."""
