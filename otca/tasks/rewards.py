@@ -18,6 +18,10 @@ from otca.tasks import scenes, verifier
 from otca.tasks.scenes import SIZE
 from otca.types import Prompt
 
+SHARPNESS = (0.2, 0.38)
+"""Sharpness of edges that is none, and enough; the crispest drawings of the autoencoder have 0.41."""
+GRAIN = 0.01
+"""Mean step from pixel to pixel in flat places up to which they count as flat; the crispest drawings have 0.006."""
 GLOW = 0.26
 """Gain of red over blue from the top to the bottom of a backdrop that is warm enough; the warmest of the grammar gains 0.32."""
 STRAY_LIGHT = 0.08
@@ -97,6 +101,7 @@ def crispness_B(image_BCHW: np.ndarray) -> np.ndarray:
     flat_BHW = ~edge_BHW
     sharpness_B = np.square(step_BHW * edge_BHW).sum((1, 2)) / (np.sum(step_BHW * contrast_BHW * edge_BHW, (1, 2)) + 1e-6)
     grain_B = (step_BHW * flat_BHW).sum((1, 2)) / (flat_BHW.sum((1, 2)) + 1e-6)
-    sharp_B = np.clip((sharpness_B - 0.2) / 0.45, 0, 1)
-    smooth_B = np.exp(-np.maximum(grain_B - 0.006, 0) / 0.05)
+    none, enough = SHARPNESS
+    sharp_B = np.clip((sharpness_B - none) / (enough - none), 0, 1)
+    smooth_B = np.exp(-np.maximum(grain_B - GRAIN, 0) / 0.05)
     return sharp_B * smooth_B * (flat_BHW.mean((1, 2)) > 0.3)
