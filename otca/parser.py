@@ -19,16 +19,15 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 _load_yaml = get_loader("yaml")
 MAX_YAML = 200_000
 """Characters of a YAML text; all settings of a run fill 4,000."""
+MAX_DEPTH = 16
+"""Levels of a YAML text; settings have three."""
 
 
-class _Plain(yaml.SafeLoader):
-    """YAML without aliases, which make a few lines into terabytes, and without a key twice, of which the last would count."""
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml alone reads a list of addresses with queries
 
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.YAMLError(f"line {event.start_mark.line + 1} has the alias *{event.anchor}; write its value out")
-        return super().compose_node(parent, index)
+
+class _Plain(_LOADER):
+    """YAML without a key twice, of which the last would count."""
 
     def construct_mapping(self, node, deep=False):
         seen = set()
@@ -39,14 +38,27 @@ class _Plain(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _check_events(text: str) -> None:
+    """Raise YAMLError for aliases, which make a few lines into terabytes, and for nests as deep as C's stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        line = event.start_mark.line + 1
+        if depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"line {line} is nested more than {MAX_DEPTH} levels deep")
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError(f"line {line} has the alias *{event.anchor}; write its value out")
+
+
 def _load_checked(text: str) -> Any:
     """What jsonargparse makes of a YAML text, a file's or a value's, that is plain. Raises YAMLError."""
     if len(text) > MAX_YAML:
         raise yaml.YAMLError(f"{len(text):,} characters of settings; the limit is {MAX_YAML:,}")
     try:
+        _check_events(text)
         yaml.load(text, Loader=_Plain)
         return _load_yaml(text)
-    except (ValueError, TypeError, RecursionError) as error:  # of scalars that look like numbers, such as 0x_, and of deep nests
+    except (ValueError, TypeError) as error:  # of scalars that look like numbers, such as 0x_
         raise yaml.YAMLError(f"a value cannot be read ({one_line(error)})") from error
 
 

@@ -142,7 +142,7 @@ def test_pictures_are_judged_only_by_specs_of_the_grammar(spec):
     with pytest.raises(InputError, match="prompt 'p' has the spec .*; needed is .*objects"):
         JudgeAccuracy.score(JudgeAccuracy, None, [Prompt("p", "t", spec)])
     prompts = [Prompt("p", "t", SPEC), Prompt("p", "t", spec)]
-    with pytest.raises(InputError, match="prompt 'p' has the spec"):
+    with pytest.raises(InputError, match="spec"):
         check_prompts([build_reward("quality"), build_reward("alignment")], prompts, "here")
 
 
@@ -168,7 +168,7 @@ LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b i
 BAD_SETTINGS = {
     "tag": ("seed: !!python/object/apply:os.system ['touch pwned']", "could not determine a constructor for the tag"),
     "laughs": (LAUGHS, r"line 2 has the alias \*a; write its value out"),
-    "deep": ("[" * 100_000, "a value cannot be read"),
+    "deep": ("[" * 100_000, "nested more than 16 levels"),
     "large": ("prompts: " + "x" * 300_000, "300,009 characters of settings; the limit is 200,000"),
     "empty": ("", "hold nothing; expected lines such as 'seed: 1'"),
     "nul": ("prompts: a\0b", "unacceptable character #x0000"),
