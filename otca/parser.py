@@ -21,8 +21,6 @@ MAX_YAML = 200_000
 """Characters of a YAML text; all settings of a run fill 4,000."""
 MAX_DEPTH = 16
 """Levels of a YAML text; settings have three."""
-
-
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml alone reads a list of addresses with queries
 
 

@@ -208,6 +208,8 @@ def test_the_card_has_the_runs_own_metrics_where_they_are_of_its_weights(evaluat
         "| Software | OTCA ",
     ):
         assert line in card
+    made = read_manifest(evaluated)["code"]
+    assert (made["commit"] or "") in card and ("and changes since" in card) == made["changed"]
     export(capsys, evaluated, tmp_path / "older", "--checkpoint", "1", "--samples", 0)
     card = (tmp_path / "older" / "README.md").read_text()
     assert "This checkpoint was not evaluated on test prompts, so it is in no published table." in card

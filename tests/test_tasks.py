@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from otca.files import EMBEDDED, sha256
 from otca.tasks import scenes, verifier
 from otca.tasks.architecture import MAX_SEQUENCE_LENGTH
 from otca.tasks.rewards import Aesthetic, Alignment, Quality
+from reproduce.pretrain.codes import code_of
 
 REWARDS = (Alignment(), Quality(), Aesthetic())
 
@@ -131,6 +133,18 @@ def test_each_reward_sees_its_own_objective():
     correlation = torch.corrcoef(torch.stack([alignment, quality, aesthetic, finish, style]))
     assert correlation[1, 3] > 0.9 and correlation[2, 4] > 0.9
     assert correlation[:3, :3].triu(1).abs().max() < 0.25  # no factor that they share
+
+
+def test_quality_is_full_where_the_autoencoder_draws_a_crisp_finish():
+    """So it does not go on pulling by what can be drawn sharper still; a soft finish stays far below."""
+    vae = AutoencoderKL.from_pretrained(EMBEDDED / "image" / "vae").eval()
+    _, made, _ = drawn(32, lattice=True)
+    quality = {}
+    for finish in (0.5, 1.0):
+        code = torch.from_numpy(np.stack([code_of(replace(scene, finish=finish)) for scene in made]))
+        with torch.no_grad():
+            quality[finish] = Quality().score((vae.decode(code).sample / 2 + 0.5).clamp(0, 1)[:, None], [])
+    assert quality[1.0].mean() > 0.97 and quality[0.5].max() < 0.7
 
 
 def test_rewards_refuse_other_sizes():

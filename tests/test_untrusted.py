@@ -142,7 +142,8 @@ def test_pictures_are_judged_only_by_specs_of_the_grammar(spec):
     with pytest.raises(InputError, match="prompt 'p' has the spec .*; needed is .*objects"):
         JudgeAccuracy.score(JudgeAccuracy, None, [Prompt("p", "t", spec)])
     prompts = [Prompt("p", "t", SPEC), Prompt("p", "t", spec)]
-    with pytest.raises(InputError, match="spec"):
+    said = "prompt 'p' has the spec" if spec else "quality, alignment need the spec of each prompt, and here has prompts without"
+    with pytest.raises(InputError, match=said):
         check_prompts([build_reward("quality"), build_reward("alignment")], prompts, "here")
 
 

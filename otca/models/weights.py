@@ -147,7 +147,7 @@ def _merge_lora(pipeline, name: str, tensors: Tensors, file: Path, what: str) ->
         raise InputError(f"{what} {differs} in {name} ({len(missing) + len(unplaced)} such tensors); is it of this model?")
     if settings.get("lora_alpha") is None and not all("alpha" in parts for parts in pairs.values()):
         log.warning("%s records no alpha; it is taken to be the rank, as diffusers does", file)
-    deltas = []
+    factors = []  # of all, checked before a weight moves; their products, as large as the network, are made one by one
     for (component, module), parts in pairs.items():
         weight = getattr(pipeline, component).get_submodule(module).weight
         down, up = parts["A"].float().flatten(1), parts["B"].float().flatten(1)
@@ -155,9 +155,9 @@ def _merge_lora(pipeline, name: str, tensors: Tensors, file: Path, what: str) ->
             control = "; a control LoRA, which takes an image as input, cannot be used" if "x_embedder" in module else ""
             said = f"A {tuple(down.shape)} and B {tuple(up.shape)} do not fit the weight {tuple(weight.shape)}{control}"
             raise InputError(f"{what}: {module}: {said}")
-        deltas.append((weight, _scale(settings, module, len(down), parts.get("alpha")) * (up @ down)))
-    for weight, delta in deltas:
-        weight.data.copy_(weight.data.float() + delta.view_as(weight).to(weight.device))
+        factors.append((weight, _scale(settings, module, len(down), parts.get("alpha")), up, down))
+    for weight, scale, up, down in factors:
+        weight.data.copy_(weight.data.float() + (scale * (up @ down)).view_as(weight).to(weight.device))
 
 
 def _pairs(pipeline, name: str, tensors: Tensors) -> tuple[Pairs, list[str]]:
