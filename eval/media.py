@@ -19,8 +19,8 @@ import torch
 from PIL import Image, ImageOps, features
 
 from otca.errors import InputError, one_line
+from otca.files import parse_json
 from otca.rewards.pixels import MAX_FRAMES, MAX_PIXELS
-from otca.untrusted import parse_json
 
 _AVIF = features.check("avif")
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", *((".avif",) if _AVIF else ()))

@@ -34,9 +34,8 @@ from otca.bounds import at_least, check_bound
 from otca.config import TrainConfig
 from otca.distributed import usable_device
 from otca.errors import InputError, RewardError, printable
-from otca.files import writable_folder, write_atomic
+from otca.files import read_object, writable_folder, write_atomic
 from otca.types import Prompt
-from otca.untrusted import read_object
 
 OWN_REWARDS = {"images": TrainConfig().rewards, "videos": presets.preset("video/quick")["rewards"]}
 """What is measured unless told: the embedded tasks' rewards, where every prompt has a spec."""

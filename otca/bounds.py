@@ -16,9 +16,6 @@ from typing import Annotated, get_type_hints
 
 from otca.errors import InputError
 
-MAX_WHOLE = 2**31 - 1
-"""Largest whole number that a setting may be."""
-
 
 @dataclass(frozen=True)
 class Bound:
@@ -40,7 +37,7 @@ DECAY = Bound(lambda value: 0 <= value < 1, "it must lie in [0, 1)")
 GUIDANCE = Bound(lambda value: value == 0 or value >= 1, "use 1 (none) or more, or 0 for the checkpoint's own")
 SIZE = Bound(lambda value: value >= 16 and value % 16 == 0, "it must be a positive multiple of 16")
 SIZE_OR_OWN = Bound(lambda value: value >= 0 and value % 16 == 0, "use a multiple of 16, or 0 for the policy's own")
-RATE = Bound(lambda value: 0 < value <= MAX_WHOLE, "it must be a positive number of frames a second")
+RATE = Bound(lambda value: 0 < value < 2**31, "it must be a positive number of frames a second")
 
 Count = Annotated[int, at_least(1)]
 CountOrZero = Annotated[int, at_least(0)]
@@ -56,16 +53,15 @@ def check_bound(name: str, value: float, bound: Bound) -> None:
 
 
 def check_plain(name: str, value: object) -> None:
-    """Raise InputError for what no setting may be: nothing, no number, a number beyond 32 bits, text with control characters."""
+    """Raise InputError for what no setting may be: nothing, no finite number, more than 32 bits, control characters."""
     if value is None:
         raise InputError(f"{name} is empty; give a value, or leave it out")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{name} is {value}; it must be a finite number")
-    if isinstance(value, int) and abs(value) > MAX_WHOLE:
-        raise InputError(f"{name} has {value.bit_length()} binary digits; whole numbers go up to {MAX_WHOLE}")
+    if isinstance(value, int) and abs(value) >= 2**31:
+        raise InputError(f"{name} has {value.bit_length()} binary digits; whole numbers go up to {2**31 - 1}")
     if isinstance(value, str) and not value.isprintable():
-        found = next(character for character in value if not character.isprintable())
-        raise InputError(f"{name} holds {found!r}; control characters and line ends are not allowed")
+        raise InputError(f"{name} is {value[:60]!r}; control characters and line ends are not allowed")
 
 
 def checked_rate(name: str, value: object) -> float:

@@ -59,12 +59,8 @@ def save_checkpoint(
     states = optimizer.state_dict()["state"]
     moments = {f"{index}.{name}": torch.as_tensor(v) for index, s in states.items() for name, v in s.items()}
     files = {"optimizer": moments} | {name: {str(i): w for i, w in enumerate(kept)} for name, kept in copies.items() if kept}
-    kept = [policy.trainable_parameters(), *(tensors.values() for tensors in files.values())]
-    needed = sum(tensor.nbytes for tensors in kept for tensor in tensors)
     try:
         with folder_aside(target, write) as aside:
-            if write and shutil.disk_usage(aside).free < needed:
-                raise OSError("there is less room")
             policy.save(aside, write)
             for name, tensors in files.items():
                 state = whole_on_cpu(tensors, write)
@@ -73,8 +69,8 @@ def save_checkpoint(
             if write:
                 (aside / "state.json").write_text(json.dumps(dataclasses.asdict(progress)) + "\n")
     except (OSError, SafetensorError) as error:
-        why = f"{printable(error)}; {shutil.disk_usage(folder).free / 2**20:.1f} MiB free, and ulimit -f may allow less"
-        said = f"checkpoint {target} needs {needed / 2**20:.1f} MiB and could not be written ({why})"
+        free = f"{shutil.disk_usage(folder).free / 2**20:.1f} MiB free, and ulimit -f may allow less"
+        said = f"checkpoint {target} could not be written ({printable(error)}; {free})"
         raise InputError(f"{said}; the older checkpoints are whole: make room and start the same command again") from error
     return target
 
@@ -132,10 +128,10 @@ def latest_valid_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
         if not found:
             return path, damaged
         damaged.append(found[0])
-    if damaged:
-        said = f"{folder}: no checkpoint is whole ({'; '.join(damaged)})"
-        raise InputError(f"{said}; restore one, or delete the folder to start anew")
-    return None, []
+    if not damaged:
+        return None, []
+    said = f"{folder}: no checkpoint is whole ({'; '.join(damaged)})"
+    raise InputError(f"{said}; restore one, or delete the folder to start anew")
 
 
 def remove_prunable(folder: Path, every: int, last: int, best: int | None) -> None:

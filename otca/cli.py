@@ -9,9 +9,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -21,9 +19,6 @@ from otca.config import EvalConfig, PolicyConfig, TrainConfig
 from otca.errors import InputError, nearest, printable
 from otca.parser import SettingsFile, make_parser, parse
 from otca.signals import run_command
-
-if TYPE_CHECKING:
-    from otca.methods import Method
 
 PRECEDENCE = "Precedence: defaults < --preset < method < --config < command line."
 REWARD_FILES = {"type": str, "default": "", "help": "folder of published rewards' files, FOLDER/<reward>/<file>"}
@@ -43,10 +38,11 @@ def train(argv: list[str]) -> None:
         return
     from otca.distributed import end_processes, is_main
     from otca.runs import changed_settings
+    from otca.trainer import train_in
 
     folder = given.out or Path("runs/adhoc") / config.method / f"seed{config.seed}"
     changed_settings(folder, config, given.override_config)  # before minutes of loading
-    _train(config, method, folder, given.override_config)
+    train_in(folder, config, method, given.override_config)
     end_processes()
     if is_main():
         print(f"trained {config.method}, seed {config.seed}: {folder}")
@@ -79,46 +75,22 @@ def resolve(options: ArgumentParser, argv: list[str]):
 
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--preset", default="image/quick")
-    early.add_argument("--method", default="otca")
-    chosen, _ = early.parse_known_args(argv)
-    method = find_method(chosen.method)
-    own = presets.tuned(chosen.preset, method.name) | method.settings | {"method": method.name, "preset": chosen.preset}
-    options.set_defaults(presets.preset(chosen.preset) | own)
+    early.add_argument("--method", default=TrainConfig.method)
+    chosen = vars(early.parse_known_args(argv)[0])
+    method = find_method(chosen["method"])
+    own = presets.tuned(chosen["preset"], method.name) | method.settings | chosen
+    options.set_defaults(presets.preset(chosen["preset"]) | own)
     given = parse(options, argv)
-    for name, early_value in (("preset", chosen.preset), ("method", method.name)):
-        if given[name] != early_value:
+    for name, value in chosen.items():
+        if given[name] != value:
             said = f"{name} {given[name]!r} is set in the YAML file; name it on the command line"
             raise InputError(f"{said}: --{name} {given[name]}")
     return given, TrainConfig(**{name: given[name] for name in TrainConfig.__dataclass_fields__}), method
 
 
-def _train(config: TrainConfig, method: Method, folder: Path, override_config: bool) -> None:
-    """Train into ``folder`` and show how far it is."""
-    from tqdm import tqdm
-
-    from otca.checkpoint import checkpoints, iteration_of
-    from otca.files import run_lock
-    from otca.runs import begin_run
-    from otca.trainer import Trainer
-
-    trainer = Trainer(config, method, folder)
-    main = trainer.accelerator.is_main_process
-    with run_lock(folder) if main else nullcontext():
-        if main:
-            reached = checkpoints(folder)
-            begin_run(folder, config, override_config, iteration_of(reached[-1]) if reached else 0)
-        trainer.accelerator.wait_for_everyone()
-        with tqdm(total=config.iterations, unit="iteration", disable=not main) as bar:
-
-            def show(row):
-                bar.n = row["iteration"] + 1
-                bar.set_postfix_str(" ".join(f"{n} {row[f'reward_{n}']:.3f}" for n in (r.name for r in trainer.rewards)))
-
-            trainer.run(show)
-
-
 def plan(argv: list[str]) -> None:
     """What a run needs before it is launched: memory a GPU by part, evaluations, FLOPs, hours."""
+    from baselines import find_method
     from otca.plan import GPUS, SHARDINGS, UTILISATION, describe, describe_recipes, plan
 
     gpus = ", ".join(f"{name} ({memory} GB, {tflops} TFLOP/s)" for name, (memory, tflops) in GPUS.items())
@@ -131,18 +103,16 @@ def plan(argv: list[str]) -> None:
     add("--recipes", action="store_true", help="what every recipe at scale needs, with its commands, and stop")
     given, config, method = resolve(options, argv)
     if given.recipes:
-        from baselines import find_method
-
         print(describe_recipes(find_method), end="")
-        return
-    print(describe(plan(config, method, given.processes, given.sharding), given.gpu, given.utilisation, given.processes), end="")
+    else:
+        made = plan(config, method, given.processes, given.sharding)
+        print(describe(made, given.gpu, given.utilisation, given.processes), end="")
 
 
 def sample(argv: list[str]) -> None:
     """Generate media from a checkpoint or a finished run."""
-    options = make_parser(
-        "sample", "Generate media by ODE: <prompt id>_<sample>.png (videos: .webp), and prompts.jsonl for `score`."
-    )
+    said = "Generate media by ODE: <prompt id>_<sample>.png (videos: .webp), and prompts.jsonl for `score`."
+    options = make_parser("sample", said)
     add = options.add_argument
     add("--run", type=Path, default=None, help="run folder: one of its checkpoints is used (default: the base model)")
     add("--checkpoint", type=str, default="last", help="which of the run's: last, best (in validation) or a number")
@@ -181,9 +151,8 @@ def score(argv: list[str]) -> None:
     """Score a folder of images or videos, made by any system, against a prompts file."""
     from eval.score import ScoreConfig, score
 
-    options = make_parser(
-        "score", "Score images or videos of any system: a row an item, means with intervals; call again to resume."
-    )
+    said = "Score images or videos of any system: a row an item, means with intervals; call again to resume."
+    options = make_parser("score", said)
     options.add_class_arguments(ScoreConfig)
     given = parse(options, argv)
     score(ScoreConfig(**{name: given[name] for name in ScoreConfig.__dataclass_fields__}))
@@ -206,18 +175,17 @@ def credit_bench(argv: list[str]) -> None:
     rows = score(read_rule(given.rule), given.truth or TRUTH / f"truth-{given.modality}.safetensors")
     if given.out:
         write_rows(rows, given.out)
-    shown = {name.replace("_", " "): rows[name] for name in rows if not name.endswith(("_low", "_high"))}
-    show(str(given.rule), {name: [number(v, 3) if isinstance(v, float) else v for v in column] for name, column in shown.items()})
-    for row in rows.to_dict("records"):
-        interval = f"95 % CI {row['pooled_low']:.3f} to {row['pooled_high']:.3f}"
-        print(f"{row['objective']}: pooled correlation {row['pooled']:.3f}, {interval}")
+    shown = [name for name in rows if not name.endswith(("_low", "_high"))]
+    cells = {name.replace("_", " "): [number(v, 3) if isinstance(v, float) else v for v in rows[name]] for name in shown}
+    show(str(given.rule), cells)
+    for r in rows.itertuples():
+        print(f"{r.objective}: pooled correlation {r.pooled:.3f}, 95 % CI {r.pooled_low:.3f} to {r.pooled_high:.3f}")
 
 
 def rewards(argv: list[str]) -> None:
     """List every reward, what it takes and whether its files are here; fetch them (needs the network)."""
-    options = make_parser(
-        "rewards", "List every reward: what it measures, range, licence, memory, files. Fetching needs the network."
-    )
+    said = "List every reward: what it measures, range, licence, memory, files. Fetching needs the network."
+    options = make_parser("rewards", said)
     fetched = "download this reward's files into the hub's cache, and check their hashes"
     options.add_argument("--fetch", type=str | None, default=None, help=fetched)
     options.add_argument("--reward_files", **REWARD_FILES)
@@ -290,10 +258,18 @@ def verify(argv: list[str]) -> None:
     options = make_parser("verify", "Re-hash every finished run (rows, settings) and every checkpoint (weights) below a folder.")
     options.add_argument("folder", type=Path, help="a run, a checkpoint, or any folder of them")
     folder = parse(options, argv).folder
-    from otca.doctor import check_integrity
+    from otca.files import HASHES, hash_integrity_errors
+    from otca.runs import MANIFEST, integrity_errors
 
-    found, compared = check_integrity(folder)
-    print("\n".join([*map(printable, found), f"compared {compared}: {folder}"]))
+    if not folder.is_dir():
+        raise InputError(f"folder {folder} not found; give a run's folder, or one that holds runs")
+    runs, checkpoints = (sorted(path.parent for path in folder.rglob(name)) for name in (MANIFEST, HASHES))
+    if not (runs or checkpoints):
+        raise InputError(f"{folder} holds neither a finished run ({MANIFEST}) nor a checkpoint ({HASHES})")
+    found = [line for one in runs for line in integrity_errors(one)]
+    found += [line for one in checkpoints for line in hash_integrity_errors(one)]
+    compared = f"compared {len(runs)} runs and {len(checkpoints)} checkpoints: {folder}"
+    print("\n".join([*map(printable, found), compared]))
     if found:
         raise InputError(f"{len(found)} damaged in {folder}; restore these files or make the runs again")
 

@@ -1,4 +1,4 @@
-"""Checks of the environment, each with the way out of what is wrong, and of runs and checkpoints below a folder."""
+"""Checks of the environment, each with the way out of what is wrong."""
 
 from __future__ import annotations
 
@@ -29,17 +29,15 @@ def findings(reward_files: str) -> Iterator[Finding]:
 
     from otca.files import EMBEDDED, hash_integrity_errors, writable_folder
 
-    oldest, newest = (".".join(map(str, one)) for one in PYTHONS)
-    what = f"Python {sys.version_info[0]}.{sys.version_info[1]} (supported: {oldest} to {newest})"
-    yield PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1], what, "make the environment with a supported Python"
+    oldest, newest, found = (".".join(map(str, one)) for one in (*PYTHONS, sys.version_info[:2]))
+    supported = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]
+    yield supported, f"Python {found} (supported: {oldest} to {newest})", "make the environment with a supported Python"
     yield _packages()
     computes = (torch.ones(2, 2) @ torch.ones(2, 2)).sum().item() == 8
     yield computes, f"torch {torch.__version__} computes on the CPU, {torch.get_num_threads()} threads", "install torch again"
-    if not torch.cuda.is_available():
-        yield True, "no GPU: the embedded tasks run on the CPU, the paper tier does not", ""
-    for index in range(torch.cuda.device_count()):
-        facts = torch.cuda.get_device_properties(index)
-        yield True, f"GPU {index}: {facts.name}, {facts.total_memory / 1e9:.0f} GB", ""
+    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    said = ", ".join(f"{gpu.name} ({gpu.total_memory / 1e9:.0f} GB)" for gpu in gpus)
+    yield True, f"GPUs: {said or 'none; the embedded tasks run on the CPU, the paper tier does not'}", ""
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     yield free >= FREE_GIGABYTES, f"{free:.0f} GB free in {Path.cwd()}", f"make room: {FREE_GIGABYTES:g} GB at least"
     try:
@@ -56,10 +54,8 @@ def findings(reward_files: str) -> Iterator[Finding]:
 def _packages() -> Finding:
     """Of a checkout, the versions that requirements.txt pins; of an installed package, what it says that it needs."""
     pinned = ROOT / "requirements.txt"
-    if pinned.is_file():
-        listed, install = pinned.read_text().splitlines(), f"python -m pip install -r {pinned}"
-    else:
-        listed, install = requires("otca") or [], "python -m pip install --force-reinstall otca"
+    listed = pinned.read_text().splitlines() if pinned.is_file() else requires("otca") or []
+    install = f"python -m pip install -r {pinned}" if pinned.is_file() else "python -m pip install --force-reinstall otca"
     needed = [Requirement(line) for line in listed if line.strip() and not line.startswith(("#", "-")) and "extra ==" not in line]
     wrong = []
     for one in needed:
@@ -69,8 +65,7 @@ def _packages() -> Finding:
             found = "absent"
         if found == "absent" or not one.specifier.contains(found, prereleases=True):
             wrong.append(f"{one.name} {found}" + (f" (wanted: {one.specifier})" if one.specifier else ""))
-    what = f"packages not as needed: {', '.join(wrong)}" if wrong else f"{len(needed)} packages as needed"
-    return not wrong, what, install
+    return not wrong, f"packages not as needed: {', '.join(wrong)}" if wrong else f"{len(needed)} packages as needed", install
 
 
 def _rewards(files: str) -> Finding:
@@ -80,21 +75,6 @@ def _rewards(files: str) -> Finding:
 
     published = {name: kind.card for name in REGISTRY if issubclass(kind := find_reward(name), PublishedReward)}
     here = [name for name, card in published.items() if None not in located(card, files).values()]
-    absent = [name for name in published if name not in here]
-    said = f"published rewards with their files here: {', '.join(here) or 'none'}; without: {', '.join(absent) or 'none'}"
-    return True, said + (" (python -m otca rewards --fetch NAME)" if absent else ""), ""
-
-
-def check_integrity(folder: Path) -> tuple[list[str], str]:
-    """What is damaged of finished runs and checkpoints below a folder, and how many of them there are, in words."""
-    from otca.files import HASHES, hash_integrity_errors
-    from otca.runs import MANIFEST, integrity_errors
-
-    if not folder.is_dir():
-        raise InputError(f"folder {folder} not found; give a run's folder, or one that holds runs")
-    runs, checkpoints = (sorted(path.parent for path in folder.rglob(name)) for name in (MANIFEST, HASHES))
-    if not (runs or checkpoints):
-        raise InputError(f"{folder} holds neither a finished run ({MANIFEST}) nor a checkpoint ({HASHES})")
-    found = [line for one in runs for line in integrity_errors(one)]
-    found += [line for one in checkpoints for line in hash_integrity_errors(one)]
-    return found, f"{len(runs)} runs and {len(checkpoints)} checkpoints"
+    absent = ", ".join(name for name in published if name not in here) or "none"
+    said = f"published rewards with their files here: {', '.join(here) or 'none'}; without: {absent}"
+    return True, f"{said} (python -m otca rewards --fetch NAME)", ""

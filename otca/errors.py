@@ -6,8 +6,6 @@ from contextlib import contextmanager
 
 MAX_LINE = 2000
 """Characters of a message."""
-NO_MEMORY = ("out of memory", "not enough memory", "allocate memory")
-"""How torch says it, on the CPU in a plain RuntimeError."""
 
 
 class InputError(ValueError):
@@ -33,10 +31,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def printable(text: object) -> str:
-    """One line that any terminal can show: single blanks for white space, escapes for control characters and lone surrogates.
-
-    Of a line beyond `MAX_LINE`, such as a value of 100,000 characters makes, the end is left out.
-    """
+    """One line of `MAX_LINE` characters at most, with escapes for control characters and lone surrogates."""
     line = " ".join(str(text)[: 2 * MAX_LINE].split())
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…"
@@ -53,6 +48,7 @@ def memory_named(doing: str, lower: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
+        full = ("out of memory", "not enough memory", "allocate memory")  # how torch says it, on the CPU in a plain RuntimeError
+        if isinstance(error, MemoryError) or any(words in str(error) for words in full):
             raise TrainingError(f"out of memory {doing}: lower {lower} ({one_line(error)})") from error
         raise

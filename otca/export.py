@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 from otca.errors import InputError
+from otca.files import read_object
 from otca.models.pipeline import Policy
-from otca.untrusted import read_object
 
 CARRIED = (".safetensors", ".json", ".txt", ".model", ".jinja")
 """Endings of the files of a pipeline that are exported: tensors, settings and vocabularies, nothing that can be executed."""

@@ -1,4 +1,4 @@
-"""Files that are never half-written, hashes that tell when they are, a run folder's lock, where shipped checkpoints lie."""
+"""Files that are read in one way, and never half-written; their hashes; a run folder's lock; where checkpoints lie."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from otca.errors import InputError, InUse
-from otca.untrusted import read_object
+from otca.errors import InputError, InUse, one_line
 
 HASHES = "sha256.json"
 """Name of the file that lists the SHA-256 of the others in its folder."""
@@ -24,6 +24,38 @@ PARTIAL = ".partial"
 LOCK = "in_use"
 """Name of the file in a run's folder that says which process works in it."""
 EMBEDDED = Path(__file__).parent / "embedded" / "checkpoints"
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+def read_text(path: str | Path, what: str) -> str:
+    """A text file in UTF-8, with or without a byte order mark. Raises InputError naming ``what`` and the path."""
+    if not os.path.isfile(path):
+        raise InputError(f"{what} {path} not found, or no file")
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{what} {path} cannot be read ({one_line(error)})") from error
+
+
+def parse_json(text: str, what: str) -> Any:
+    """The content of a JSON text; ``what`` names it in messages. Raises InputError for what is none, or nested without end."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # of whole numbers of thousands of digits, too
+        raise InputError(f"{what}: not JSON ({one_line(error)})") from error
+
+
+def read_json(path: Path, what: str, kind: type = object) -> Any:
+    """The content of a JSON file, of that kind. Raises InputError naming ``what`` and the path."""
+    found = parse_json(read_text(path, f"{what}:"), f"{what}: {path} cannot be read")
+    if not isinstance(found, kind):
+        raise InputError(f"{what}: {path} holds a {type(found).__name__} and no {kind.__name__}; write or fetch it again")
+    return found
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """The same for a file that must hold an object."""
+    return read_json(path, what, dict)
 
 
 # -------------------------------------------------------------------------------------------------------------- writing
@@ -120,11 +152,8 @@ def changed_files(folder: Path, listed: Mapping[str, str]) -> list[str]:
 
 def hash_integrity_errors(folder: Path) -> list[str]:
     """`changed_files` of a checkpoint, by its own listing; or that there is none that can be read."""
-    listing = folder / HASHES
-    if not listing.is_file():
-        return [f"checkpoint {folder}: {HASHES} not found; the folder is incomplete or no checkpoint"]
     try:
-        return changed_files(folder, read_object(listing, f"checkpoint {folder}"))
+        return changed_files(folder, read_object(folder / HASHES, f"checkpoint {folder}"))
     except InputError as error:
         return [str(error)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,15 @@ from jsonargparse import ActionConfigFile, ArgumentParser, get_loader, set_loade
 
 from otca.bounds import check_plain
 from otca.errors import InputError, nearest, one_line, printable
-from otca.untrusted import read_text
+from otca.files import read_text
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 _load_yaml = get_loader("yaml")
-MAX_YAML = 200_000
-"""Characters of a YAML text; all settings of a run fill 4,000."""
-MAX_DEPTH = 16
-"""Levels of a YAML text; settings have three."""
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml alone reads a list of addresses with queries
+MAX_YAML, MAX_DEPTH = 200_000, 16
+"""Characters and levels of a YAML text; all settings of a run fill 4,000, in three levels."""
 
 
-class _Plain(_LOADER):
+class _Plain(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # libyaml alone reads a list of addresses with queries
     """YAML without a key twice, of which the last would count."""
 
     def construct_mapping(self, node, deep=False):
@@ -36,24 +34,17 @@ class _Plain(_LOADER):
         return super().construct_mapping(node, deep)
 
 
-def _check_events(text: str) -> None:
-    """Raise YAMLError for aliases, which make a few lines into terabytes, and for nests as deep as C's stack."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        line = event.start_mark.line + 1
-        if depth > MAX_DEPTH:
-            raise yaml.YAMLError(f"line {line} is nested more than {MAX_DEPTH} levels deep")
-        if isinstance(event, yaml.AliasEvent):
-            raise yaml.YAMLError(f"line {line} has the alias *{event.anchor}; write its value out")
-
-
 def _load_checked(text: str) -> Any:
-    """What jsonargparse makes of a YAML text, a file's or a value's, that is plain. Raises YAMLError."""
+    """What jsonargparse makes of a YAML text, a file's or a value's, without aliases. Raises YAMLError."""
     if len(text) > MAX_YAML:
         raise yaml.YAMLError(f"{len(text):,} characters of settings; the limit is {MAX_YAML:,}")
     try:
-        _check_events(text)
+        depth = 0  # nests as deep as C's stack end the process, and aliases make a few lines into terabytes
+        for event in yaml.parse(text, Loader=_Plain):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):
+                said = f"has an alias, whose value is to be written out, or is nested more than {MAX_DEPTH} levels deep"
+                raise yaml.YAMLError(f"line {event.start_mark.line + 1} {said}")
         yaml.load(text, Loader=_Plain)
         return _load_yaml(text)
     except (ValueError, TypeError) as error:  # of scalars that look like numbers, such as 0x_
@@ -86,6 +77,14 @@ def read_settings(path: str | Path) -> dict:
     return content
 
 
+def flat_settings(settings: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Values of nested settings under dotted keys."""
+    out = {}
+    for key, value in settings.items():
+        out |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return out
+
+
 def check_settings(content: dict, parser: ArgumentParser, path: str | Path) -> None:
     """Raise InputError, naming the file, for what is no setting of the parser or cannot be one's value.
 
@@ -93,22 +92,11 @@ def check_settings(content: dict, parser: ArgumentParser, path: str | Path) -> N
     """
     own = {action.dest for action in parser._actions} - {"help", "config", "print_config"}
     groups = {dest.rpartition(".")[0] for dest in own if "." in dest}
-    for key, value in _flat(content, groups):
+    for key, value in flat_settings(content).items():
         if key not in own - groups:
             what = "must hold settings by name" if key in groups else f"is unknown{_nearest(key, own)}"
             raise InputError(f"settings {path}: {key[:60]!r} {what}")
-        if isinstance(value, dict):
-            raise InputError(f"settings {path}: {key[:60]!r} is a value, not a group of settings")
         check_plain(f"settings {path}: {key}", value)
-
-
-def _flat(content: dict, groups: set[str], prefix: str = "") -> list[tuple[str, Any]]:
-    """Settings under their dotted names."""
-    out = []
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        out += _flat(value, groups, f"{name}.") if name in groups and isinstance(value, dict) else [(name, value)]
-    return out
 
 
 def _nearest(name: str, known: set[str]) -> str:
@@ -135,18 +123,14 @@ def parse(parser: ArgumentParser, argv: list[str]):
 
 def _with_nearest(message: str, parser: ArgumentParser) -> str:
     """Add the nearest valid option or value to a message about an unknown one; call missing ones what the help calls them."""
-    choice = re.search(r"a typing.Literal\[(.*?)\].*Got value: (.*)", message, re.DOTALL)
-    if choice:
+    if choice := re.search(r"a typing.Literal\[(.*?)\].*Got value: (.*)", message, re.DOTALL):
         allowed, value = re.findall(r"'(.*?)'", choice[1]), choice[2].strip()
         unquoted = value == "False" and "no" in allowed
         hint = "; YAML reads no as False: write 'no', in quotes" if unquoted else nearest(value, allowed)
         return message.replace(f"a typing.Literal[{choice[1]}]", f"one of {', '.join(allowed)}") + hint
-    missing = re.search(r"(the following arguments are required: )(.*)", message)
-    if missing:
+    if missing := re.search(r"(the following arguments are required: )(.*)", message):
         shown = {a.dest: a.option_strings[0] if a.option_strings else a.metavar or a.dest for a in parser._actions}
         return f"{missing[1]}{', '.join(shown.get(name, name) for name in missing[2].split(', '))} (see {parser.prog} --help)"
-    unknown = re.search(r"unrecognized arguments: -*([\w.]+)|does not accept option '([\w.]+)'|Option '([\w.]+)'", message)
-    if not unknown:
-        return message
-    name = next(group for group in unknown.groups() if group)
-    return message + _nearest(name, {action.dest for action in parser._actions} - {"help"})
+    if unknown := re.search(r"unrecognized arguments: -*([\w.]+)|does not accept option '([\w.]+)'|Option '([\w.]+)'", message):
+        return message + _nearest(next(filter(None, unknown.groups())), {action.dest for action in parser._actions} - {"help"})
+    return message

@@ -14,8 +14,9 @@ from pathlib import Path
 import yaml
 from torch import nn
 
-from otca import budget, presets
+from otca import presets
 from otca.bounds import FRACTION, check_bound
+from otca.budget import costs_of
 from otca.config import TrainConfig
 from otca.errors import InputError
 from otca.methods import Method
@@ -104,10 +105,10 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
     }
     gradients = trained_bytes // divide * (2 if processes > 1 and divide == 1 else 1)  # DDP has buckets of its own
     passes = {"forward pass (sampling)": forward, "decoding": decode, "forward and backward pass (update)": both}
-    held, calls = sum(resident.values()), budget.scored_media(config, method)
-    sampling = budget.sampling_evaluations(config, method) * forward.flops
-    update = both.flops + (budget.evaluations_per_step(config, method) - 3) * forward.flops
-    flops = {"sampling": sampling, "decoding": calls * decode.flops, "update": budget.trained_steps(config) * update}
+    held, costs = sum(resident.values()), costs_of(config, method)
+    update = both.flops + (costs.per_step - 3) * forward.flops
+    flops = {"sampling": costs.sampling * forward.flops, "decoding": costs.scored_media * decode.flops}
+    flops["update"] = costs.trained_steps * update
     samples = config.iterations * per_iteration
     return Plan(
         parameters=parameters,
@@ -119,8 +120,8 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
             "updating": held + gradients + both.peak,
         },
         host=sum(weights.values()) - (texts if config.policy.prompt_cache else 0),
-        evaluations=samples * budget.evaluations_per_sample(config, method) * policy.forwards_per_velocity,
-        reward_calls=samples * calls * len(config.rewards),
+        evaluations=samples * costs.evaluations * policy.forwards_per_velocity,
+        reward_calls=samples * costs.scored_media * len(config.rewards),
         flops={phase: per_iteration * count / rows for phase, count in flops.items()},
         iterations=config.iterations,
         checkpoint=trained_bytes * (3 + bool(config.optimizer.ema_decay) + bool(method.forward_loss)),

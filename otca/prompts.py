@@ -18,9 +18,8 @@ import yaml
 
 from otca.config import EvalConfig
 from otca.errors import InputError, one_line, printable
-from otca.files import write_atomic
+from otca.files import parse_json, write_atomic
 from otca.types import Prompt
-from otca.untrusted import parse_json
 
 EMBEDDED_TRAIN = 1200
 """Prompts in the embedded training list."""

@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 import json
 import os
 import platform
@@ -22,17 +21,16 @@ import yaml
 import otca
 from otca.config import TrainConfig
 from otca.errors import InputError, printable
-from otca.files import changed_files, sha256, write_atomic
-from otca.parser import check_settings, make_parser, read_settings
-from otca.untrusted import read_object
+from otca.files import changed_files, read_object, sha256, write_atomic
+from otca.parser import check_settings, flat_settings, make_parser, read_settings
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "scipy", "numpy")
 CODE = ("otca", "baselines", "eval", "reproduce", "requirements.txt")
 """What makes a run, in this repository."""
 RECORDED = ("config.yaml", "train.csv", "validation.csv", "scores.csv.gz", "sets.csv", "probe.csv")
 """Files whose hashes the manifest lists, where they exist."""
-MANIFEST = "manifest.json"
-"""Name of the file that ends a run."""
+CONFIG, MANIFEST = "config.yaml", "manifest.json"
+"""Names of the file that begins a run and of the one that ends it."""
 OVERRIDDEN = "overridden.jsonl"
 """File of a run's folder with a line for each change of its config on the way: what changed, and from which iteration."""
 
@@ -52,6 +50,11 @@ class RunSpec:
     settings: tuple[tuple[str, object], ...] = field(default=(), hash=False)  # values may be lists
 
     @property
+    def place(self) -> str:
+        """Name of its preset."""
+        return f"{self.modality}/{self.tier}"
+
+    @property
     def name(self) -> str:
         """``method`` or ``method@variant``."""
         return f"{self.method}@{self.variant}" if self.variant else self.method
@@ -59,7 +62,7 @@ class RunSpec:
     @property
     def path(self) -> Path:
         """Path below ``runs/`` and below ``results/``."""
-        return Path(self.modality) / self.tier / self.name / f"seed{self.seed}"
+        return Path(self.place) / self.name / f"seed{self.seed}"
 
     def __str__(self) -> str:
         return f"{self.name} seed {self.seed}"
@@ -71,10 +74,9 @@ def changed_settings(folder: Path, config: TrainConfig, override: bool = False) 
 
     Raises InputError where anything changed, with ``override`` where the columns of train.csv would change.
     """
-    path = folder / "config.yaml"
-    if not path.exists():
+    if not (folder / CONFIG).exists():
         return []
-    changed = differing(read_settings(path), dataclasses.asdict(config), dataclasses.asdict(TrainConfig()))
+    changed = differing(read_settings(folder / CONFIG), dataclasses.asdict(config), dataclasses.asdict(TrainConfig()))
     columns = "; ".join(line for line in changed if line.split(":")[0] in ("method", "rewards", "sampler.steps"))
     if changed and not override:
         said = f"{folder} holds a run with another config ({'; '.join(changed)}); delete it, use another folder, or say"
@@ -89,14 +91,12 @@ def begin_run(folder: Path, config: TrainConfig, override: bool = False, iterati
 
     With ``override`` the run goes on with the new config from ``iteration``, and `OVERRIDDEN` gains a line that says so.
     """
-    path, changed = folder / "config.yaml", changed_settings(folder, config, override)
-    if path.exists() and not changed:
-        return
+    path, changed = folder / CONFIG, changed_settings(folder, config, override)
     if changed:
-        log = folder / OVERRIDDEN
-        before = log.read_text() if log.exists() else ""
-        write_atomic(log, before + json.dumps({"iteration": iteration, "changed": changed}) + "\n")
-    write_atomic(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+        before = (folder / OVERRIDDEN).read_text() if (folder / OVERRIDDEN).exists() else ""
+        write_atomic(folder / OVERRIDDEN, before + json.dumps({"iteration": iteration, "changed": changed}) + "\n")
+    if changed or not path.exists():
+        write_atomic(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
 
 def differing(before: Mapping, after: Mapping, defaults: Mapping | None = None) -> list[str]:
@@ -110,12 +110,11 @@ def config_of(run: Path) -> TrainConfig:
 
     Raises InputError, naming the file, where there is none, and for what is unknown or cannot be.
     """
-    path = run / "config.yaml"
+    path = run / CONFIG
     if not path.is_file():
-        raise InputError(f"run {run} has no config.yaml; give a folder that `python -m otca train` wrote")
-    options = make_parser("train", "")
+        raise InputError(f"run {run} has no {CONFIG}; give a folder that `python -m otca train` wrote")
+    options, content = make_parser("train", ""), read_settings(path)
     options.add_class_arguments(TrainConfig)
-    content = read_settings(path)
     check_settings(content, options, path)
     try:
         return TrainConfig(**options.instantiate(options.parse_object(content)))
@@ -156,21 +155,6 @@ class RowLog:
             file.write("\n".join(lines) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a checkpoint that follows must find it on disk
-
-
-def require_trackers(names: list[str]) -> None:
-    """Raise InputError for a tracker whose package is absent (accelerate would drop it without a word)."""
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise InputError(f"trackers: {name} is not installed; run pip install {name} or leave it out")
-
-
-def flat_settings(settings: Mapping, prefix: str = "") -> dict[str, object]:
-    """Values of nested settings under dotted keys."""
-    out = {}
-    for key, value in settings.items():
-        out |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return out
 
 
 # ------------------------------------------------------------------------------------------------------------- manifest

@@ -22,10 +22,9 @@ from torch.utils.flop_counter import flop_registry
 from otca import sampling
 from otca.config import PolicyConfig, TrainConfig
 from otca.errors import InputError
-from otca.files import resolve_model
+from otca.files import read_object, resolve_model
 from otca.models.base import Policy, build_policy
 from otca.models.loading import component_class, component_dtypes
-from otca.untrusted import read_object
 
 PUBLISHED: dict[str, dict] = yaml.safe_load((Path(__file__).parent / "models/published.yaml").read_text())["checkpoints"]
 """Hub id → its pipeline's class, options, and ``component: [library, class, config]``."""

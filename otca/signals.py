@@ -1,5 +1,4 @@
-"""How a command ends: exit code 0, 2 with one line, 130 after Ctrl-C, 143 after SIGTERM, 141 where nobody reads on (``| head``);
-and what may put a signal off."""
+"""How a command ends: exit code 0, 2 with one line, 130 after Ctrl-C, 143 after SIGTERM, 141 where nobody reads on."""
 
 from __future__ import annotations
 
@@ -25,24 +24,29 @@ class Terminated(BaseException):
 
 
 class _Stop:
-    """Handler of SIGINT and SIGTERM: the first one that came, what may put it off, and the timer that ends it all."""
+    """Handler of SIGINT and SIGTERM: the first one that came, and what may put it off, for `LAST_CALL` at most."""
 
     def __init__(self):
-        self.first, self.busy, self.timer = 0, lambda: False, None
+        self.first, self.busy, self.timer = 0, lambda: False, threading.Timer(LAST_CALL, self.end)
+        self.timer.daemon = True
 
     def __call__(self, number: int, _frame: object) -> None:
-        if not self.first:
-            self.first, self.timer = number, threading.Timer(LAST_CALL, os._exit, (128 + number,))
-            self.timer.daemon = True
-            self.timer.start()
-            if not self.busy():
+        if self.first:
+            if number == signal.SIGINT:
                 self.act()
-        elif number == signal.SIGINT:
+            return
+        self.first = number
+        self.timer.start()
+        if not self.busy():
             self.act()
 
     def act(self) -> None:
         """Raise what ends the command."""
         raise Terminated if self.first == signal.SIGTERM else KeyboardInterrupt
+
+    def end(self) -> None:
+        """End the process at once."""
+        os._exit(128 + self.first)
 
 
 _stop = _Stop()
@@ -71,8 +75,7 @@ def run_command(program: str, command: Callable[[], int | None]) -> int:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if _stop.timer is not None:
-            _stop.timer.cancel()
+        _stop.timer.cancel()
 
 
 def _ending(stop: BaseException) -> tuple[int, str]:

@@ -5,10 +5,12 @@ plan ─► rollout ─► rewards ─► state values ─► credit ─► upda
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
@@ -17,19 +19,21 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list
+from tqdm import tqdm
 
 from otca import checkpoint
 from otca.budget import evaluations_per_step
 from otca.config import TrainConfig
-from otca.distributed import asks_for_fsdp, check_launch, gathered, over_processes, refill, total
+from otca.distributed import asks_for_fsdp, check_launch, gathered, over_processes, process_state, refill, total
 from otca.errors import InputError, RewardError, TrainingError
-from otca.files import writable_folder
+from otca.files import run_lock, writable_folder
 from otca.methods import Method, assign_credit
 from otca.models.base import Policy, build_policy
 from otca.models.loading import INFERENCE
+from otca.parser import flat_settings
 from otca.prompts import load_prompts, prompt_order
 from otca.rewards.base import AsyncScoring, Reward, build_rewards, check_prompts, score_all
-from otca.runs import RowLog, flat_settings, require_trackers
+from otca.runs import RowLog, begin_run
 from otca.sampling import Batch, Plan, make_batch, plan_of, rollout, slots_of, timed
 from otca.signals import Terminated, defer_signals
 from otca.state_values import process_values
@@ -67,7 +71,8 @@ class Trainer:
             raise InputError("policy.precision is fp16, which needs a GPU; use bf16 or no")
         if method.forward_loss and config.step_selection.kind != "ode":
             raise InputError(f"step_selection.kind is {config.step_selection.kind}; {method.name} samples by ode")
-        require_trackers(config.trackers)
+        if absent := [name for name in config.trackers if importlib.util.find_spec(name) is None]:  # accelerate would drop it
+            raise InputError(f"trackers: {absent[0]} is not installed; run pip install {absent[0]} or leave it out")
         self.config, self.method, self.folder = config, method, writable_folder(folder)
         self.accelerator = Accelerator(
             mixed_precision=config.policy.precision, log_with=config.trackers or None, project_dir=self.folder
@@ -250,3 +255,27 @@ def collect(
     with timed(seconds, "process"):
         values_SBK, costs = process_values(policy, sampled, scores.reward_BK, rewards, config)
     return sampled, replace(scores, state_reward_SBK=values_SBK), costs
+
+
+@contextmanager
+def locked_run(folder: Path, config: TrainConfig, override: bool = False) -> Iterator[None]:
+    """Keep a run's folder, begun with its config, to this command; all its processes enter together, the main one writes."""
+    processes = process_state()
+    with run_lock(folder) if processes.is_main_process else nullcontext():
+        if processes.is_main_process:
+            reached = checkpoint.checkpoints(folder)
+            begin_run(folder, config, override, checkpoint.iteration_of(reached[-1]) if reached else 0)
+        processes.wait_for_everyone()
+        yield
+
+
+def train_in(folder: Path, config: TrainConfig, method: Method, override: bool = False) -> None:
+    """Train into a run's folder, or go on there, and show how far it is."""
+    trainer = Trainer(config, method, folder)
+    with locked_run(folder, config, override), tqdm(total=config.iterations, unit="iteration", disable=not trainer.main) as bar:
+
+        def show(row: dict[str, float]) -> None:
+            bar.n = row["iteration"] + 1
+            bar.set_postfix_str(" ".join(f"{r.name} {row[f'reward_{r.name}']:.3f}" for r in trainer.rewards))
+
+        trainer.run(show)

@@ -25,13 +25,13 @@ ROWS = "validation.csv"
 """File of a run's folder: one row a validation, ``mean_`` and ``std_`` of each reward, and the score."""
 
 
-def best_iteration(folder: Path) -> int | None:
-    """The iteration of a run with the highest validation score, the earliest of equals; None without a validation."""
-    path = folder / ROWS
-    return _best(pd.read_csv(path).to_dict("records")) if path.is_file() else None
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    """The validations of a run."""
+    return pd.read_csv(folder / ROWS).to_dict("records") if (folder / ROWS).is_file() else []
 
 
-def _best(rows: list[dict[str, float]]) -> int | None:
+def best_iteration(rows: list[dict[str, float]]) -> int | None:
+    """The iteration with the highest validation score, the earliest of equals; None without a validation."""
     return int(max(rows, key=lambda row: row["score"])["iteration"]) if rows else None
 
 
@@ -40,15 +40,13 @@ def chosen_checkpoint(run: Path, which: str) -> Path:
 
     Raises InputError where there is none such, or where it is damaged.
     """
-    found, best = {iteration_of(path): path for path in checkpoints(run)}, best_iteration(run)
+    found, best = {iteration_of(path): path for path in checkpoints(run)}, best_iteration(rows_of(run))
     if not found:
         raise InputError(f"run {run} has no checkpoint; give a folder that `python -m otca train` wrote")
-    if which == "best" and not best:
-        raise InputError(
-            f"run {run} has no validation, so none of its checkpoints is best; train with validation.every"
-            if best is None
-            else f"the best of {run} is the model before training; sample it without --run"
-        )
+    if which == "best" and best is None:
+        raise InputError(f"run {run} has no validation, so none of its checkpoints is best; train with validation.every")
+    if which == "best" and best == 0:
+        raise InputError(f"the best of {run} is the model before training; sample it without --run")
     number = {"last": max(found), "best": best}.get(which, int(which) if which.isdigit() else -1)
     if number not in found:
         there = ["last", *(["best"] if best in found else []), *map(str, found)]
@@ -75,17 +73,16 @@ class Validation:
         ``judge`` adds columns of held-out metrics, (media, prompts) → {name: one number a sample}; the score is of the rewards.
         """
         self.config, self.policy, self.rewards, self.accelerator = config, policy, list(rewards), accelerator
-        self.judge, self.every, self.path = judge, config.validation.every, folder / ROWS
+        self.judge, self.every = judge, config.validation.every
         self.prompts = load_prompts(config.validation.source, config.validation.prompts) if self.every else []
-        self.log = RowLog(self.path, iteration + 1, sparse=True) if self.every and accelerator.is_main_process else None
+        self.log = RowLog(folder / ROWS, iteration + 1, sparse=True) if self.every and accelerator.is_main_process else None
         accelerator.wait_for_everyone()
-        kept = self.every and self.path.is_file()
-        self.rows: list[dict[str, float]] = pd.read_csv(self.path).to_dict("records") if kept else []
+        self.rows = rows_of(folder) if self.every else []
 
     @property
     def best(self) -> int | None:
         """As `best_iteration`, of the rows so far."""
-        return _best(self.rows)
+        return best_iteration(self.rows)
 
     def run_if_due(self, iteration: int) -> bool:
         """Validate where the schedule has a row that is not there yet; whether it is the best of several."""
@@ -96,7 +93,7 @@ class Validation:
         first = (self.rows or [row])[0]
         weights = dict(zip((r.name for r in self.rewards), self.config.weights_K))
         gains = {n: (row[f"mean_{n}"] - first[f"mean_{n}"]) / max(first[f"std_{n}"], 1e-12) for n in weights}
-        row["score"] = _nine_digits(sum(weights[n] * gains[n] for n in weights))
+        row["score"] = float(f"{sum(weights[n] * gains[n] for n in weights):.9g}")  # as it will be read again
         self.rows.append(row)
         if self.log is not None:
             self.log.append(row)
@@ -122,9 +119,4 @@ class Validation:
         mean_K = sum_K / number_K
         std_K = (squares_K / number_K - mean_K.square()).clamp(min=0).sqrt()
         found_2K = zip((*scores.names, *judged), mean_K.tolist(), std_K.tolist())
-        return {f"{key}_{n}": _nine_digits(v) for n, mean, std in found_2K for key, v in (("mean", mean), ("std", std))}
-
-
-def _nine_digits(value: float) -> float:
-    """As it will be read again."""
-    return float(f"{value:.9g}")
+        return {f"{key}_{n}": float(f"{v:.9g}") for n, mean, std in found_2K for key, v in (("mean", mean), ("std", std))}

@@ -8,7 +8,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -22,13 +21,13 @@ from eval.store import COST, VERDICT
 from otca import presets
 from otca.config import TrainConfig
 from otca.distributed import process_state
-from otca.files import run_lock, write_atomic
+from otca.files import write_atomic
 from otca.models.base import build_policy
 from otca.rewards.base import build_reward
 from otca.rewards.measured import check_trained_metrics
-from otca.runs import RunSpec, begin_run, code_of, finish_run, is_finished
+from otca.runs import RunSpec, code_of, finish_run, is_finished
 from otca.tasks import scenes, video_scenes
-from otca.trainer import Trainer
+from otca.trainer import Trainer, locked_run
 from otca.types import Prompt
 from reproduce import judged
 from reproduce.probe import probe
@@ -41,7 +40,7 @@ TASKS = {"embedded:image": scenes.NAME, "embedded:video": video_scenes.NAME}
 
 def arm_config(arm: RunSpec) -> TrainConfig:
     """The resolved training config of a run (its variant last); ``base`` takes the tier's settings and trains nothing."""
-    place = f"{arm.modality}/{arm.tier}"
+    place = arm.place
     own = presets.preset(place)
     settings = {} if arm.method == "base" else find_method(arm.method).settings
     if "validation.every" not in own and task_of(place) in TASKS.values():
@@ -59,8 +58,7 @@ def task_of(place: str) -> str:
 def check_trained_arms(arms: Sequence[RunSpec]) -> None:
     """Raise InputError where a run would train on what its evaluation holds out."""
     for arm in arms:
-        place = f"{arm.modality}/{arm.tier}"
-        check_trained_metrics(arm, arm_config(arm).rewards, place, held_out_names(place))
+        check_trained_metrics(arm, arm_config(arm).rewards, arm.place, held_out_names(arm.place))
 
 
 def run_arm(arm: RunSpec, root: Path) -> None:
@@ -74,17 +72,14 @@ def run_arm(arm: RunSpec, root: Path) -> None:
         return
     code_of()  # asked before training, during which the checkout may move on
     processes.wait_for_everyone()
-    with run_lock(folder) if processes.is_main_process else nullcontext():
-        if processes.is_main_process:
-            begin_run(folder, arm_config(arm))
-        processes.wait_for_everyone()
+    with locked_run(folder, arm_config(arm)):
         _make(arm, folder)
     processes.wait_for_everyone()
 
 
 def _make(arm: RunSpec, folder: Path) -> None:
     """Train, evaluate and seal a run in its folder."""
-    config, processes, place = arm_config(arm), process_state(), f"{arm.modality}/{arm.tier}"
+    config, processes, place = arm_config(arm), process_state(), arm.place
     evaluation, weights = presets.eval_config(place), (processes.device, config.reward_files, config.reward_timeout)
     held_out = held_out_of(arm.modality, evaluation, *weights)
     budget = {"network_evaluations": 0, "reward_calls": 0}

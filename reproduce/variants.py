@@ -7,7 +7,7 @@ import dataclasses
 from baselines import find_method
 from eval.tables import BASELINE
 from otca import presets
-from otca.budget import evaluations_per_sample
+from otca.budget import costs_of
 from otca.config import TrainConfig
 from otca.errors import InputError
 from otca.runs import RunSpec
@@ -90,6 +90,6 @@ def affordable_iterations(modality: str, tier: str, name: str) -> int:
     for arm in (name, BASELINE):
         method = find_method(arm.partition("@")[0])
         config = presets.train_config(f"{modality}/{tier}", method.name, method.settings | variant_settings(arm), 0)
-        costs.append(evaluations_per_sample(config, method) * config.prompts_per_iteration * config.group_size)
+        costs.append(costs_of(config, method).evaluations * config.prompts_per_iteration * config.group_size)
     own, static = costs
     return max(1, round(config.iterations * static / own))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from baselines import coca, dance_grpo, diffusion_nft, find_method, grpo_guard, tempflow_grpo
-from otca.budget import evaluations_per_sample
+from otca.budget import costs_of
 from otca.config import TrainConfig
 from otca.errors import InputError
 from otca.losses import NoisedSample, Transition, surrogate, velocity_distance
@@ -241,7 +241,7 @@ def test_diffusion_nft_trains_counts_and_resumes(untrained_pipeline, tmp_path):
     whole.run()
     rows = pd.read_csv(tmp_path / "whole" / "train.csv")
     assert rows.notna().all(axis=None) and (rows["update_norm"] > 0).all() and (rows["clip_fraction"] == 0).all()
-    assert rows["network_evaluations"].iloc[0] == 6 * (4 + 4 * 5) == 6 * evaluations_per_sample(whole.config, method)
+    assert rows["network_evaluations"].iloc[0] == 6 * (4 + 4 * 5) == 6 * costs_of(whole.config, method).evaluations
     assert rows["kl"].iloc[0] == 0 and rows["kl"].iloc[2] > 0
     once = Trainer(nft_settings(untrained_pipeline, iterations=1), method, tmp_path / "parts")
     start = [p.detach().clone() for p in once.parameters]
@@ -272,5 +272,5 @@ def test_every_rival_trains(untrained_pipeline, tmp_path, name):
     trained = {"mix_grpo": 4, "flow_grpo_fast": 2, "dance_grpo": 3}.get(name, 5)
     completions = 5 + 4 + 3 + 2 + 1 if name == "dense_grpo" else 0  # the first step of each is the rollout's own
     assert row["network_evaluations"] == 6 * (6 + trained * per_step + completions)
-    assert row["network_evaluations"] == 6 * evaluations_per_sample(trainer.config, trainer.method)
+    assert row["network_evaluations"] == 6 * costs_of(trainer.config, trainer.method).evaluations
     assert row["reward_calls"] == 6 * 2 * (6 if name == "dense_grpo" else 1)

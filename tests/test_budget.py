@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from baselines import find_method
-from otca.budget import evaluations_per_sample
+from otca.budget import costs_of
 from otca.config import TrainConfig
 from otca.trainer import Trainer
 from reproduce.variants import affordable_iterations, named_arm
@@ -27,7 +27,7 @@ def test_predicted_evaluations_are_those_counted(untrained_pipeline, tmp_path, n
     config = TrainConfig.from_dotted(settings | changes)
     trainer = Trainer(config, method, tmp_path)
     trainer.run()
-    assert trainer.progress.network_evaluations == 4 * evaluations_per_sample(config, method)
+    assert trainer.progress.network_evaluations == 4 * costs_of(config, method).evaluations
 
 
 def test_equal_variants_spend_what_static_weighting_spends():

@@ -14,7 +14,7 @@ import torch
 from baselines import find_method
 from eval.store import Store, publish
 from otca import presets
-from otca.budget import evaluations_per_sample
+from otca.budget import costs_of
 from otca.errors import InputError, RewardError, TrainingError
 from otca.files import run_lock
 from otca.rewards.base import build_reward
@@ -150,7 +150,7 @@ def test_equal_variants_cost_what_static_weighting_does():
         costs = []
         for arm in (named_arm("image", "quick", name, 0), named_arm("image", "quick", "static_multi_reward", 0)):
             config = one_run.arm_config(arm)
-            each = evaluations_per_sample(config, find_method(arm.method))
+            each = costs_of(config, find_method(arm.method)).evaluations
             costs.append((config.iterations * config.prompts_per_iteration * config.group_size * each, each))
         assert costs[0][0] / costs[1][0] == pytest.approx(1, abs=0.05)
 

@@ -26,7 +26,7 @@ from otca.checkpoint import checkpoints, remove_prunable
 from otca.errors import InputError
 from otca.runs import RowLog
 from otca.signals import LAST_CALL
-from otca.validation import Validation, best_iteration
+from otca.validation import Validation, best_iteration, rows_of
 from tests.killed import code_of, content, dying, start, wait_for
 from tests.test_trainer import Brightness
 
@@ -231,7 +231,7 @@ def test_the_best_and_any_other_checkpoint_are_sampled_from(copy, tmp_path, caps
     assert rows.index.tolist() == [0, 2, 3] and rows["score"][0] == 0
     gain = {n: (rows[f"mean_{n}"][2] - rows[f"mean_{n}"][0]) / rows[f"std_{n}"][0] for n in ("brightness", "redness")}
     assert rows["score"][2] == pytest.approx(sum(gain.values()) / 2, rel=1e-5)
-    assert best_iteration(copy) == rows["score"].idxmax()
+    assert best_iteration(rows_of(copy)) == rows["score"].idxmax()
 
     def sampled(which, code=0) -> str | bytes:
         folder = tmp_path / which
@@ -262,8 +262,7 @@ def test_a_full_disk_leaves_the_older_checkpoints(copy, toy_pipeline, tmp_path):
 
     assert code_of(start(limited, tmp_path / "said")) == 2
     last = (tmp_path / "said").read_text().splitlines()[-1]
-    needed = re.search(r"iteration_000004 needs ([0-9.]+) MiB and could not be written \(.*\); the older", last)
-    assert float(needed[1]) * 2**20 == pytest.approx(sum(sizes.values()), rel=0.02)
+    assert re.search(r"iteration_000004 could not be written \(.* MiB free.*\); the older checkpoints are whole", last)
     assert {name: digest for name, digest in content(copy).items() if name.startswith("checkpoints/")} == before
     assert main(again) == 0 and reached(copy) == 4
 

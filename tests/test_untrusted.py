@@ -168,7 +168,7 @@ def test_what_names_no_reward_is_refused(name, said):
 LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi"))
 BAD_SETTINGS = {
     "tag": ("seed: !!python/object/apply:os.system ['touch pwned']", "could not determine a constructor for the tag"),
-    "laughs": (LAUGHS, r"line 2 has the alias \*a; write its value out"),
+    "laughs": (LAUGHS, "line 2 has an alias"),
     "deep": ("[" * 100_000, "nested more than 16 levels"),
     "large": ("prompts: " + "x" * 300_000, "300,009 characters of settings; the limit is 200,000"),
     "empty": ("", "hold nothing; expected lines such as 'seed: 1'"),
@@ -178,7 +178,7 @@ BAD_SETTINGS = {
     "unknown": ("optimizer: {lerning_rate: 1}", "'optimizer.lerning_rate' is unknown; did you mean 'optimizer.learning_rate'"),
     "another file": ("policy: other.yaml", "'policy' must hold settings by name"),
     "class": ("policy: {class_path: antigravity.x}", "'policy.class_path' is unknown"),
-    "group for value": ("seed: {a: 1}", "'seed' is a value, not a group"),
+    "group for value": ("seed: {a: 1}", "'seed.a' is unknown"),
     "preset": ("preset: video/quick", "preset 'video/quick' is set in the YAML file; name it on the command line"),
     "null": ("seed: null", "seed is empty; give a value, or leave it out"),
     "nan": ("optimizer: {learning_rate: .nan}", "optimizer.learning_rate is nan; it must be a finite number"),
@@ -186,7 +186,7 @@ BAD_SETTINGS = {
     "digits": (f"seed: {'9' * 5000}", "a value cannot be read"),
     "fraction": ("iterations: 1e30", "Expected a <class 'int'>. Got value: 1e[+]30"),
     "beta": ("optimizer.beta1: 2", r"optimizer.beta1 is 2.0; it must lie in \[0, 1\)"),
-    "control": ('prompts: "a\\0b"', r"prompts holds '\\x00'; control characters and line ends are not allowed"),
+    "control": ('prompts: "a\\0b"', r"prompts is 'a\\x00b'; control characters and line ends are not allowed"),
 }
 
 

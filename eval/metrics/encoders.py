@@ -18,9 +18,9 @@ from torch.nn import functional
 from eval.metrics.alignment import embedded_clip
 from eval.metrics.weights import VBenchFile, digest_of
 from otca.errors import InputError, one_line
+from otca.files import read_object
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
 from otca.rewards.published import load_whole, read_weights
-from otca.untrusted import read_object
 
 EMBEDDED = "frame_consistency_embedded"  # column of the shipped open_clip model
 CONFIG = "open_clip_config.json"

@@ -23,9 +23,9 @@ from eval.media import check_video
 from eval.metrics.flow import Flow
 from eval.metrics.motion import longest_flow
 from otca.errors import InputError
+from otca.files import read_json
 from otca.prompts import load_rows
 from otca.types import Prompt
-from otca.untrusted import read_json
 
 
 @dataclass(frozen=True)

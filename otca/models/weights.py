@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from otca.errors import InputError, one_line
+from otca.files import parse_json, read_object
 from otca.models.loading import check_finite, damage, misfit
-from otca.untrusted import parse_json, read_object
 
 log = logging.getLogger(__name__)
 

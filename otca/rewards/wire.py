@@ -20,9 +20,9 @@ from safetensors.torch import load, save
 
 from otca.bounds import checked_rate
 from otca.errors import InputError, one_line
+from otca.files import parse_json
 from otca.rewards.pixels import MAX_FRAMES, MAX_PIXELS, MAX_VIDEO_PIXELS, TooLarge
 from otca.types import Prompt
-from otca.untrusted import parse_json
 
 VERSION = 2
 CONTENT_TYPE = "application/x-otca-media"
