@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections import Counter
@@ -10,23 +9,19 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from scipy.optimize import nnls
-
 from baselines import find_method
 from eval.held_out import MOTION
-from eval.markup import Grid, show
-from eval.store import COST
+from eval.markup import show
 from otca import presets
-from otca.budget import evaluations_per_sample, scored_media
+from otca.budget import costs_of
 from otca.config import EvalConfig, TrainConfig
 from otca.distributed import process_state
 from otca.errors import InputError
-from otca.files import model_notes, resolve_model
+from otca.files import resolve_model
 from otca.prompts import evaluation_prompts, load_prompts
 from otca.rewards.base import build_reward, find_reward, is_remote
 from otca.rewards.published import PublishedReward, find_files
-from otca.runs import MANIFEST, RunSpec, is_finished
+from otca.runs import RunSpec, is_finished
 from otca.shapes import empty_policy
 from reproduce.one_run import arm_config
 
@@ -47,12 +42,11 @@ def preflight(name: str, tier: str, arms: list[RunSpec], root: Path) -> int:
         looks[f"model {config.policy.path}"] = partial(_where, config.policy.path)
         looks[f"training prompts {config.prompts}"] = lambda source=config.prompts: f"{len(load_prompts(source)):,}"
         looks |= {f"reward {reward}": partial(_source, reward, config.reward_files) for reward in config.rewards}
-    for modality in {arm.modality for arm in missing}:
-        place = f"{modality}/{tier}"
+    for place in {arm.place for arm in missing}:
         judged, files = presets.eval_config(place), presets.train_config(place, "base", {}, 0).reward_files
         looks[f"evaluation prompts {judged.source}"] = partial(_judged_on, judged)
         looks |= {f"held-out metric {metric}": partial(_source, metric, files) for metric in judged.held_out if metric != MOTION}
-    looks |= {"processes": partial(_shared, trained), "disk": partial(_disk, configs, tier, root)}
+    looks |= {"processes": partial(_shared, trained), "disk": partial(_disk, configs, root)}
     problems = []
     for what, look in looks.items():
         try:
@@ -60,43 +54,22 @@ def preflight(name: str, tier: str, arms: list[RunSpec], root: Path) -> int:
         except InputError as error:
             problems.append(f"  in the way: {what}: {error}")
     if trained:
-        grid, whole = _costs(trained, root)
-        show("To train", grid, f"{whole:,} network evaluations, guidance not counted; more: python -m otca plan")
+        _show_costs(trained)
     print("\n".join(problems), end="\n" * bool(problems))
     return 2 if problems else 0
 
 
-def _costs(trained: dict[RunSpec, TrainConfig], root: Path) -> tuple[Grid, int]:
-    """Network evaluations and reward calls of each method's runs, and all evaluations; core hours, where finished runs tell them.
-
-    A run's seconds of training are taken as linear in both, fitted to the finished runs of the same modality and tier.
-    """
-    seeds = Counter((arm.modality, arm.tier, arm.name) for arm in trained)
-    one = {(arm.modality, arm.tier, arm.name): (config, find_method(arm.method)) for arm, config in trained.items()}
-    rows, whole = [], 0
-    for (modality, tier, name), (config, method) in one.items():
-        count = seeds[modality, tier, name]
-        samples = count * config.iterations * config.prompts_per_iteration * config.group_size
-        evaluations = samples * evaluations_per_sample(config, method)
-        calls = samples * scored_media(config, method) * len(config.rewards)
-        whole += evaluations
-        rates = seconds_each(root / modality / tier)
-        hours = "?" if rates is None else f"{np.array([evaluations, calls]) @ rates / 3600:.2f}"
-        rows.append((name, modality, str(count), f"{evaluations:,}", f"{calls:,}", hours))
-    heads = ("Method", "Modality", "Runs", "Network evaluations", "Reward calls", "Hours")
-    return {head: list(column) for head, column in zip(heads, zip(*rows))}, whole
-
-
-def seconds_each(runs: Path) -> np.ndarray | None:
-    """Seconds of a network evaluation and of a reward call, from the finished runs of a modality and tier; None without any."""
-    found = [path.parent for path in sorted(runs.glob(f"*/seed*/{COST}")) if path.with_name(MANIFEST).is_file()]
-    budgets = [json.loads((run / MANIFEST).read_text())["budget"] for run in found]
-    seconds = [json.loads((run / COST).read_text())["train_seconds"] for run in found]
-    rows = [(b["network_evaluations"], b["reward_calls"], s) for b, s in zip(budgets, seconds) if b["network_evaluations"]]
-    if not rows:
-        return None
-    table = np.array(rows, dtype=float)
-    return nnls(table[:, :2], table[:, 2])[0]
+def _show_costs(trained: dict[RunSpec, TrainConfig]) -> None:
+    """Print network evaluations and reward calls of each method's runs, and all evaluations."""
+    evaluations, calls, runs = Counter(), Counter(), Counter((arm.name, arm.modality) for arm in trained)
+    for arm, config in trained.items():
+        costs, samples = costs_of(config, find_method(arm.method)), config.prompts_per_iteration * config.group_size
+        evaluations[arm.name, arm.modality] += config.iterations * samples * costs.evaluations
+        calls[arm.name, arm.modality] += config.iterations * samples * costs.scored_media * len(config.rewards)
+    grid = {"Method": [name for name, _ in runs], "Modality": [modality for _, modality in runs]}
+    counted = {"Runs": runs, "Network evaluations": evaluations, "Reward calls": calls}
+    grid |= {head: [f"{count[key]:,}" for key in runs] for head, count in counted.items()}
+    show("To train", grid, f"{evaluations.total():,} network evaluations, guidance not counted; more: python -m otca plan")
 
 
 def _where(path: str) -> str:
@@ -136,29 +109,24 @@ def _judged_on(evaluation: EvalConfig) -> str:
     return f"{len(evaluation_prompts(evaluation)):,} × {evaluation.samples_per_prompt} samples"
 
 
-def _disk(configs: dict[RunSpec, TrainConfig], tier: str, root: Path) -> str:
+def _disk(configs: dict[RunSpec, TrainConfig], root: Path) -> str:
     """Space that models, encoded prompts, checkpoints and media take, or InputError where there is less."""
-    models = {config.policy: empty_policy(config.policy) for config in configs.values()}
-    absent = {settings.path: parts for settings, (_, parts) in models.items() if _where(settings.path) == MISSING}
-    counts = [p.numel() for made in absent.values() for part in made.values() for p in part.parameters()]
-    sizes, caches = Counter({"models, in bf16": 2 * sum(counts)}), {}
+    sizes, made = Counter(), {config.policy: empty_policy(config.policy) for config in configs.values()}
+    absent = {settings.path: parts for settings, (_, parts) in made.items() if _where(settings.path) == MISSING}
+    counts = [p.numel() for parts in absent.values() for part in parts.values() for p in part.parameters()]
+    sizes["models, in bf16"] = 2 * sum(counts)
     for arm, config in configs.items():
-        evaluation, settings, policy = presets.eval_config(f"{arm.modality}/{tier}"), config.policy, models[config.policy][0]
-        frames = settings.frames or model_notes(resolve_model(settings.path)).get("frames", 1)
-        pixels = frames * (evaluation.height or settings.height) * (evaluation.width or settings.width)
-        sizes["media"] += round(3 * evaluation.prompts * evaluation.samples_per_prompt * pixels * COMPRESSION)
+        (policy, _), judged = made[config.policy], presets.eval_config(arm.place)
+        pixels = policy.frames * (judged.height or policy.height) * (judged.width or policy.width)
+        sizes["media"] += round(3 * judged.prompts * judged.samples_per_prompt * pixels * COMPRESSION)
         if arm.method == "base":
             continue
         weights = sum(p.nbytes for p in policy.trainable_parameters())
         sizes["checkpoints"] += (config.keep_last + 2) * 4 * weights  # with moments and average; the best and one in writing
-        if settings.prompt_cache:  # as many texts as the largest of the runs that share a cache; a list that is missing: any
-            there = config.prompts.startswith("embedded:") or Path(config.prompts).is_file()
-            texts = config.iterations * config.prompts_per_iteration
-            texts = min(texts, len(load_prompts(config.prompts))) if there else texts
+        if config.policy.prompt_cache:  # which runs share
             encoding = sum(math.prod(shape) for shape in policy.text_shapes()) * policy.dtype.itemsize
-            key = settings.prompt_cache, settings.path
-            caches[key] = max(caches.get(key, 0), encoding * texts)
-    sizes["encoded prompts"] = sum(caches.values())
+            texts = config.iterations * config.prompts_per_iteration
+            sizes["encoded prompts"] = max(sizes["encoded prompts"], encoding * texts)
     needed = sizes.total()
     free = shutil.disk_usage(next(folder for folder in (root, *root.resolve().parents) if folder.is_dir())).free
     listed = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in sizes.items() if size)

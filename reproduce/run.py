@@ -80,8 +80,12 @@ def make_runs(name: str, tier: str, arms: Sequence[RunSpec], args: argparse.Name
         raise InputError(f"--gpus {args.gpus} goes with --slurm; local workers take this machine's GPU by themselves")
     if not args.allow_trained_metric:
         check_trained_arms(arms)
+    if args.dry_run and not is_main():
+        return 0
     if args.dry_run:
-        return preflight(name, tier, list(arms), root) if is_main() else 0
+        code = preflight(name, tier, list(arms), root)
+        show_progress(arms, root, args.jobs)
+        return code
     missing = sum(not is_finished(root / arm.path) for arm in arms)
     if is_main():
         print(f"{name}, {tier} tier: {len(arms)} runs, {missing} to make; the same command goes on after a stop")
