@@ -24,8 +24,7 @@ from otca.rewards.base import Reward
 def evaluate(policy: Policy, held_out: HeldOut, config: EvalConfig, seed: int, rewards: list[Reward], folder: Path) -> dict:
     """Generate, score and write ``media/``, ``scores.csv.gz`` and ``sets.csv`` into the folder; returns the protocol.
 
-    A batch at a time, so that no more media are in memory; several processes share the work, the main one writes the rows.
-    Rewards that depend on the frame rate are told the config's.
+    Only a batch of media is in memory; several processes share the work, the main one writes the rows.
     """
     set_rate(rewards, config.fps)
     processes, each = process_state(), config.samples_per_prompt

@@ -45,8 +45,7 @@ def truth_of(draws_SNBK: np.ndarray, final_BK: np.ndarray) -> Truth:
 
 def _differences_TNBK(draws_SNBK: np.ndarray, final_BK: np.ndarray) -> np.ndarray:
     """What each draw says of each increment: draw n of neighbouring states shares its noise, so their difference is paired."""
-    last_1NBK = np.broadcast_to(final_BK, (1, *draws_SNBK.shape[1:]))
-    return np.diff(np.concatenate([draws_SNBK, last_1NBK]), axis=0)
+    return np.diff(draws_SNBK, axis=0, append=np.broadcast_to(final_BK, (1, *draws_SNBK.shape[1:])))
 
 
 def true_covariance_TKK(draws_SNBK: np.ndarray, final_BK: np.ndarray, group_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -64,10 +64,7 @@ def learning_curves(store: Store, methods: Sequence[str], path_stem: Path, shown
 
 
 def curve_of(rows: pd.DataFrame, metric: str, spent: str) -> pd.DataFrame:
-    """One method's mean over seeds and interval of the interquartile mean, at the iterations that all seeds have.
-
-    Columns ``mean, low, high``; the index is what was spent.
-    """
+    """One method's mean and interval over seeds (``mean, low, high``) at the iterations all seeds have, by what was spent."""
     values = rows.pivot(index="iteration", columns="seed", values=metric).dropna()
     cost = rows.pivot(index="iteration", columns="seed", values=spent).loc[values.index].mean(axis=1)
     bands = [bootstrap_interval(value_N, resamples=RESAMPLES) for value_N in values.to_numpy()]
@@ -83,10 +80,7 @@ def _curve(axis: Axes, curve: pd.DataFrame, style: dict[str, str], offset: float
 
 
 def dot_plot(table: pd.DataFrame, metrics: Sequence[str], path_stem: Path) -> None:
-    """One panel a metric, one row a method: mean and interval, the baseline's as a band.
-
-    table: rows of `eval.tables.build_table`, of one modality; metrics that it lacks are left out.
-    """
+    """One panel a metric of `build_table`'s rows, one row a method: mean and interval, the baseline's as a band."""
     metrics = [metric for metric in metrics if (table["metric"] == metric).any()]
     methods, baseline = list(table["method"].unique()), table["baseline"].iloc[0]
     with panels(len(metrics), 0.2 * len(methods) + 0.6, sharey=True) as (figure, axes):

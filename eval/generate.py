@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from eval.media import quantise
-from eval.videos import write_webp
+from eval.media import quantise, write_webp
 from otca.config import EvalConfig
 from otca.errors import InputError
 from otca.files import write_atomic

@@ -11,10 +11,9 @@ from tqdm import tqdm
 
 from eval.columns import METRICS
 from eval.media import quantise
-from eval.metrics.alignment import ClipScore, JudgeAccuracy, VideoJudgeAccuracy, embedded_clip
+from eval.metrics import embedded
 from eval.metrics.encoders import EMBEDDED, embedded_encoder
 from eval.metrics.motion import MotionMetrics
-from eval.metrics.quality import FRECHET_SAMPLES, diversity, frechet_distance, kernel_distance
 from otca import presets
 from otca.config import EvalConfig, TrainConfig
 from otca.rewards.base import Reward, build_rewards, score_all
@@ -24,7 +23,6 @@ from otca.types import Prompt
 Numbers = dict[str, tuple[float, int]]  # metric → its value over a set, and the number of items behind it
 
 MOTION = "motion"  # name of the motion metrics among held-out metrics
-
 _VERDICTS = ("judge_correct", *(name for name in METRICS if name.partition("/")[0] == "accuracy"))
 _OF_SETS = ("kernel_distance", "frechet_distance", "diversity")
 
@@ -73,11 +71,11 @@ class _Embedded(HeldOut):
         rng = np.random.default_rng(20260423)  # the same drawings at every call, one a prompt
         drawn_BFCHW = np.stack([self.drawn(prompt, rng) for prompt in prompts])
         reference_BD, features_BD = self.features(quantise(torch.from_numpy(drawn_BFCHW))), traits["features"]
-        out, count = {"kernel_distance": kernel_distance(features_BD, reference_BD)}, len(features_BD)
-        if count >= FRECHET_SAMPLES:
-            out["frechet_distance"] = frechet_distance(features_BD, reference_BD)
+        out, count = {"kernel_distance": embedded.kernel_distance(features_BD, reference_BD)}, len(features_BD)
+        if count >= embedded.FRECHET_SAMPLES:
+            out["frechet_distance"] = embedded.frechet_distance(features_BD, reference_BD)
         if samples_per_prompt > 1:
-            out["diversity"] = diversity(features_BD, samples_per_prompt)
+            out["diversity"] = embedded.diversity(features_BD, samples_per_prompt)
         return {name: (value, count) for name, value in out.items()}
 
 
@@ -88,8 +86,8 @@ class ImageHeldOut(_Embedded):
     """Names of all that it measures, in files and tables."""
 
     def __init__(self):
-        self.clip, self.judge = embedded_clip(), JudgeAccuracy()
-        scorers = (self.judge, ClipScore(self.clip))
+        self.clip, self.judge = embedded.embedded_clip(), embedded.JudgeAccuracy()
+        scorers = (self.judge, embedded.ClipScore(self.clip))
         super().__init__(scorers, {scorer.name: scorer.protocol for scorer in scorers})
 
     def features(self, media_BFCHW: torch.Tensor) -> torch.Tensor:
@@ -109,10 +107,9 @@ class VideoHeldOut(_Embedded):
         *(*_VERDICTS, "direction_accuracy", "speed_accuracy", MOTION, EMBEDDED, *_OF_SETS),
         "clip_score",  # of the model whose features the distances compare
     )
-    """Names of all that it measures, in files and tables, or that measure with the same models."""
 
     def __init__(self):
-        self.clip, self.judge = embedded_clip(), VideoJudgeAccuracy()
+        self.clip, self.judge = embedded.embedded_clip(), embedded.VideoJudgeAccuracy()
         motion = MotionMetrics(encoders=[embedded_encoder(self.clip)])
         super().__init__([self.judge], {self.judge.name: self.judge.protocol}, motion, video_scenes.FPS)
 
@@ -129,8 +126,7 @@ class VideoHeldOut(_Embedded):
 
     def features(self, media_BFCHW: torch.Tensor) -> torch.Tensor:
         """Mean over frames of the embedded open_clip model's image features, then last frame minus first: (B, 2·D)."""
-        features_ND = self.clip.image_features(media_BFCHW.flatten(0, 1).unsqueeze(1))
-        features_BFD = features_ND.unflatten(0, media_BFCHW.shape[:2])
+        features_BFD = self.clip.image_features(media_BFCHW.flatten(0, 1)[:, None]).unflatten(0, media_BFCHW.shape[:2])
         return torch.cat([features_BFD.mean(1), features_BFD[:, -1] - features_BFD[:, 0]], dim=1)
 
     @staticmethod
@@ -150,10 +146,7 @@ def held_out_of(
     files: str = "",
     timeout: float = TrainConfig.reward_timeout,
 ) -> HeldOut:
-    """The held-out evaluation that a config asks for: that of the embedded task, or metrics by name, none of them of whole sets.
-
-    These are rewards that no arm trains on, and "motion"; ``device``, ``files`` and ``timeout`` as for `build_reward`.
-    """
+    """That of the embedded task, or of metrics by name, none of whole sets: rewards that no arm trains on, and "motion"."""
     if not config.held_out:
         return MEDIA[modality]()
     rewards = build_rewards([name for name in config.held_out if name != MOTION], device, files, timeout)
@@ -165,8 +158,7 @@ def held_out_of(
 def held_out_names(place: str) -> list[str]:
     """What the evaluation of ``modality/tier`` holds out, by the names that files and tables have for it; no run may train on it.
 
-    Metrics that the tier names, else those of the modality's embedded task; of motion every column. A preset that has no
-    evaluation, as the recipes at scale, holds nothing out: what its runs are judged by is not known.
+    A preset that has no evaluation, as the recipes at scale, holds nothing out: what its runs are judged by is not known.
     """
     if place not in presets.EVAL:
         return []

@@ -11,6 +11,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from eval.media import ANIMATIONS, CONTAINERS, PICTURES, Video, is_animation, natural_key, read_picture, read_video
@@ -25,6 +26,7 @@ OTHER_MEDIA = (
 """Endings that `mimetypes` may not know for media."""
 GENEVAL = re.compile(r"(\d{5})/samples")  # folder where GenEval keeps the pictures of a prompt, numbered from 0 on
 NUMBERED = re.compile(r"(\d+)(?:_\d+)?")  # stem of the file of a row's number, and of one of several samples
+composed = partial(unicodedata.normalize, "NFC")
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,7 @@ class Found:
 def find_items(place: Path, still: bool, prompts_file: Path, strict: bool = False, upright: bool = True) -> Found:
     """The pictures (``still``) or videos of a folder and of those below it, or of a file, with their prompts.
 
-    Raises InputError if there are none, if prompts and files do not match (`match_prompts`), and with ``strict`` where any is
-    without a prompt or not read.
+    Raises InputError if there are none, or none has a prompt, and with ``strict`` where any has none or is not read.
     """
     what, endings = ("images", PICTURES) if still else ("videos", (*CONTAINERS, *ANIMATIONS))
     place = place if place.name else place.resolve()
@@ -75,21 +76,16 @@ def find_items(place: Path, still: bool, prompts_file: Path, strict: bool = Fals
         raise InputError(f"{what} folder {place}: the name {foreign[0]!r} is not UTF-8, as rows are; rename the file")
     if not names:
         read = ", ".join(endings) + ("" if still else ", or a sub-folder of frames for each")
-        raise InputError(f"{what} folder {place} holds none that is read ({read}){_first(' but', unread)}")
+        raise InputError(f"{what} folder {place} holds none that is read ({read}){f' but {unread[0]}' if unread else ''}")
     prompt_of = match_prompts(names, prompts_file, what)
     orphans = [name for name in names if name not in prompt_of]
     if strict and (orphans or unread):
-        raise InputError(
-            f"{what} {place}: {len(orphans)} without a prompt in {prompts_file}{_first(',', orphans)}; "
-            f"{len(unread)} not read{_first(',', unread)}; convert, move or list them, or leave out --strict"
-        )
+        counts = ((orphans, f"without a prompt in {prompts_file}"), (unread, "not read"))
+        said = "; ".join(", ".join([f"{len(names)} {how}", *names[:1]]) for names, how in counts)
+        raise InputError(f"{what} {place}: {said}; convert, move or list them, or leave out --strict")
     matched = [(name, seen[name], prompt_of[name]) for name in names if name in prompt_of]
     items = [Item(path, name, still, prompt, _key(path, name, prompt, upright), upright) for name, path, prompt in matched]
     return Found(items, orphans, unread)
-
-
-def _first(before: str, names: list[str]) -> str:
-    return f"{before} {names[0]}" if names else ""
 
 
 def _media_below(folder: Path, still: bool, above: tuple[Path, ...]) -> list[Path]:
@@ -135,16 +131,19 @@ def match_prompts(names: Sequence[str], prompts_file: Path, what: str) -> dict[s
 
     A row that names a file (`Prompt.file`) has that one. Else the folders that the name lies in tell the prompt, the nearest
     first, or the name itself: a row's id owns ``<id>.*``, ``<id>-<number>.*`` and ``<id>_<number>.*``, and its text likewise.
-    In lists without ids a number counts the rows (`_by_number`). Raises InputError for two rows of one id or file with
-    different texts, rows whose file is absent where others are there, numbers that can be read in two ways, and where no name
-    has a prompt.
+    In lists without ids a number counts the rows (`_by_number`). What contradicts itself or can be read in two ways is refused.
     """
-    rows = load_rows(str(prompts_file))
-    _check_twins(rows, prompts_file)
-    out = _by_file(names, rows, prompts_file)
+    rows, twins = load_rows(str(prompts_file)), {}
+    for number, prompt in enumerate((row.prompt for row in rows), start=1):
+        for key, value in (("id", prompt.id), ("file", prompt.file)):
+            first, text = twins.setdefault((key, value), (number, prompt.text))
+            if value and text != prompt.text:
+                said = f"rows {first} and {number} both have the {key} {value!r}, of different texts"
+                raise InputError(f"prompts file {prompts_file}: {said}")
+    out = _by_file(names, [row.prompt for row in rows if row.prompt.file], prompts_file)
     owning = [row.prompt for row in rows if not (out and row.prompt.file)]
     counted = len(owning) == len(rows) and not any(row.has_id for row in rows)
-    owners = {_composed(p.text): p for p in reversed(owning)} | ({} if counted else {_composed(p.id): p for p in owning})
+    owners = {composed(p.text): p for p in reversed(owning)} | ({} if counted else {composed(p.id): p for p in owning})
 
     def owner(part: str) -> Prompt | None:
         """Of a folder's or a file's name; a text may end in a dot, which makes the end of a folder's name look like a file's."""
@@ -155,7 +154,7 @@ def match_prompts(names: Sequence[str], prompts_file: Path, what: str) -> dict[s
         return None
 
     for name in names:
-        *folders, last = _composed(name).split("/")
+        *folders, last = composed(name).split("/")
         if prompt := out.get(name) or next(filter(None, map(owner, [*reversed(folders), last])), None):
             out[name] = prompt
     if counted:
@@ -170,31 +169,14 @@ def match_prompts(names: Sequence[str], prompts_file: Path, what: str) -> dict[s
     return out
 
 
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
-
-
-def _check_twins(rows: Sequence[Row], path: Path) -> None:
-    seen: dict[tuple[str, str], tuple[int, str]] = {}
-    for number, prompt in enumerate((row.prompt for row in rows), start=1):
-        for key, value in (("id", prompt.id), ("file", prompt.file)):
-            first, text = seen.setdefault((key, value), (number, prompt.text))
-            if value and text != prompt.text:
-                raise InputError(
-                    f"prompts file {path}: rows {first} and {number} both have the {key} {value!r}, of different texts"
-                )
-
-
-def _by_file(names: Sequence[str], rows: Sequence[Row], path: Path) -> dict[str, Prompt]:
+def _by_file(names: Sequence[str], prompts: Sequence[Prompt], path: Path) -> dict[str, Prompt]:
     """Name → the prompt whose row names it: by its path, or by the end of the longer of the two paths."""
-    listed: defaultdict[str, list[tuple[list[str], Prompt]]] = defaultdict(list)
-    for prompt in (row.prompt for row in rows if row.prompt.file):
-        parts = [part for part in _composed(prompt.file).replace("\\", "/").split("/") if part not in ("", ".")]
+    listed, out, owned = defaultdict(list), {}, set()
+    for prompt in prompts:
+        parts = [part for part in composed(prompt.file).replace("\\", "/").split("/") if part not in ("", ".")]
         listed["".join(parts[-1:])].append((parts, prompt))
-    out: dict[str, Prompt] = {}
-    owned: set[str] = set()
     for name in names:
-        parts = _composed(name).split("/")
+        parts = composed(name).split("/")
         near = [(own, p) for own, p in listed[parts[-1]] if own[-len(parts) :] == parts[-len(own) :]]
         near = [(own, p) for own, p in near if own == parts] or near
         if len({p.text for _, p in near}) > 1:
@@ -202,7 +184,7 @@ def _by_file(names: Sequence[str], rows: Sequence[Row], path: Path) -> dict[str,
         if near:
             out[name] = near[0][1]
             owned |= {p.file for _, p in near}
-    absent = sorted({row.prompt.file for row in rows if row.prompt.file} - owned)
+    absent = sorted({prompt.file for prompt in prompts} - owned)
     if out and absent:
         raise InputError(f"{path}: {len(absent)} files of its rows are not there, the first is {absent[0]}")
     return out
@@ -214,12 +196,10 @@ def _by_number(names: Sequence[str], rows: Sequence[Row], path: Path) -> dict[st
     Rows count from 0 if the number 0 is there, else from 1; in GenEval's folders from 0, and in ``<style>/`` those of the style
     too, unless the last row could not be meant so.
     """
-    listed, styles = [row.prompt for row in rows], defaultdict(list)
+    listed, out, styles, numbers = [row.prompt for row in rows], {}, defaultdict(list), defaultdict(dict)
     for row in rows:
         if row.style:
             styles[row.style].append(row.prompt)
-    numbers: defaultdict[str | None, dict[str, int]] = defaultdict(dict)
-    out: dict[str, Prompt] = {}
     for name in names:
         *folders, last = name.split("/")
         style = next((folder for folder in reversed(folders) if folder in styles), None)

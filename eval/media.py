@@ -1,4 +1,4 @@
-"""The one reader of media that any system made.
+"""The one reader of media that any system made, and the writer of videos.
 
 Pictures, animations and folders of frames are decoded by Pillow, containers by PyAV. What is shown upright is read upright: EXIF
 orientation of pictures, the display matrix of videos; ``upright=False`` keeps what is stored, as most published scorers do.
@@ -6,20 +6,23 @@ orientation of pictures, the display matrix of videos; ``upright=False`` keeps w
 
 from __future__ import annotations
 
+import io
+import json
 import re
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, features
 
 from otca.errors import InputError, one_line
-from otca.files import parse_json
+from otca.files import parse_json, write_atomic
 from otca.rewards.pixels import MAX_FRAMES, MAX_PIXELS
 
 _AVIF = features.check("avif")
@@ -71,34 +74,34 @@ def check_video(video_FCHW: torch.Tensor, frames: int = 1) -> None:
         raise InputError(f"video must lie in [0, 1], found {video_FCHW.min():.4g} to {video_FCHW.max():.4g}; scale or clamp it")
 
 
+# -------------------------------------------------------------------------------------------------------------- reading
 def read_picture(path: Path, upright: bool = True) -> Video:
-    """A picture as one frame; transparency is left out, and of 16 bits the upper 8 are kept.
-
-    Raises InputError for what is no picture, damaged, animated or too large, which is seen before it is decoded.
-    """
-    image = _open_picture(path, "image", upright)
-    frames = _tensor(path, [np.asarray(image.convert("RGB"))])
-    return Video(frames, 0.0, None if image.mode in ("RGB", "L") else image)
+    """A picture as one frame; transparency is left out, and of 16 bits the upper 8 are kept. Limits are checked first."""
+    image = _open_picture(path, upright)
+    return Video(_tensor(path, [np.asarray(image.convert("RGB"))]), 0.0, None if image.mode in ("RGB", "L") else image)
 
 
 def read_video(path: Path, default_fps: float = DEFAULT_FPS, upright: bool = True) -> Video:
     """A video file, an animation, or a folder of frames in natural order; ``default_fps`` is for what states no rate.
 
-    An animation is read as shown: a picture that stays twice as long as the briefest one counts twice. Raises InputError
-    naming the file if it is missing, empty, cut short, damaged, of mixed sizes, or larger than the limits, which is found at the
-    latest while decoding.
+    An animation is read as shown: a picture that stays twice as long as the briefest one counts twice.
     """
-    if path.is_dir():
-        return Video(_tensor(path, list(_folder_frames(path, upright))), default_fps)
-    if not path.is_file():
-        raise InputError(f"video {path} not found")
     ending = path.suffix.lower()
-    if ending not in (*CONTAINERS, *ANIMATIONS):
-        raise InputError(f"video {path}: unknown ending {ending!r}; convert it to one of {', '.join((*CONTAINERS, *ANIMATIONS))}")
-    if path.stat().st_size == 0:
-        raise InputError(f"video {path} is empty (0 bytes); make or copy it again")
+    if not path.is_dir():
+        if not path.is_file():
+            raise InputError(f"video {path} not found")
+        if ending not in (*CONTAINERS, *ANIMATIONS):
+            known = ", ".join((*CONTAINERS, *ANIMATIONS))
+            raise InputError(f"video {path}: unknown ending {ending!r}; convert it to one of {known}")
+        if path.stat().st_size == 0:
+            raise InputError(f"video {path} is empty (0 bytes); make or copy it again")
     with _naming(path, "video"):
-        frames, fps = _container(path, upright) if ending in CONTAINERS else _animation(path, default_fps)
+        if path.is_dir():
+            frames, fps = _folder(path, upright), default_fps
+        elif ending in CONTAINERS:
+            frames, fps = _container(path, upright)
+        else:
+            frames, fps = _animation(path, default_fps)
         return Video(_tensor(path, frames), fps or default_fps)
 
 
@@ -125,32 +128,32 @@ def _naming(path: Path, what: str) -> Iterator[None]:
         raise InputError(f"{what} {path} cannot be read ({reason}); make or copy it again") from error
 
 
-def _open_picture(path: Path, what: str, upright: bool) -> Image.Image:
+def _open_picture(path: Path, upright: bool) -> Image.Image:
     """A still picture in its own mode, of 8 bits a channel."""
     if not path.is_file():
-        raise InputError(f"{what} {path} cannot be read (it is missing, or no file)")
-    with _naming(path, what), Image.open(path, formats=_FORMATS) as image:
-        _check_size(path, what, image.height, image.width)
+        raise InputError(f"image {path} cannot be read (it is missing, or no file)")
+    with _naming(path, "image"), Image.open(path, formats=_FORMATS) as image:
+        _check_size(path, "image", image.height, image.width)
         if getattr(image, "is_animated", False) and image.format != "MPO":  # JPEG files of cameras, with a preview
-            raise InputError(f"{what} {path} is an animation of {image.n_frames} pictures; give it as a video, or one of them")
+            raise InputError(f"image {path} is an animation of {image.n_frames} pictures; give it as a video, or one of them")
         still = ImageOps.exif_transpose(image) if upright else image.copy()
     if still.mode.startswith("I;16"):  # Pillow would make all but the darkest 256 levels white
         return Image.fromarray((np.asarray(still) >> 8).astype(np.uint8))
     if still.mode in ("I", "F"):
-        raise InputError(f"{what} {path} has pixels of 32 bits (mode {still.mode}); save it with 8 bits a channel")
+        raise InputError(f"image {path} has pixels of 32 bits (mode {still.mode}); save it with 8 bits a channel")
     return still
 
 
-def _folder_frames(folder: Path, upright: bool) -> Iterator[np.ndarray]:
+def _folder(folder: Path, upright: bool) -> list[np.ndarray]:
     """Frames (H, W, 3) uint8 of the folder's pictures."""
-    with _naming(folder, "video"):
-        names = [p.name for p in folder.iterdir() if p.suffix.lower() in PICTURES and p.name[0] != "."]
-    if not names:
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.name[0] != "."]
+    if not paths:
         raise InputError(f"folder of frames {folder} holds no frame ({', '.join(PICTURES)})")
-    for name in sorted(names, key=natural_key):
-        frame = np.asarray(_open_picture(folder / name, "image", upright).convert("RGB"))
-        _check_size(folder, "video", *frame.shape[:2], len(names))
-        yield frame
+    frames = []
+    for path in sorted(paths, key=lambda path: natural_key(path.name)):
+        frames.append(np.asarray(_open_picture(path, upright).convert("RGB")))
+        _check_size(folder, "video", *frames[-1].shape[:2], len(paths))
+    return frames
 
 
 def _container(path: Path, upright: bool) -> tuple[list[np.ndarray], float]:
@@ -162,11 +165,10 @@ def _container(path: Path, upright: bool) -> tuple[list[np.ndarray], float]:
     import av
 
     limit, frames = {"max_pixels": str(MAX_PIXELS)}, []
-    demuxer = CONTAINERS[path.suffix.lower()]
     with open(path, "rb") as file:
-        _check_whole(path, file)
+        _check_whole(path, file.read(64))
         file.seek(0)
-        with av.open(file, format=demuxer, stream_options=[limit] * _STREAMS) as container:
+        with av.open(file, format=CONTAINERS[path.suffix.lower()], stream_options=[limit] * _STREAMS) as container:
             if not container.streams.video:
                 raise InputError(f"video {path} holds no video stream")
             stream = container.streams.video[0]
@@ -193,56 +195,51 @@ def _turned(path: Path, pixel_HWC: np.ndarray, matrix) -> np.ndarray:
     return pixel_HWC[:: -1 if b + d < 0 else 1, :: -1 if a + c < 0 else 1]
 
 
-def _check_whole(path: Path, file: BinaryIO) -> None:
+def _check_whole(path: Path, head: bytes) -> None:
     """Raise InputError if an AVI or Matroska says that it is longer than it is: FFmpeg reads what is there, without a word."""
-    end, head, said = path.stat().st_size, file.read(64), 0
+
+    def element(at: int) -> tuple[int, int]:
+        """Where the content of a Matroska element begins whose size is written there, and the size; 0 where it is unknown."""
+        octets = 9 - head[at].bit_length()
+        size = int.from_bytes(head[at : at + octets], "big") & ((1 << 7 * octets) - 1)
+        return at + octets, 0 if size == (1 << 7 * octets) - 1 else size
+
+    end, said = path.stat().st_size, 0
     if head[:4] == b"RIFF":
         said = 8 + int.from_bytes(head[4:8], "little")
     elif head[:4] == b"\x1a\x45\xdf\xa3":
-        start, length = _ebml_size(head, 4)
-        said = sum(_ebml_size(head, start + length + 4))
+        said = sum(element(sum(element(4)) + 4))  # of the segment, which follows the head
     if said > end:
         raise InputError(f"video {path} is cut short ({end} bytes where it says at least {said}); copy it again")
 
 
-def _ebml_size(head: bytes, at: int) -> tuple[int, int]:
-    """Where the content of a Matroska element begins whose size is written there, and the size; 0 where it is unknown."""
-    octets = 9 - head[at].bit_length()
-    size = int.from_bytes(head[at : at + octets], "big") & ((1 << 7 * octets) - 1)
-    return at + octets, 0 if size == (1 << 7 * octets) - 1 else size
-
-
 def _animation(path: Path, default_fps: float) -> tuple[list[np.ndarray], float]:
-    """Frames (H, W, 3) uint8 and rate of a GIF or WebP."""
-    pictures, durations = [], []
+    """Frames (H, W, 3) uint8 and rate of a GIF or WebP.
+
+    The briefest picture sets the frame; in a file of `write_webp` it is what is on show in the middle of each of its frames.
+    """
+    pictures, durations_ms = [], []
     with Image.open(path, formats=("GIF", "WEBP")) as image:
         count = getattr(image, "n_frames", 1)
         for index in range(count):
             image.seek(index)
             _check_size(path, "video", image.height, image.width, count)  # a GIF's canvas grows with its pictures
             pictures.append(np.asarray(image.convert("RGB")))
-            durations.append(image.info.get("duration", 0))
+            durations_ms.append(image.info.get("duration", 0))
         note = _note(image)
-    order, fps = _timeline(durations, default_fps) if note is None else _noted_timeline(durations, *note)
+    if note:
+        frames, fps = note
+        middles = (np.arange(min(frames, MAX_FRAMES + 1)) + 0.5) * 1000 / fps
+        order = np.searchsorted(np.cumsum([0, *durations_ms[:-1]]), middles, side="right") - 1
+    elif min(durations_ms) <= 0:
+        order, fps = np.arange(count), default_fps
+    else:
+        step = min(durations_ms) if count > 1 else 1000 / default_fps
+        repeats = [max(1, round(duration / step)) for duration in durations_ms]
+        order = np.repeat(np.arange(count), np.minimum(repeats, MAX_FRAMES + 1))
+        fps = default_fps if count == 1 else 1000 * sum(repeats) / sum(durations_ms)
     _check_size(path, "video", *pictures[0].shape[:2], len(order))
     return [pictures[i] for i in order], fps
-
-
-def _timeline(durations_ms: list[float], default_fps: float) -> tuple[list[int], float]:
-    """Index of the picture shown in each frame, and the rate: the briefest picture sets the frame."""
-    if min(durations_ms) <= 0:
-        return list(range(len(durations_ms))), default_fps
-    step = min(durations_ms) if len(durations_ms) > 1 else 1000 / default_fps
-    repeats = [max(1, round(d / step)) for d in durations_ms]
-    order = np.repeat(np.arange(len(repeats)), np.minimum(repeats, MAX_FRAMES + 1)).tolist()
-    return order, default_fps if len(repeats) == 1 else 1000 * sum(repeats) / sum(durations_ms)
-
-
-def _noted_timeline(durations_ms: list[float], frames: int, fps: float) -> tuple[list[int], float]:
-    """The same for a file of `write_webp`: which picture is on show in the middle of each frame."""
-    starts = np.cumsum([0, *durations_ms[:-1]])
-    middles = (np.arange(min(frames, MAX_FRAMES + 1)) + 0.5) * 1000 / fps
-    return (np.searchsorted(starts, middles, side="right") - 1).tolist(), fps
 
 
 def _note(image: Image.Image) -> tuple[int, float] | None:
@@ -273,3 +270,50 @@ def _tensor(path: Path, frames: list[np.ndarray]) -> torch.Tensor:
     if len(sizes) > 1:
         raise InputError(f"video {path} has frames of different sizes ({sizes[0]} and {sizes[1]})")
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255)
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+def write_mp4(path: Path, video_FCHW: torch.Tensor, fps: float = DEFAULT_FPS, crf: int = 12) -> None:
+    """H.264, 4:2:0, BT.709, index first: plays in any browser; equal input gives equal bytes. ``crf`` 0 is best, 51 worst.
+
+    Chroma is halved, so sharp colour edges of small videos change (32 to 36 dB at 64 pixels): score WebP or frames instead.
+    Raises InputError for odd heights or widths, which 4:2:0 cannot hold.
+    """
+    import av
+
+    frames_FHWC = _to_bytes(video_FCHW)
+    height, width = frames_FHWC.shape[1:3]
+    if height % 2 or width % 2:
+        raise InputError(f"video {path}: MP4 needs even sides, got {width}×{height}; crop a pixel or write WebP")
+    with tempfile.TemporaryDirectory() as folder:
+        aside = Path(folder) / "video.mp4"
+        with av.open(str(aside), "w", options={"movflags": "+faststart"}) as container:
+            options = {"crf": str(crf), "preset": "slow"}
+            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            context = stream.codec_context
+            context.thread_count = 1  # more threads give other bytes
+            context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1  # BT.709, TV range
+            for pixels in frames_FHWC:
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        write_atomic(path, aside.read_bytes())
+
+
+def write_webp(path: Path, video_FCHW: torch.Tensor, fps: float = DEFAULT_FPS, lossless: bool = True, quality: int = 90) -> None:
+    """Animated WebP that loops: exact to 8 bits if ``lossless``, else of ``quality`` 0 to 100; equal input, equal bytes."""
+    pictures = [Image.fromarray(pixels) for pixels in _to_bytes(video_FCHW)]
+    edges_ms = np.rint(np.arange(len(pictures) + 1) * 1000 / fps).astype(int)
+    exif = Image.Exif()
+    exif[DESCRIPTION] = json.dumps({"frames": len(pictures), "fps": float(fps)})
+    timing = {"duration": np.diff(edges_ms).tolist(), "loop": 0, "exif": exif}
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, "WEBP", save_all=True, append_images=pictures[1:], lossless=lossless, quality=quality, **timing)
+    write_atomic(path, buffer.getvalue())
+
+
+def _to_bytes(video_FCHW: torch.Tensor) -> np.ndarray:
+    check_video(video_FCHW)
+    return (video_FCHW.cpu().permute(0, 2, 3, 1) * 255).round().to(torch.uint8).contiguous().numpy()

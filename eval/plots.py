@@ -118,20 +118,11 @@ def sample_grid(
 ) -> None:
     """Write a PNG with a row a prompt (its text wrapped at the left) and a column a method.
 
-    images: rows of pictures (H, W, 3) uint8, all of one size, enlarged by a whole factor without interpolation. ``verdicts``,
-    rows of the judge's answers, mark a cell with a tick (right) or a cross (wrong); None leaves it unmarked.
-    Raises ValueError if rows, labels or sizes disagree.
+    images: rows of pictures (H, W, 3) uint8 of one size, enlarged by a whole factor. ``verdicts``: rows of the judge's answers, a
+    tick or a cross in a cell; None leaves it unmarked.
     """
-    shape = [len(column_labels)] * len(row_labels)
-    for what, cells in (("images", images), ("verdicts", verdicts)):
-        if cells is not None and [len(row) for row in cells] != shape:
-            raise ValueError(f"sample grid: labels ask for rows of {shape} cells, {what} has {[len(row) for row in cells]}")
-    sizes = {image.shape for row in images for image in row}
-    if len(sizes) != 1:
-        raise ValueError(f"a grid needs images of one size, got {sorted(sizes)} (height, width, channels)")
-    height, width, _ = sizes.pop()
-    factor = max(1, CELL // max(height, width))
-    height, width = height * factor, width * factor
+    factor = max(1, CELL // max(images[0][0].shape[:2]))
+    height, width = (side * factor for side in images[0][0].shape[:2])
     size = (GRID_LEFT + len(column_labels) * (width + GRID_GAP), GRID_HEAD + len(row_labels) * (height + GRID_GAP))
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)

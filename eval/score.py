@@ -8,6 +8,7 @@ bytes and prompt, so that after a kill only what is new or changed is scored.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import json
@@ -27,9 +28,8 @@ from eval.evaluate import write_rows
 from eval.items import Item, find_items
 from eval.media import Video
 from eval.metrics import vbench
-from eval.scorers import HELD_OUT, Score, Scorer, check_rewards, reward_scorer, video_scorers
+from eval.scorers import Score, Scorer, all_scorers
 from eval.stats import bootstrap_interval
-from otca import presets
 from otca.bounds import at_least, check_bound
 from otca.config import TrainConfig
 from otca.distributed import usable_device
@@ -37,13 +37,13 @@ from otca.errors import InputError, RewardError, printable
 from otca.files import read_object, writable_folder, write_atomic
 from otca.types import Prompt
 
-OWN_REWARDS = {"images": TrainConfig().rewards, "videos": presets.preset("video/quick")["rewards"]}
-"""What is measured unless told: the embedded tasks' rewards, where every prompt has a spec."""
 FOR_VIDEOS = ("raft", "dino", "clip", "aesthetic", "musiq", "viclip", "vbench_means")
 """Options that images have no use for."""
 FACTS = ("frames", "fps", "height", "width")
 RESAMPLES = 2000  # bootstrap resamples of `summary`
 BATCH_PIXELS = 256_000_000  # pixels that are scored together at most, beyond one item
+Columns = dict[str, dict[str, float]]  # key of an item → its columns
+Errors = dict  # key of an item → what is wrong: one line, or a list of lines
 NAMED = 5  # files without a prompt, or not read, that are named before it is said how many more there are
 
 
@@ -109,7 +109,7 @@ def score(given: ScoreConfig) -> None:
     means = vbench.read_means(given.vbench_means) if given.vbench_means else {}
     if means and entries is None:
         raise InputError(f"--vbench_means needs videos of VBench's prompts, and --prompts {given.prompts} is not its list")
-    scorers = _scorers(given, entries, [item.prompt for item in found.items])
+    scorers = all_scorers(given, entries, [item.prompt for item in found.items])
     out = given.out or (place if place.is_dir() else place.parent)
     out = out / "scores.csv" if out.is_dir() else out
     protocol = {
@@ -136,22 +136,6 @@ def score(given: ScoreConfig) -> None:
     print(f"wrote {len(rows)} rows, media {given.orientation}: {out}")
 
 
-def _scorers(given: ScoreConfig, entries: list[vbench.Entry] | None, prompts: list[Prompt]) -> list[Scorer]:
-    """What is asked for; ``entries``: of VBench's list, if it is that; ``prompts``: of each item. Loads no model."""
-    kind = "images" if given.images else "videos"
-    known = all(prompt.spec for prompt in prompts)
-    own = OWN_REWARDS[kind] if known else []
-    names = own if given.rewards is None else [name.strip() for name in given.rewards.strip("[]").split(",") if name.strip()]
-    names = [*names, *(HELD_OUT[kind] if given.held_out and known else ())]
-    check_rewards(names, prompts, given.prompts)
-    weights = (given.device, given.reward_files, given.reward_timeout)
-    out = video_scorers(given, entries) if given.videos else []
-    out += [reward_scorer(name, given.batch, *weights) for name in names]
-    if not out:
-        raise InputError(f"nothing to score by: the prompts of {given.prompts} have no spec; name rewards with --rewards")
-    return out
-
-
 def listed_rows(items: Sequence[Item]) -> pd.DataFrame:
     """What is known before anything is scored: file, prompt_id, skill, text."""
     cells = [(item.name, item.prompt.id, (item.prompt.spec or {}).get("skill", ""), item.prompt.text) for item in items]
@@ -159,24 +143,25 @@ def listed_rows(items: Sequence[Item]) -> pd.DataFrame:
 
 
 def score_folder(items: Sequence[Item], scorers: Sequence[Scorer], partial: Path, progress: bool = True) -> pd.DataFrame:
-    """One row an item: `listed_rows`, `FACTS`, each scorer's columns, error.
+    """One row an item: `listed_rows`, `FACTS`, each scorer's columns, and ``error``, which says what cannot be read or scored.
 
-    An item that cannot be read keeps its row: facts and scores are empty and ``error`` says why (it is "" elsewhere). One that a
-    scorer cannot score lacks that scorer's columns alone. Raises InputError if no item can be read or scored, and where
-    two scorers fill one column; a scorer's own failure ends the call, and what was scored stays in ``partial``.
+    Raises InputError if nothing can be, and where two scorers fill one column; a scorer's own failure ends the call, and what was
+    scored stays in ``partial``.
     """
     rows = listed_rows(items).set_axis([item.key for item in items])
-    known, work = list(rows), _Work(partial, progress)
+    known, unread, unscored = list(rows), {}, defaultdict(list)
     for scorer in (Scorer("facts", lambda: _facts), *scorers):
-        found = pd.DataFrame.from_dict(work.columns(scorer, items), orient="index", dtype=float)
+        readable = [item for item in items if item.key not in unread]
+        found = _columns(scorer, readable, partial / f"{scorer.name}.jsonl", progress, unread, unscored)
         gc.collect()  # models that refer to themselves go too before the next one comes
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-        if twice := [column for column in found if column in (*rows, "error")]:
+        columns = pd.DataFrame.from_dict(found, orient="index", dtype=float)
+        if twice := [column for column in columns if column in (*rows, "error")]:
             raise InputError(f"column {twice[0]!r} is filled twice, again by {scorer.name}; leave one of the two out")
-        rows = rows.join(found)
-    rows.loc[list(work.unread), rows.columns.drop(known)] = np.nan
-    rows["error"] = [work.unread.get(item.key) or "; ".join(work.unscored[item.key]) for item in items]
+        rows = rows.join(columns)
+    rows.loc[list(unread), rows.columns.drop(known)] = np.nan
+    rows["error"] = [unread.get(item.key) or "; ".join(unscored[item.key]) for item in items]
     scores = rows.columns.drop([*known, *FACTS, "error"], errors="ignore")
     if (rows["error"] != "").any() and rows[scores].isna().all(axis=None):
         raise InputError(f"none of {len(items)} files can be scored; the first: {next(filter(None, rows['error']))}")
@@ -195,83 +180,65 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _facts(media: Sequence[Video], prompts: Sequence[Prompt]) -> dict[str, list[float]]:
-    shapes = [video.frames_FCHW.shape for video in media]
-    values = [(frames, video.fps, height, width) for (frames, _, height, width), video in zip(shapes, media)]
+    values = [(len(video.frames_FCHW), video.fps, *video.frames_FCHW.shape[2:]) for video in media]
     return dict(zip(FACTS, map(list, zip(*values))))
 
 
-class _Work:
-    """Scores, taken from the partial files or made now, and what went wrong by item: cannot be read, cannot be scored by one."""
-
-    def __init__(self, partial: Path, progress: bool):
-        self.partial, self.progress = partial, progress
-        self.unread: dict[str, str] = {}
-        self.unscored: defaultdict[str, list[str]] = defaultdict(list)
-
-    def columns(self, scorer: Scorer, items: Sequence[Item]) -> dict[str, dict[str, float]]:
-        """Key of each item that is read and scored → its columns."""
-        path = self.partial / f"{scorer.name}.jsonl"
-        known, items = _read_partial(path), [item for item in items if item.key not in self.unread]
-        found = {item.key: known[scorer.key(item)] for item in items if scorer.key(item) in known}
-        left = [item for item in items if item.key not in found]
-        if not left:
-            return found
-        score = scorer.load()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tqdm(total=len(items), initial=len(found), desc=scorer.name, unit="item", disable=not self.progress) as bar:
-            for chunk, media in self._chunks(left, scorer.batch):
-                new = self._scored(scorer.name, score, chunk, media)
-                with open(path, "a") as file:
-                    file.writelines(f"\n{json.dumps([scorer.key(item), new[item.key]])}" for item in chunk if item.key in new)
-                found |= new
-                bar.update(len(new))
+def _columns(scorer: Scorer, items: list[Item], path: Path, progress: bool, unread: Errors, unscored: Errors) -> Columns:
+    """Key of each item that is read and scored → its columns, from the partial file or made now; the others become errors."""
+    lines, known = path.read_text().splitlines() if path.is_file() else [], {}
+    for line in lines:
+        with contextlib.suppress(ValueError):  # of an empty line, and of one that a kill cut short
+            key, known[key] = json.loads(line)
+    found = {item.key: known[scorer.key(item)] for item in items if scorer.key(item) in known}
+    left = [item for item in items if item.key not in found]
+    if not left:
         return found
+    score = scorer.load()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(items), initial=len(found), desc=scorer.name, unit="item", disable=not progress) as bar:
+        for chunk, media in _chunks(left, scorer.batch, unread):
+            new = _scored(scorer.name, score, chunk, media, unscored)
+            with open(path, "a") as file:
+                file.writelines(f"\n{json.dumps([scorer.key(item), new[item.key]])}" for item in chunk if item.key in new)
+            found |= new
+            bar.update(len(new))
+    return found
 
-    def _chunks(self, items: Sequence[Item], batch: int) -> Iterator[tuple[list[Item], list[Video]]]:
-        """Neighbours of one size and rate, at most ``batch`` at a time."""
-        chunk: list[Item] = []
-        media: list[Video] = []
-        for item in items:
-            try:
-                video = item.read()
-            except InputError as error:
-                self.unread[item.key] = _naming(item, error)
-                continue
-            most, before = max(1, min(batch, 3 * BATCH_PIXELS // video.frames_FCHW.numel())), media[-1] if media else video
-            if len(media) >= most or (video.frames_FCHW.shape, video.fps) != (before.frames_FCHW.shape, before.fps):
-                yield chunk, media
-                chunk, media = [], []
-            chunk.append(item)
-            media.append(video)
-        if media:
-            yield chunk, media
 
-    def _scored(self, name: str, score: Score, chunk: Sequence[Item], media: Sequence[Video]) -> dict[str, dict[str, float]]:
-        """Key → columns of what can be scored. Of several items that a scorer refuses, each is tried alone."""
+def _chunks(items: list[Item], batch: int, unread: Errors) -> Iterator[tuple[list[Item], list[Video]]]:
+    """Neighbours of one size and rate, at most ``batch`` at a time."""
+    chunk, media = [], []
+    for item in items:
         try:
-            columns = score(media, [item.prompt for item in chunk])
+            video = item.read()
         except InputError as error:
-            if len(chunk) == 1:
-                self.unscored[chunk[0].key].append(f"{name}: {_naming(chunk[0], error)}")
-                return {}
-            alone = [self._scored(name, score, [item], [video]) for item, video in zip(chunk, media)]
-            return {key: row for rows in alone for key, row in rows.items()}
-        except RewardError as error:
-            others = f" and {len(chunk) - 1} after it" * (len(chunk) > 1)
-            error.add_note(f"it was scoring {chunk[0].path}{others}")
-            raise
-        return {item.key: dict(zip(columns, map(float, row))) for item, row in zip(chunk, zip(*columns.values()))}
-
-
-def _read_partial(path: Path) -> dict[str, dict[str, float]]:
-    """Key → columns of a partial file's rows, but for one that a kill cut short."""
-    out = {}
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            key, out[key] = json.loads(line)
-        except ValueError:  # of an empty line too
+            unread[item.key] = _naming(item, error)
             continue
-    return out
+        most = max(1, min(batch, 3 * BATCH_PIXELS // video.frames_FCHW.numel()))
+        if media and (len(media) >= most or (video.frames_FCHW.shape, video.fps) != (media[-1].frames_FCHW.shape, media[-1].fps)):
+            yield chunk, media
+            chunk, media = [], []
+        chunk.append(item)
+        media.append(video)
+    if media:
+        yield chunk, media
+
+
+def _scored(name: str, score: Score, chunk: list[Item], media: list[Video], unscored: Errors) -> Columns:
+    """Key → columns of what can be scored. Of several items that a scorer refuses, each is tried alone."""
+    try:
+        columns = score(media, [item.prompt for item in chunk])
+    except InputError as error:
+        if len(chunk) == 1:
+            unscored[chunk[0].key].append(f"{name}: {_naming(chunk[0], error)}")
+            return {}
+        alone = [_scored(name, score, [item], [video], unscored) for item, video in zip(chunk, media)]
+        return {key: row for rows in alone for key, row in rows.items()}
+    except RewardError as error:
+        error.add_note(f"it was scoring {chunk[0].path}{f' and {len(chunk) - 1} after it' * (len(chunk) > 1)}")
+        raise
+    return {item.key: dict(zip(columns, map(float, row))) for item, row in zip(chunk, zip(*columns.values()))}
 
 
 def _naming(item: Item, error: InputError) -> str:
@@ -287,8 +254,8 @@ def _earlier_rows(out: Path, items: Sequence[Item], protocol: dict) -> pd.DataFr
         old = pd.read_csv(out, keep_default_na=False, dtype={"file": str, "prompt_id": str, "text": str})
     except (OSError, ValueError) as error:
         raise InputError(f"{out} holds no rows of scores ({printable(error)}); choose another --out, or delete it") from error
-    told = read_object(beside, "protocol") if (beside := out.with_suffix(".json")).is_file() else {}
-    names, new = ["file", "prompt_id", "text"], listed_rows(items)
+    beside, names, new = out.with_suffix(".json"), ["file", "prompt_id", "text"], listed_rows(items)
+    told = read_object(beside, "protocol") if beside.is_file() else {}
     if not (all(name in old for name in names) and old[names].equals(new[names].astype(str))):
         both = zip(old["file"], new["file"]) if "file" in old else ()
         first = next((f"{b} where it has {a}" for a, b in both if a != b), f"{len(new)} rows where it has {len(old)}")

@@ -21,38 +21,35 @@ from eval.held_out import set_rate
 from eval.items import Item
 from eval.media import Video
 from eval.metrics.encoders import clip_encoder, dino_encoder, embedded_encoder
-from eval.metrics.flow import load_flow
+from eval.metrics.flow import DisFlow, RaftFlow
 from eval.metrics.frame_quality import AestheticQuality, ImagingQuality
 from eval.metrics.motion import MotionMetrics
 from eval.metrics.vbench import FLICKERING, STATIC, Entry, is_static
 from eval.metrics.viclip import ViClip
+from otca import presets
 from otca.config import TrainConfig
 from otca.errors import InputError, RewardError
 from otca.files import stamp
-from otca.rewards.base import REGISTRY, Reward, build_reward, check_prompts, find_reward, is_remote, score_all
-from otca.rewards.measured import column_of
+from otca.rewards.base import REGISTRY, Reward, build_reward, check_prompts, column_of, find_reward, is_remote, score_all
 from otca.rewards.pixels import to_pictures
 from otca.rewards.published import PublishedReward, find_files
 from otca.types import Prompt
 
-HELD_OUT = {
-    "images": ("eval.metrics.alignment:JudgeAccuracy", "eval.metrics.alignment:ClipScore"),
-    "videos": ("eval.metrics.alignment:VideoJudgeAccuracy",),
+OWN = {
+    "images": (TrainConfig().rewards, ["eval.metrics.embedded:JudgeAccuracy", "eval.metrics.embedded:ClipScore"]),
+    "videos": (presets.preset("video/quick")["rewards"], ["eval.metrics.embedded:VideoJudgeAccuracy"]),
 }
-"""The embedded tasks' held-out metrics, which are scored as rewards are."""
+"""The embedded tasks' rewards and held-out metrics, for prompts that have specs."""
 
-Score = Callable[[Sequence[Video], Sequence[Prompt]], dict[str, list[float]]]
-"""From media of one size and rate, and their prompts, to columns with one value an item."""
+RAFT, VICLIP = "raft-things.pth", "ViClip-InternVid-10M-FLT.pth"  # files that are no folders
+
+Score = Callable[[Sequence[Video], Sequence[Prompt]], dict[str, list[float]]]  # to columns with one value an item
 Metric = Callable[[Video, Prompt], dict[str, float]]  # from a video and its prompt to columns
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """``load`` brings the model into memory; ``batch`` items of one size are scored together.
-
-    ``identity`` tells its weights and settings, so that scores of others are not taken up again. An InputError about one item
-    becomes that item's error, and the others go on.
-    """
+    """``load`` brings the model into memory; ``identity`` tells its weights and settings, so that others' scores are not kept."""
 
     name: str
     load: Callable[[], Score]
@@ -64,13 +61,25 @@ class Scorer:
         return hashlib.sha256(f"{self.identity} {item.key}".encode()).hexdigest()[:20]
 
 
+def all_scorers(given, entries: Sequence[Entry] | None, prompts: Sequence[Prompt]) -> list[Scorer]:
+    """What an `eval.score.ScoreConfig` asks for; ``entries``: of VBench's list, if it is that; ``prompts``: of each item."""
+    own, held_out = OWN["images" if given.images else "videos"]
+    if not all(prompt.spec for prompt in prompts):
+        own = held_out = []
+    names = own if given.rewards is None else [name.strip() for name in given.rewards.strip("[]").split(",") if name.strip()]
+    names = [*names, *(held_out if given.held_out else ())]
+    check_rewards(names, prompts, given.prompts)
+    out = video_scorers(given, entries) if given.videos else []
+    out += [reward_scorer(name, given.batch, given.device, given.reward_files, given.reward_timeout) for name in names]
+    if not out:
+        raise InputError(f"nothing to score by: the prompts of {given.prompts} have no spec; name rewards with --rewards")
+    return out
+
+
 def reward_scorer(
     name: str, batch: int, device: str = "cpu", files: str = "", timeout: float = TrainConfig.reward_timeout
 ) -> Scorer:
-    """A reward of the registry, of the user's own, or of a server, which is asked for its revision.
-
-    Raises InputError for an unknown one, one whose files are missing, and a server that does not answer.
-    """
+    """A reward of the registry, of the user's own, or of a server, which is asked for its revision."""
     reward_class, identity = find_reward(name), name
     build = partial(build_reward, name, device, files, timeout)
     if is_remote(name):
@@ -85,10 +94,7 @@ def reward_scorer(
 
 
 def check_rewards(names: Sequence[str], prompts: Sequence[Prompt], source: str | Path) -> None:
-    """Raise InputError, before any is loaded, for two rewards that fill one column and for prompts that one cannot judge.
-
-    A check that is a method of the loaded reward is left out.
-    """
+    """Raise InputError, before any is loaded, for two rewards that fill one column and for prompts that one cannot judge."""
     columns: dict[str, str] = {}
     for name in names:
         other = columns.setdefault(column := column_of(name), name)
@@ -100,10 +106,15 @@ def check_rewards(names: Sequence[str], prompts: Sequence[Prompt], source: str |
 
 
 def _score_by(reward: Reward, media: Sequence[Video], prompts: Sequence[Prompt]) -> dict[str, list[float]]:
+    """Of pictures as they were decoded, where the reward takes these: published preprocessing resizes before it makes RGB."""
     set_rate([reward], media[0].fps)
+    asked = reward
+    if hasattr(reward, "score_pictures") and any(video.picture for video in media):
+        pictures = [video.picture or to_pictures(video.frames_FCHW)[0] for video in media]
+        score = partial(reward.score_pictures, pictures, [prompt.text for prompt in prompts])
+        asked = SimpleNamespace(name=reward.name, seconds=getattr(reward, "seconds", 0.0), score=lambda *_: score())
     try:
-        stacked_BFCHW = torch.stack([video.frames_FCHW for video in media])
-        scores = score_all([_of_originals(reward, media)], stacked_BFCHW, list(prompts))
+        scores = score_all([asked], torch.stack([video.frames_FCHW for video in media]), list(prompts))
     except RewardError as error:
         if isinstance(error.__cause__, InputError):  # about these media, not about the reward
             raise error.__cause__ from None
@@ -111,23 +122,8 @@ def _score_by(reward: Reward, media: Sequence[Video], prompts: Sequence[Prompt])
     return {reward.name: scores.reward_BK[:, 0].tolist()}
 
 
-def _of_originals(reward: Reward, media: Sequence[Video]) -> Reward:
-    """The reward on pictures as they were decoded: published preprocessing resizes a palette before it makes RGB of it."""
-    if not hasattr(reward, "score_pictures") or all(video.picture is None for video in media):
-        return reward
-    pictures = [video.picture or to_pictures(video.frames_FCHW)[0] for video in media]
-    return SimpleNamespace(
-        name=reward.name,
-        seconds=getattr(reward, "seconds", 0.0),
-        score=lambda _, prompts: reward.score_pictures(pictures, [prompt.text for prompt in prompts]),
-    )
-
-
 def metric_scorer(name: str, load: Callable[[], Metric], weights: Path | None = None, file: str = "") -> Scorer:
-    """A metric of one video at a time, with a file of ``weights`` (``file``: its published name) or a folder of them.
-
-    Raises InputError for weights that are not there.
-    """
+    """A metric of one video at a time, with a file of ``weights`` (``file``: its published name) or a folder of them."""
     if weights and not weights.exists():
         raise InputError(f"metric {name!r}: {weights} not found")
     if weights and file and not weights.is_file():
@@ -147,7 +143,7 @@ def metric_scorer(name: str, load: Callable[[], Metric], weights: Path | None = 
 
 def motion(raft: Path | None, device: str) -> Metric:
     """Every metric of motion, by RAFT if its weights are given; too short a video lacks them, with an error."""
-    metrics = MotionMetrics(load_flow(raft, device))
+    metrics = MotionMetrics(RaftFlow(raft, device) if raft else DisFlow())
     return lambda video, _: metrics.score(video.frames_FCHW, video.fps)
 
 
@@ -158,12 +154,9 @@ def one_column(make: Callable, *arguments: object) -> Metric:
 
 
 def stillness(raft: Path, entries: Sequence[Entry], device: str) -> Metric:
-    """VBench's filter before temporal flickering: 1 or 0 for videos whose prompt serves it, nothing for others.
-
-    Other weights than VBench's fill ``static_raft``, which filters nothing.
-    """
+    """VBench's filter before temporal flickering: 1 or 0 for videos whose prompt serves it (other weights: ``static_raft``)."""
     texts = {entry.prompt.text for entry in entries if FLICKERING in entry.serves}
-    flow = load_flow(raft, device)
+    flow = RaftFlow(raft, device)
     column = STATIC if flow.vbench else f"{STATIC}_{flow.name}"
     return lambda video, prompt: {column: float(is_static(video.frames_FCHW, flow)) if prompt.text in texts else float("nan")}
 
@@ -172,20 +165,15 @@ def video_scorers(given, entries: Sequence[Entry] | None) -> list[Scorer]:
     """Metrics of videos alone, as `eval.score.ScoreConfig` asks for them; ``entries``: of VBench's list, if prompts are that."""
     if given.raft and not given.motion and not entries:
         raise InputError("--raft is for metrics of motion, which --motion false leaves out; leave out one of the two")
-    device, out = given.device, []
-    if given.motion:
-        out.append(metric_scorer("motion", partial(motion, given.raft, device), given.raft, "raft-things.pth"))
-        if not given.dino and not given.clip:
-            out.append(metric_scorer("embedded_frames", partial(one_column, embedded_encoder)))
-    for weights, name, make, file in (
-        (given.dino, "subject_consistency", dino_encoder, ""),
-        (given.clip, "background_consistency", clip_encoder, ""),
-        (given.aesthetic, "aesthetic_quality", AestheticQuality, ""),
-        (given.musiq, "imaging_quality", ImagingQuality, ""),
-        (given.viclip, "overall_consistency", ViClip, "ViClip-InternVid-10M-FLT.pth"),
-    ):
-        if weights:
-            out.append(metric_scorer(name, partial(one_column, make, weights, device), weights, file))
-    if entries and given.raft:
-        out.append(metric_scorer(STATIC, partial(stillness, given.raft, entries, device), given.raft, "raft-things.pth"))
-    return out
+    device = given.device
+    wanted = (
+        (given.motion, "motion", partial(motion, given.raft, device), given.raft, RAFT),
+        (given.motion and not given.dino and not given.clip, "embedded_frames", partial(one_column, embedded_encoder)),
+        (given.dino, "subject_consistency", partial(one_column, dino_encoder, given.dino, device), given.dino),
+        (given.clip, "background_consistency", partial(one_column, clip_encoder, given.clip, device), given.clip),
+        (given.aesthetic, "aesthetic_quality", partial(one_column, AestheticQuality, given.aesthetic, device), given.aesthetic),
+        (given.musiq, "imaging_quality", partial(one_column, ImagingQuality, given.musiq, device), given.musiq),
+        (given.viclip, "overall_consistency", partial(one_column, ViClip, given.viclip, device), given.viclip, VICLIP),
+        (given.raft and entries, STATIC, partial(stillness, given.raft, entries, device), given.raft, RAFT),
+    )
+    return [metric_scorer(*scorer) for asked, *scorer in wanted if asked]

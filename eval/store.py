@@ -25,8 +25,7 @@ import yaml
 from PIL import Image
 
 from eval.evaluate import write_rows
-from eval.media import read_video
-from eval.videos import write_mp4
+from eval.media import read_video, write_mp4
 from otca.errors import InputError
 from otca.runs import integrity_errors, is_finished, read_manifest
 
@@ -52,19 +51,15 @@ class Store:
     root: Path
     modality: str
     tier: str
-
-    @property
-    def folder(self) -> Path:
-        """Where the five files are."""
-        return self.root / self.modality / self.tier
+    folder = property(lambda self: self.root / self.modality / self.tier)
 
     def _read(self, name: str) -> pd.DataFrame:
         path = self.folder / FILES[name]
-        if not path.is_file():
-            if name == "probe":
-                return pd.DataFrame(columns=KEY)
-            raise InputError(f"{path} is missing; publish the runs: python -m reproduce.publish --modality {self.modality} …")
-        return pd.read_csv(path, **AS_WRITTEN, low_memory=False)
+        if path.is_file():
+            return pd.read_csv(path, **AS_WRITTEN, low_memory=False)
+        if name == "probe":
+            return pd.DataFrame(columns=KEY)
+        raise InputError(f"{path} is missing; publish the runs: python -m reproduce.publish --modality {self.modality} …")
 
     runs = functools.cached_property(lambda self: self._read("runs"))
     metrics = functools.cached_property(lambda self: self._read("metrics"))
@@ -96,16 +91,12 @@ class Store:
 
 def run_items(run: Path) -> pd.DataFrame:
     """The items of an evaluated run: `ITEM` and their metrics as numbers."""
-    items = pd.read_csv(run / "scores.csv.gz", **AS_WRITTEN)
-    numbers = items.drop(columns=ITEM).select_dtypes(["number", "bool"]).astype("float64")
-    return items[ITEM].join(numbers.rename(columns={"judge_correct": "accuracy"}))
+    items = pd.read_csv(run / "scores.csv.gz", **AS_WRITTEN).rename(columns={"judge_correct": "accuracy"})
+    return items[ITEM].join(items.drop(columns=ITEM).select_dtypes(["number", "bool"]).astype("float64"))
 
 
 def run_values(run: Path) -> dict[str, float]:
-    """Every metric of an evaluated run: means over items, ``accuracy/<skill>``, and those of the whole set (sets.csv).
-
-    Raises InputError if a value is blank or not finite.
-    """
+    """Every metric of an evaluated run: means over items, ``accuracy/<skill>``, and those of the whole set (sets.csv)."""
     items = run_items(run)
     values = items.drop(columns=ITEM).mean(skipna=False).to_dict()
     if "accuracy" in items:
@@ -141,17 +132,17 @@ def gather(run: Path) -> dict[str, pd.DataFrame]:
     frames = {
         "runs": pd.DataFrame([own]),
         "metrics": pd.DataFrame(run_values(run).items(), columns=["metric", "value"]),
-        "train": _training(run, config["prompts_per_iteration"] * config["group_size"]),
         "items": run_items(run),
-        "probe": pd.read_csv(run / "probe.csv", **AS_WRITTEN) if (run / "probe.csv").is_file() else pd.DataFrame(),
     }
+    if (run / "train.csv").is_file():
+        frames["train"] = _training(run, config["prompts_per_iteration"] * config["group_size"])
+    if (run / "probe.csv").is_file():
+        frames["probe"] = pd.read_csv(run / "probe.csv", **AS_WRITTEN)
     return {name: frame.assign(**key) for name, frame in frames.items() if len(frame)}
 
 
 def _training(run: Path, samples: int) -> pd.DataFrame:
     """train.csv with cumulative samples and seconds, and what validation found before each iteration and after the last."""
-    if not (run / "train.csv").is_file():
-        return pd.DataFrame()
     rows = pd.read_csv(run / "train.csv").set_index("iteration")
     rows["samples"] = np.arange(1, len(rows) + 1) * samples
     timing = run / "timing.csv"
@@ -169,22 +160,18 @@ def finished_runs(root: Path, modality: str, tier: str) -> list[Path]:
 
 
 def publish(runs: Sequence[Path], root: Path, modality: str, tier: str) -> Store:
-    """Put runs into the store below ``root``, in place of what it has of the same methods and seeds; returns it.
-
-    Raises InputError where a run is damaged, belongs elsewhere or has another task or protocol than the others.
-    """
+    """Put runs into the store below ``root``, in place of what it has of the same methods and seeds; returns it."""
     for run in runs:
-        place = [read_manifest(run)[name] for name in ("modality", "tier")]
-        if place != [modality, tier]:
-            raise InputError(f"run {run} is of {'/'.join(place)}, not of {modality}/{tier}")
+        place = "/".join(read_manifest(run)[name] for name in ("modality", "tier"))
+        if place != f"{modality}/{tier}":
+            raise InputError(f"run {run} is of {place}, not of {modality}/{tier}")
     store, gathered = Store(root, modality, tier), [gather(run) for run in runs]
-    replaced = pd.concat([of_run["runs"][KEY] for of_run in gathered])
-    frames = {}
+    replaced, frames = pd.concat([of_run["runs"] for of_run in gathered]).set_index(KEY).index, {}
     for name, file in FILES.items():
         parts = [of_run[name] for of_run in gathered if name in of_run]
         if (store.folder / file).is_file():
             old = getattr(store, name)
-            parts = [old[~old.set_index(KEY).index.isin(replaced.set_index(KEY).index)], *parts]
+            parts = [old[~old.set_index(KEY).index.isin(replaced)], *parts]
         if parts:
             rows = pd.concat(parts, ignore_index=True).sort_values(KEY, kind="stable")
             frames[name] = rows[list(dict.fromkeys([*(["task"] if name == "runs" else []), *KEY, *rows]))]
@@ -213,11 +200,9 @@ def gallery_prompts(run: Path) -> list[dict]:
 def _add_to_gallery(run: Path, folder: Path) -> None:
     """The run's strip, ``<method>.png`` or ``.mp4``, and ``prompts.csv``, which all strips share."""
     rows = gallery_prompts(run)
-    folder.mkdir(parents=True, exist_ok=True)
-    shown = pd.DataFrame({"prompt_id": [r["id"] for r in rows], "text": [r["prompt"] for r in rows]})
-    write_rows(shown, folder / "prompts.csv")
+    write_rows(pd.DataFrame([{"prompt_id": row["id"], "text": row["prompt"]} for row in rows]), folder / "prompts.csv")
     files = [run / "media" / row["file"] for row in rows]
-    if all(file.suffix == ".png" for file in files):
+    if files[0].suffix == ".png":
         pixels = [np.asarray(Image.open(file).convert("RGB")) for file in files]
         Image.fromarray(np.concatenate(pixels)).save(folder / f"{run.parent.name}.png", optimize=True)
         return
@@ -232,6 +217,5 @@ def verdicts(store: Store, methods: Sequence[str], prompt_ids: Sequence[str]) ->
     if "accuracy" not in store.items:
         return {method: [None] * len(prompt_ids) for method in methods}
     shown = store.items[(store.items["seed"] == GALLERY_SEED) & (store.items["sample"] == 0)]
-    of = shown.set_index(["method", "prompt_id"])["accuracy"]
-    found = {at: bool(value) for at, value in of.items()}
+    found = shown.set_index(["method", "prompt_id"])["accuracy"].astype(bool).to_dict()
     return {method: [found.get((method, prompt)) for prompt in prompt_ids] for method in methods}

@@ -80,10 +80,9 @@ def read_rule(path: Path) -> Rule:
 
 
 def score(rule: Rule, path: Path) -> pd.DataFrame:
-    """Agreement of a rule with the truth, one row an objective: correlation on each of `AXES` and share of credit on worthless
-    steps, with 95 % intervals over prompts; ``best`` is what the truth's own reliability lets a perfect rule reach.
+    """One row an objective: correlation on each of `AXES`, share of credit on worthless steps, 95 % intervals over prompts.
 
-    Raises InputError for credit of another shape, or that is not finite.
+    ``best`` is what the truth's own reliability lets a perfect rule reach.
     """
     arrays, metadata = load(path)
     latents_SBD, reward_BK, group_B = arrays["latents_SBD"].astype(np.float32), arrays["reward_BK"], arrays["group_B"]

@@ -30,7 +30,7 @@ def train(argv: list[str]) -> None:
     given, config, method = resolve(train_parser(), argv)
     if not given.allow_trained_metric:
         from eval.held_out import held_out_names
-        from otca.rewards.measured import check_trained_metrics
+        from otca.rewards.base import check_trained_metrics
 
         check_trained_metrics(f"preset {given.preset}", config.rewards, given.preset, held_out_names(given.preset))
     if given.dry_run:
@@ -191,11 +191,10 @@ def rewards(argv: list[str]) -> None:
     options.add_argument("--reward_files", **REWARD_FILES)
     given = parse(options, argv)
     from otca.rewards.base import REGISTRY, find_reward
-    from otca.rewards.listing import described
-    from otca.rewards.published import PublishedReward, fetch
+    from otca.rewards.published import PublishedReward, described, fetch
 
     if given.fetch is None:
-        print("\n\n".join(described(name, given.reward_files) for name in REGISTRY))
+        print("\n\n".join(described(name, find_reward(name), given.reward_files) for name in REGISTRY))
         return
     reward_class = find_reward(given.fetch)
     if not issubclass(reward_class, PublishedReward) or not reward_class.card.files:
@@ -248,7 +247,6 @@ def serve_reward(argv: list[str]) -> None:
         app = make_app(reward, token, given.max_body_mb * 1_000_000, given.batch)
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/{reward.name}"
-        listener.listen()  # who reads the line may connect at once
         print(f"serving {reward.name} at {address}", flush=True)
         serve(app, listener)
 

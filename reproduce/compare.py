@@ -35,7 +35,7 @@ from eval.store import FILES, ITEM, KEY, SPENT, Store, gather
 from eval.tables import BASELINE, TOLERANCE, build_table, metric_of, primary_of, said, write_table
 from otca.errors import InputError, nearest
 from otca.presets import SEEDS
-from otca.rewards.measured import measured
+from otca.rewards.base import measured
 from otca.runs import differing, is_finished, read_manifest
 from otca.signals import run_command
 from reproduce.run import script

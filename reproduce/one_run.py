@@ -23,8 +23,7 @@ from otca.config import TrainConfig
 from otca.distributed import process_state
 from otca.files import write_atomic
 from otca.models.base import build_policy
-from otca.rewards.base import build_reward
-from otca.rewards.measured import check_trained_metrics
+from otca.rewards.base import build_reward, check_trained_metrics
 from otca.runs import RunSpec, code_of, finish_run, is_finished
 from otca.tasks import scenes, video_scenes
 from otca.trainer import Trainer, locked_run

@@ -15,9 +15,8 @@ from safetensors.torch import save_file
 from torchvision.transforms import functional as transforms
 
 from eval.metrics import encoders
-from eval.metrics.encoders import CLIP_B32, clip_encoder, consistency, dino_encoder, dino_places, embedded_encoder
+from eval.metrics.encoders import CLIP_B32, VBenchFile, clip_encoder, consistency, dino_encoder, dino_places, embedded_encoder
 from eval.metrics.motion import MotionMetrics
-from eval.metrics.weights import VBenchFile
 from otca.errors import InputError
 from otca.files import sha256
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD

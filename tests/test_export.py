@@ -131,7 +131,7 @@ def test_whole_networks_of_a_hub_model_come_alone(toy_pipeline, tmp_path, monkey
         return export_weights(policy, folder)
 
     monkeypatch.chdir(tmp_path / "hub")
-    monkeypatch.setattr("otca.export.export_weights", away_from_it)
+    monkeypatch.setattr("eval.model_card.export_weights", away_from_it)
     policy = make_run(run, configured("some/base-1.0"))
     export(capsys, run, out, "--samples", 0)
     assert {p.name for p in out.iterdir()} == {"README.md", "LICENSE", "config.yaml", "transformer", HASHES}

@@ -136,16 +136,16 @@ def no_truth() -> Truth:
 
 
 @pytest.fixture
-def tiny_study(tmp_path, monkeypatch, untrained_pipeline):
-    """A study of 2 × 2 trajectories of 6 steps of an untrained model, in a folder of its own."""
+def tiny_study(tmp_path, monkeypatch, toy_pipeline):
+    """A study of 2 × 2 trajectories of 4 steps of an untrained model, in a folder of its own."""
     settings = {
         "save_every": 1,
         "iterations": 2,
         "prompts_per_iteration": 2,
         "group_size": 2,
         "micro_batch": 2,
-        "sampler.steps": 6,
-        "policy.path": untrained_pipeline,
+        "sampler.steps": 4,
+        "policy.path": toy_pipeline,
         "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
     }
     monkeypatch.setitem(presets.TRAIN, "image/cpu", settings)

@@ -10,10 +10,10 @@ import torch
 from torchvision.models.optical_flow import raft_large
 
 from eval.metrics import flow as flows
-from eval.metrics.flow import RaftFlow, load_flow, torchvision_name, unpadded
+from eval.metrics.encoders import VBenchFile
+from eval.metrics.flow import RaftFlow, torchvision_name, unpadded
 from eval.metrics.motion import MotionMetrics, dynamic_degree
 from eval.metrics.vbench import is_static
-from eval.metrics.weights import VBenchFile
 from otca.errors import InputError
 from otca.files import sha256
 from tests.samples import LAYOUTS, texture
@@ -99,7 +99,7 @@ def test_the_published_layout_is_renamed_to_torchvisions_and_back(published):
 
 def test_torchvisions_layout_is_taken_as_it_is(ported, monkeypatch):
     monkeypatch.setattr(flows, "RAFT_UPDATES", 2)
-    flow = load_flow(ported)
+    flow = RaftFlow(ported)
     a, b = torch.from_numpy(texture(132, 140, 0)), torch.from_numpy(texture(132, 140, 1))
     pad = torch.nn.functional.pad(torch.stack([a, b]) * 2 - 1, (2, 2, 2, 2), mode="replicate")
     with torch.no_grad():

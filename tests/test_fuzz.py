@@ -27,7 +27,7 @@ from otca.config import EvalConfig, TrainConfig
 from otca.errors import MAX_LINE, InputError
 from otca.prompts import MAX_NAME, load_prompts
 
-INPUTS = int(os.environ.get("FUZZ_INPUTS", "120"))
+INPUTS = int(os.environ.get("FUZZ_INPUTS", "60"))
 PATIENCE = timedelta(seconds=20)
 
 # ---------------------------------------------------------------------------------------------------------------- inputs

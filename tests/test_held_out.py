@@ -8,15 +8,14 @@ import pytest
 import torch
 
 from eval.held_out import held_out_names, held_out_of, set_rate
-from eval.metrics.alignment import JudgeAccuracy
+from eval.metrics.embedded import JudgeAccuracy
 from eval.metrics.motion import MotionMetrics
 from otca import presets
 from otca.__main__ import main as otca_main
 from otca.config import EvalConfig
 from otca.errors import InputError
-from otca.rewards.base import build_reward, score_all
+from otca.rewards.base import build_reward, check_trained_metrics, measured, score_all
 from otca.rewards.clip import ClipScoreB32
-from otca.rewards.measured import check_trained_metrics, measured
 from otca.runs import RunSpec
 from otca.tasks import scenes
 from otca.tasks.rewards import Quality
@@ -131,10 +130,10 @@ class Smooth:
 @pytest.mark.parametrize(
     "preset, reward",
     [
-        ("image/quick", "eval.metrics.alignment:JudgeAccuracy"),
+        ("image/quick", "eval.metrics.embedded:JudgeAccuracy"),
         ("image/cpu", "tests.test_held_out:Disguised"),
         ("image/quick", "http://127.0.0.1:9/clip_score"),
-        ("video/cpu", "eval.metrics.alignment:ClipScore"),  # its model's features make the distances
+        ("video/cpu", "eval.metrics.embedded:ClipScore"),  # its model's features make the distances
         ("video/paper", "tests.test_held_out:Smooth"),  # by the name "motion"
     ],
 )

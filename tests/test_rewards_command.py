@@ -7,11 +7,11 @@ import re
 import socket
 
 import pytest
+from rich.filesize import decimal
 
 from otca.__main__ import main
 from otca.plan import _reward_bytes
 from otca.rewards.base import REGISTRY, find_reward
-from otca.rewards.listing import size
 from otca.rewards.published import PublishedReward
 
 EMBEDDED = [name for name in REGISTRY if not issubclass(find_reward(name), PublishedReward)]
@@ -58,7 +58,7 @@ def test_every_file_is_listed_with_size_hub_revision_and_what_fetches_it(capsys)
     said = listed(capsys)
     for name in OF_THE_HUB:
         card = find_reward(name).card
-        lines = [f"{f.name} ({size(f.bytes)}) of {f.repo}@{f.revision}: not here" for f in card.files]
+        lines = [f"{f.name} ({decimal(f.bytes, precision=2)}) of {f.repo}@{f.revision}: not here" for f in card.files]
         assert said[name].split("\n    ")[3:] == [*lines, f"fetch with: python -m otca rewards --fetch {name}"]
     pinned = "HPS_v2.1_compressed.pt (1.97 GB) of xswu/HPSv2@697403c78157020a1ae59d23f111aa58ced35b0a: not here"
     assert pinned in said["hpsv2"] and "med_config.json (500 bytes) of THUDM/ImageReward@5736be03" in said["image_reward"]

@@ -13,12 +13,12 @@ from PIL import Image
 
 from eval import scorers
 from eval.items import find_items
+from eval.media import write_mp4, write_webp
 from eval.metrics.encoders import embedded_encoder
 from eval.metrics.flow import DisFlow
 from eval.metrics.vbench import Entry
 from eval.score import ScoreConfig, score_folder, summary
 from eval.scorers import Scorer, metric_scorer, motion, one_column, reward_scorer, video_scorers
-from eval.videos import write_mp4, write_webp
 from otca.__main__ import main
 from otca.errors import InputError, RewardError
 from otca.serving import make_app
@@ -330,7 +330,7 @@ def test_a_scorer_is_made_for_every_file_of_weights_and_loads_on_the_device(tmp_
     makers = {"dino_encoder": "d", "clip_encoder": "c", "AestheticQuality": "a", "ImagingQuality": "i", "ViClip": "v"}
     for name, letter in makers.items():
         monkeypatch.setattr(scorers, name, lambda path, device, letter=letter: loaded.append((letter, device)))
-    monkeypatch.setattr(scorers, "load_flow", lambda path, device: loaded.append(("f", device)) or DisFlow())
+    monkeypatch.setattr(scorers, "RaftFlow", lambda path, device: loaded.append(("f", device)) or DisFlow())
     (tmp_path / "weights.pth").write_text("")
     given = ScoreConfig(tmp_path, videos=tmp_path, device="meta")
     for option in ("raft", "dino", "clip", "aesthetic", "musiq", "viclip"):

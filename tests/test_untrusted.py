@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from eval import generate
 from eval.evaluate import write_rows
-from eval.metrics.alignment import JudgeAccuracy, VideoJudgeAccuracy
+from eval.metrics.embedded import JudgeAccuracy, VideoJudgeAccuracy
 from otca import cli
 from otca.__main__ import main
 from otca.config import EvalConfig

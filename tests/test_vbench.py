@@ -14,20 +14,17 @@ import torch
 from safetensors.torch import save_file
 from torchvision import transforms
 
-from eval.media import Video
+from eval.media import Video, write_webp
 from eval.metrics import frame_quality
-from eval.metrics.encoders import CLIP_L14
-from eval.metrics.frame_quality import HEAD, HEAD_FILE, AestheticQuality, ImagingQuality
-from eval.metrics.musiq import Musiq, MusiqSizes, cut
+from eval.metrics.encoders import CLIP_L14, VBenchFile
+from eval.metrics.frame_quality import HEAD, HEAD_FILE, AestheticQuality, ImagingQuality, Musiq, cut
 from eval.metrics.vbench import DIMENSIONS, SCORES, dimension_means, is_static, read_entries, read_means, report, vbench_score
-from eval.metrics.weights import VBenchFile
 from eval.scorers import stillness
-from eval.videos import write_webp
 from otca import cli
 from otca.errors import InputError
 from otca.files import sha256
 
-TINY = MusiqSizes(stem=64, width=12, hidden=24, heads=2, layers=2)
+TINY = {"width": 12, "hidden": 24, "heads": 2, "layers": 2}
 VISION = {"image_size": 224, "width": 64, "layers": 1, "patch_size": 112}
 SMALL = dataclasses.replace(CLIP_L14, name="small")
 LIST = [
@@ -136,7 +133,7 @@ def test_the_filter_looks_at_videos_that_serve_flickering_alone(listed, monkeypa
 
         __call__ = padded
 
-    monkeypatch.setattr("eval.scorers.load_flow", lambda raft, device: Still())
+    monkeypatch.setattr("eval.scorers.RaftFlow", lambda raft, device: Still())
     entries = read_entries(listed)
     video, filtered = Video(torch.rand(9, 3, 64, 64), 8.0), stillness(listed, entries, "cpu")
     assert filtered(video, entries[0].prompt) == {"static": 1} and np.isnan(filtered(video, entries[1].prompt)["static"])
@@ -181,7 +178,7 @@ def picture(height: int, width: int) -> torch.Tensor:
 @pytest.fixture
 def musiq_file(tmp_path, monkeypatch):
     path = tmp_path / "musiq.pth"
-    torch.save(drawn({key: value.shape for key, value in Musiq(TINY).state_dict().items()}), path)
+    torch.save(drawn({key: value.shape for key, value in Musiq(**TINY).state_dict().items()}), path)
     monkeypatch.setattr(frame_quality, "MUSIQ_SIZES", TINY)
     monkeypatch.setattr(frame_quality, "MUSIQ_FILE", VBenchFile(sha256(path), ""))
     return path

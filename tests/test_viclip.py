@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from eval.metrics import viclip
+from eval.metrics.encoders import VBenchFile
 from eval.metrics.vbench import dimension_means, read_entries
 from eval.metrics.viclip import ViClip, frame_indices
-from eval.metrics.weights import VBenchFile
 from otca.errors import InputError
 from otca.files import sha256
 from tests.samples import small_weights

@@ -301,7 +301,6 @@ HEAD = "base_model.model.rm_head.weight"
         (lambda own: (own / WEIGHTS).unlink(), "checkpoint-11352/model.pth of KlingTeam/VideoReward is neither in"),
         (lambda own: (own / "tokenizer.json").write_text("{"), "cannot be loaded"),
         (lambda own: (own / "config.json").write_text("{"), "cannot be loaded"),
-        (changed_json("config.json", lambda c: c.update(video_token_id=7)), "and 7 in .*config.json; fetch both again"),
         (changed_json("model_config.json", lambda c: c.pop("inference_config")), r"cannot be loaded \('inference_config'\)"),
         (
             changed_json("model_config.json", lambda c: c["data_config"].update(prompt_template_type="simple")),

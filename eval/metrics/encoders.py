@@ -15,10 +15,9 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from eval.metrics.alignment import embedded_clip
-from eval.metrics.weights import VBenchFile, digest_of
+from eval.metrics.embedded import embedded_clip
 from otca.errors import InputError, one_line
-from otca.files import read_object
+from otca.files import read_object, sha256
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
 from otca.rewards.published import load_whole, read_weights
 
@@ -27,42 +26,57 @@ CONFIG = "open_clip_config.json"
 CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # weights in a folder of open_clip
 SIDE = 224  # shorter side of what an encoder sees, pixels
 CHUNK = 32  # frames a forward pass
-
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DINO_SIZES = {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}
-DINO = VBenchFile(
-    "bf34ad0f424b9029b593e8dc3ed553bf26e88bcba0d32bf3e62a6209cb64c85e",
-    "dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
-)
 Encode = Callable[[torch.Tensor], torch.Tensor]  # from frames (F, 3, H, W) in [0, 1] to features (F, D)
 
 
 @dataclass(frozen=True)
-class OpenAiClip:
-    """A CLIP of OpenAI, by open_clip's name: OpenAI's archive, of this SHA-256, and the hub's copy of its tensors by timm."""
+class VBenchFile:
+    """The very file that VBench reads: its SHA-256, and where it is had from."""
+
+    sha256: str
+    source: str
+
+    def column(self, metric: str, path: Path, other: str = "") -> tuple[str, str]:
+        """The column that a file fills, and its SHA-256: ``metric`` if it is this one, else ``other``; refused if that is ""."""
+        if not path.is_file():
+            raise InputError(f"metric {metric!r}: {path} not found; fetch it from {self.source}")
+        found = sha256(path)
+        if found != self.sha256 and not other:
+            said = f"{path} has SHA-256 {found[:16]}…, VBench's has {self.sha256[:16]}…"
+            raise InputError(f"metric {metric!r}: {said}; fetch it from {self.source}")
+        return metric if found == self.sha256 else other, found
+
+
+@dataclass(frozen=True)
+class OpenAiClip(VBenchFile):
+    """An archive of OpenAI's CLIP; ``name``: open_clip's of its network, which timm's repository ``hub`` has copied."""
 
     name: str
     archive: str
-    sha256: str
-    hub: str
 
-    @property
-    def source(self) -> str:
-        """Where its files are had from."""
-        return f"openaipublic.azureedge.net/clip/models/{self.sha256}/{self.archive} or the hub's {self.hub}"
+    @classmethod
+    def of(cls, name: str, sha256: str, archive: str, hub: str) -> OpenAiClip:
+        """With where its files are had from."""
+        return cls(sha256, f"openaipublic.azureedge.net/clip/models/{sha256}/{archive} or the hub's timm/{hub}", name, archive)
 
 
-CLIP_B32 = OpenAiClip(
-    "ViT-B-32-quickgelu",
-    archive="ViT-B-32.pt",
-    sha256="40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
-    hub="timm/vit_base_patch32_clip_224.openai",
+DINO = VBenchFile(
+    "bf34ad0f424b9029b593e8dc3ed553bf26e88bcba0d32bf3e62a6209cb64c85e",
+    "dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
 )
-CLIP_L14 = OpenAiClip(
+CLIP_B32 = OpenAiClip.of(
+    "ViT-B-32-quickgelu",
+    "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+    "ViT-B-32.pt",
+    "vit_base_patch32_clip_224.openai",
+)
+CLIP_L14 = OpenAiClip.of(
     "ViT-L-14-quickgelu",
-    archive="ViT-L-14.pt",
-    sha256="b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
-    hub="timm/vit_large_patch14_clip_224.openai",
+    "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+    "ViT-L-14.pt",
+    "vit_large_patch14_clip_224.openai",
 )
 
 
@@ -105,8 +119,6 @@ def dino_encoder(weights: Path, device: str | torch.device = "cpu") -> FrameEnco
     """`subject_consistency`: class token of DINO ViT-B/16 (Caron et al. 2021), frames with their shorter side at 224 pixels.
 
     ``weights``: facebookresearch/dino's own file (Apache-2.0 in its repository), or others under its names, which are timm's too.
-    The network is timm's; the embeddings of places are resized as in facebookresearch/dino (`dino_places`). Raises InputError
-    for what is missing or does not fit.
     """
     from timm.models.vision_transformer import VisionTransformer
 
@@ -121,10 +133,8 @@ def dino_encoder(weights: Path, device: str | torch.device = "cpu") -> FrameEnco
         token_NLD = token_NLD + dino_places(model.pos_embed, *frame_NCHW.shape[2:], DINO_SIZES["patch_size"])
         return model.norm(model.blocks(token_NLD))[:, 0]
 
-    def encode(video_FCHW: torch.Tensor) -> torch.Tensor:
-        return in_chunks(features, prepared(video_FCHW, "bilinear", IMAGENET_MEAN, IMAGENET_STD), device)
-
     protocol = {"backbone": f"DINO ViT-B/16, weights SHA-256 {digest[:16]}", "resolution": f"shorter side {SIDE}"}
+    encode = lambda video_FCHW: in_chunks(features, prepared(video_FCHW, "bilinear", IMAGENET_MEAN, IMAGENET_STD), device)  # noqa: E731
     return FrameEncoder(column, encode, protocol)
 
 
@@ -155,18 +165,17 @@ def clip_encoder(path: Path, device: str | torch.device = "cpu") -> FrameEncoder
 
 
 def clip_tower(metric: str, path: Path, clip: OpenAiClip, device: str | torch.device) -> tuple[Encode, str]:
-    """The image tower, and the SHA-256 of the file of weights.
+    """The image tower, and the SHA-256 of the file of weights; VBench runs it in half precision on a GPU, here it is single.
 
-    ``path``: OpenAI's archive, a folder that holds it, or a folder of open_clip. VBench runs the tower in half precision on a
-    GPU; here it is single. The archive holds code, so it is read only if its hash is OpenAI's. Raises InputError for other
-    files, for weights that do not fit, and for a folder of another network: the weights alone do not tell its activation.
+    ``path``: OpenAI's archive (it holds code, so it is read only if its hash is OpenAI's), a folder that holds it, or a folder of
+    open_clip of the same network: the weights alone do not tell its activation.
     """
     import open_clip
 
     who, archive = f"metric {metric!r}", path / clip.archive if path.is_dir() else path
     try:
         if archive.is_file() or not path.is_dir():
-            _, digest = VBenchFile(clip.sha256, clip.source).column(metric, archive)
+            _, digest = clip.column(metric, archive)
             model = open_clip.load_openai_model(str(archive), precision="fp32", device="cpu")
         else:
             weights = next((path / name for name in CLIP_FILES if (path / name).is_file()), None)
@@ -174,21 +183,16 @@ def clip_tower(metric: str, path: Path, clip: OpenAiClip, device: str | torch.de
                 raise InputError(f"{who}: {path} holds neither {' nor '.join((clip.archive, *CLIP_FILES))}; fetch {clip.source}")
             if read_object(path / CONFIG, who).get("model_cfg") != open_clip.get_model_config(clip.name):
                 raise InputError(f"{who}: {path / CONFIG} describes another network than {clip.name}; fetch {clip.source}")
-            digest, model = digest_of(metric, weights, clip.source), open_clip.create_model(clip.name, precision="fp32")
+            digest, model = sha256(weights), open_clip.create_model(clip.name, precision="fp32")
             load_whole(who, model, read_weights(who, weights), weights)
     except RuntimeError as error:
         raise InputError(f"{who}: {path} cannot be read ({one_line(error)}); fetch {clip.source}") from error
     tower = model.visual.to(device).eval().requires_grad_(False)
 
-    def encode(video_FCHW: torch.Tensor) -> torch.Tensor:
-        return in_chunks(tower, prepared(video_FCHW, "bicubic", CLIP_MEAN, CLIP_STD, crop=True), device)
-
-    return encode, digest
+    return lambda video_FCHW: in_chunks(tower, prepared(video_FCHW, "bicubic", CLIP_MEAN, CLIP_STD, crop=True), device), digest
 
 
-def prepared(
-    video_FCHW: torch.Tensor, mode: str, mean: Sequence[float], std: Sequence[float], crop: bool = False
-) -> torch.Tensor:
+def prepared(video_FCHW: torch.Tensor, mode: str, mean: Sequence[float], std: Sequence[float], crop=False) -> torch.Tensor:
     """Shorter side to 224 without antialiasing, as VBench does: of a file's 256 levels, and not rounded to them again."""
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import functional as transforms

@@ -1,9 +1,8 @@
 """Dense optical flow for the motion metrics: RAFT where its weights are at hand, else DIS, which needs none.
 
 A flow is a function of two frames (3, H, W) in [0, 1] that returns (H, W, 2) float32 pixels (x, y): what lies at p in the
-first frame lies at p + flow[p] in the second. It also has a ``name`` (the suffix of metric columns), a ``protocol``, and
-``vbench``, true where its weights are the very ones of VBench. Frames with a side below 128 pixels are enlarged by a whole factor
-and the flow divided by it: RAFT is not defined on smaller ones, and DIS (which is defined from 12 pixels on) gains.
+first frame lies at p + flow[p] in the second. Frames with a side below 128 pixels are enlarged by a whole factor and the flow
+divided by it: RAFT is not defined on smaller ones, and DIS (which is defined from 12 pixels on) gains.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from eval.metrics.weights import VBenchFile
+from eval.metrics.encoders import VBenchFile
 from otca.errors import InputError
 from otca.rewards.published import load_whole, read_weights
 
@@ -52,8 +51,7 @@ class DisFlow:
     Luminance would hide what moves over a background as bright as itself. Objects below a sixth of a side are underestimated.
     """
 
-    name = "dis"
-    vbench = False
+    name, vbench = "dis", False  # suffix of columns; whether the weights are the very ones of VBench
     protocol: ClassVar[dict[str, str]] = {
         "backbone": "OpenCV DISOpticalFlow, preset modality, on the principal colour axis of the two frames",
         "resolution": RESOLUTION,
@@ -77,10 +75,9 @@ class DisFlow:
 
 
 class RaftFlow:
-    """RAFT (Teed & Deng 2020), torchvision's large model, 20 updates, weights from a local file.
+    """RAFT (Teed & Deng 2020), torchvision's large model, 20 updates; weights in torchvision's layout or princeton-vl/RAFT's.
 
-    The file has the layout of torchvision or that of princeton-vl/RAFT, whose network is the same. Only raft-things.pth itself,
-    told by its SHA-256, is VBench's; others, torchvision's port of it among them, fill ``dynamic_degree_raft``. Licence of
+    Only raft-things.pth itself, told by its SHA-256, is VBench's; others fill ``dynamic_degree_raft``. Licence of
     princeton-vl/RAFT: BSD-3-Clause; for the weights none is stated apart.
     """
 
@@ -101,28 +98,25 @@ class RaftFlow:
     def __call__(self, first_CHW: torch.Tensor, second_CHW: torch.Tensor) -> np.ndarray:
         height, width = first_CHW.shape[1:]
         factor = _factor(height, width)
-        if factor == 1:
-            return unpadded(self.padded(first_CHW, second_CHW), height, width)
         pair = torch.stack([first_CHW, second_CHW]).to(next(self.model.parameters()))
-        pair = functional.interpolate(pair, scale_factor=factor, mode="bicubic").clamp(0, 1)
+        if factor > 1:
+            pair = functional.interpolate(pair, scale_factor=factor, mode="bicubic").clamp(0, 1)
         flow_HW2 = unpadded(self._padded(pair), height * factor, width * factor)
         return flow_HW2.reshape(height, factor, width, factor, 2).mean(axis=(1, 3)) / np.float32(factor)
 
     def padded(self, first_CHW: torch.Tensor, second_CHW: torch.Tensor) -> np.ndarray:
-        """The flow of the frames with their edges repeated up to sides of whole eights, over all of that: so VBench reads it.
-
-        Raises InputError for frames with a side below 128 pixels, where RAFT is not defined.
-        """
+        """The flow of the frames with their edges repeated up to sides of whole eights, over all of that: so VBench reads it."""
         height, width = first_CHW.shape[1:]
         if min(height, width) < MIN_SIDE:
             raise InputError(f"frames of {width}×{height} pixels are too small for VBench's RAFT, which needs {MIN_SIDE} a side")
-        return self._padded(torch.stack([first_CHW, second_CHW]).to(next(self.model.parameters())))
+        return self._padded(torch.stack([first_CHW, second_CHW]))
 
     @torch.inference_mode()
     def _padded(self, pair_2CHW: torch.Tensor) -> np.ndarray:
         missing_y, missing_x = (-side % 8 for side in pair_2CHW.shape[2:])
         top, left = missing_y // 2, missing_x // 2
-        pair = functional.pad(pair_2CHW * 2 - 1, (left, missing_x - left, top, missing_y - top), mode="replicate")
+        pair = pair_2CHW.to(next(self.model.parameters())) * 2 - 1
+        pair = functional.pad(pair, (left, missing_x - left, top, missing_y - top), mode="replicate")
         flow = self.model(pair[:1], pair[1:], num_flow_updates=RAFT_UPDATES)[-1]
         return flow[0].permute(1, 2, 0).float().cpu().numpy()
 
@@ -142,11 +136,6 @@ def unpadded(flow_HW2: np.ndarray, height: int, width: int) -> np.ndarray:
     """The flow of the frames themselves (height, width, 2), from `RaftFlow.padded`."""
     top, left = (-height % 8) // 2, (-width % 8) // 2
     return flow_HW2[top : top + height, left : left + width]
-
-
-def load_flow(raft_weights: Path | None = None, device: str | torch.device = "cpu") -> Flow:
-    """RAFT if its weights file is given, else DIS."""
-    return DisFlow() if raft_weights is None else RaftFlow(raft_weights, device)
 
 
 def warp(image_HWC: np.ndarray, flow_HW2: np.ndarray) -> np.ndarray:

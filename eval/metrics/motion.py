@@ -1,8 +1,7 @@
 """Motion metrics of single videos, after VBench (Huang et al. 2024) where it defines them.
 
-A metric bears VBench's name only where its backbone and its rule are VBench's own or no backbone is involved; any other ends in
-its backbone: `dynamic_degree_dis`, `motion_smoothness_raft`. eval/README.md says what each column tells. A frozen video has the
-best smoothness, flicker, warping error and consistency: read them beside dynamic degree, as `MotionMetrics` prints them.
+A metric bears VBench's name only where backbone and rule are VBench's own or no backbone is involved; any other ends in its
+backbone: `dynamic_degree_dis`. A frozen video has the best smoothness, flicker, warping error and consistency.
 """
 
 from __future__ import annotations
@@ -46,14 +45,13 @@ def dynamic_degree(video_FCHW: torch.Tensor, fps: float, flow: Flow) -> DynamicD
     if len(kept_FCHW) < 2:
         raise InputError(f"video of {len(video_FCHW)} frames at {fps:g} fps keeps one at {MOTION_FPS} fps, 2 are needed")
     height, width = video_FCHW.shape[2:]
-    threshold, needed = 6 * min(height, width) / 256, round(4 * len(kept_FCHW) / 16)
-    verdict = float("nan")
-    if getattr(flow, "vbench", False) and min(height, width) >= MIN_SIDE:  # any function of two frames may be a flow
-        fields = [flow.padded(a, b) for a, b in pairwise(kept_FCHW)]
+    threshold, needed, verdict = 6 * min(height, width) / 256, round(4 * len(kept_FCHW) / 16), float("nan")
+    as_vbench = getattr(flow, "vbench", False) and min(height, width) >= MIN_SIDE  # any function of two frames may be a flow
+    fields = [(flow.padded if as_vbench else flow)(a, b) for a, b in pairwise(kept_FCHW)]
+    if as_vbench:
         verdict = float(sum(longest_flow(field_HW2, 0.05) > threshold for field_HW2 in fields) >= needed)
-        own = [longest_flow(unpadded(field_HW2, height, width), 0.05) for field_HW2 in fields]
-    else:
-        own = [longest_flow(flow(a, b), 0.05) for a, b in pairwise(kept_FCHW)]
+        fields = [unpadded(field_HW2, height, width) for field_HW2 in fields]
+    own = [longest_flow(field_HW2, 0.05) for field_HW2 in fields]
     moves = sum(length > threshold for length in own) >= max(1, needed)
     return DynamicDegree(float(moves), float(np.mean(own)), verdict)
 
@@ -102,10 +100,7 @@ def warping_error(video_FCHW: torch.Tensor, flow: Flow) -> float:
 
 
 def temporal_flickering(video_FCHW: torch.Tensor) -> float:
-    """VBench's score (255 − mean |f_i − f_{i+1}|)/255 with frames in 0 … 255: 1 for a frozen video, higher is steadier.
-
-    VBench computes it on static scenes alone; elsewhere it measures motion as much as flicker.
-    """
+    """VBench's (255 − mean |f_i − f_{i+1}|)/255 with frames in 0 … 255: 1 is frozen; motion lowers it as much as flicker."""
     return float(1 - (video_FCHW[1:] - video_FCHW[:-1]).abs().mean(dtype=torch.float64))
 
 

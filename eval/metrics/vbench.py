@@ -1,11 +1,7 @@
 """VBench's table (Huang et al. 2024): which prompt serves which dimension, their means, and the scores made of these.
 
 Constants and rules are those of github.com/Vchitect/VBench at commit 45e79ec14e69a2187202c675d2dbce1a71843d53
-(``scripts/constant.py``, ``scripts/cal_final_score.py``, ``static_filter.py``). Measured in this repository, and named so only
-where the backbone is VBench's: subject and background consistency, dynamic degree, temporal flickering of static videos,
-aesthetic and imaging quality, overall consistency and temporal style. Not measured: motion smoothness (AMT-S), appearance style
-(CLIP and texts of its own), and the six that need detectors or classifiers (GRiT, Tag2Text, UMT); their means come from VBench's
-own run.
+(``scripts/constant.py``, ``scripts/cal_final_score.py``, ``static_filter.py``). eval/README.md says what is measured here.
 """
 
 from __future__ import annotations
@@ -100,10 +96,9 @@ def read_entries(prompts_file: Path) -> list[Entry] | None:
 def dimension_means(rows: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
     """Mean of each measured dimension over the videos whose prompt serves it: mean, videos, prompts, listed (prompts in all).
 
-    ``rows``: as `eval.score.score_folder` makes them. An entry's videos are those of its id, else of its text: VBench
-    lists two texts twice and counts their videos twice. Temporal flickering has VBench's name, and means the first five static
-    videos of a prompt, where ``rows`` has `STATIC`; else it is ``temporal_flickering_unfiltered``. Videos without a value do not
-    count, the others alike; VBench on one GPU weighs the two consistencies by frames.
+    An entry's videos are those of its id, else of its text: VBench lists two texts twice and counts their videos twice. Temporal
+    flickering means the first five static videos of a prompt, where ``rows`` has `STATIC`; else it is
+    ``temporal_flickering_unfiltered``. VBench on one GPU weighs the two consistencies by frames.
     """
     rows, out = rows.sort_values("file"), {}
     by_id, by_text = (dict(list(rows.groupby(column))) for column in ("prompt_id", "text"))
@@ -122,10 +117,7 @@ def dimension_means(rows: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFram
 
 
 def read_means(path: Path) -> dict[str, float]:
-    """Means from a JSON file: dimension → mean, or VBench's own ``…_eval_results.json``, dimension → [mean, videos].
-
-    Raises InputError naming a file that cannot be read, a name that is no dimension, or a mean that is no number.
-    """
+    """From a JSON file: dimension → mean, or VBench's own ``…_eval_results.json``, dimension → [mean, videos]."""
     content = read_json(path, "means of VBench's dimensions")
     if not isinstance(content, dict):
         raise InputError(f"means of VBench's dimensions: {path} must map dimensions to means")
@@ -163,9 +155,7 @@ def is_static(video_FCHW: torch.Tensor, flow: Flow) -> bool:
     """VBench's filter before temporal flickering: does the video show a still scene?
 
     A pair of frames moves if the mean length of its longest 2 % of flow vectors exceeds 3·min(H, W)/256 pixels, at any rate. At
-    most n = round(2F/16) pairs of neighbours may move, and first and last frame must lie within 2n times that threshold. The
-    flow is that of the padded frames, padding included, where it is VBench's own, which frames below 128 pixels a side have not:
-    raises InputError for these.
+    most n = round(2F/16) pairs of neighbours may move, and first and last frame must lie within 2n times that threshold.
     """
     check_video(video_FCHW, 2)
     field = flow.padded if flow.vbench else flow

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from eval.metrics.weights import VBenchFile
+from eval.metrics.encoders import VBenchFile
 from otca.errors import InputError, one_line
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD, to_pixels
 from otca.rewards.published import load_whole, read_weights
@@ -45,11 +45,9 @@ READ_OFF = {
 class ViClip:
     """`overall_consistency`: cosine of ViCLIP's features of a video and of its prompt, −1 to 1, about 0.2; higher is better.
 
-    ``weights``: the file that VBench reads (`FILE`); others of its layout fill
-    ``overall_consistency_viclip``. Licence: MIT in the hub's OpenGVLab/ViCLIP, which has a file of this name; in the repository
-    that VBench fetches it from, licence not stated. The network and its input follow vbench/third_party/ViCLIP of
-    github.com/Vchitect/VBench at 45e79ec, in float32; the published weights themselves were not at hand. Raises InputError for a
-    file that is missing or does not fit.
+    ``weights``: the file that VBench reads (`FILE`); others of its layout fill ``overall_consistency_viclip``. Licence: MIT in
+    the hub's OpenGVLab/ViCLIP; where VBench has it from, none is stated. Network and input follow vbench/third_party/ViCLIP of
+    github.com/Vchitect/VBench at 45e79ec, in float32; the published weights themselves were not at hand.
     """
 
     def __init__(self, weights: Path, device: str | torch.device = "cpu"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -55,11 +56,10 @@ def build_reward(
     timeout: float = TrainConfig.reward_timeout,
     fps: float = TrainConfig.reward_fps,
 ) -> Reward:
-    """Construct a reward of the registry, a ``module:class`` of the user's own, or a client of the server at an address.
+    """A reward of the registry, a ``module:class`` of the user's own, or a client of the server at an address.
 
     Published rewards live on ``device`` and look for their weights in ``files/<reward>/``, then in the hub's cache. A scoring
     takes at most ``timeout`` seconds, and the ``fps`` of the media is told to rewards that depend on it, unless they are 0.
-    Raises InputError for an unknown name, for weights that are missing or do not fit, and for no answer.
     """
     reward_class = find_reward(name)
     if is_remote(name):
@@ -79,9 +79,9 @@ def build_reward(
 def build_rewards(names: Sequence[str], *settings: object) -> list[Reward]:
     """`build_reward` of each, with its further arguments. Raises InputError where two would fill the same column."""
     rewards = [build_reward(name, *settings) for name in names]
-    twice = {reward.name for reward in rewards if sum(other.name == reward.name for other in rewards) > 1}
+    twice = [name for name, times in Counter(reward.name for reward in rewards).items() if times > 1]
     if twice:
-        raise InputError(f"rewards {', '.join(names)}: two of them are called {min(twice)!r}; name each but once")
+        raise InputError(f"rewards {', '.join(names)}: two of them are called {twice[0]!r}; name each but once")
     return rewards
 
 
@@ -132,6 +132,53 @@ def find_reward(name: str) -> type:
     return found
 
 
+def measured(name: str) -> set[str]:
+    """Names of what a reward measures, however it is named: its own, and those of what it derives from or adds up.
+
+    Of a class only what it says is known, not what it computes. What is no reward of the registry, no class and no address (a
+    metric of the evaluation's own) stands for itself.
+    """
+    name = _served_name(name)
+    if name not in REGISTRY and ":" not in name:
+        return {name}
+    found, out = find_reward(name), set()
+    for base in found.__mro__:
+        out |= {own for own in [_own_name(base)] if own and ("name" in vars(base) or "card" in vars(base))}
+        if f"{base.__module__}:{base.__qualname__}" in REGISTRY.values():
+            break
+    return {*(out or {name}), *getattr(found, "adds_up", ())}
+
+
+def column_of(name: str) -> str:
+    """The column that a reward fills, as far as its class says."""
+    return _served_name(name) if is_remote(name) else _own_name(find_reward(name)) or name
+
+
+def _served_name(name: str) -> str:
+    if not is_remote(name):
+        return name
+    from otca.rewards.remote import parsed  # whose packages a judge's server may lack
+
+    return parsed(name)[1]
+
+
+def _own_name(kind: type) -> str | None:
+    """What a class calls itself; None where it says so only once it is made."""
+    own = kind.card.name if issubclass(kind, PublishedReward) and hasattr(kind, "card") else getattr(kind, "name", None)
+    return own if isinstance(own, str) else None
+
+
+def check_trained_metrics(who: object, rewards: Sequence[str], place: str, held_out: Sequence[str]) -> None:
+    """Raise InputError where ``who`` would train on what the evaluation of ``place`` holds out, under whatever name."""
+    kept = set().union(*map(measured, held_out))
+    both = [name for name in rewards if measured(name) & kept]
+    if both:
+        raise InputError(
+            f"{who} trains on {', '.join(both)}, which the evaluation of {place} holds out; change one of them, or say "
+            "--allow-trained-metric"
+        )
+
+
 class AsyncScoring:
     """Scores asked for while sampling goes on: media come in parts, in order, and go to the rewards that can `submit`."""
 
@@ -168,8 +215,7 @@ def score_all(
 ) -> Scores:
     """Score every sample with every reward; raises `RewardError` on an exception, NaN, Inf, a wrong shape, or no end in time.
 
-    ``background`` has been given these very media, if it is given. Rewards that compute elsewhere do so at once, and are
-    waited for last; their ``seconds`` are those of the wait.
+    ``background`` has been given these very media. Rewards that compute elsewhere do so at once, and are waited for last.
     """
     if background is None:
         background = AsyncScoring(rewards)
@@ -178,11 +224,11 @@ def score_all(
     try:
         for k in sorted(range(len(rewards)), key=lambda k: background.parts_K[k] is not None):
             reward, parts, started = rewards[k], background.parts_K[k], time.perf_counter()
-            limit, here = getattr(reward, "seconds", 0.0), parts is None
-            if here and limit:
+            limit = getattr(reward, "seconds", 0.0)
+            if parts is None and limit:
                 parts = [Workers(1, f"reward {reward.name}").submit(as_here(reward.score), media_BFCHW, prompts)]
             try:
-                value_B = joined(parts, limit, end=here) if parts else reward.score(media_BFCHW, prompts)
+                value_B = joined(parts, limit) if parts else reward.score(media_BFCHW, prompts)
             except Late as error:
                 said = f"reward {reward.name!r} has not scored {_name(prompts)} within {limit:g} s"
                 raise RewardError(f"{said}; if it is only slow, raise reward_timeout (0 is no limit)") from error

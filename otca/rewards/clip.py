@@ -19,7 +19,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from otca.errors import InputError
-from otca.rewards.pixels import CLIP_MEAN, CLIP_STD, preprocessed
+from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
 from otca.rewards.published import CARDS, PictureReward, five_layers, load_whole, read_weights
 
 CONFIG = "open_clip_config.json"
@@ -28,11 +28,11 @@ HPS = "HPS_v2.1_compressed.pt"
 
 
 class _Tower(PictureReward):
-    """Cosine of picture and text; a subclass sets ``model``, ``tokenize``, ``transform``, ``side`` and ``device``."""
+    """Cosine of picture and text; a subclass sets ``model``, ``tokenize``, ``transform`` and ``device``."""
 
     def _images(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Unit features (N, D)."""
-        return self.model.encode_image(preprocessed(pictures, self.transform, self.side).to(self.device), normalize=True)
+        return self.model.encode_image(torch.stack(list(map(self.transform, pictures))).to(self.device), normalize=True)
 
     def _read(self, texts: list[str]) -> torch.Tensor:
         """Unit features (N, D) of texts, cut at the tower's context length."""
@@ -53,16 +53,14 @@ class _Tower(PictureReward):
         )
         self.model = load_whole(f"reward {self.name!r}", model, dict(model.state_dict()), path.parent)
         self.tokenize = open_clip.get_tokenizer(f"local-dir:{path.parent}")
-        self.side, self.device, self.config = max(open_clip.model.to_2tuple(model.visual.image_size)), device, config
+        self.device, self.config = device, config
 
 
 class HPSv2(_Tower):
     """HPSv2.1: cosine of a CLIP ViT-H/14 (GELU) fine-tuned on human choices, usually 0.2 to 0.35, without logit scale.
 
-    Its file holds float16, which is loaded into a float32 network. The published code makes a float tensor of the picture and
-    resizes that: the longest side to 224, bicubic, neither rounded nor clamped, then black padding. It therefore depends on
-    torchvision: from 0.17 on, as here and as installed by DanceGRPO and Flow-GRPO, with antialiasing. It runs under autocast,
-    this in float32.
+    The published code resizes a float tensor of the picture: the longest side to 224, bicubic, neither rounded nor clamped, then
+    black padding. It therefore depends on torchvision: from 0.17 on, as here, DanceGRPO and Flow-GRPO have it, with antialiasing.
     """
 
     card = CARDS["hpsv2"]
@@ -123,10 +121,7 @@ class ClipScoreB32(ClipScore):
 
 
 class AestheticV2(_Tower):
-    """LAION's aesthetic predictor v2: five linear layers on the unit features of OpenAI's CLIP ViT-L/14; about 1 to 10.
-
-    The prompt is not looked at.
-    """
+    """LAION's aesthetic predictor v2: five linear layers on the unit features of OpenAI's CLIP ViT-L/14, whatever the prompt."""
 
     card = CARDS["aesthetic_v2"]
 
@@ -162,14 +157,10 @@ class PickScore(_Tower):
         weights = {key: value for key, value in read_weights(who, path).items() if not key.endswith(counted)}
         self.model, self.device = load_whole(who, model, weights, path).to(device), device
         self.tokenizer = CLIPTokenizer(vocab=str(files["vocab.json"]), merges=str(files["merges.txt"]))
-        self.processor, self.side = CLIPImageProcessorPil(), model.config.vision_config.image_size
-
-    def transform(self, picture: Image.Image) -> torch.Tensor:
-        """A network input (3, 224, 224)."""
-        return self.processor(picture.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+        self.processor = CLIPImageProcessorPil()
 
     def _images(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        pixel_NCHW = preprocessed(pictures, self.transform, self.side).to(self.device)
+        pixel_NCHW = self.processor([p.convert("RGB") for p in pictures], return_tensors="pt")["pixel_values"].to(self.device)
         return nn.functional.normalize(self.model.get_image_features(pixel_values=pixel_NCHW).pooler_output, dim=-1)
 
     def _read(self, texts: list[str]) -> torch.Tensor:

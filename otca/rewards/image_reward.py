@@ -18,7 +18,6 @@ from torch import nn
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from otca.errors import InputError
-from otca.rewards.pixels import preprocessed
 from otca.rewards.published import CARDS, PictureReward, five_layers, load_whole, read_weights
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
@@ -53,11 +52,7 @@ RENAMED = (
 
 
 class ImageReward(PictureReward):
-    """ImageReward-v1.0 (arXiv:2304.05977), standardised: about 0 on average, most pictures between −2 and 2.
-
-    In float32, as published; pictures go through torchvision's resize and crop on Pillow before they are made RGB, as in
-    open_clip, whose transform it is.
-    """
+    """ImageReward-v1.0 (arXiv:2304.05977), standardised: about 0 on average, most pictures between −2 and 2."""
 
     card = CARDS["image_reward"]
     vision: ClassVar[dict[str, Any]] = {
@@ -85,12 +80,12 @@ class ImageReward(PictureReward):
         self.tokenizer.add_tokens(ADDED, special_tokens=True)
         weights = {key: value for key, value in read_weights(who, path).items() if key not in UNUSED}
         self.network = load_whole(who, build_network(self.vision, text), weights, path, own_name).to(device)
-        self.device, self.side = device, self.vision["image_size"]
-        self.transform = open_clip.image_transform(self.side, is_train=False)
+        self.device, self.transform = device, open_clip.image_transform(self.vision["image_size"], is_train=False)
 
     def _score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
         blip = self.network["blip"]
-        patch_NLD = blip["visual_encoder"](preprocessed(pictures, self.transform, self.side).to(self.device)).last_hidden_state
+        pixel_NCHW = torch.stack(list(map(self.transform, pictures))).to(self.device)
+        patch_NLD = blip["visual_encoder"](pixel_NCHW).last_hidden_state
         tokens = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
         text_NLD = blip["text_encoder"](
             input_ids=tokens.input_ids.to(self.device),
@@ -103,8 +98,7 @@ class ImageReward(PictureReward):
 def build_network(vision: Mapping[str, Any], text: Mapping[str, Any]) -> nn.ModuleDict:
     """BLIP's two encoders and the head, with random weights, named as in the file but for the inside of the vision tower.
 
-    ``vision``, ``text``: settings of `BlipVisionConfig` and `BlipTextConfig`. A text encoder that is built as a decoder has
-    cross-attention in every layer; called plainly, it masks nothing but padding.
+    A text encoder built as a decoder has cross-attention in every layer; called plainly, it masks nothing but padding.
     """
     text_config = BlipTextConfig(**text, encoder_hidden_size=vision["hidden_size"], is_decoder=True)
     encoders = {

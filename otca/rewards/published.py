@@ -23,13 +23,15 @@ from PIL import Image
 
 from otca.errors import InputError, one_line, printable
 from otca.files import sha256
-from otca.rewards.pixels import to_pictures
+from otca.rewards.pixels import check_ratio, to_pictures
 from otca.types import Prompt
 
 log = logging.getLogger(__name__)
 
+MEDIA = {"image": "images", "video": "videos", "both": "images and videos"}
 DIGITS = 16  # of a hash, how many a message shows
 CHUNK = 32  # pictures or texts that go through a network at a time
+MAX_RATIO = 100  # longer over shorter side of a picture: preprocessing enlarges the shorter one to a few hundred pixels
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,9 @@ class PictureReward(PublishedReward):
 
     @torch.inference_mode()
     def score_pictures(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
-        """Scores, float32 (N,), of pictures in any mode of Pillow's."""
+        """Scores, float32 (N,), of pictures in any mode of Pillow's. Raises InputError for one beyond `MAX_RATIO`."""
+        for picture in pictures:
+            check_ratio(self.name, *picture.size, MAX_RATIO)
         distinct = list(dict.fromkeys(texts))
         read = {text: told for part in _parts(distinct) for text, told in zip(part, self._read(part))}
         pairs = zip(_parts(pictures), _parts([read[text] for text in texts]))
@@ -169,10 +173,7 @@ def is_other(file: HubFile, path: Path) -> bool:
 
 
 def load_published(kind: type[PublishedReward], root: str | Path, device: torch.device) -> PublishedReward:
-    """A scorer of the files that `find_files` finds, with a warning for each that is not the published one, as a fine-tune is.
-
-    Raises InputError for files that are missing, unreadable or do not fit, whatever library says so.
-    """
+    """A scorer of the files that `find_files` finds, with a warning for each that is not the published one, as a fine-tune is."""
     card, files, known = kind.card, find_files(kind.card, root), []
     try:
         for file in card.files:
@@ -212,11 +213,44 @@ def fetch(card: Card) -> dict[str, Path]:
     return found
 
 
+def described(name: str, kind: type, root: str) -> str:
+    """What `otca rewards` says of a reward: what it measures and takes, where it comes from, and a line for each file."""
+    from rich.filesize import decimal
+
+    if issubclass(kind, PublishedReward):
+        facts, what, lines = kind.card, kind.card.measures, _listed_files(kind.card, root)
+        memory = f"{facts.memory:g} GB on a GPU, {facts.memory_cpu:g} GB on a CPU" if facts.memory_cpu else f"{facts.memory:g} GB"
+        if facts.files:  # the largest is held while it is read
+            memory += f", and {decimal(max(file.bytes for file in facts.files), precision=2)} more while loading"
+    else:
+        facts, what, memory = kind(), (kind.__doc__ or "").strip().splitlines()[0], "none, as it has no network"
+        lines = [f"files: none, as it comes with this repository (revision {facts.revision})"]
+    low, high = facts.range
+    takes = f"{MEDIA[facts.modality]}; range: {low:g} to {high:g}; memory: {memory}; licence: {facts.licence}"
+    return "\n    ".join([f"{name}: {what}", takes, f"source: {facts.source}", *lines])
+
+
+def _listed_files(card: Card, root: str) -> list[str]:
+    """A line for each file, with its size, hub id, revision and path, and a last one if some are to be fetched."""
+    from rich.filesize import decimal
+
+    if card.package:
+        return [f"files: in the package (revision {card.revision})"]
+    found, lines = located(card, root), []
+    for file in card.files:
+        path, state = found[file.name], "not here"
+        if path and is_other(file, path):
+            state = f"{path}, not the published file (SHA-256 {digest(path)[:DIGITS]}…)"
+        elif path:
+            state = f"{path}, {'as published' if file.sha256 else 'no hash on record'}"
+        lines.append(f"{file.name} ({decimal(file.bytes, precision=2)}) of {file.repo}@{file.revision}: {state}")
+    return lines + [f"fetch with: python -m otca rewards --fetch {card.name}"] * (None in found.values())
+
+
 def read_weights(who: str, path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors, .pt, .pth or .bin file, on the CPU; nothing but tensors is ever unpickled.
 
-    A file that keeps them under ``state_dict`` or ``model`` is unwrapped; ``who``: as "reward 'clip'", in messages. Raises
-    InputError for what cannot be read or holds anything else.
+    A file that keeps them under ``state_dict`` or ``model`` is unwrapped; ``who``: as "reward 'clip'", in messages.
     """
     try:
         if path.suffix == ".safetensors":
@@ -237,10 +271,7 @@ def read_weights(who: str, path: Path) -> dict[str, torch.Tensor]:
 def load_whole(
     who: str, module: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path, ours: Callable[[str], str] = str
 ) -> torch.nn.Module:
-    """The module with weights that fit key by key, frozen, in evaluation mode; ``ours``: its name of a key of the file.
-
-    Raises InputError naming what is missing, left over or misshapen, and tensors that hold NaN or Inf.
-    """
+    """The module with weights that fit key by key, frozen, in evaluation mode; ``ours``: its name of a key of the file."""
     bad = next((key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()), None)
     if bad is not None:
         raise InputError(f"{who}: {path} holds NaN or Inf in {bad}; fetch it again")
@@ -252,10 +283,7 @@ def load_whole(
 
 
 def five_layers(features: int) -> torch.nn.Sequential:
-    """The head of LAION's aesthetic predictor, which ImageReward took over: linear layers without activations.
-
-    They stand at the places 0, 2, 4, 6 and 7, as in the files; dropout followed the first three in training.
-    """
+    """The head of LAION's predictor and of ImageReward: linear layers at the places 0, 2, 4, 6 and 7, as in the files."""
     sizes = itertools.pairwise((features, 1024, 128, 64, 16, 1))
     first, second, third, *last = (torch.nn.Linear(before, after) for before, after in sizes)
     gap = torch.nn.Identity()

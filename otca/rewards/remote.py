@@ -15,7 +15,7 @@ import httpx
 import torch
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from otca.bounds import checked_rate
+from otca.bounds import Count, CountOrZero, Positive, Settings, checked_rate
 from otca.errors import InputError, RewardError, nearest, one_line
 from otca.rewards import wire
 from otca.rewards.pixels import to_pixels
@@ -31,24 +31,23 @@ SHARE = 0.9  # of a body's limit, what media may take; prompts have the rest
 
 
 @dataclass(frozen=True)
-class Calls:
+class Calls(Settings):
     """How a server is asked."""
 
-    batch: int = 16
+    batch: Count = 16
     """Samples a request at most; fewer where the server's limits say so."""
-    in_flight: int = 4
+    in_flight: Count = 4
     """Requests at once."""
-    timeout: float = 90.0
+    timeout: Positive = 90.0
     """Seconds until an answer must begin, the time that a request waits for its turn included."""
-    retries: int = 5
+    retries: CountOrZero = 5
     """Further tries after a request that got no answer, or one of `PASSING`."""
 
 
 class RemoteReward:
-    """Scores of a server. What it is (range, source, licence, modality, fps) is what the server says of it.
+    """Scores of a server, which says what it is (range, source, licence, modality, fps).
 
-    Each value of the media is rounded to 256 levels on the way. The score is therefore that of the saved picture, and equals the
-    score that the same reward gives such media in this process.
+    Media are rounded to 256 levels on the way: the score is that of the saved picture.
     """
 
     def __init__(self, url: str):
@@ -84,12 +83,7 @@ class RemoteReward:
         return joined(self.submit(media_BFCHW, prompts))
 
     def submit(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> list[Future[torch.Tensor]]:
-        """Begin to score and return at once: the scores of consecutive samples, a future for each request.
-
-        Media are copied to the CPU first, so that they may change or go afterwards. Raises RewardError for NaN and Inf.
-        """
-        if not bool(torch.isfinite(media_BFCHW).all()):
-            raise RewardError("the media hold NaN or Inf")
+        """Begin to score and return at once: the scores of consecutive samples, a future for each request."""
         pixel_BFCHW, size = to_pixels(media_BFCHW.float()).cpu(), self._samples(media_BFCHW[0].numel())
         fps = checked_rate(f"reward {self.name!r}: fps", self.fps) if hasattr(self, "fps") else None
         parts = (slice(first, first + size) for first in range(0, len(prompts), size))
@@ -152,21 +146,18 @@ def parsed(url: str) -> tuple[str, str, Calls]:
         raise InputError(f"a reward's address holds an @, a user or a password; put a token into {wire.TOKEN} instead")
     try:
         parts = urlsplit(url)
-        name = parts.path.rstrip("/").rpartition("/")[2]
+        path, name = parts.path.rstrip("/"), parts.path.rstrip("/").rpartition("/")[2]
         known = bool(parts.hostname) and parts.port != 0 and not parts.fragment and wire.NAME.fullmatch(name)
     except ValueError:  # a port that is none, an address in brackets that is none
         known = False
     if not known:
         raise InputError(f"reward {url!r}: write http://HOST:PORT/NAME, as in http://127.0.0.1:8000/hpsv2")
     settings = asdict(Calls())
-    for key, text in parse_qsl(parts.query, keep_blank_values=True):
-        if key not in settings:
-            raise InputError(f"reward {url!r}: unknown setting {key!r}{nearest(key, settings)} (known: {', '.join(settings)})")
-        try:
+    try:
+        for key, text in parse_qsl(parts.query, keep_blank_values=True):
+            if key not in settings:
+                raise InputError(f"unknown setting {key!r}{nearest(key, settings)} (known: {', '.join(settings)})")
             settings[key] = type(settings[key])(text)
-        except ValueError as error:
-            raise InputError(f"reward {url!r}: {key} is {text!r}; it must be a number") from error
-    calls = Calls(**settings)
-    if min(calls.batch, calls.in_flight) < 1 or not 0 < calls.timeout < float("inf") or calls.retries < 0:
-        raise InputError(f"reward {url!r}: batch and in_flight must be at least 1, timeout positive, retries at least 0")
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", name, calls
+        return f"{parts.scheme}://{parts.netloc}{path}", name, Calls(**settings)
+    except ValueError as error:  # InputError too
+        raise InputError(f"reward {url!r}: {error}") from error

@@ -68,10 +68,7 @@ _rated: OrderedDict[tuple, torch.Tensor] = OrderedDict()
 
 
 def frame_indices(frames: int, fps: float, sampled_fps: float = 2.0) -> list[int]:
-    """Which frames of a video are looked at: an even number, from the first to the last at equal distances.
-
-    Raises InputError for a single frame.
-    """
+    """Which frames of a video are looked at: an even number, from the first to the last at equal distances."""
     if frames < PAIR:
         raise InputError(f"VideoAlign takes videos of at least {PAIR} frames, not {frames}; use a reward for pictures")
     most = min(MOST_FRAMES, frames) // PAIR * PAIR
@@ -136,10 +133,7 @@ def load_network(reward: str, config: Any, rank: int, alpha: int, path: Path, de
 
 
 class _Judge:
-    """The network with its tokenizer and settings; ``key`` tells its files and its device.
-
-    Weights are loaded at once, or, where they are known to fit, with the first call whose ratings are not known.
-    """
+    """The network with its tokenizer and settings; ``key`` tells its files and its device."""
 
     def __init__(self, reward: str, files: Mapping[str, Path], device: torch.device, key: tuple):
         from tokenizers import Tokenizer
@@ -159,11 +153,6 @@ class _Judge:
         config = Qwen2VLConfig.from_dict(json.loads(files["config.json"].read_text()))
         self.token_3 = torch.tensor([self.tokenizer.token_to_id(token) for token in REWARD_TOKENS])
         self.video_token, self.pad_token = (self.tokenizer.token_to_id(token) for token in (VIDEO_TOKEN, PAD_TOKEN))
-        if config.video_token_id != self.video_token:
-            raise InputError(
-                f"reward {reward!r}: {VIDEO_TOKEN} is {self.video_token} in {files['tokenizer.json']} and "
-                f"{config.video_token_id} in {files['config.json']}; fetch both again"
-            )
         config.text_config.vocab_size = self.tokenizer.get_vocab_size()
         self.device, self.key = device, key
         self._source = (reward, config, settings["lora_r"], settings["lora_alpha"], files[WEIGHTS], device)
@@ -173,7 +162,7 @@ class _Judge:
 
     @cached_property
     def network(self) -> Network:
-        """Qwen2-VL with its head. Raises InputError for weights that do not fit."""
+        """Qwen2-VL with its head; once its weights are known to fit, loaded with the first call whose ratings are not known."""
         return load_network(*self._source)
 
     def ratings(self, media_BFCHW: torch.Tensor, texts: list[str], fps: float) -> torch.Tensor:
@@ -235,10 +224,7 @@ class _VideoAlign(PublishedReward):
         _loaded[key] = self._judge
 
     def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        """Standardised scores, float32 (B,), of videos of at least 2 frames.
-
-        Raises InputError for pictures, and for prompts that contain tokens of the instruction.
-        """
+        """Standardised scores, float32 (B,), of videos of at least 2 frames."""
         fps = checked_rate(f"reward {self.name!r}: fps", self.fps)
         return self._judge.ratings(media_BFCHW, [prompt.text for prompt in prompts], fps)[:, self.parts].sum(1)
 

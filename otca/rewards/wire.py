@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from otca.bounds import checked_rate
 from otca.errors import InputError, one_line
 from otca.files import parse_json
-from otca.rewards.pixels import MAX_FRAMES, MAX_PIXELS, MAX_VIDEO_PIXELS, TooLarge
+from otca.rewards.pixels import MAX_FRAMES, MAX_PIXELS, MAX_VIDEO_PIXELS
 from otca.types import Prompt
 
 VERSION = 2
@@ -32,6 +32,10 @@ TOKEN = "OTCA_REWARD_TOKEN"
 """Environment variable with the bearer token, for server and client; it belongs in no config file."""
 MAX_ITEMS = 1024
 MAX_HEAD = 16_000_000  # samples, and bytes of the head, of one request
+
+
+class TooLarge(InputError):
+    """A request beyond the limits."""
 
 
 def bearer_token() -> str:
@@ -51,10 +55,7 @@ def pack(pixel_BFCHW: torch.Tensor, prompts: list[Prompt], fps: float | None = N
 
 
 def unpack(body: bytes | bytearray) -> tuple[torch.Tensor, list[Prompt], float | None]:
-    """Media float32 (B, F, 3, H, W) in [0, 1], their prompts, and their frames a second if the body states them.
-
-    Raises TooLarge where a limit is passed and InputError for everything else that is not as written above.
-    """
+    """Media float32 (B, F, 3, H, W) in [0, 1], their prompts, and their frames a second if the body states them."""
     length = int.from_bytes(body[:8], "little")
     if length > MAX_HEAD:
         raise TooLarge(f"a head of {length} bytes; the limit is {MAX_HEAD}")

@@ -55,45 +55,40 @@ class Workers:
                 future.set_result(answer)
 
 
-def joined(parts: Sequence[Future[torch.Tensor]], seconds: float = 0.0, end: bool = False) -> torch.Tensor:
+def joined(parts: Sequence[Future[torch.Tensor]], seconds: float = 0.0) -> torch.Tensor:
     """The scores of consecutive samples, once all are there: (B,).
 
     Raises the first error as soon as there is one, `Late` after so many seconds (0: never), and what signal handlers raise.
-    What has not begun is called off then, and with ``end`` the threads that are at work are told to end.
+    What has not begun is called off then, and threads of `Workers` that are at work are told to end.
     """
     try:
         done, late = wait(parts, min(seconds, threading.TIMEOUT_MAX) or None, FIRST_EXCEPTION)
         found = [part.result() for part in parts if part in done]
         if late:
             raise Late(f"no answer within {seconds:g} s")
-        return found[0] if len(found) == 1 else torch.cat(found)
+        return torch.cat(found)
     finally:
         for part in parts:
-            if not part.cancel() and not part.done() and end:
+            if not part.cancel() and not part.done() and hasattr(part, "thread"):
                 part.thread.end()
 
 
 def as_here(function: Callable[..., Answer]) -> Callable[..., Answer]:
-    """The function, to be called in another thread, under what torch keeps for each thread apart, as it is in this one.
-
-    Gradients, inference mode, autocast, the number of threads, the GPU and its stream; and this thread's context variables.
-    """
+    """The function, to be called in another thread, under what torch and Python keep for each thread, as it is in this one."""
     gradients, inference, threads = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_num_threads()
     lower = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
     stream = torch.cuda.current_stream() if torch.cuda.is_initialized() else None
     context = contextvars.copy_context()
 
     def called(*arguments: object) -> Answer:
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
         with ExitStack() as modes:
             modes.enter_context(torch.inference_mode(inference))
             modes.enter_context(torch.set_grad_enabled(gradients))
             for kind, dtype in lower:
                 modes.enter_context(torch.autocast(kind, dtype))
             if stream is not None:
-                modes.enter_context(torch.cuda.device(stream.device))
-                modes.enter_context(torch.cuda.stream(stream))
+                modes.enter_context(torch.cuda.stream(stream))  # and its device
             return context.run(function, *arguments)
 
     return called
