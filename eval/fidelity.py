@@ -105,8 +105,6 @@ def correlations_RK(credit_TBK: np.ndarray, truth: Truth, group_B: np.ndarray, c
     y_TBK = group_centred(truth.increment_TBK, group_B)
     if axis == "step":
         x_TBK, y_TBK = x_TBK - x_TBK.mean(0), y_TBK - y_TBK.mean(0)
-    elif axis not in AXES:
-        raise ValueError(f"unknown axis {axis!r}; choose from {', '.join(AXES)}")
     x_TBK = np.where(np.abs(x_TBK) < 1e-7 * (np.abs(credit_TBK).max() + 1e-30), 0.0, x_TBK)  # rounding is no variation
     if axis != "sample":
         x_TBK, y_TBK = x_TBK.reshape(1, -1, x_TBK.shape[2]), y_TBK.reshape(1, -1, y_TBK.shape[2])

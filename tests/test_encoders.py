@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import warnings
 
 import numpy as np
@@ -55,24 +54,6 @@ def test_frame_consistency_of_embedded_clips_and_order_of_columns():
     assert MotionMetrics(encoders=[encoder]).protocol["frame_consistency_embedded"]["backbone"].startswith("embedded")
 
 
-def cubic(distance: float) -> float:
-    """Keys' kernel at −0.75."""
-    x, a = abs(distance), -0.75
-    if x <= 1:
-        return (a + 2) * x**3 - (a + 3) * x**2 + 1
-    return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
-
-
-def bicubic_weights(old: int, new: int, factor: float) -> torch.Tensor:
-    """(new, old): sample i lies at (i + ½)/factor − ½ of the old grid, whose edge goes on for ever."""
-    out = torch.zeros(new, old, dtype=torch.float64)
-    for i in range(new):
-        place = (i + 0.5) / factor - 0.5
-        for j in range(math.floor(place) - 1, math.floor(place) + 3):
-            out[i, min(max(j, 0), old - 1)] += cubic(place - j)
-    return out
-
-
 @pytest.fixture
 def dino_file(tmp_path, monkeypatch):
     monkeypatch.setattr(encoders, "DINO_SIZES", DINO)
@@ -96,15 +77,7 @@ def test_dino_features_are_those_of_its_authors_network(dino_file, height, width
     torch.testing.assert_close(found_FD[:, :3], torch.tensor(DINO_FEATURES[height, width]), atol=2e-4, rtol=1e-4)
 
 
-def test_places_are_sampled_where_the_authors_sample_them():
-    """Of 14 columns, number j of 24 is read at (j + ½)·14/24.1 − ½ and not at (j + ½)·14/24 − ½."""
-    wave = torch.arange(14.0).mul(0.9).sin()
-    table = torch.cat([torch.full((1, 1, 1), -7.0), wave.expand(14, 14).flatten()[None, :, None]], dim=1)
-    places = dino_places(table, 224, 398, 16)
-    assert places.shape == (1, 1 + 14 * 24, 1) and places[0, 0, 0] == -7
-    row = places[0, 1:, 0].unflatten(0, (14, 24))[7].double()
-    torch.testing.assert_close(row, bicubic_weights(14, 24, 24.1 / 14) @ wave.double(), atol=1e-5, rtol=0)
-    assert (row - bicubic_weights(14, 24, 24 / 14) @ wave.double()).abs().max() > 0.02
+def test_places_are_resized_but_for_the_trained_size():
     square = torch.randn(1, 197, 4)
     assert dino_places(square, 224, 224, 16) is square
     assert not torch.equal(dino_places(square, 224, 238, 16), square)  # as many patches, and yet resized by 14.1/14

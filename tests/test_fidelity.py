@@ -127,12 +127,6 @@ def test_intervals_resample_groups():
     estimate, low, high = interval(value_R)
     assert estimate == pytest.approx(value_P.mean())
     assert high - low == pytest.approx(2 * 1.96 * value_P.std() / np.sqrt(GROUPS), rel=0.2)
-    with pytest.raises(ValueError, match="unknown axis 'time'"):
-        correlations_RK(np.zeros((T, 1, 1)), no_truth(), GROUP_B[:1], COUNTS[:, :1], "time")
-
-
-def no_truth() -> Truth:
-    return Truth(np.zeros((T, 1, 1)), np.zeros((T, 1, 1)), *[np.zeros((1, 1))] * 3)
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ import torch
 
 from otca.__main__ import main
 from otca.checkpoint import checkpoints
-from otca.config import TrainConfig
 from otca.errors import RewardError
-from otca.rewards.base import AsyncScoring, build_reward, score_all
+from otca.rewards.base import AsyncScoring, score_all
 from otca.rewards.workers import Worker, Workers
 from tests.processes import ran
 from tests.servers import Told, blank
@@ -117,11 +116,6 @@ def test_a_slow_reward_in_time_scores_the_same_bits_under_the_same_settings(monk
     HERE.reset(token)
     assert torch.equal(near, far) and len(near.unique()) == 6 and not far.requires_grad
     assert Settings.seen == (expected, expected)
-
-
-def test_the_limit_is_that_of_the_settings():
-    assert build_reward("quality").seconds == TrainConfig().reward_timeout == 600
-    assert build_reward("quality", timeout=0).seconds == 0
 
 
 @pytest.mark.parametrize("error", [ValueError("no GPU"), TimeoutError("of its own")])

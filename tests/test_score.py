@@ -176,19 +176,6 @@ def test_a_killed_scoring_goes_on_where_it_was_and_scores_only_what_changed(squa
     assert len(calls) == 3 + 12
 
 
-def test_what_goes_away_meanwhile_has_no_numbers(squares):
-    victim = squares / "2.png"
-
-    def load():
-        victim.unlink()
-        return lambda media, prompts: {"removed": [1.0] * len(media)}
-
-    rows = scored(squares, [counting([]), Scorer("removed", load)], True).set_index("file")
-    assert f"image {victim} cannot be read" in rows.error[victim.name] and (rows.error == "").sum() == 5
-    assert rows.loc[victim.name, ["frames", "fps", "height", "width", "count", "removed"]].isna().all()
-    assert rows.drop(victim.name)[["height", "count", "removed"]].notna().all(axis=None)
-
-
 def test_one_model_is_in_memory_at_a_time_and_fills_its_own_columns(squares):
     """Also of models that refer to themselves, which only a collection of garbage frees."""
     alive, most = weakref.WeakSet(), []

@@ -66,7 +66,7 @@ def joined(parts: Sequence[Future[torch.Tensor]], seconds: float = 0.0) -> torch
         found = [part.result() for part in parts if part in done]
         if late:
             raise Late(f"no answer within {seconds:g} s")
-        return torch.cat(found)
+        return found[0] if len(found) == 1 else torch.cat(found)
     finally:
         for part in parts:
             if not part.cancel() and not part.done() and hasattr(part, "thread"):
