@@ -38,23 +38,7 @@ OTHER_COLORS = ("#332288", "#882255", "#999933", "#44AA99", "#AA4499", "#661100"
 OTHER_LINES, OTHER_MARKERS = ("--", ":", "-."), "<>p*hd8"  # of the others, in turn: 21 pairs before one comes back
 PAGE, MOST_ABREAST = 8.0, 3
 """Inches of a figure's width (9 points are 12.5 pixels at the 800 of a README), and panels of a row."""
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4,
-    "legend.frameon": False,
-    "legend.fontsize": 8.0,
-    "legend.handlelength": 3.5,
-    "savefig.dpi": 150,
-    "svg.hashsalt": "otca",
-}
+STYLE = dict(matplotlib.rc_params_from_file(Path(__file__).with_name("figures.mplstyle"), use_default_template=False))
 CELL, GRID_LEFT, GRID_HEAD, GRID_GAP = 192, 250, 90, 8
 """Pixels of a sample grid: of a cell at most, left of the first one (prompts), above it (methods), and between cells."""
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"

@@ -50,7 +50,7 @@ CAPTION = (
 
 
 def metric_of(name: str) -> Metric:
-    """How a metric is printed; one without a line in eval/columns.py is held out, and higher is better."""
+    """How a metric is printed; one without a line in eval/columns.yaml is held out, and higher is better."""
     return METRICS.get(name) or Metric(name.replace("_", " ").replace("accuracy/", "").capitalize())
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torchvision.transforms import functional as transforms
 
 from eval.metrics import encoders
-from eval.metrics.encoders import CLIP_B32, VBenchFile, clip_encoder, consistency, dino_encoder, dino_places, embedded_encoder
+from eval.metrics.encoders import FILES, VBenchFile, clip_encoder, consistency, dino_encoder, dino_places, embedded_encoder
 from eval.metrics.motion import MotionMetrics
 from otca.errors import InputError
 from otca.files import sha256
@@ -23,7 +23,7 @@ from otca.tasks import video_scenes
 from tests.samples import small_weights
 
 DINO = {"patch_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 3}
-SMALL = dataclasses.replace(CLIP_B32, name="small")
+SMALL = dataclasses.replace(FILES["clip_b32"], network="small")
 VISION = {"image_size": 224, "width": 128, "layers": 2, "patch_size": 56}
 TEXT = {"context_length": 77, "vocab_size": 64, "width": 64, "heads": 1, "layers": 1}
 
@@ -85,7 +85,7 @@ def test_places_are_resized_but_for_the_trained_size():
 
 def test_vbenchs_name_needs_dinos_own_file(dino_file, monkeypatch):
     assert dino_encoder(dino_file).column == "frame_consistency_dino"
-    monkeypatch.setattr(encoders, "DINO", VBenchFile(sha256(dino_file), ""))
+    monkeypatch.setitem(FILES, "dino", VBenchFile(sha256(dino_file), ""))
     encoder = dino_encoder(dino_file)
     assert encoder.column == "subject_consistency" and sha256(dino_file)[:16] in encoder.protocol["backbone"]
 
@@ -93,7 +93,7 @@ def test_vbenchs_name_needs_dinos_own_file(dino_file, monkeypatch):
 @pytest.fixture
 def clip_model(monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(encoders, "CLIP_B32", SMALL)
+    monkeypatch.setitem(FILES, "clip_b32", SMALL)
     config = {"embed_dim": 16, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT}
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "small", config)
     return open_clip.CLIP(embed_dim=16, vision_cfg=VISION, text_cfg=TEXT, quick_gelu=True).eval()
@@ -134,7 +134,7 @@ def test_openais_archive_is_read_by_its_hash_alone(clip_model, tmp_path, monkeyp
         half.half().save(path)
     with pytest.raises(InputError, match=r"'background_consistency': .*ViT-B-32\.pt has SHA-256 .*VBench's has"):
         clip_encoder(path)
-    monkeypatch.setattr(encoders, "CLIP_B32", dataclasses.replace(SMALL, sha256=sha256(path)))
+    monkeypatch.setitem(FILES, "clip_b32", dataclasses.replace(SMALL, sha256=sha256(path)))
     video = levels(2, 90, 160)
     for given in (path, tmp_path):
         encoder = clip_encoder(given)

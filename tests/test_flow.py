@@ -10,7 +10,7 @@ import torch
 from torchvision.models.optical_flow import raft_large
 
 from eval.metrics import flow as flows
-from eval.metrics.encoders import VBenchFile
+from eval.metrics.encoders import FILES, VBenchFile
 from eval.metrics.flow import RaftFlow, torchvision_name, unpadded
 from eval.metrics.motion import MotionMetrics, dynamic_degree
 from eval.metrics.vbench import is_static
@@ -112,7 +112,7 @@ def test_torchvisions_layout_is_taken_as_it_is(ported, monkeypatch):
 def test_vbenchs_name_needs_its_weights(layout, request, monkeypatch):
     path = request.getfixturevalue(layout)
     assert MotionMetrics(RaftFlow(path)).columns[:2] == ("dynamic_degree_raft", "top_flow_raft")
-    monkeypatch.setattr(flows, "RAFT_THINGS", VBenchFile(sha256(path), ""))
+    monkeypatch.setitem(FILES, "raft", VBenchFile(sha256(path), ""))
     assert MotionMetrics(RaftFlow(path)).columns[:3] == ("dynamic_degree", "dynamic_degree_raft", "top_flow_raft")
 
 

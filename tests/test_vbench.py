@@ -16,8 +16,8 @@ from torchvision import transforms
 
 from eval.media import Video, write_webp
 from eval.metrics import frame_quality
-from eval.metrics.encoders import CLIP_L14, VBenchFile
-from eval.metrics.frame_quality import HEAD, HEAD_FILE, AestheticQuality, ImagingQuality, Musiq, cut
+from eval.metrics.encoders import FILES, VBenchFile
+from eval.metrics.frame_quality import HEAD, AestheticQuality, ImagingQuality, Musiq, cut
 from eval.metrics.vbench import DIMENSIONS, SCORES, dimension_means, is_static, read_entries, read_means, report, vbench_score
 from eval.scorers import stillness
 from otca import cli
@@ -26,7 +26,8 @@ from otca.files import sha256
 
 TINY = {"width": 12, "hidden": 24, "heads": 2, "layers": 2}
 VISION = {"image_size": 224, "width": 64, "layers": 1, "patch_size": 112}
-SMALL = dataclasses.replace(CLIP_L14, name="small")
+HEAD_FILE = FILES["aesthetic"]
+SMALL = dataclasses.replace(FILES["clip_l14"], network="small")
 LIST = [
     {"prompt_en": "a still cup", "dimension": ["temporal_flickering"]},
     {"prompt_en": "a dog runs.", "dimension": ["subject_consistency", "dynamic_degree", "motion_smoothness"]},
@@ -180,7 +181,7 @@ def musiq_file(tmp_path, monkeypatch):
     path = tmp_path / "musiq.pth"
     torch.save(drawn({key: value.shape for key, value in Musiq(**TINY).state_dict().items()}), path)
     monkeypatch.setattr(frame_quality, "MUSIQ_SIZES", TINY)
-    monkeypatch.setattr(frame_quality, "MUSIQ_FILE", VBenchFile(sha256(path), ""))
+    monkeypatch.setitem(FILES, "musiq", VBenchFile(sha256(path), ""))
     return path
 
 
@@ -241,8 +242,8 @@ def aesthetic(tmp_path, monkeypatch):
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "small", config)
     monkeypatch.setattr(frame_quality, "FEATURES", 48)
     monkeypatch.setattr(frame_quality, "CLIP_HUB_SHA256", sha256(folder / "open_clip_model.safetensors"))
-    monkeypatch.setattr(frame_quality, "CLIP_L14", SMALL)
-    monkeypatch.setattr(frame_quality, "HEAD_FILE", dataclasses.replace(HEAD_FILE, sha256=sha256(folder / HEAD)))
+    monkeypatch.setitem(FILES, "clip_l14", SMALL)
+    monkeypatch.setitem(FILES, "aesthetic", dataclasses.replace(FILES["aesthetic"], sha256=sha256(folder / HEAD)))
     return folder
 
 
@@ -277,7 +278,7 @@ def test_aesthetic_quality_refuses_other_models(aesthetic, monkeypatch):
     (aesthetic / "open_clip_model.safetensors").unlink()
     with pytest.raises(InputError, match=r"holds neither ViT-L-14\.pt nor open_clip_model\.safetensors"):
         AestheticQuality(aesthetic)
-    monkeypatch.setattr(frame_quality, "HEAD_FILE", HEAD_FILE)
+    monkeypatch.setitem(FILES, "aesthetic", HEAD_FILE)
     with pytest.raises(InputError, match=r"sa_0_4_vit_l_14_linear\.pth has SHA-256 .*fetch it from github\.com/LAION-AI"):
         AestheticQuality(aesthetic)
     (aesthetic / HEAD).unlink()

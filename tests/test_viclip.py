@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from eval.metrics import viclip
-from eval.metrics.encoders import VBenchFile
+from eval.metrics.encoders import FILES, VBenchFile
 from eval.metrics.vbench import dimension_means, read_entries
 from eval.metrics.viclip import ViClip, frame_indices
 from otca.errors import InputError
@@ -71,7 +70,7 @@ def test_the_middle_of_eight_parts_is_looked_at(frames, expected):
 
 def test_vbenchs_name_needs_its_own_file(metric, weights, monkeypatch):
     assert metric.column == "overall_consistency_viclip"
-    monkeypatch.setattr(viclip, "FILE", VBenchFile(sha256(weights), ""))
+    monkeypatch.setitem(FILES, "viclip", VBenchFile(sha256(weights), ""))
     assert ViClip(weights).column == "overall_consistency"
 
 

@@ -13,6 +13,7 @@ from math import isqrt
 from pathlib import Path
 
 import torch
+import yaml
 from torch.nn import functional
 
 from eval.metrics.embedded import embedded_clip
@@ -33,10 +34,12 @@ Encode = Callable[[torch.Tensor], torch.Tensor]  # from frames (F, 3, H, W) in [
 
 @dataclass(frozen=True)
 class VBenchFile:
-    """The very file that VBench reads: its SHA-256, and where it is had from."""
+    """The very file that VBench reads: its SHA-256, and where it is had from; of OpenAI's CLIP also name and network."""
 
     sha256: str
     source: str
+    archive: str = ""
+    network: str = ""  # open_clip's name of it
 
     def column(self, metric: str, path: Path, other: str = "") -> tuple[str, str]:
         """The column that a file fills, and its SHA-256: ``metric`` if it is this one, else ``other``; refused if that is ""."""
@@ -49,35 +52,8 @@ class VBenchFile:
         return metric if found == self.sha256 else other, found
 
 
-@dataclass(frozen=True)
-class OpenAiClip(VBenchFile):
-    """An archive of OpenAI's CLIP; ``name``: open_clip's of its network, which timm's repository ``hub`` has copied."""
-
-    name: str
-    archive: str
-
-    @classmethod
-    def of(cls, name: str, sha256: str, archive: str, hub: str) -> OpenAiClip:
-        """With where its files are had from."""
-        return cls(sha256, f"openaipublic.azureedge.net/clip/models/{sha256}/{archive} or the hub's timm/{hub}", name, archive)
-
-
-DINO = VBenchFile(
-    "bf34ad0f424b9029b593e8dc3ed553bf26e88bcba0d32bf3e62a6209cb64c85e",
-    "dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
-)
-CLIP_B32 = OpenAiClip.of(
-    "ViT-B-32-quickgelu",
-    "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
-    "ViT-B-32.pt",
-    "vit_base_patch32_clip_224.openai",
-)
-CLIP_L14 = OpenAiClip.of(
-    "ViT-L-14-quickgelu",
-    "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
-    "ViT-L-14.pt",
-    "vit_large_patch14_clip_224.openai",
-)
+VBENCH = yaml.safe_load(Path(__file__).with_name("vbench.yaml").read_text())
+FILES = {name: VBenchFile(**facts) for name, facts in VBENCH["files"].items()}
 
 
 def consistency(feature_FD: torch.Tensor) -> float:
@@ -122,7 +98,7 @@ def dino_encoder(weights: Path, device: str | torch.device = "cpu") -> FrameEnco
     """
     from timm.models.vision_transformer import VisionTransformer
 
-    column, digest = DINO.column("subject_consistency", weights, "frame_consistency_dino")
+    column, digest = FILES["dino"].column("subject_consistency", weights, "frame_consistency_dino")
     who = f"metric {column!r}"
     model = VisionTransformer(img_size=SIDE, num_classes=0, weight_init="skip", **DINO_SIZES)
     model = load_whole(who, model, read_weights(who, weights), weights).to(device)
@@ -158,13 +134,13 @@ def clip_encoder(path: Path, device: str | torch.device = "cpu") -> FrameEncoder
 
     ``path``: OpenAI's ViT-B-32.pt (MIT), or a folder of open_clip of the same network, which fills `frame_consistency_clip`.
     """
-    encode, digest = clip_tower("background_consistency", path, CLIP_B32, device)
-    column = "background_consistency" if digest == CLIP_B32.sha256 else "frame_consistency_clip"
+    encode, digest = clip_tower("background_consistency", path, FILES["clip_b32"], device)
+    column = "background_consistency" if digest == FILES["clip_b32"].sha256 else "frame_consistency_clip"
     protocol = {"backbone": f"CLIP ViT-B/32, weights SHA-256 {digest[:16]}", "resolution": f"{SIDE}, centre crop"}
     return FrameEncoder(column, encode, protocol)
 
 
-def clip_tower(metric: str, path: Path, clip: OpenAiClip, device: str | torch.device) -> tuple[Encode, str]:
+def clip_tower(metric: str, path: Path, clip: VBenchFile, device: str | torch.device) -> tuple[Encode, str]:
     """The image tower, and the SHA-256 of the file of weights; VBench runs it in half precision on a GPU, here it is single.
 
     ``path``: OpenAI's archive (it holds code, so it is read only if its hash is OpenAI's), a folder that holds it, or a folder of
@@ -181,14 +157,13 @@ def clip_tower(metric: str, path: Path, clip: OpenAiClip, device: str | torch.de
             weights = next((path / name for name in CLIP_FILES if (path / name).is_file()), None)
             if weights is None:
                 raise InputError(f"{who}: {path} holds neither {' nor '.join((clip.archive, *CLIP_FILES))}; fetch {clip.source}")
-            if read_object(path / CONFIG, who).get("model_cfg") != open_clip.get_model_config(clip.name):
-                raise InputError(f"{who}: {path / CONFIG} describes another network than {clip.name}; fetch {clip.source}")
-            digest, model = sha256(weights), open_clip.create_model(clip.name, precision="fp32")
+            if read_object(path / CONFIG, who).get("model_cfg") != open_clip.get_model_config(clip.network):
+                raise InputError(f"{who}: {path / CONFIG} describes another network than {clip.network}; fetch {clip.source}")
+            digest, model = sha256(weights), open_clip.create_model(clip.network, precision="fp32")
             load_whole(who, model, read_weights(who, weights), weights)
     except RuntimeError as error:
         raise InputError(f"{who}: {path} cannot be read ({one_line(error)}); fetch {clip.source}") from error
     tower = model.visual.to(device).eval().requires_grad_(False)
-
     return lambda video_FCHW: in_chunks(tower, prepared(video_FCHW, "bicubic", CLIP_MEAN, CLIP_STD, crop=True), device), digest
 
 

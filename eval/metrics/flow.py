@@ -15,15 +15,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from eval.metrics.encoders import VBenchFile
+from eval.metrics.encoders import FILES
 from otca.errors import InputError
 from otca.rewards.published import load_whole, read_weights
 
 MIN_SIDE = 128
-RAFT_THINGS = VBenchFile(
-    "fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1",
-    "raft-things.pth in the models.zip of github.com/princeton-vl/RAFT",
-)
 RAFT_UPDATES = 20
 RESOLUTION = f"as given, enlarged by a whole factor to at least {MIN_SIDE} pixels a side"
 
@@ -86,7 +82,7 @@ class RaftFlow:
     def __init__(self, weights: Path, device: str | torch.device = "cpu"):
         from torchvision.models.optical_flow import raft_large
 
-        column, digest = RAFT_THINGS.column("dynamic_degree", weights, "dynamic_degree_raft")
+        column, digest = FILES["raft"].column("dynamic_degree", weights, "dynamic_degree_raft")
         self.vbench, who = column == "dynamic_degree", f"metric {column!r}"
         tensors = read_weights(who, weights)
         if any("fnet." in name for name in tensors):

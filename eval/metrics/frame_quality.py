@@ -13,20 +13,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from eval.metrics.encoders import CLIP_L14, VBenchFile, clip_tower
+from eval.metrics.encoders import FILES, clip_tower
 from otca.errors import InputError
 from otca.rewards.published import CARDS, load_whole, read_weights
 
 HEAD = "sa_0_4_vit_l_14_linear.pth"
-HEAD_FILE = VBenchFile(
-    "2cd4e60f4f24ae3bcd57b847b13c1f3ba27edc28cc1a7f9ce74ee9f421243cba", "github.com/LAION-AI/aesthetic-predictor"
-)
 CLIP_HUB_SHA256 = CARDS["clip"].files[1].sha256  # of timm's copy of CLIP ViT-L/14
 FEATURES = 768  # of CLIP ViT-L/14
-MUSIQ_FILE = VBenchFile(
-    "358bb6af275e28ea56821d44fb55c6cb83645db11f394d3ad65b2d149965ab50",
-    "musiq_spaq_ckpt-358bb6af.pth of huggingface.co/chaofengc/IQA-PyTorch-Weights",
-)
 MAX_SIDE = 512  # longer side beyond which VBench shrinks a frame for MUSIQ
 CHUNK = 8  # frames a forward pass of MUSIQ: 450 patches each at 512×512
 MUSIQ_SIZES = {}  # other than the published ones
@@ -44,11 +37,11 @@ class AestheticQuality:
 
     def __init__(self, folder: Path, device: str | torch.device = "cpu"):
         path, who = folder / HEAD, "metric 'aesthetic_quality'"
-        self.column, _ = HEAD_FILE.column("aesthetic_quality", path)
+        self.column, _ = FILES["aesthetic"].column("aesthetic_quality", path)
         self.head = load_whole(who, nn.Linear(FEATURES, 1), read_weights(who, path), path)
-        self.encode, digest = clip_tower(self.column, folder, CLIP_L14, device)
-        if digest not in (CLIP_L14.sha256, CLIP_HUB_SHA256):
-            raise InputError(f"{who}: the CLIP of {folder} has SHA-256 {digest[:16]}…; fetch {CLIP_L14.source}")
+        self.encode, digest = clip_tower(self.column, folder, FILES["clip_l14"], device)
+        if digest not in (FILES["clip_l14"].sha256, CLIP_HUB_SHA256):
+            raise InputError(f"{who}: the CLIP of {folder} has SHA-256 {digest[:16]}…; fetch {FILES['clip_l14'].source}")
         self.column += "_timm" if digest == CLIP_HUB_SHA256 else ""
 
     @torch.inference_mode()
@@ -65,7 +58,7 @@ class ImagingQuality:
 
     def __init__(self, weights: Path, device: str | torch.device = "cpu"):
         who, self.device = "metric 'imaging_quality'", device
-        self.column, _ = MUSIQ_FILE.column("imaging_quality", weights)
+        self.column, _ = FILES["musiq"].column("imaging_quality", weights)
         self.model = load_whole(who, Musiq(**MUSIQ_SIZES), read_weights(who, weights), weights).to(device)
 
     @torch.inference_mode()

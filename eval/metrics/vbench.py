@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from eval.media import check_video
+from eval.metrics.encoders import VBENCH
 from eval.metrics.flow import Flow
 from eval.metrics.motion import longest_flow
 from otca.errors import InputError
@@ -34,25 +35,7 @@ class Dimension:
     weight: float = 1.0
 
 
-DIMENSIONS = {
-    "subject_consistency": Dimension("quality", 0.1462, 1.0),
-    "background_consistency": Dimension("quality", 0.2615, 1.0),
-    "temporal_flickering": Dimension("quality", 0.6293, 1.0),
-    "motion_smoothness": Dimension("quality", 0.706, 0.9975),
-    "dynamic_degree": Dimension("quality", 0.0, 1.0, weight=0.5),
-    "aesthetic_quality": Dimension("quality", 0.0, 1.0),
-    "imaging_quality": Dimension("quality", 0.0, 1.0),
-    "object_class": Dimension("semantic", 0.0, 1.0),
-    "multiple_objects": Dimension("semantic", 0.0, 1.0),
-    "human_action": Dimension("semantic", 0.0, 1.0),
-    "color": Dimension("semantic", 0.0, 1.0),
-    "spatial_relationship": Dimension("semantic", 0.0, 1.0),
-    "scene": Dimension("semantic", 0.0, 0.8222),
-    "appearance_style": Dimension("semantic", 0.0009, 0.2855),
-    "temporal_style": Dimension("semantic", 0.0, 0.364),
-    "overall_consistency": Dimension("semantic", 0.0, 0.364),
-}
-"""VBench's dimensions: NORMALIZE_DIC, DIM_WEIGHT, QUALITY_LIST and SEMANTIC_LIST of its ``scripts/constant.py``."""
+DIMENSIONS = {name: Dimension(**facts) for name, facts in VBENCH["dimensions"].items()}
 PART_WEIGHTS = {"quality": 4, "semantic": 1}
 SUMS = {part: sum(d.weight for d in DIMENSIONS.values() if d.part == part) for part in PART_WEIGHTS}
 SAME = {"temporal_style": "overall_consistency"}

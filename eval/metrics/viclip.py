@@ -18,16 +18,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from eval.metrics.encoders import VBenchFile
+from eval.metrics.encoders import FILES
 from otca.errors import InputError, one_line
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD, to_pixels
 from otca.rewards.published import load_whole, read_weights
 
 COLUMN = "overall_consistency"
-FILE = VBenchFile(
-    "7a4d6ad6eac6632db3693f4b97f9f8f6445b65b1e139a6fc6686150522238c56",
-    "ViClip-InternVid-10M-FLT.pth of huggingface.co/OpenGVLab/VBench_Used_Models at 83290ee",
-)
 HEAD_WIDTH = 64  # width of every attention head of either tower
 TEMPORAL = "temporal_positional_embedding"
 PARTS = ("vision_encoder", "text_encoder")
@@ -45,7 +41,7 @@ READ_OFF = {
 class ViClip:
     """`overall_consistency`: cosine of ViCLIP's features of a video and of its prompt, −1 to 1, about 0.2; higher is better.
 
-    ``weights``: the file that VBench reads (`FILE`); others of its layout fill ``overall_consistency_viclip``. Licence: MIT in
+    ``weights``: the file that VBench reads; others of its layout fill ``overall_consistency_viclip``. Licence: MIT in
     the hub's OpenGVLab/ViCLIP; where VBench has it from, none is stated. Network and input follow vbench/third_party/ViCLIP of
     github.com/Vchitect/VBench at 45e79ec, in float32; the published weights themselves were not at hand.
     """
@@ -53,7 +49,7 @@ class ViClip:
     def __init__(self, weights: Path, device: str | torch.device = "cpu"):
         import open_clip
 
-        self.column, _ = FILE.column(COLUMN, weights, f"{COLUMN}_viclip")
+        self.column, _ = FILES["viclip"].column(COLUMN, weights, f"{COLUMN}_viclip")
         who = f"metric {self.column!r}"
         tensors = read_weights(who, weights)
         network = build_network(self.column, tensors, weights)
@@ -106,7 +102,8 @@ def build_network(metric: str, tensors: Mapping[str, torch.Tensor], path: Path) 
 
     absent = [name for name, axes in READ_OFF.items() if name not in tensors or tensors[name].ndim != axes]
     if absent:
-        raise InputError(f"metric {metric!r}: {path} is no file of ViCLIP: it lacks {', '.join(absent)}; fetch {FILE.source}")
+        said = f"{path} is no file of ViCLIP: it lacks {', '.join(absent)}"
+        raise InputError(f"metric {metric!r}: {said}; fetch {FILES['viclip'].source}")
     convolution, places, frames, projection, context, words = (tensors[name].shape for name in READ_OFF)
     depth = {part: len({k.split(".")[3] for k in tensors if k.startswith(f"{part}.transformer.resblocks.")}) for part in PARTS}
     sizes = {part: (width, depth[part], width // HEAD_WIDTH) for part, width in zip(PARTS, (convolution[0], words[1]))}
