@@ -11,7 +11,7 @@ from torchvision.models.optical_flow import raft_large
 
 from eval.metrics import flow as flows
 from eval.metrics.encoders import FILES, VBenchFile
-from eval.metrics.flow import RaftFlow, torchvision_name, unpadded
+from eval.metrics.flow import RaftFlow, unpadded
 from eval.metrics.motion import MotionMetrics, dynamic_degree
 from eval.metrics.vbench import is_static
 from otca.errors import InputError
@@ -77,24 +77,6 @@ def test_raft_gives_the_numbers_of_its_authors_program(published):
     assert field[70, 90] == pytest.approx((-57.34625, -42.80879), abs=1e-2)
     assert longest(field, 0.05) == pytest.approx(105.76333, abs=1e-2)
     assert np.array_equal(unpadded(field, 130, 173), field[3:133, 1:174])
-
-
-def test_the_published_layout_is_renamed_to_torchvisions_and_back(published):
-    """Every tensor arrives once, under torchvision's name, as it was."""
-    weights = drawn()
-    assert len(weights) == 179
-    own = RaftFlow(published).model.state_dict()
-    kept = {name: value for name, value in weights.items() if ".norm3." not in name}
-    assert len(kept) == len(own) == 169
-    renamed = {torchvision_name(name): value for name, value in kept.items()}
-    assert set(renamed) == set(own) and all(torch.equal(renamed[name], own[name]) for name in own)
-    for theirs, ours in (
-        ("cnet.layer2.0.norm1.running_var", "context_encoder.layer2.0.convnormrelu1.1.running_var"),
-        ("cnet.layer3.0.downsample.1.bias", "context_encoder.layer3.0.downsample.1.bias"),
-        ("update_block.mask.2.bias", "mask_predictor.conv.bias"),
-        ("update_block.gru.convq2.bias", "update_block.recurrent_block.convgru2.convq.bias"),
-    ):
-        assert torch.equal(own[ours], weights[f"module.{theirs}"])
 
 
 def test_torchvisions_layout_is_taken_as_it_is(ported, monkeypatch):

@@ -79,13 +79,6 @@ def test_videos_are_the_items_where_there_are_any(tmp_path, video):
         assert len(item.read().frames_FCHW) == 9
 
 
-def test_the_key_tells_how_media_are_turned(tmp_path):
-    save(tmp_path / "in/a.png")
-    path = listed(tmp_path / "list.jsonl", [{"prompt": "a", "id": "a"}])
-    keys = {find_items(tmp_path / "in", True, path, upright=upright).items[0].key for upright in (True, False)}
-    assert len(keys) == 2
-
-
 def test_files_whose_names_are_no_text_are_refused(tmp_path):
     save(tmp_path / "in/a.png")
     os.rename(tmp_path / "in/a.png", os.fsencode(tmp_path / "in") + b"/a\xff.png")

@@ -17,7 +17,7 @@ from torchvision import transforms
 from eval.media import Video, write_webp
 from eval.metrics import frame_quality
 from eval.metrics.encoders import FILES, VBenchFile
-from eval.metrics.frame_quality import HEAD, AestheticQuality, ImagingQuality, Musiq, cut
+from eval.metrics.frame_quality import HEAD, AestheticQuality, ImagingQuality, Musiq
 from eval.metrics.vbench import DIMENSIONS, SCORES, dimension_means, is_static, read_entries, read_means, report, vbench_score
 from eval.scorers import stillness
 from otca import cli
@@ -208,15 +208,6 @@ def test_musiq_has_the_published_keys():
         "transformer_encoder.transformer.encoderblock_0.mlp.fc1.weight": (1152, 384),
     }
     assert {key: shapes.get(key) for key in published} == published
-
-
-def test_patches_and_their_places():
-    image = picture(64, 72)
-    patch_NLCPP, place_L = cut(image)
-    assert patch_NLCPP.shape == (1, 6, 3, 32, 32)
-    assert place_L.tolist() == [0, 3, 6, 50, 53, 56]  # rows 0 and 5, columns 0, 3 and 6 of ten
-    assert (patch_NLCPP[0, 0, :, :, 12:] == image[0, :, :32, :20]).all() and (patch_NLCPP[0, 0, :, :, :12] == 0).all()
-    assert (patch_NLCPP[0, 4] == image[0, :, 32:, 20:52]).all()
 
 
 def test_imaging_quality_is_the_mean_of_shrunk_frames(musiq_file):
