@@ -155,7 +155,7 @@ def one_column(make: Callable, *arguments: object) -> Metric:
 
 def stillness(raft: Path, entries: Sequence[Entry], device: str) -> Metric:
     """VBench's filter before temporal flickering: 1 or 0 for videos whose prompt serves it (other weights: ``static_raft``)."""
-    texts = {entry.prompt.text for entry in entries if FLICKERING in entry.serves}
+    texts = {prompt.text for prompt, serves in entries if FLICKERING in serves}
     flow = RaftFlow(raft, device)
     column = STATIC if flow.vbench else f"{STATIC}_{flow.name}"
     return lambda video, prompt: {column: float(is_static(video.frames_FCHW, flow)) if prompt.text in texts else float("nan")}

@@ -16,7 +16,6 @@ from eval.items import find_items
 from eval.media import write_mp4, write_webp
 from eval.metrics.encoders import embedded_encoder
 from eval.metrics.flow import DisFlow
-from eval.metrics.vbench import Entry
 from eval.score import ScoreConfig, score_folder, summary
 from eval.scorers import Scorer, metric_scorer, motion, one_column, reward_scorer, video_scorers
 from otca.__main__ import main
@@ -322,7 +321,7 @@ def test_a_scorer_is_made_for_every_file_of_weights_and_loads_on_the_device(tmp_
     given = ScoreConfig(tmp_path, videos=tmp_path, device="meta")
     for option in ("raft", "dino", "clip", "aesthetic", "musiq", "viclip"):
         setattr(given, option, tmp_path / "weights.pth")
-    found = video_scorers(given, [Entry(Prompt("a", "a cup"), ("temporal_flickering",))])
+    found = video_scorers(given, [(Prompt("a", "a cup"), ("temporal_flickering",))])
     assert not loaded and len({scorer.identity for scorer in found}) == 1
     for scorer in found:
         scorer.load()

@@ -137,13 +137,13 @@ def test_the_filter_looks_at_videos_that_serve_flickering_alone(listed, monkeypa
     monkeypatch.setattr("eval.scorers.RaftFlow", lambda raft, device: Still())
     entries = read_entries(listed)
     video, filtered = Video(torch.rand(9, 3, 64, 64), 8.0), stillness(listed, entries, "cpu")
-    assert filtered(video, entries[0].prompt) == {"static": 1} and np.isnan(filtered(video, entries[1].prompt)["static"])
+    assert filtered(video, entries[0][0]) == {"static": 1} and np.isnan(filtered(video, entries[1][0])["static"])
     monkeypatch.setattr(Still, "vbench", False)
-    assert list(stillness(listed, entries, "cpu")(video, entries[0].prompt)) == ["static_raft"]
+    assert list(stillness(listed, entries, "cpu")(video, entries[0][0])) == ["static_raft"]
 
 
 def test_other_lists_are_not_vbenchs(tmp_path, listed):
-    assert [entry.serves[0] for entry in read_entries(listed)][:2] == ["temporal_flickering", "subject_consistency"]
+    assert [serves[0] for _, serves in read_entries(listed)][:2] == ["temporal_flickering", "subject_consistency"]
     for rows in (["a cat"], [{"prompt": "a cat"}], [{"prompt_en": "a cat", "dimension": ["camera_motion"]}]):
         (tmp_path / "other.json").write_text(json.dumps(rows))
         assert read_entries(tmp_path / "other.json") is None
@@ -157,7 +157,7 @@ def test_given_means_are_read_in_both_forms_and_others_refused(tmp_path):
     for content, word in (
         ('{"scenery": 1}', "'scenery' is no dimension"),
         ('{"scene": "1"}', "the mean of scene is '1', not a number"),
-        ("[1]", "must map dimensions to means"),
+        ("[1]", "holds a list"),
         ("{", "means.json cannot be read"),
     ):
         path.write_text(content)

@@ -20,7 +20,7 @@ from eval.metrics.encoders import VBENCH
 from eval.metrics.flow import Flow
 from eval.metrics.motion import longest_flow
 from otca.errors import InputError
-from otca.files import read_json
+from otca.files import read_object
 from otca.prompts import load_rows
 from otca.types import Prompt
 
@@ -35,6 +35,7 @@ class Dimension:
     weight: float = 1.0
 
 
+Entry = tuple[Prompt, tuple[str, ...]]  # a row of VBench's list: a prompt and the dimensions that its videos count for
 DIMENSIONS = {name: Dimension(**facts) for name, facts in VBENCH["dimensions"].items()}
 PART_WEIGHTS = {"quality": 4, "semantic": 1}
 SUMS = {part: sum(d.weight for d in DIMENSIONS.values() if d.part == part) for part in PART_WEIGHTS}
@@ -42,8 +43,6 @@ SAME = {"temporal_style": "overall_consistency"}
 """Dimension → the column of another that it is computed as, over its own prompts."""
 FLICKERING, STATIC = "temporal_flickering", "static"
 STATIC_VIDEOS = 5  # static videos of a prompt, by file name, that count for temporal flickering
-
-
 SCORES = {"quality": ("quality",), "semantic": ("semantic",), "total": ("quality", "semantic")}
 """Score → its parts, weighted by `PART_WEIGHTS`; the quality score is of 7 dimensions, the semantic one of 9."""
 
@@ -59,21 +58,13 @@ def vbench_score(which: str, means: Mapping[str, float]) -> float:
     return sum(weights[name] * scaled[name] for name in needed) / sum(weights.values())
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A row of VBench's list: a prompt and the dimensions that its videos count for."""
-
-    prompt: Prompt
-    serves: tuple[str, ...]
-
-
 def read_entries(prompts_file: Path) -> list[Entry] | None:
     """The rows of VBench's ``VBench_full_info.json``; None for any other list, also one with dimensions of other benchmarks."""
     rows = load_rows(str(prompts_file)) if prompts_file.suffix == ".json" else []
     served = [row.cells.get("dimension") for row in rows]
     if not served or not all(isinstance(names, list) and all(name in tuple(DIMENSIONS) for name in names) for names in served):
         return None
-    return [Entry(row.prompt, tuple(names)) for row, names in zip(rows, served)]
+    return [(row.prompt, tuple(names)) for row, names in zip(rows, served)]
 
 
 def dimension_means(rows: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
@@ -87,7 +78,7 @@ def dimension_means(rows: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFram
     by_id, by_text = (dict(list(rows.groupby(column))) for column in ("prompt_id", "text"))
     for name in DIMENSIONS:
         column, label = SAME.get(name, name), name
-        served = [entry.prompt for entry in entries if name in entry.serves] if column in rows else []
+        served = [prompt for prompt, serves in entries if name in serves] if column in rows else []
         videos = [by_id.get(p.id, by_text.get(p.text, rows[:0])) for p in served]
         if name == FLICKERING and STATIC in rows:
             videos = [v[v[STATIC] == 1][:STATIC_VIDEOS] for v in videos]
@@ -101,11 +92,8 @@ def dimension_means(rows: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFram
 
 def read_means(path: Path) -> dict[str, float]:
     """From a JSON file: dimension → mean, or VBench's own ``…_eval_results.json``, dimension → [mean, videos]."""
-    content = read_json(path, "means of VBench's dimensions")
-    if not isinstance(content, dict):
-        raise InputError(f"means of VBench's dimensions: {path} must map dimensions to means")
     means = {}
-    for name, value in content.items():
+    for name, value in read_object(path, "means of VBench's dimensions").items():
         value = value[0] if isinstance(value, list) and value else value
         name = name.replace(" ", "_")
         if name not in DIMENSIONS:
@@ -120,10 +108,8 @@ def report(rows: pd.DataFrame, entries: Sequence[Entry], given: Mapping[str, flo
     """Lines to print: each dimension's mean and what it is of, then the scores. ``given`` means fill what is not measured."""
     measured = dimension_means(rows, entries)
     lines = ["VBench's dimensions, over the videos whose prompt serves each:"]
-    for name, row in measured.iterrows():
-        lines.append(
-            f"  {name:30} {row['mean']:.4f}  {row['videos']:.0f} videos of {row['prompts']:.0f} of {row['listed']:.0f} prompts"
-        )
+    for name, mean, videos, prompts, listed in measured.itertuples():
+        lines.append(f"  {name:30} {mean:.4f}  {videos:.0f} videos of {prompts:.0f} of {listed:.0f} prompts")
     means = {**given, **measured["mean"]}
     lines += [f"  {name:30} {given[name]:.4f}  as given" for name in DIMENSIONS if name in given and name not in measured.index]
     for which in SCORES:
