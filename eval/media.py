@@ -35,7 +35,6 @@ CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mp4", ".webm": "matroska", 
 DEFAULT_FPS = 8.0  # frames a second of what states none: folders of frames, animations without durations
 MAX_VIDEO_PIXELS = 512_000_000  # pixels of a video's frames, 6 GB as float32: 246 frames of 1080p
 
-_STREAMS = 64  # streams of a container that `MAX_PIXELS` is told to while it is opened
 DESCRIPTION = 0x010E
 """EXIF tag ImageDescription; `write_webp` notes frames and rate there, since WebP merges equal neighbours."""
 
@@ -160,20 +159,18 @@ def _container(path: Path, upright: bool) -> tuple[list[np.ndarray], float]:
     """Frames (H, W, 3) uint8 and the average rate, 0 where there is none.
 
     FFmpeg gets an open file and one demuxer: given a path it follows playlists, whatever their ending, to other files and hosts.
-    Its decoders allocate no frame beyond `MAX_PIXELS`.
     """
     import av
 
-    limit, frames = {"max_pixels": str(MAX_PIXELS)}, []
+    frames = []
     with open(path, "rb") as file:
         _check_whole(path, file.read(64))
         file.seek(0)
-        with av.open(file, format=CONTAINERS[path.suffix.lower()], stream_options=[limit] * _STREAMS) as container:
+        with av.open(file, format=CONTAINERS[path.suffix.lower()]) as container:
             if not container.streams.video:
                 raise InputError(f"video {path} holds no video stream")
             stream = container.streams.video[0]
             _check_size(path, "video", stream.height, stream.width, stream.frames or 1)
-            stream.codec_context.options = limit
             for packet in container.demux(stream):
                 if packet.is_corrupt:  # the file ends in it
                     raise InputError(f"video {path} is cut short ({path.stat().st_size} bytes); copy it again")

@@ -79,7 +79,12 @@ class ImageReward(PictureReward):
         self.tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)})
         self.tokenizer.add_tokens(ADDED, special_tokens=True)
         weights = {key: value for key, value in read_weights(who, path).items() if key not in UNUSED}
-        self.network = load_whole(who, build_network(self.vision, text), weights, path, own_name).to(device)
+        # a text encoder built as a decoder has cross-attention in every layer; called plainly, it masks nothing but padding
+        reads = BlipTextConfig(**text, encoder_hidden_size=self.vision["hidden_size"], is_decoder=True)
+        sees, reads = BlipVisionModel(BlipVisionConfig(**self.vision)), BlipTextModel(reads, add_pooling_layer=False)
+        head = nn.ModuleDict({"layers": five_layers(text["hidden_size"])})
+        network = nn.ModuleDict({"blip": nn.ModuleDict({"visual_encoder": sees, "text_encoder": reads}), "mlp": head})
+        self.network = load_whole(who, network, weights, path, own_name).to(device)
         self.device, self.transform = device, open_clip.image_transform(self.vision["image_size"], is_train=False)
 
     def _score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
@@ -93,21 +98,6 @@ class ImageReward(PictureReward):
             encoder_hidden_states=patch_NLD,
         ).last_hidden_state
         return (self.network["mlp"]["layers"](text_NLD[:, 0])[:, 0] - MEAN) / STD
-
-
-def build_network(vision: Mapping[str, Any], text: Mapping[str, Any]) -> nn.ModuleDict:
-    """BLIP's two encoders and the head, with random weights, named as in the file but for the inside of the vision tower.
-
-    A text encoder built as a decoder has cross-attention in every layer; called plainly, it masks nothing but padding.
-    """
-    text_config = BlipTextConfig(**text, encoder_hidden_size=vision["hidden_size"], is_decoder=True)
-    encoders = {
-        "visual_encoder": BlipVisionModel(BlipVisionConfig(**vision)),
-        "text_encoder": BlipTextModel(text_config, add_pooling_layer=False),
-    }
-    return nn.ModuleDict(
-        {"blip": nn.ModuleDict(encoders), "mlp": nn.ModuleDict({"layers": five_layers(text_config.hidden_size)})}
-    )
 
 
 def own_name(key: str) -> str:
