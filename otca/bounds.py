@@ -40,7 +40,7 @@ SIZE_OR_OWN = Bound(lambda value: value >= 0 and value % 16 == 0, "use a multipl
 RATE = Bound(lambda value: 0 < value < 2**31, "it must be a positive number of frames a second")
 
 Count = Annotated[int, at_least(1)]
-CountOrZero = Annotated[int, at_least(0)]
+Whole = Annotated[int, at_least(0)]
 TwoOrMore = Annotated[int, at_least(2)]
 Positive = Annotated[float, POSITIVE]
 NotNegative = Annotated[float, at_least(0)]

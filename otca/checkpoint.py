@@ -48,11 +48,7 @@ def iteration_of(path: Path) -> int:
 def save_checkpoint(
     folder: Path, progress: Progress, policy: Policy, optimizer: torch.optim.Optimizer, copies: Copies, write: bool = True
 ) -> Path:
-    """Write ``checkpoints/iteration_<n>`` (the state after n iterations), unless it is there.
-
-    Every process calls it, since weights may lie in shards; the main one is to ``write``. What is written is whole, however
-    it was trained. Raises InputError where it cannot be written: older checkpoints are as they were.
-    """
+    """Write ``checkpoints/iteration_<n>``, whole, unless it is there; all processes call it, the main one is to ``write``."""
     target = folder / "checkpoints" / f"iteration_{progress.iteration:06d}"
     if target.exists():
         return target
@@ -91,10 +87,7 @@ def load_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer
 
 
 def load_weights(path: Path, policy: Policy, weights: str = "auto") -> bool:
-    """Load a verified checkpoint's weights to sample from, as ``eval.weights`` says; whether they are the average.
-
-    Raises InputError where the average is asked for and the run kept none.
-    """
+    """Load a verified checkpoint's weights to sample from, as ``eval.weights`` says; whether they are the average."""
     policy.load(path)
     averaged = averages(weights, (path / "average.safetensors").is_file(), str(path))
     if averaged:
@@ -118,10 +111,7 @@ def averages(weights: str, kept: bool, what: str) -> bool:
 
 
 def latest_valid_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint of a run whose hashes are right (None for a run without any), and what is wrong with newer ones.
-
-    Raises InputError where there are checkpoints and none is valid.
-    """
+    """The newest checkpoint whose hashes are right (None for a run without any), and what is wrong with newer ones."""
     damaged = []
     for path in reversed(checkpoints(folder)):
         found = hash_integrity_errors(path)

@@ -104,9 +104,9 @@ def plan(argv: list[str]) -> None:
     given, config, method = resolve(options, argv)
     if given.recipes:
         print(describe_recipes(find_method), end="")
-    else:
-        made = plan(config, method, given.processes, given.sharding)
-        print(describe(made, given.gpu, given.utilisation, given.processes), end="")
+        return
+    made = plan(config, method, given.processes, given.sharding)
+    print(describe(made, given.gpu, given.utilisation, given.processes), end="")
 
 
 def sample(argv: list[str]) -> None:
@@ -176,8 +176,7 @@ def credit_bench(argv: list[str]) -> None:
     if given.out:
         write_rows(rows, given.out)
     shown = [name for name in rows if not name.endswith(("_low", "_high"))]
-    cells = {name.replace("_", " "): [number(v, 3) if isinstance(v, float) else v for v in rows[name]] for name in shown}
-    show(str(given.rule), cells)
+    show(str(given.rule), {n.replace("_", " "): [number(v, 3) if isinstance(v, float) else v for v in rows[n]] for n in shown})
     for r in rows.itertuples():
         print(f"{r.objective}: pooled correlation {r.pooled:.3f}, 95 % CI {r.pooled_low:.3f} to {r.pooled_high:.3f}")
 
@@ -255,19 +254,11 @@ def verify(argv: list[str]) -> None:
     """Re-hash runs, checkpoints and published files, such as those of results/."""
     options = make_parser("verify", "Re-hash every finished run (rows, settings) and every checkpoint (weights) below a folder.")
     options.add_argument("folder", type=Path, help="a run, a checkpoint, or any folder of them")
-    folder = parse(options, argv).folder
-    from otca.files import HASHES, hash_integrity_errors
-    from otca.runs import MANIFEST, integrity_errors
+    from otca.doctor import check_integrity
 
-    if not folder.is_dir():
-        raise InputError(f"folder {folder} not found; give a run's folder, or one that holds runs")
-    runs, checkpoints = (sorted(path.parent for path in folder.rglob(name)) for name in (MANIFEST, HASHES))
-    if not (runs or checkpoints):
-        raise InputError(f"{folder} holds neither a finished run ({MANIFEST}) nor a checkpoint ({HASHES})")
-    found = [line for one in runs for line in integrity_errors(one)]
-    found += [line for one in checkpoints for line in hash_integrity_errors(one)]
-    compared = f"compared {len(runs)} runs and {len(checkpoints)} checkpoints: {folder}"
-    print("\n".join([*map(printable, found), compared]))
+    folder = parse(options, argv).folder
+    found, compared = check_integrity(folder)
+    print("\n".join([*map(printable, found), f"compared {compared}: {folder}"]))
     if found:
         raise InputError(f"{len(found)} damaged in {folder}; restore these files or make the runs again")
 

@@ -9,20 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from otca.bounds import (
-    DECAY,
-    FRACTION,
-    GUIDANCE,
-    MIXTURE,
-    SIZE,
-    SIZE_OR_OWN,
-    Count,
-    CountOrZero,
-    NotNegative,
-    Positive,
-    Settings,
-    TwoOrMore,
-)
+from otca.bounds import DECAY, GUIDANCE, MIXTURE, SIZE, SIZE_OR_OWN, Count, NotNegative, Positive, Settings, TwoOrMore, Whole
 from otca.errors import InputError
 
 
@@ -52,7 +39,7 @@ class PolicyConfig(Settings, group="policy."):
     """Height in pixels."""
     width: Annotated[int, SIZE] = 64
     """Width in pixels."""
-    frames: CountOrZero = 0
+    frames: Whole = 0
     """Frames of a video; 0 takes what the checkpoint's otca.json records. Images have one and ignore it."""
     guidance: float = 3.5
     """Guidance scale, for models that embed it (FLUX.1-dev); ignored by those that do not."""
@@ -60,7 +47,7 @@ class PolicyConfig(Settings, group="policy."):
     """Classifier-free guidance, which doubles the cost; 1 is none, 0 takes what the checkpoint's otca.json records, or none."""
     true_guidance_2: Annotated[float, GUIDANCE] = 0.0
     """The same for Wan2.2's low-noise expert (WanPipeline's guidance_scale_2); 0 takes otca.json's, or true_guidance."""
-    max_sequence_length: CountOrZero = 0
+    max_sequence_length: Whole = 0
     """Text tokens; 0 takes what the checkpoint's otca.json records, or its tokenizer's longest text."""
     prompt_cache: str = ""
     """Folder for encoded prompts, shared by runs: text encoders are in memory only while new prompts are encoded."""
@@ -92,7 +79,7 @@ class StepSelectionConfig(Settings, group="step_selection."):
 
     kind: Literal["all", "random_fraction", "first_k", "window", "ode"] = "all"
     """All but the last; a random fraction; the first k or a sliding window, ODE elsewhere; or "ode": no noise, every level."""
-    fraction: Annotated[float, FRACTION] = 0.6
+    fraction: Annotated[float, MIXTURE] = 0.6
     """Share of steps that random_fraction draws."""
     count: Count = 4
     """Steps of first_k and of the window."""
@@ -108,7 +95,7 @@ class LossConfig(Settings, group="loss."):
     """Ratio clip below 1, for latents of clip_dims numbers."""
     clip_high: Positive = 1e-3
     """Ratio clip above 1, for latents of clip_dims numbers."""
-    clip_dims: CountOrZero = 0
+    clip_dims: Whole = 0
     """Latent numbers of a sample that the clip range was stated for: it scales as 1/√D (see otca/losses.py). 0: its own."""
     step_scale: Literal["exact", "equal"] = "exact"
     """Size of each step's gradient: as the likelihood has it, or the same at every trained step (see otca/losses.py)."""
@@ -160,17 +147,17 @@ class CreditConfig(Settings, group="credit."):
     """Process credit: λ of the generalised increments; 0 credits a step with its own, 1 with all that follow [ours]."""
     process_shrinkage: bool = True
     """Process credit: shrink each state's value to what it foretells of the final reward, learned from the other groups."""
-    process_completion: CountOrZero = 3
+    process_completion: Whole = 3
     """Process credit: ODE steps from a state to what is scored; 1 is the clean prediction, free; 0 all that are left."""
-    process_continuations: CountOrZero = 0
+    process_continuations: Whole = 0
     """Process credit: value a state by the mean over so many stochastic continuations instead, a costly reference; 0 is off."""
-    process_states: CountOrZero = 0
+    process_states: Whole = 0
     """Process credit: how many states are scored; values in between are interpolated. 0 is all."""
     process_spread: Literal["even", "early"] = "even"
     """Process credit: the scored states are evenly spread, or the first after the noise, which is worth its group's mean."""
     process_scale: Literal["run", "step"] = "run"
     """Process credit: advantages have RMS 1 over all trained steps, or at each step, so that late steps are trained as much."""
-    sampled_steps: CountOrZero = 0
+    sampled_steps: Whole = 0
     """Train only so many steps of each sample, drawn by the size of their credit and weighted to be unbiased; 0 trains all."""
     match_rms: bool = False
     """Rescale the advantage to the RMS of static weighting, so that methods differ in direction only."""
@@ -210,7 +197,7 @@ class EvalConfig(Settings, group="eval."):
 class ValidationConfig(Settings, group="validation."):
     """How a run follows its own training rewards on prompts that it does not train on, and keeps its best checkpoint."""
 
-    every: CountOrZero = 0
+    every: Whole = 0
     """Iterations between validations, one before the first and one after the last included; 0 validates never."""
     source: str = "embedded:image/validation"
     """Prompts: embedded:MODALITY/SPLIT or a prompts file."""
@@ -228,7 +215,7 @@ class TrainConfig(Settings):
 
     method: str = "otca"
     """Name of the method: otca, otca_tcd, otca_moca, or a file of baselines/."""
-    seed: CountOrZero = 0
+    seed: Whole = 0
     """Run seed; all noise and prompt order follow from it."""
     iterations: Count = 40
     """Rounds of sampling and updating."""
@@ -254,7 +241,7 @@ class TrainConfig(Settings):
     """Iterations between checkpoints (there is one after the last, too)."""
     keep_last: Count = 2
     """Checkpoints that stay, the newest ones; the best in validation stays too. With 2 a damaged newest one costs little."""
-    patience: CountOrZero = 20
+    patience: Whole = 20
     """Updates in a row without a finite gradient, or iterations in a row with a constant reward, that end a run; 0: never."""
     trackers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
     """Live trackers, through accelerate; none unless asked for."""
@@ -268,14 +255,14 @@ class TrainConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        updates, names, weights = self.optimizer.updates_per_iteration, self.rewards, self.reward_weights
+        updates, weights = self.optimizer.updates_per_iteration, self.reward_weights
         if self.prompts_per_iteration % updates:
             said = f"it must be a multiple of optimizer.updates_per_iteration ({updates})"
             raise InputError(f"prompts_per_iteration is {self.prompts_per_iteration}; {said}")
-        if not names:
+        if not self.rewards:
             raise InputError("rewards is empty; name at least one reward")
-        if weights and len(weights) != len(names):
-            raise InputError(f"reward_weights has {len(weights)} entries for {len(names)} rewards")
+        if weights and len(weights) != len(self.rewards):
+            raise InputError(f"reward_weights has {len(weights)} entries for {len(self.rewards)} rewards")
         if weights and (min(weights) < 0 or sum(weights) <= 0):
             raise InputError(f"reward_weights is {weights}; weights cannot be negative or all zero")
 
@@ -295,18 +282,14 @@ class TrainConfig(Settings):
         given = self.reward_weights or [1.0] * len(self.rewards)
         return [w / sum(given) for w in given]
 
-    def samples_per_update(self, processes: int = 1) -> int:
-        """Samples of one optimizer step on each process: whole groups. Raises InputError where they cannot be shared evenly."""
-        prompts = self.prompts_per_iteration // self.optimizer.updates_per_iteration
-        if prompts % processes:
-            said = f"the {prompts} prompts of one update must be a multiple of the {processes} processes"
+    def shares(self, processes: int = 1) -> tuple[int, int]:
+        """Samples of one optimizer step on each process, whole groups, and those of one forward pass; InputError if uneven."""
+        prompts, left = divmod(self.prompts_per_iteration // self.optimizer.updates_per_iteration, processes)
+        if left:
+            said = f"the {prompts * processes + left} prompts of one update must be a multiple of the {processes} processes"
             raise InputError(f"prompts_per_iteration is {self.prompts_per_iteration}: {said}")
-        return prompts // processes * self.group_size
-
-    def rows_per_pass(self, processes: int = 1) -> int:
-        """Samples in one forward pass on each process. Raises InputError where they do not divide one update's."""
-        share = self.samples_per_update(processes)
+        share = prompts * self.group_size
         rows = min(self.micro_batch, share)
         if share % rows:
             raise InputError(f"micro_batch is {self.micro_batch}; it must divide the {share} samples of one update")
-        return rows
+        return share, rows

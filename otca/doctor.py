@@ -1,4 +1,4 @@
-"""Checks of the environment, each with the way out of what is wrong."""
+"""Checks of the environment, each with the way out of what is wrong, and of runs and checkpoints below a folder."""
 
 from __future__ import annotations
 
@@ -78,3 +78,18 @@ def _rewards(files: str) -> Finding:
     absent = ", ".join(name for name in published if name not in here) or "none"
     said = f"published rewards with their files here: {', '.join(here) or 'none'}; without: {absent}"
     return True, f"{said} (python -m otca rewards --fetch NAME)", ""
+
+
+def check_integrity(folder: Path) -> tuple[list[str], str]:
+    """What is damaged of finished runs and checkpoints below a folder, and how many of them there are, in words."""
+    from otca.files import HASHES, hash_integrity_errors
+    from otca.runs import MANIFEST, integrity_errors
+
+    if not folder.is_dir():
+        raise InputError(f"folder {folder} not found; give a run's folder, or one that holds runs")
+    runs, checkpoints = (sorted(path.parent for path in folder.rglob(name)) for name in (MANIFEST, HASHES))
+    if not (runs or checkpoints):
+        raise InputError(f"{folder} holds neither a finished run ({MANIFEST}) nor a checkpoint ({HASHES})")
+    found = [line for one in runs for line in integrity_errors(one)]
+    found += [line for one in checkpoints for line in hash_integrity_errors(one)]
+    return found, f"{len(runs)} runs and {len(checkpoints)} checkpoints"

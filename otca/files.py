@@ -78,10 +78,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def folder_aside(target: Path, write: bool = True) -> Iterator[Path]:
-    """A new folder beside ``target`` which takes its place, flushed and with the hashes of its files, if nothing is raised.
-
-    Where not to ``write`` (another process does) it is only a path.
-    """
+    """A new folder that takes ``target``'s place, flushed and hashed, if nothing is raised; where not to ``write`` a path."""
     aside = target.with_name(f".{target.name}{PARTIAL}")
     if not write:
         yield aside
@@ -167,9 +164,9 @@ def verify_hashes(folder: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------------- lock
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Keep a run's folder to this process for a while, freed of what a killed one left half-written.
+    """Keep a run's folder to this process, freed of what a killed one left half-written (its lock the kernel frees).
 
-    Raises `InUse` naming host and pid of the process that has it. The kernel keeps the lock: a killed process loses it.
+    Raises `InUse` naming host and pid of the process that has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / LOCK

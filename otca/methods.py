@@ -132,10 +132,7 @@ def _step_weights_TB(advantage_TB: torch.Tensor, rollout: Trajectory, sampled_st
 
 
 def _diagnostics(credit_TBK, advantage_BK, advantage_TB, zscore_BK, rollout, scores) -> dict[str, float]:
-    """RMS, conflict rate (share of samples whose objectives disagree in sign), groups without any signal, mean weights.
-
-    ``credit_step_<t>_<name>`` is the size of what an objective gives a step, mean |credit · advantage| over samples.
-    """
+    """RMS, share of samples whose objectives disagree in sign, groups without signal, mean weights, sizes of credit."""
     trained_T, steps = rollout.trained_T, range(len(rollout.trained_T))
     silent_PK = torch.stack([(zscore_BK[rollout.group_B == g] == 0).all(0) for g in rollout.group_B.unique()])
     out = {

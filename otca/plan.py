@@ -55,8 +55,7 @@ class Plan:
     flops: dict[str, float]
     iterations: int
     checkpoint: int
-    unknown_rewards: tuple[str, ...]
-    rewards_on_cpu: int = 0
+    unknown_rewards: list[str]
 
     @property
     def peak(self) -> int:
@@ -77,7 +76,7 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
     if sharding not in SHARDINGS:
         raise InputError(f"sharding is {sharding!r}; choose from {', '.join(SHARDINGS)}")
     per_iteration = config.prompts_per_iteration * config.group_size
-    share, rows = per_iteration // processes, config.rows_per_pass(processes)
+    share, (_, rows) = per_iteration // processes, config.shares(processes)
     policy, components = empty_policy(config.policy)
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in components.items()}
     trained, weights = policy.trainable_parameters(), {name: _bytes(part) for name, part in components.items()}
@@ -126,7 +125,6 @@ def plan(config: TrainConfig, method: Method, processes: int = 1, sharding: str 
         iterations=config.iterations,
         checkpoint=trained_bytes * (3 + bool(config.optimizer.ema_decay) + bool(method.forward_loss)),
         unknown_rewards=unknown,
-        rewards_on_cpu=_reward_bytes(config.rewards, on_cpu=True)[0],
     )
 
 
@@ -141,8 +139,8 @@ def _largest_blocks(policy: Policy) -> int:
     return sum(sizes[-2:]) * policy.dtype.itemsize
 
 
-def _reward_bytes(names: list[str], on_cpu: bool = False) -> tuple[int, tuple[str, ...]]:
-    """Bytes of the rewards' networks, on a GPU unless told, and the rewards that cannot be built here, which are not in it."""
+def _reward_bytes(names: list[str]) -> tuple[int, list[str]]:
+    """Bytes of the rewards' networks on a GPU, and the rewards that cannot be built here, which are not in it."""
     sizes, unknown = {}, []
     for name in (name for name in names if not is_remote(name)):  # else its network is in the memory of another process
         try:
@@ -151,12 +149,11 @@ def _reward_bytes(names: list[str], on_cpu: bool = False) -> tuple[int, tuple[st
             unknown.append(name)
             continue
         if issubclass(reward_class, PublishedReward):
-            card = reward_class.card
-            sizes[card.place] = round(((on_cpu and card.memory_cpu) or card.memory) * 1e9)
+            sizes[reward_class.card.place] = round(reward_class.card.memory * 1e9)
         else:
             networks = [value for value in vars(reward_class()).values() if isinstance(value, nn.Module)]
             sizes |= {id(network): _bytes(network) for network in networks}
-    return sum(sizes.values()), tuple(unknown)
+    return sum(sizes.values()), unknown
 
 
 def describe(made: Plan, gpu: str, utilisation: float, processes: int) -> str:
@@ -177,10 +174,6 @@ def describe(made: Plan, gpu: str, utilisation: float, processes: int) -> str:
         f"  {fits} {gpu} ({gigabytes} GB), with 5 % left for the CUDA context and fragmentation",
         f"  while loading, of the host's memory: {made.host / size:.2f} a process, {processes * made.host / size:.2f} in all",
         *(f"  not in it: the networks of {name}, which cannot be built here" for name in made.unknown_rewards),
-    ]
-    if made.rewards_on_cpu > made.memory["rewards"]:
-        lines += [f"  rewards on a CPU take {made.rewards_on_cpu / size:.2f}, and while they load their largest file more"]
-    lines += [
         "",
         f"{made.iterations:,} iterations, {made.evaluations:,} network evaluations, {made.reward_calls:,} reward calls",
         f"FLOPs an iteration: {each:.3g} (" + ", ".join(f"{n} {f / each:.0%}" for n, f in made.flops.items()) + ")",
@@ -208,10 +201,7 @@ class Recipe:
         return settings["num_processes"], "fsdp2" if settings["distributed_type"] == "FSDP" else "none"
 
     def commands(self, config: TrainConfig) -> tuple[list[str], str]:
-        """What fetches its prompts and rewards before (the run downloads the model itself), and how it is launched.
-
-        On several machines: on each, with its rank and the first one's address.
-        """
+        """What fetches its prompts and rewards before, and how it is launched (on each machine, with its rank)."""
         sources = [config.prompts, *([config.validation.source] if config.validation.every else [])]
         rewards = {name: find_reward(name) for name in config.rewards}
         fetched = {r.card.place: name for name, r in rewards.items() if issubclass(r, PublishedReward) and r.card.files}
@@ -227,21 +217,18 @@ RECIPES = tuple(Recipe(name, **settings) for name, settings in presets.RECIPES.i
 def describe_recipes(find_method: Callable[[str], Method], recipes: tuple[Recipe, ...] = RECIPES) -> str:
     """Memory, network evaluations and GPU hours of each recipe, then the commands; planned from shapes, not measured."""
     heads = f"{'GiB a GPU':>9} {'fits':>12} {'host GiB':>8} {'iterations':>10} {'evaluations':>12} {'GPU hours':>9}"
-    lines, before, launches = [f"{'recipe':46} {heads}"], [], []
+    lines, before, launches = [f"{'recipe':46} {heads}"], {}, []
     for recipe in recipes:
-        method, (processes, sharding) = find_method(recipe.method), recipe.machine
+        method, (processes, sharding), (gigabytes, tflops) = find_method(recipe.method), recipe.machine, GPUS[recipe.gpu]
         config = presets.train_config(recipe.preset, method.name, method.settings, 0)
         made = plan(config, method, processes, sharding)
-        gigabytes, tflops = GPUS[recipe.gpu]
         fits = f"{'yes' if made.fits(gigabytes) else 'no'} ({gigabytes} GB)"
         hours = made.hours(tflops, UTILISATION, processes) * processes
-        lines.append(
-            f"{recipe.title:46} {made.peak / 2**30:9.1f} {fits:>12} {made.host / 2**30:8.0f} {made.iterations:10,} "
-            f"{made.evaluations:12,} {hours:9,.0f}"
-        )
+        numbers = f"{made.host / 2**30:8.0f} {made.iterations:10,} {made.evaluations:12,} {hours:9,.0f}"
+        lines.append(f"{recipe.title:46} {made.peak / 2**30:9.1f} {fits:>12} {numbers}")
         prepared, launch = recipe.commands(config)
-        before += prepared
+        before |= dict.fromkeys(prepared)
         launches.append(f"# {recipe.title}\n{launch}")
     lines += [f"Hours at {UTILISATION:.0%} of the GPU's bf16 TFLOP/s (assumed), without rewards and text encoders.", ""]
     lines += ["# once, with network: prompts and rewards (gated models: accept their licence on the hub, log in)"]
-    return "\n".join([*lines, *dict.fromkeys(before), *launches]) + "\n"
+    return "\n".join([*lines, *before, *launches]) + "\n"

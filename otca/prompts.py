@@ -221,10 +221,7 @@ LISTS = {
 
 
 def fetch_list(name: str, folder: Path) -> Path:
-    """Download a list, check it, write it and read it once; a file that is already there is checked and kept.
-
-    Raises InputError for an unknown name, no network, or content that does not match the checksum (nothing is written then).
-    """
+    """Download a list, check it, write it and read it once; a file that is already there is checked and kept."""
     if name not in LISTS:
         raise InputError(f"unknown prompt list {name!r}; choose from {', '.join(LISTS)}")
     listed = LISTS[name]

@@ -70,10 +70,7 @@ class RunSpec:
 
 # --------------------------------------------------------------------------------------------------------------- config
 def changed_settings(folder: Path, config: TrainConfig, override: bool = False) -> list[str]:
-    """What a folder's run had otherwise, as ``key: before → after``.
-
-    Raises InputError where anything changed, with ``override`` where the columns of train.csv would change.
-    """
+    """What a folder's run had otherwise, as ``key: before → after``; InputError unless ``override`` allows it."""
     if not (folder / CONFIG).exists():
         return []
     changed = differing(read_settings(folder / CONFIG), dataclasses.asdict(config), dataclasses.asdict(TrainConfig()))
@@ -106,10 +103,7 @@ def differing(before: Mapping, after: Mapping, defaults: Mapping | None = None) 
 
 
 def config_of(run: Path) -> TrainConfig:
-    """The config of a run; settings that are newer than the run have their defaults.
-
-    Raises InputError, naming the file, where there is none, and for what is unknown or cannot be.
-    """
+    """The config of a run; settings that are newer than the run have their defaults."""
     path = run / CONFIG
     if not path.is_file():
         raise InputError(f"run {run} has no {CONFIG}; give a folder that `python -m otca train` wrote")

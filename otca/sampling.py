@@ -20,20 +20,18 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from otca.config import SamplerConfig, TrainConfig
+from otca.config import SamplerConfig, StepSelectionConfig, TrainConfig
 from otca.errors import memory_named
 from otca.types import Needs, Prompt, Trajectory
 
 if TYPE_CHECKING:
     from otca.models.base import Policy
-
-KINDS = ("flow_sde", "dance_sde", "cps", "cps_mse", "ode")
 
 # ------------------------------------------------------------------------------------------------------------- plan
 
@@ -56,8 +54,8 @@ class Plan:
 def plan_of(config: TrainConfig, shift: float, micro_batch: int, iteration: int = 0, selection: str = "") -> Plan:
     """The plan of an iteration; ``shift`` is the policy's own, ``selection`` replaces the config's kind of step selection."""
     chosen, steps = config.step_selection, config.sampler.steps
-    rng = np.random.default_rng([config.seed, iteration, 11])
-    masks = select_steps(selection or chosen.kind, steps, iteration, rng, chosen.fraction, chosen.count, chosen.stride)
+    chosen = replace(chosen, kind=selection) if selection else chosen
+    masks = select_steps(chosen, steps, iteration, np.random.default_rng([config.seed, iteration, 11]))
     return Plan(config.sampler, sigmas_S(steps, config.sampler.shift or shift), *masks, micro_batch)
 
 
@@ -74,7 +72,7 @@ def sigmas_S(steps: int, shift: float = 1.0) -> torch.Tensor:
 
 
 def select_steps(
-    selection: str, steps: int, iteration: int, rng: np.random.Generator, fraction: float, count: int, stride: int
+    chosen: StepSelectionConfig, steps: int, iteration: int, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Masks (T,) of the stochastic and of the trained transitions. The last one is noiseless and not trained.
 
@@ -84,19 +82,19 @@ def select_steps(
     end (MixGRPO), ODE elsewhere. ``ode``: no noise, and every noise level trained, the last too (DiffusionNFT).
     """
     last, step_T = steps - 1, torch.arange(steps)
-    if selection == "ode":
+    if chosen.kind == "ode":
         return step_T < 0, step_T >= 0
-    if selection == "all":
+    if chosen.kind == "all":
         return step_T < last, step_T < last
-    if selection == "random_fraction":
-        number = int(fraction * last)
+    if chosen.kind == "random_fraction":
+        number = int(chosen.fraction * last)
         if number < 1:
-            raise ValueError(f"step_selection.fraction is {fraction}: of {last} steps it selects none; raise it")
+            raise ValueError(f"step_selection.fraction is {chosen.fraction}: of {last} steps it selects none; raise it")
         return step_T < last, torch.isin(step_T, torch.from_numpy(rng.choice(last, number, replace=False)))
-    if not 1 <= count <= last:
-        raise ValueError(f"step_selection.count is {count}; with {steps} steps it must lie in 1..{last}")
-    first = 0 if selection == "first_k" else min(iteration // stride, last - count)
-    window = (step_T >= first) & (step_T < first + count)
+    if chosen.count > last:
+        raise ValueError(f"step_selection.count is {chosen.count}; with {steps} steps it must lie in 1..{last}")
+    first = 0 if chosen.kind == "first_k" else min(iteration // chosen.stride, last - chosen.count)
+    window = (step_T >= first) & (step_T < first + chosen.count)
     return window, window
 
 
@@ -124,14 +122,11 @@ def transition(kind: str, x, velocity, sigma: float, sigma_next: float, level: f
         std = sigma_next * math.sin(level * math.pi / 2)
         clean, noise = x - sigma * velocity, x + (1 - sigma) * velocity
         return (1 - sigma_next) * clean + math.sqrt(sigma_next**2 - std**2) * noise, std
-    raise ValueError(f"unknown sampler {kind!r}; choose from {', '.join(KINDS)}")
+    raise ValueError(f"unknown sampler {kind!r}")
 
 
 def velocity_slopes(kind: str, sigma: float, sigma_next: float, level: float, sigma_max: float) -> tuple[float, float]:
-    """Size of ∂ log p / ∂v for unit noise, and of ∂ mean / ∂v / std, of a stochastic transition.
-
-    They differ for `cps_mse` alone, whose log-probability is not the Gaussian's.
-    """
+    """Size of ∂ log p / ∂v for unit noise, and of ∂ mean / ∂v / std; they differ for `cps_mse` alone, which is no Gaussian."""
     slope, std = transition(kind, 0.0, 1.0, sigma, sigma_next, level, sigma_max)
     return abs(slope) * (2 * std if kind == "cps_mse" else 1 / std), abs(slope) / std
 
@@ -164,7 +159,7 @@ def clean_prediction(x, velocity, sigma: float):
 
 def at_least_fp32(value: torch.Tensor) -> torch.Tensor:
     """Half precision made fp32."""
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 # ---------------------------------------------------------------------------------------------------------- rollout
@@ -189,10 +184,14 @@ class Batch:
             yield chosen, Batch(prompts, self.group_B[chosen], *seeds)
 
 
+def micro_batches(count: int, size: int) -> list[slice]:
+    """Slices of at most ``size`` samples that cover ``count``."""
+    return [slice(first, first + size) for first in range(0, count, size)]
+
+
 def sample_seed(*key: int | str) -> int:
     """A 63-bit seed from (run seed, iteration, slot, sample, …), the same on every machine."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big") >> 1
 
 
 def make_batch(prompts_P: list[Prompt], slots_P: list[int], group_size: int, key: tuple, shared_noise: bool = False) -> Batch:
@@ -209,9 +208,7 @@ def make_batch(prompts_P: list[Prompt], slots_P: list[int], group_size: int, key
 
 def slots_of(rank: int, world: int, prompts: int, updates: int) -> list[int]:
     """Prompt slots of one process: an equal, contiguous share of every update, so that groups never straddle processes."""
-    per_update = prompts // updates
-    share = per_update // world
-    return [update * per_update + rank * share + i for update in range(updates) for i in range(share)]
+    return torch.arange(prompts).view(updates, world, -1)[:, rank].flatten().tolist()
 
 
 @torch.no_grad()
@@ -279,37 +276,9 @@ def _trajectories(policy: Policy, batch: Batch, rows: slice, plan: Plan, keep: N
     return {name: value if name == "std" else torch.stack(value) for name, value in out.items()}
 
 
-def micro_batches(count: int, size: int) -> list[slice]:
-    """Slices of at most ``size`` samples that cover ``count``."""
-    return [slice(first, first + size) for first in range(0, count, size)]
-
-
 def generator(seed: int, purpose: str) -> torch.Generator:
     """What draws a sample's noise: "initial" (by ``initial_seed_B``), of its "steps", or for another purpose."""
     return torch.Generator().manual_seed(sample_seed(seed, purpose))
-
-
-def noised_at(policy: Policy, clean, seed_B: list[int], t: int, sigma_S: torch.Tensor):
-    """Clean latents noised to level t, x = (1 − σ)·clean + σ·noise, each sample with noise of its own seed and level."""
-    noise = policy.noise([generator(seed, f"forward {t}") for seed in seed_B])
-    sigma = float(sigma_S[t])
-    return (1 - sigma) * clean + sigma * noise
-
-
-def continued_from(policy: Policy, sampled: Trajectory, sampler: SamplerConfig, state: int, draw: int, rows: slice, condition):
-    """Final latents (B, …) when sampling goes on from a state with fresh noise, under the same plan of stochastic steps.
-
-    The noise of a step depends on the sample's seed, ``draw`` and the step alone, so continuations of neighbouring states
-    share it. The first step uses the velocity that the rollout kept.
-    """
-    plan = Plan(sampler, sampled.sigma_S, sampled.std_T > 0, sampled.trained_T, len(sampled.seed_B))
-    x, velocity = sampled.latents_SB[state, rows], sampled.velocity_TB[state, rows]
-    for t in range(state, len(plan.sigma_S) - 1):
-        if t > state:
-            velocity = velocity_at(policy, x, t, plan.sigma_S, condition)
-        noise = policy.noise([generator(seed, f"continuation {draw} step {t}") for seed in sampled.seed_B[rows]])
-        x = transition_at(plan, t, x, velocity, noise=noise)[0]
-    return x
 
 
 def condition_of(policy: Policy, prompts: list[Prompt], rows: slice | torch.Tensor):

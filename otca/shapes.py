@@ -33,10 +33,7 @@ OPTIONS = ("boundary_ratio", "expand_timesteps", "is_distilled")
 
 
 def empty_policy(config: PolicyConfig, dtype: torch.dtype | None = None) -> tuple[Policy, dict[str, nn.Module]]:
-    """The policy of a config without weights (meta device), and its networks by name, text encoders included.
-
-    ``dtype``: of every network but the VAE, where they are not to lie as they are loaded.
-    """
+    """The policy of a config without weights (meta device), and its networks by name; ``dtype``: of all but the VAE, if given."""
     dtypes = component_dtypes(config) if dtype is None else {"vae": torch.float32, "default": dtype}
     pipeline = empty_pipeline(resolve_model(config.path), dtypes)
     parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
@@ -44,10 +41,7 @@ def empty_policy(config: PolicyConfig, dtype: torch.dtype | None = None) -> tupl
 
 
 def empty_pipeline(path: str, dtypes: dict[str, torch.dtype], without: tuple[str, ...] = ()):
-    """The pipeline with every network on the meta device: shapes and dtypes, no weights and no tokenizers.
-
-    ``dtypes``: by component, "default" for the others. Raises InputError for a hub id whose architecture is not known here.
-    """
+    """The pipeline with networks on the meta device, without tokenizers; ``dtypes``: by component, "default" for the others."""
     import diffusers
 
     parts = dict(PUBLISHED[path] if path in PUBLISHED else _read(path))

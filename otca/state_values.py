@@ -8,11 +8,11 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from otca.config import CreditConfig, TrainConfig
+from otca.config import CreditConfig, SamplerConfig, TrainConfig
 from otca.credit import group_center
 from otca.models.base import Policy
 from otca.rewards.base import Reward, score_all
-from otca.sampling import clean_prediction, condition_of, continued_from, micro_batches, velocity_at
+from otca.sampling import Plan, clean_prediction, condition_of, generator, micro_batches, transition_at, velocity_at
 from otca.types import Trajectory
 
 
@@ -36,10 +36,7 @@ def scored_states(steps: int, count: int, spread: str = "even") -> list[int]:
 
 
 def planned_paths(stochastic_T: torch.Tensor, settings: CreditConfig) -> dict[int, list[int]]:
-    """How each scored state is valued: the grid points of its completion, all that are left for continuations.
-
-    Empty where the trajectory went on without noise along these very points: it is its own completion.
-    """
+    """Grid points of each scored state's completion; empty where the trajectory is its own, having gone on without noise."""
     steps, out = len(stochastic_T), {}
     for state in scored_states(steps, settings.process_states, settings.process_spread):
         whole = completion_path(state, steps, 0)
@@ -57,14 +54,11 @@ def path_evaluations(paths: dict[int, list[int]], settings: CreditConfig) -> int
 def process_values(
     policy: Policy, sampled: Trajectory, final_BK: torch.Tensor, rewards: list[Reward], config: TrainConfig
 ) -> tuple[torch.Tensor, dict[str, int]]:
-    """Estimated rewards (S, B, K) of each state, the last row the final rewards, and what they cost.
+    """Estimated rewards (S, B, K) of each state, the last row the final rewards, and what they cost (evaluations, reward calls).
 
     A state is worth the reward of its ODE completion, or the mean over ``credit.process_continuations`` stochastic ones; initial
-    noise that is not scored (``credit.process_spread: early``) is worth its group's mean final reward.
-    The first step uses the velocity that the rollout kept, so a completion of one step (the clean prediction) costs no
-    network evaluation; a state whose completion is the trajectory itself takes the final reward and costs nothing.
-    Costs: ``network_evaluations`` and ``reward_calls``, each media scored being decoded once. Raises `RewardError` as any
-    scoring does.
+    noise that is not scored (``credit.process_spread: early``) is worth its group's mean final reward. The first step uses the
+    velocity that the rollout kept, so the clean prediction costs no evaluation, and a trajectory's own completion nothing.
     """
     settings, steps, count = config.credit, len(sampled.sigma_S) - 1, len(sampled.prompts)
     draws, paths = settings.process_continuations, planned_paths(sampled.std_T > 0, settings)
@@ -101,6 +95,22 @@ def continuation_rewards_NBK(
             media.append(policy.decode(latents))
         out.append(score_all(rewards, torch.cat(media), sampled.prompts).reward_BK)
     return torch.stack(out)
+
+
+def continued_from(policy: Policy, sampled: Trajectory, sampler: SamplerConfig, state: int, draw: int, rows: slice, condition):
+    """Final latents (B, …) when sampling goes on from a state with fresh noise, under the same plan of stochastic steps.
+
+    The noise of a step depends on the sample's seed, ``draw`` and the step alone, so continuations of neighbouring states
+    share it. The first step uses the velocity that the rollout kept.
+    """
+    plan = Plan(sampler, sampled.sigma_S, sampled.std_T > 0, sampled.trained_T, len(sampled.seed_B))
+    x, velocity = sampled.latents_SB[state, rows], sampled.velocity_TB[state, rows]
+    for t in range(state, len(plan.sigma_S) - 1):
+        if t > state:
+            velocity = velocity_at(policy, x, t, plan.sigma_S, condition)
+        noise = policy.noise([generator(seed, f"continuation {draw} step {t}") for seed in sampled.seed_B[rows]])
+        x = transition_at(plan, t, x, velocity, noise=noise)[0]
+    return x
 
 
 def _completion_rewards_BK(policy, sampled, rewards, path, micro_batch) -> torch.Tensor:

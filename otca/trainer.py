@@ -79,7 +79,7 @@ class Trainer:
         )
         self.main, device = self.accelerator.is_main_process, self.accelerator.device
         check_launch(self.accelerator, INFERENCE[config.policy.precision])
-        self.micro_batch = config.rows_per_pass(self.accelerator.num_processes)
+        _, self.micro_batch = config.shares(self.accelerator.num_processes)
         self.prompts = load_prompts(config.prompts)
         self.rewards = build_rewards(config.rewards, device, config.reward_files, config.reward_timeout, config.reward_fps)
         check_prompts(self.rewards, self.prompts, config.prompts)
@@ -96,16 +96,14 @@ class Trainer:
         if self.policy.experts > 1:  # a backward pass reaches one of them
             self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.policy.network, self.optimizer = self.accelerator.prepare(self.policy.network, optimizer)
-        self.updater = Updater(config, method, self.policy, self.optimizer, self.accelerator, self.folder)
+        self.updater = Updater(config, method, self.policy, self.optimizer, self.accelerator)
         self.parameters = self.updater.parameters
         self.progress, self.seconds = checkpoint.Progress(), {}
 
     def run(self, on_row: Callable[[dict], None] | None = None, judge: Callable | None = None) -> None:
         """Train from the newest whole checkpoint, if any, to the last iteration; ``on_row`` sees each row of train.csv.
 
-        ``judge`` adds held-out metrics to validation (see `Validation`).
-
-        What stops it (a reward, memory, a signal) leaves a checkpoint of the last iteration's end, where one can be written.
+        ``judge`` adds held-out metrics to validation. What stops it leaves a checkpoint of the last iteration's end.
         """
         self._restore()
         config, progress = self.config, self.progress
@@ -241,10 +239,7 @@ def collect(
     config: TrainConfig,
     seconds: dict[str, float] | None = None,
 ) -> tuple[Trajectory, Scores, dict[str, int]]:
-    """Rollout, rewards and state values: all that a method's credit is made of, and what the state values cost.
-
-    ``seconds``, if given, gains the time of each phase.
-    """
+    """All that a method's credit is made of, and what state values cost; ``seconds``, if given, gains the time of each phase."""
     seconds = {} if seconds is None else seconds
     background = AsyncScoring(rewards)
     sampled = rollout(policy, batch, plan, needs, seconds, background.add)

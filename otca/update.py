@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save
 
 from otca import losses
 from otca.config import TrainConfig
 from otca.distributed import gathered, is_sharded, whole
 from otca.errors import TrainingError, memory_named
-from otca.files import write_atomic
 from otca.methods import Method
 from otca.models.base import Policy, swapped
-from otca.sampling import Plan, condition_of, noised_at, transition_at, velocity_at, velocity_slopes
+from otca.sampling import Plan, condition_of, generator, transition_at, velocity_at, velocity_slopes
 from otca.types import Credit, Trajectory
-
-REFUSED = "not_finite.safetensors"
-"""File of a run's folder with the batch whose gradient was not finite: latents, log-probabilities, advantages, prompts."""
 
 
 class Updater:
     """The trained weights, what is kept beside them (reference, average, old policy), and the optimizer that moves them."""
 
-    def __init__(self, config: TrainConfig, method: Method, policy: Policy, optimizer, accelerator: Accelerator, folder: Path):
-        """``folder`` is the run's; ``share`` will be the samples of one optimizer step on this process."""
-        self.config, self.method, self.policy, self.folder = config, method, policy, folder
+    def __init__(self, config: TrainConfig, method: Method, policy: Policy, optimizer, accelerator: Accelerator):
+        self.config, self.method, self.policy = config, method, policy
         self.optimizer, self.accelerator = optimizer, accelerator
-        self.share = config.samples_per_update(accelerator.num_processes)
-        self.micro_batch = config.rows_per_pass(accelerator.num_processes)
+        self.share, self.micro_batch = config.shares(accelerator.num_processes)
         self.parameters = policy.trainable_parameters()
         self.sharded = is_sharded(self.parameters)
         self.reference = self._copied() if config.loss.kl_beta else []
@@ -59,7 +49,7 @@ class Updater:
         """One pass over the samples: each optimizer step sees an equal share, every trained transition of it.
 
         Returns the means over steps for the iteration's row. A step whose gradient is not finite is skipped and counted;
-        raises TrainingError after ``config.patience`` of them in a row, with the batch kept in `REFUSED`.
+        raises TrainingError after ``config.patience`` of them in a row.
         """
         config, updates = self.config, self.config.optimizer.updates_per_iteration
         scales = self._step_scales(plan)
@@ -74,7 +64,9 @@ class Updater:
             skipped += not finite
             self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
             if config.patience and self.skipped_in_a_row >= config.patience:
-                self._give_up(sampled, credit, iteration)
+                said = f"the gradient was not finite in {self.skipped_in_a_row} updates in a row (patience), the last in"
+                rate = f"optimizer.learning_rate ({config.optimizer.learning_rate:g})"
+                raise TrainingError(f"{said} iteration {iteration}; lower {rate} or use policy.precision bf16 or no")
             if finite:
                 self._follow(self.average, config.optimizer.ema_decay)
         self.moved = True
@@ -147,23 +139,6 @@ class Updater:
             if first == 0:  # no weight has moved since the rollout
                 totals["first_ratio_deviation"] = max(totals["first_ratio_deviation"], report.get("ratio_deviation", 0.0))
 
-    def _give_up(self, sampled: Trajectory, credit: Credit, iteration: int) -> None:
-        """Keep the batch whose gradient is not finite, and raise TrainingError."""
-        path = self.folder / REFUSED
-        tensors = {name: getattr(sampled, name) for name in ("latents_SB", "log_prob_TB", "sigma_S")}
-        tensors |= {name: getattr(credit, name) for name in ("advantage_TB", "step_weight_TB")}
-        about = {"iteration": str(iteration), "prompts": json.dumps([dataclasses.asdict(p) for p in sampled.prompts])}
-        if self.accelerator.is_main_process:
-            write_atomic(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata=about))
-        said = f"the gradient was not finite in {self.skipped_in_a_row} updates in a row (patience), the last in iteration"
-        rate = f"optimizer.learning_rate ({self.config.optimizer.learning_rate:g})"
-        raise TrainingError(f"{said} {iteration}; its batch is in {path}; lower {rate} or use policy.precision bf16 or no")
-
-    def _reference_velocity(self, x, t: int, plan: Plan, condition, weights: list[torch.Tensor]) -> torch.Tensor:
-        """Velocity under other weights than the trained ones, without gradient."""
-        with torch.no_grad(), swapped(self.policy.network, self.parameters, weights):
-            return velocity_at(self.policy, x, t, plan.sigma_S, condition)
-
     def _velocity_of(self, weights: list[torch.Tensor], x, t: int, plan: Plan, condition) -> torch.Tensor:
         """Velocity under other weights than the trained ones, without gradient."""
         with torch.no_grad(), swapped(self.policy.network, self.parameters, weights):
@@ -211,3 +186,10 @@ class Updater:
         if self.config.loss.kl_beta:
             kl_B = losses.velocity_distance(velocity, self._velocity_of(self.reference, noisy, t, plan, condition))
         return self.method.forward_loss(level), kl_B, {}
+
+
+def noised_at(policy: Policy, clean, seed_B: list[int], t: int, sigma_S: torch.Tensor):
+    """Clean latents noised to level t, x = (1 − σ)·clean + σ·noise, each sample with noise of its own seed and level."""
+    noise = policy.noise([generator(seed, f"forward {t}") for seed in seed_B])
+    sigma = float(sigma_S[t])
+    return (1 - sigma) * clean + sigma * noise

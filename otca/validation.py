@@ -36,10 +36,7 @@ def best_iteration(rows: list[dict[str, float]]) -> int | None:
 
 
 def chosen_checkpoint(run: Path, which: str) -> Path:
-    """Folder of a run's checkpoint, verified: the ``last``, the ``best`` in validation, or that of a number of iterations.
-
-    Raises InputError where there is none such, or where it is damaged.
-    """
+    """A run's verified checkpoint: the ``last``, the ``best`` in validation, or that of a number of iterations."""
     found, best = {iteration_of(path): path for path in checkpoints(run)}, best_iteration(rows_of(run))
     if not found:
         raise InputError(f"run {run} has no checkpoint; give a folder that `python -m otca train` wrote")

@@ -9,10 +9,11 @@ Methods share prompts, initial noise and seeds, and runs are shared among famili
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from eval.tables import EQUAL_CALLS, EQUAL_EVALUATIONS
-from otca.signals import run_command
+from reproduce.run import run_script
 from reproduce.table import EMBEDDED, Table, parser_of, run_tables
 from reproduce.variants import SAMPLED, SETTINGS, STRESSED
 
@@ -71,12 +72,15 @@ FAMILIES = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, print the families asked for; exit code 2 with one line where the input cannot be used."""
+    """Make and print the families asked for."""
     parser = parser_of("ablations", __doc__)
     parser.add_argument("--family", choices=(*FAMILIES, "all"), default="all", help="which family (default: all)")
-    args = parser.parse_args(argv)
+    return run_script(parser, _make, argv)
+
+
+def _make(args: argparse.Namespace) -> int:
     chosen = list(FAMILIES.values()) if args.family == "all" else [FAMILIES[args.family]]
-    return run_command("ablations", lambda: run_tables("ablations", chosen, args))
+    return run_tables("ablations", chosen, args)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ Each table's own script makes the same runs; this one makes them all first, then
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
 from eval.page import write_page
 from otca.presets import SEEDS
-from otca.signals import run_command
 from reproduce import ablations, credit_fidelity, gradient_signal, table1, table2, table3, table4
+from reproduce.run import run_script
 from reproduce.table import RESULTS, Table, parser_of, run_tables
 
 TABLES: tuple[Table, ...] = (*(script.TABLE for script in (table1, table2, table3, table4)), *ablations.FAMILIES.values())
@@ -35,11 +36,15 @@ def render() -> list[Path]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, write; exit code 2 with one line where something cannot be done."""
-    args = parser_of("all", __doc__).parse_args(argv)
-    if args.render:
-        return run_command("all", lambda: print("\n".join(f"written: {path}" for path in render())))
-    return run_command("all", lambda: run_tables("all", TABLES, args))
+    """Make the runs and write the tables, or write what is published."""
+    return run_script(parser_of("all", __doc__), _make, argv)
+
+
+def _make(args: argparse.Namespace) -> int:
+    if not args.render:
+        return run_tables("all", TABLES, args)
+    print("\n".join(f"written: {path}" for path in render()))
+    return 0
 
 
 if __name__ == "__main__":

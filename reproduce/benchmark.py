@@ -37,11 +37,10 @@ from otca.prompts import load_prompts
 from otca.rewards.base import build_reward
 from otca.sampling import plan_of, velocity_at
 from otca.shapes import empty_pipeline
-from otca.signals import run_command
 from otca.trainer import Trainer
 from otca.types import Prompt
 from reproduce.gate import Entry, record
-from reproduce.run import positive, script
+from reproduce.run import positive, run_script, script
 
 OUT = Path("results/speed/speed.json")
 ROUNDS = 5
@@ -66,31 +65,32 @@ def now() -> float:
     return time.perf_counter()
 
 
+def seconds_of(call: Callable[[], object]) -> float:
+    """Seconds of a call."""
+    started = now()
+    call()
+    return now() - started
+
+
 # ---------------------------------------------------------------------------------------------------------------- engine
 def timed_step(trainer: Trainer) -> dict[str, float]:
-    """Seconds of each phase of an iteration, and "total"."""
-    started = now()
-    trainer.step()
-    return trainer.seconds | {"total": now() - started}
+    """Seconds of an iteration, "total", and of each of its phases."""
+    return {"total": seconds_of(trainer.step)} | trainer.seconds
 
 
-def bare_network_seconds(trainer: Trainer) -> float:
+def bare_network_passes(trainer: Trainer) -> None:
     """An iteration's network passes and nothing else: T forward ones a chunk, then one with backward a trained step."""
     policy, rows, config = trainer.policy, trainer.micro_batch, trainer.config
     sigma_S = plan_of(config, policy.shift, rows).sigma_S
     condition = policy.encode([prompt.text for prompt in trainer.prompts[:rows]])
     x = policy.noise([torch.Generator().manual_seed(i) for i in range(rows)])
-    started = now()
     for _ in range(config.prompts_per_iteration * config.group_size // rows):
         for t in range(config.sampler.steps):
             with torch.no_grad():
                 velocity_at(policy, x, t, sigma_S, condition)
         for t in range(config.sampler.steps - 1):
             velocity_at(policy, x, t, sigma_S, condition).square().mean().backward()
-    elapsed = now() - started
-    for parameter in policy.trainable_parameters():
-        parameter.grad = None
-    return elapsed
+    trainer.optimizer.zero_grad()
 
 
 def engine(modality: str, folder: Path) -> dict[str, Entry]:
@@ -105,7 +105,9 @@ def engine(modality: str, folder: Path) -> dict[str, Entry]:
         return trainer
 
     trainer = warm("otca", WORKLOADS[modality])
-    rounds = [{"bare": bare_network_seconds(trainer)} | timed_step(trainer) for _ in range(ROUNDS)]  # in turn, on one machine
+    rounds = []
+    for _ in range(ROUNDS):  # in turn, on one machine
+        rounds.append({"bare": seconds_of(lambda: bare_network_passes(trainer))} | timed_step(trainer))
     phases = pd.DataFrame(rounds)
     share = phases.div(phases["total"], axis=0).median().drop(["bare", "total"])
     rivals = {name: warm(name, find_method(name).settings) for name in (BASELINE, "process_credit")}
@@ -134,15 +136,11 @@ def share_inside_networks(call: Callable[[], object]) -> tuple[float, float]:
             inside.append(now() - since)
 
     hooks = nn.modules.module
-    handles = [
+    with (
         hooks.register_module_forward_pre_hook(lambda *_: entered.append(now())),
         hooks.register_module_forward_hook(leave, always_call=True),
-    ]
-    started = now()
-    call()
-    total = now() - started
-    for handle in handles:
-        handle.remove()
+    ):
+        total = seconds_of(call)
     return total, sum(inside) / total
 
 
@@ -222,7 +220,7 @@ def published_size(preset: str, iterations: int, folder: Path) -> dict[str, Entr
 
 # --------------------------------------------------------------------------------------------------------------- command
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write; exit code 2 with one line where something cannot be measured."""
+    """Measure, print, write."""
     parser = script("benchmark", __doc__)
     parser.add_argument("--modality", choices=tuple(WORKLOADS), help="the engine on one embedded model alone")
     parser.add_argument("--rewards", help="scorers alone, by name, separated by commas")
@@ -230,8 +228,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--preset", help="a published size alone, with random weights")
     parser.add_argument("--iterations", type=positive, default=3, help="with --preset: iterations that count (default: 3)")
     parser.add_argument("--out", type=Path, default=OUT, help=f"file to write; other rows are kept (default: {OUT})")
-    args = parser.parse_args(argv)
-    return run_command("benchmark", lambda: _measure(args))
+    return run_script(parser, _measure, argv)
 
 
 def _measure(args: argparse.Namespace) -> None:

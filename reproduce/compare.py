@@ -36,9 +36,8 @@ from eval.tables import BASELINE, TOLERANCE, build_table, metric_of, primary_of,
 from otca.errors import InputError, nearest
 from otca.presets import SEEDS
 from otca.rewards.base import measured
-from otca.runs import differing, is_finished, read_manifest
-from otca.signals import run_command
-from reproduce.run import script
+from otca.runs import CONFIG, differing, is_finished, read_manifest
+from reproduce.run import run_script, script
 from reproduce.table import RESULTS
 
 KINDS = ("reported", "re-scored", "re-trained")
@@ -48,6 +47,7 @@ COLUMNS = {
     "iteration": r"iterations?|steps?|_step|global_step|epoch",
 }
 """What a foreign column is, by its name in small letters; W&B's "run - metric" is read by its metric."""
+COSTS = ["network_evaluations", "reward_calls"]
 ONE_SEED = " One seed: intervals over prompts leave out the variance of training and show nothing about the method."
 Frames = dict[str, pd.DataFrame]
 """Rows by the name of their file, as a store has them."""
@@ -56,14 +56,10 @@ Frames = dict[str, pd.DataFrame]
 # ------------------------------------------------------------------------------------------------------- which runs
 def run_folders(paths: Sequence[Path]) -> list[Path]:
     """Runs in folders of seeds or of methods (whose ``seed*`` are meant). Raises InputError where there are none."""
-    out = []
-    for path in paths:
-        begun = is_finished(path) or (path / "config.yaml").is_file()
-        folders = [path] if begun else sorted(path.glob("seed*"))
-        if not folders:
-            raise InputError(f"{path} holds no finished run; give a run's folder (…/seed0), or a method's with its seed* inside")
-        out += folders
-    return out
+    found = {path: [path] if (path / CONFIG).is_file() or is_finished(path) else sorted(path.glob("seed*")) for path in paths}
+    if empty := [path for path, folders in found.items() if not folders]:
+        raise InputError(f"{empty[0]} holds no finished run; give a run's folder (…/seed0), or a method's with its seed* inside")
+    return [folder for folders in found.values() for folder in folders]
 
 
 def frames_of(runs: Sequence[Path], suffix: str = "") -> Frames:
@@ -115,18 +111,14 @@ def check_comparable(own: Frames, other: Frames, place: str, unequal_budget: boo
         trained |= set().union(*(measured(n.partition("?")[0].rpartition("/")[2]) for n in rewards if ":" not in n))
         if wrong := sorted(trained & held_out):
             raise InputError(f"{name} was trained on {', '.join(wrong)}, which the evaluation holds out")
-    costs = ["network_evaluations", "reward_calls"]
-    ratios = runs.loc[common, costs].sum() / base.loc[common, costs].sum()
+    ratios = runs.loc[common, COSTS].sum() / base.loc[common, COSTS].sum()
     off = [f"{ratio:.2f} times the {cost.replace('_', ' ')}" for cost, ratio in ratios.items() if abs(ratio - 1) > TOLERANCE]
     if off and not unequal_budget:
         raise InputError(f"unequal budget: {names[0]} had {' and '.join(off)} of {names[1]}; say --unequal-budget to go on")
 
 
 def compare(paths: Sequence[Path], against: str, root: Path, unequal_budget: bool = False) -> pd.DataFrame:
-    """The table of differences of these runs from the baseline: rows of `eval.tables.build_table`.
-
-    Raises InputError for what cannot be compared.
-    """
+    """The table of differences of these runs from the baseline: rows of `eval.tables.build_table`."""
     folders = run_folders(paths)
     places = sorted({"/".join(read_manifest(run)[key] for key in ("modality", "tier")) for run in folders})
     if len(places) > 1:
@@ -164,10 +156,7 @@ def _over_prompts(table: pd.DataFrame, store: Store, method: str, baseline: str)
 
 # --------------------------------------------------------------------------------------------------------- made elsewhere
 def external_rows(path: Path, name: str, samples: int) -> pd.DataFrame:
-    """A foreign CSV as rows of train.csv.gz: iteration, what was spent, ``validation_<metric>``.
-
-    ``samples``: of an iteration, where the file counts iterations alone. Raises InputError naming the columns that it has.
-    """
+    """A foreign CSV as rows of train.csv.gz; ``samples``: of an iteration, where the file counts iterations alone."""
     try:
         given = pd.read_csv(path)
     except (OSError, ValueError) as error:
@@ -217,7 +206,7 @@ def overlay(store: Store, external: pd.DataFrame, kind: str, out: Path) -> pd.Da
 
 # ------------------------------------------------------------------------------------------------------------- command
 def main(argv: list[str] | None = None) -> int:
-    """Compare and print; exit code 2 with one line where it cannot be done."""
+    """Compare and print."""
     parser = script("compare", __doc__)
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="…/<method>, or single …/<method>/seed<k>")
     parser.add_argument("--against", default=BASELINE, help=f"published method or folder to compare with (default: {BASELINE})")
@@ -228,11 +217,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=0, help="samples an iteration, where the external run counts these")
     parser.add_argument("--place", default="image/cpu", help="modality/tier of the external run's rivals (default: image/cpu)")
     parser.add_argument("--out", type=Path, default=None, help="folder for the table and the curves")
-    args = parser.parse_args(argv)
-    return run_command("compare", lambda: _command(args))
+    return run_script(parser, _compare, argv)
 
 
-def _command(args: argparse.Namespace) -> None:
+def _compare(args: argparse.Namespace) -> None:
     if not args.runs and args.external is None:
         raise InputError("give folders of runs, or --external with a CSV file")
     if args.runs:

@@ -44,9 +44,8 @@ from otca.errors import InputError
 from otca.files import model_identity, resolve_model, write_atomic
 from otca.methods import Method
 from otca.sampling import select_steps
-from otca.signals import run_command
 from otca.types import Scores, Trajectory
-from reproduce.run import script
+from reproduce.run import run_script, script
 from reproduce.truth import SEED, STAGES, STUDIES, Study, load_draws, load_trajectories, load_values, tasks, valuation_of
 from reproduce.variants import credit_config
 from reproduce.workers import run_tasks
@@ -94,8 +93,7 @@ def chosen_T(method: Method, config: TrainConfig) -> torch.Tensor:
     """Which steps a method trains, at the first iteration of a run: bool (T,)."""
     own = {key.removeprefix("step_selection."): value for key, value in method.settings.items() if "step_selection." in key}
     chosen = dataclasses.replace(config.step_selection, **own)
-    rng = np.random.default_rng(SEED)
-    return select_steps(chosen.kind, config.sampler.steps, 0, rng, chosen.fraction, chosen.count, chosen.stride)[1]
+    return select_steps(chosen, config.sampler.steps, 0, np.random.default_rng(SEED))[1]
 
 
 def truth_file(modality: str, stage: str) -> Path:
@@ -116,10 +114,7 @@ def published_truth(study: Study, stage: str, final_BK: np.ndarray) -> Truth:
 
 
 def measure(study: Study, published: bool = False) -> None:
-    """Write the truth set of every stage, with every reading's credit.
-
-    ``published``: the truth is that of the set that is there, else it is of the continuations.
-    """
+    """Write every stage's truth set, with every reading's credit; ``published``: of the truth that is there."""
     config = study.config
     said = {"objectives": ",".join(study.objectives), "continuations": str(study.draws), "policy": config.policy.path}
     said["sha256"] = model_identity(resolve_model(config.policy.path)).get("sha256", "")
@@ -227,13 +222,12 @@ def read(modality: str, stage: str) -> tuple[dict[str, np.ndarray], Truth, dict[
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure what is missing, then write tables and figures; exit code 2 with one line where the input cannot be used."""
+    """Measure what is missing, then write tables and figures."""
     parser = script("credit_fidelity", __doc__, "--modality", "--jobs")
     parser.add_argument("--render", action="store_true", help="only rebuild tables and figures from published truth sets")
     again = "published: make the trajectories again, check that they are the published ones, and take the truth of these"
     parser.add_argument("--truth", choices=("measured", "published"), default="measured", help=again)
-    args = parser.parse_args(argv)
-    return run_command("credit_fidelity", lambda: _make(args))
+    return run_script(parser, _make, argv)
 
 
 def _make(args: argparse.Namespace) -> None:

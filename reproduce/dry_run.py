@@ -99,7 +99,7 @@ def _shared(trained: dict[RunSpec, TrainConfig]) -> str:
     world = process_state().num_processes
     for arm, config in trained.items():
         try:
-            config.rows_per_pass(world)
+            config.shares(world)
         except InputError as error:
             raise InputError(f"{arm}: {error}") from error
     return str(world)

@@ -34,18 +34,17 @@ def rows() -> str:
     """One row a published checkpoint, from the files in results/precision/."""
     parity = pd.read_csv(PARITY).groupby("pipeline")["max_abs_difference"].max()
     planned = pd.read_csv(PLANNED).set_index("path")
-    heads = ("family", "checkpoint", "pipeline", "parameters", "trained", "guidance", "parity", "plan")
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    table = [("family", "checkpoint", "pipeline", "parameters", "trained", "guidance", "parity", "plan"), ("---",) * 8]
     for path, parts in PUBLISHED.items():
-        family, parameters, trained, memory = PIPELINES[parts["pipeline"]], "", "LoRA", ""
+        pipeline = parts["pipeline"]
+        family, counted = PIPELINES[pipeline], ("", "LoRA", "")
         if path in planned.index:
             made = planned.loc[path]
-            parameters, trained = f"{made['parameters'] / 1e9:.1f} B", f"LoRA, {made['trained'] / 1e6:.0f} M"
-            memory = f"{made['bytes'] / 1e9:.0f} GB"
-        kind, difference = adapter_of(family).guidance_kind, f"{parity[parts['pipeline']]:.0e}"
-        cells = (family, f"`{path}`", parts["pipeline"], parameters, trained, kind, difference, memory)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            trained = f"LoRA, {made['trained'] / 1e6:.0f} M"
+            counted = f"{made['parameters'] / 1e9:.1f} B", trained, f"{made['bytes'] / 1e9:.0f} GB"
+        kind, difference = adapter_of(family).guidance_kind, f"{parity[pipeline]:.0e}"
+        table.append((family, f"`{path}`", pipeline, *counted[:2], kind, difference, counted[2]))
+    return "".join(f"| {' | '.join(cells)} |\n" if cells[0] != "---" else f"|{'|'.join(cells)}|\n" for cells in table)
 
 
 def main() -> None:

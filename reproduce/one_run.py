@@ -61,10 +61,9 @@ def check_trained_arms(arms: Sequence[RunSpec]) -> None:
 
 
 def run_arm(arm: RunSpec, root: Path) -> None:
-    """Train (resuming), evaluate, and seal one run with its manifest; a finished one is left as it is.
+    """Train (resuming), evaluate, and seal one run with its manifest; a finished one is left as it is. All processes call it.
 
-    Where a launcher started several processes, all of them call it and the main one writes. Raises InUse where another command is
-    at work on the run.
+    Raises InUse where another command is at work on the run.
     """
     folder, processes = root / arm.path, process_state()
     if is_finished(folder):

@@ -44,10 +44,7 @@ def credited(policy: Policy, method: Method, config: TrainConfig, rewards: list[
 
 
 def rows_of(sampled: Trajectory, scores: Scores, credit: Credit, group_size: int) -> pd.DataFrame:
-    """Credit (signed, as the update has it) of the first sample of every group: one row a prompt, trained step and objective.
-
-    Methods that credit one sum have the objective "all", whose reward is the mean.
-    """
+    """Signed credit of the first sample of every group, a row a step and objective ("all" where a method credits one sum)."""
     reward_BK, names = scores.reward_BK, scores.names
     if credit.advantage_TBK.shape[2] == 1:  # a method that credits one sum of the objectives
         reward_BK, names = reward_BK.mean(1, keepdim=True), ("all",)

@@ -10,18 +10,16 @@ import sys
 
 from eval.store import finished_runs, publish
 from otca.errors import InputError
-from otca.signals import run_command
-from reproduce.run import script
+from reproduce.run import run_script, script
 from reproduce.table import RESULTS
 from reproduce.workers import RUNS
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Publish every finished run of a modality and tier, or those of the methods named; exit code 2 with one line on failure."""
+    """Publish every finished run of a modality and tier, or those of the methods named."""
     parser = script("publish", __doc__, "--modality", "--tier")
     parser.add_argument("names", nargs="*", metavar="NAME", help="methods or variants (default: all that are finished)")
-    args = parser.parse_args(argv)
-    return run_command("publish", lambda: _publish(args))
+    return run_script(parser, _publish, argv)
 
 
 def _publish(args: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -69,6 +69,12 @@ def script(name: str, description: str | None, *shared: str) -> argparse.Argumen
     for option in shared:
         parser.add_argument(option, **OPTIONS[option])
     return parser
+
+
+def run_script(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int | None], argv=None) -> int:
+    """Parse and run ``command(args)``; exit code 2 with one line where something cannot be done."""
+    args = parser.parse_args(argv)
+    return run_command(parser.prog.rpartition(".")[2], lambda: command(args))
 
 
 def make_runs(name: str, tier: str, arms: Sequence[RunSpec], args: argparse.Namespace, root: Path = RUNS) -> int | None:
@@ -130,22 +136,21 @@ def show_made(arms: Sequence[RunSpec], root: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, say where the runs are; exit code 2 with one line where something cannot be done."""
+    """Make the runs and say where they are."""
     parser = script("run", __doc__, "--modality", "--tier", *MAKING)
     parser.add_argument("names", nargs="+", metavar="NAME", help="a method of baselines/, or method@variant")
     parser.add_argument("--seeds", **_count(None, "so many seeds, from 0 (default: as the tier's headline methods)"))
-    args = parser.parse_args(argv)
+    return run_script(parser, _run, argv)
 
-    def command() -> int:
-        names, seeds = dict.fromkeys(args.names), args.seeds or SEEDS[args.tier]
-        arms = [named_arm(args.modality, args.tier, name, seed) for seed in range(seeds) for name in names]
-        code = make_runs(", ".join(names), args.tier, arms, args)
-        if code is None and is_main():
-            show_made(arms, RUNS)
-        end_processes()
-        return code or 0
 
-    return run_command("run", command)
+def _run(args: argparse.Namespace) -> int:
+    names, seeds = dict.fromkeys(args.names), args.seeds or SEEDS[args.tier]
+    arms = [named_arm(args.modality, args.tier, name, seed) for seed in range(seeds) for name in names]
+    code = make_runs(", ".join(names), args.tier, arms, args)
+    if code is None and is_main():
+        show_made(arms, RUNS)
+    end_processes()
+    return code or 0
 
 
 if __name__ == "__main__":

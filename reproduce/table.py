@@ -20,8 +20,7 @@ from eval.tables import EQUAL_CALLS, UNTRAINED, build_table, headline, metric_of
 from otca.distributed import end_processes, is_main
 from otca.presets import FEWER_SEEDS, SEEDS
 from otca.runs import RunSpec
-from otca.signals import run_command
-from reproduce.run import MAKING, make_runs, script
+from reproduce.run import MAKING, make_runs, run_script, script
 from reproduce.variants import named_arm
 from reproduce.workers import RUNS
 
@@ -130,9 +129,8 @@ class Table:
             show(f"{self.title} ({modality}, {tier} tier)", grid, said(part, metric))
 
     def main(self, description: str, argv: list[str] | None = None) -> int:
-        """Parse, run, print; exit code 2 with one line where the input cannot be used."""
-        args = parser_of(self.name, description).parse_args(argv)
-        return run_command(self.name, lambda: run_tables(self.name, [self], args))
+        """Make the missing runs, write and print the table."""
+        return run_script(parser_of(self.name, description), lambda args: run_tables(self.name, [self], args), argv)
 
 
 def parser_of(name: str, description: str) -> argparse.ArgumentParser:

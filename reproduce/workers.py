@@ -75,12 +75,10 @@ class Job:
 
 
 def run_arms(arms: Sequence[RunSpec], root: Path, jobs: int, slurm: str = "", gpus: int = 0) -> None:
-    """Make every missing run in ``jobs`` workers on this machine or in a ``slurm`` partition, with one progress bar.
+    """Make every missing run in ``jobs`` workers here or in a ``slurm`` partition (with ``gpus`` each), with one progress bar.
 
-    Under a launcher (``accelerate launch -m reproduce.table1``) all its processes train each run together. A job of Slurm asks
-    for ``gpus`` GPUs; local workers share this machine's first one. Ctrl-C ends local workers, which keep their iteration's end;
-    those of Slurm go on. Raises InputError where Slurm is missing or rejects a job, TrainingError unless all runs are finished
-    in the end.
+    Under a launcher (``accelerate launch -m reproduce.table1``) all its processes train each run together. Ctrl-C ends local
+    workers, which keep their iteration's end; those of Slurm go on. Raises TrainingError unless all runs are finished in the end.
     """
     missing = [arm for arm in arms if not is_finished(root / arm.path)]
     if launched():

@@ -17,9 +17,10 @@ from otca.errors import InputError
 from otca.losses import NoisedSample, Transition, surrogate, velocity_distance
 from otca.methods import assign_credit
 from otca.models.base import build_policy
-from otca.sampling import noised_at, select_steps
+from otca.sampling import select_steps
 from otca.trainer import Trainer
 from otca.types import Scores, Trajectory
+from otca.update import noised_at
 from tests.toys import toy_settings
 
 RIVALS = ("flow_grpo", "dance_grpo", "mix_grpo", "tempflow_grpo", "flow_grpo_fast", "gdpo", "grpo_guard", "coca", "dense_grpo")
@@ -154,8 +155,7 @@ def test_coca_by_hand():
 def test_methods_choose_their_steps(name, stochastic, trained):
     """Of six steps, the last never: a window of four, the first two, int(.6·5) = 3 at random."""
     chosen = TrainConfig.from_dotted(find_method(name).settings).step_selection
-    rng = np.random.default_rng(0)
-    stochastic_T, trained_T = select_steps(chosen.kind, 6, 0, rng, chosen.fraction, chosen.count, chosen.stride)
+    stochastic_T, trained_T = select_steps(chosen, 6, 0, np.random.default_rng(0))
     assert (int(stochastic_T.sum()), int(trained_T.sum())) == (stochastic, trained)
 
 

@@ -9,14 +9,13 @@ import math
 import pandas as pd
 import pytest
 import torch
-from safetensors import safe_open
 
 from baselines import find_method
 from otca.checkpoint import checkpoints
 from otca.config import TrainConfig
 from otca.errors import RewardError, TrainingError, memory_named
 from otca.trainer import Trainer
-from otca.update import REFUSED, Updater
+from otca.update import Updater
 from tests.toys import toy_settings
 
 TOYS = ["tests.test_trainer:Brightness", "tests.test_trainer:Redness"]
@@ -50,21 +49,18 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(toy_pipeline, t
     rows = pd.read_csv(tmp_path / "train.csv")
     assert rows["skipped_updates"].tolist() == [0, 1, 0, 1, 0]
     assert [torch.equal(a, b) for a, b in itertools.pairwise(weights)] == [True, False, True, False]
-    assert torch.isfinite(weights[-1]).all() and not (tmp_path / REFUSED).exists()
+    assert torch.isfinite(weights[-1]).all()
     assert rows["update_norm"][[1, 3]].tolist() == [0, 0] and rows["gradient_norm"][[1, 3]].tolist() == [math.inf] * 2
 
 
-def test_patience_ends_and_the_batch_is_kept(toy_pipeline, tmp_path, monkeypatch):
+def test_patience_ends_the_run_where_the_same_command_goes_on(toy_pipeline, tmp_path, monkeypatch):
     exploding(monkeypatch, {1, 2, 3})
-    trainer = toy_trainer(toy_pipeline, tmp_path, iterations=9, patience=3)
     said = r"not finite in 3 updates in a row \(patience\), the last in iteration 3.*learning_rate"
     with pytest.raises(TrainingError, match=said):
-        trainer.run()
-    with safe_open(tmp_path / REFUSED, "pt") as file:
-        about, latents = file.metadata(), file.get_tensor("latents_SB")
-    assert about["iteration"] == "3" and len(json.loads(about["prompts"])) == latents.shape[1] == 6
-    assert checkpoints(tmp_path)[-1].name == "iteration_000003"  # what was skipped changed nothing
-    assert json.loads((checkpoints(tmp_path)[-1] / "state.json").read_text())["skipped_in_a_row"] == 3
+        toy_trainer(toy_pipeline, tmp_path, iterations=9, patience=3).run()
+    newest = checkpoints(tmp_path)[-1]
+    assert newest.name == "iteration_000003"  # what was skipped changed nothing
+    assert json.loads((newest / "state.json").read_text())["skipped_in_a_row"] == 3
 
 
 class Constant:

@@ -137,8 +137,7 @@ def test_the_command_prints_every_part_and_refuses_what_cannot_be(capsys):
         "hours on 1 × h100",
     ):
         assert expected in out
-    on_gpu, on_cpu = (_reward_bytes(["videoalign_vq", "videoalign_ta"], where)[0] / 2**30 for where in (False, True))
-    assert (round(on_gpu, 2), round(on_cpu, 2)) == (4.28, 8.48)
+    assert _reward_bytes(["videoalign_vq", "videoalign_ta"])[0] / 2**30 == pytest.approx(4.28, abs=0.005)  # one network
     for arguments, message in (
         (["--gpu=abacus"], "gpu is 'abacus'; choose from h200"),
         (["--utilisation=2"], "utilisation is 2.0; it must lie in (0, 1]"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
-from otca.config import PolicyConfig, SamplerConfig
+from otca.config import PolicyConfig, SamplerConfig, StepSelectionConfig
 from otca.models.base import build_policy, swapped
 from otca.sampling import Plan, make_batch, rollout, sample_seed, select_steps, sigmas_S, slots_of
 from otca.types import Needs, Prompt
@@ -25,7 +25,7 @@ def policy(untrained_pipeline):
 
 def sample(policy, micro_batch, kind="flow_sde", level=0.7, shared=False, steps=4, keep=Needs.NOTHING):
     batch = make_batch(PROMPTS, [0, 1, 2], 4, ("run", 0), shared)
-    masks = select_steps("all", steps, 0, np.random.default_rng(0), 1.0, 1, 1)
+    masks = select_steps(StepSelectionConfig(), steps, 0, np.random.default_rng(0))
     return rollout(
         policy, batch, Plan(SamplerConfig(kind=kind, steps=steps, level=level), sigmas_S(steps, 3.0), *masks, micro_batch), keep
     )
@@ -43,7 +43,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(policy):
     """The same seeds in another batch give the same noise: slot 2 alone equals slot 2 of three."""
     whole = sample(policy, 4)
     batch = make_batch(PROMPTS[2:], [2], 4, ("run", 0))
-    masks = select_steps("all", 4, 0, np.random.default_rng(0), 1.0, 1, 1)
+    masks = select_steps(StepSelectionConfig(), 4, 0, np.random.default_rng(0))
     alone = rollout(policy, batch, Plan(SamplerConfig(steps=4), sigmas_S(4, 3.0), *masks, 4))
     assert torch.equal(alone.latents_SB[0], whole.latents_SB[0, 8:])
     torch.testing.assert_close(alone.latents_SB, whole.latents_SB[:, 8:], rtol=0, atol=1e-5)

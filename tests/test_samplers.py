@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch.distributions import Normal
 
 from otca import sampling
+from otca.config import StepSelectionConfig
 from otca.sampling import select_steps, sigmas_S
 
 CASES = json.loads((Path(__file__).parent / "fixtures" / "public_grpo.json").read_text())["cases"]
@@ -101,14 +101,16 @@ def test_sigmas_are_shifted_as_stated():
 
 
 def test_step_plans():
-    rng = partial(np.random.default_rng, 0)
-    _, everything_T = select_steps("all", 6, 0, rng(), 0.6, 4, 25)
+    def select(kind, steps, iteration, count=4):
+        return select_steps(StepSelectionConfig(kind=kind, count=count), steps, iteration, np.random.default_rng(0))
+
+    _, everything_T = select("all", 6, 0)
     assert everything_T.tolist() == [True] * 5 + [False]
-    stochastic_T, some_T = select_steps("random_fraction", 11, 0, rng(), 0.6, 4, 25)
+    stochastic_T, some_T = select("random_fraction", 11, 0)
     assert int(some_T.sum()) == 6 and int(stochastic_T.sum()) == 10 and not some_T[-1]
-    stochastic_T, first_T = select_steps("first_k", 10, 7, rng(), 0.6, 3, 25)
+    stochastic_T, first_T = select("first_k", 10, 7, 3)
     assert first_T.nonzero().flatten().tolist() == [0, 1, 2] and torch.equal(first_T, stochastic_T)
-    starts = [int(select_steps("window", 10, i, rng(), 0.6, 4, 25)[1].nonzero()[0]) for i in (0, 24, 25, 60, 1000)]
+    starts = [int(select("window", 10, i)[1].nonzero()[0]) for i in (0, 24, 25, 60, 1000)]
     assert starts == [0, 0, 1, 2, 5]
     with pytest.raises(ValueError, match="count is 10"):
-        select_steps("window", 10, 0, rng(), 0.6, 10, 25)
+        select("window", 10, 0, 10)

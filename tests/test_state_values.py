@@ -14,8 +14,8 @@ from otca import credit
 from otca.config import CreditConfig, PolicyConfig, SamplerConfig, TrainConfig
 from otca.methods import METHODS, assign_credit
 from otca.models.base import build_policy
-from otca.sampling import Plan, continued_from, make_batch, rollout, sigmas_S
-from otca.state_values import completion_path, continuation_rewards_NBK, process_values, scored_states
+from otca.sampling import Plan, make_batch, rollout, sigmas_S
+from otca.state_values import completion_path, continuation_rewards_NBK, continued_from, process_values, scored_states
 from otca.trainer import Trainer
 from otca.types import Needs, Prompt
 from tests.test_baselines import record

@@ -34,10 +34,7 @@ PIPELINES = {pipeline: family for family, (pipeline, _) in FAMILIES.items()}
 def build_policy(
     config: PolicyConfig, device: str | torch.device = "cpu", pipeline=None, networks_on: torch.device | None = None
 ) -> Policy:
-    """Load the checkpoint with its family's adapter, or drive a pipeline that is there. InputError where no adapter does.
-
-    ``networks_on``: where the trained networks stay if not on ``device``, as long as they are not in shards yet.
-    """
+    """The policy of a config, or of a pipeline that is there; ``networks_on``: where networks stay until they lie in shards."""
     return adapter_of(family_of(config, pipeline))(config, torch.device(device), pipeline, networks_on)
 
 
@@ -48,10 +45,7 @@ def adapter_of(family: str) -> type:
 
 
 def family_of(config: PolicyConfig, pipeline=None) -> str:
-    """Key of `FAMILIES`, where the settings leave it open read from the checkpoint (or of a pipeline that is there).
-
-    Raises InputError where no adapter drives it.
-    """
+    """Key of `FAMILIES`, read from the checkpoint where the settings leave it open. InputError where no adapter drives it."""
     if config.family != "auto":
         return config.family
     if pipeline is None:

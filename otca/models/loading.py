@@ -38,10 +38,7 @@ def component_class(library: str, name: str) -> type:
 
 
 def load_pipeline(loader, folder: str, config: PolicyConfig, without: tuple[str, ...] = ()):
-    """The pipeline less some components; networks are loaded one by one, by the library of each, which says what did not fit.
-
-    Raises InputError naming the component and file that cannot be used.
-    """
+    """The pipeline less some components. Each network is loaded by its own library, which says what did not fit."""
     local, what, dtypes = Path(folder).is_dir(), f"policy.path {config.path}", component_dtypes(config)
     name = "model_index.json"
     try:

@@ -6,43 +6,19 @@ import inspect
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 
 from otca.config import PolicyConfig
 from otca.errors import InputError
 from otca.files import model_identity, model_notes, resolve_model
 from otca.models.loading import INFERENCE, NETWORKS, TEXT_ENCODERS, check_distilled, load_pipeline
-from otca.models.texts import Parts, TextCache, encoders_identity
+from otca.models.texts import Encoded, Parts, TextCache, encoders_identity
 from otca.models.tuning import load_tuned, quiet_libraries, save_tuned, start_tuning
 from otca.models.weights import apply_weights
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Encoded prompts, one row a sample: tensors (L, …), in the order of the adapter's `_encode_text`."""
-
-    rows: list[Parts]
-
-    @cached_property
-    def parts(self) -> Parts:
-        """Tensors (B, L, …), with zeros after shorter texts."""
-        return tuple(pad_sequence(list(part), batch_first=True) for part in zip(*self.rows))
-
-    @cached_property
-    def mask(self) -> torch.Tensor | None:
-        """True where the first part has a token, (B, L); None where all texts are of one length."""
-        lengths, device = [len(row[0]) for row in self.rows], self.rows[0][0].device
-        if len(set(lengths)) == 1:
-            return None
-        return torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
-
 
 ATTENTION = tuple(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0"))
 JOINT_ATTENTION = (*ATTENTION, *(f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
+from torch.nn.utils.rnn import pad_sequence
 
 from otca.files import write_atomic
 
@@ -16,6 +19,26 @@ MEMORY_BYTES = 2**30
 """Encoded texts that stay in memory; the oldest leave first."""
 
 Parts = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoded prompts, one row a sample: tensors (L, …), in the order of the adapter's `_encode_text`."""
+
+    rows: list[Parts]
+
+    @cached_property
+    def parts(self) -> Parts:
+        """Tensors (B, L, …), with zeros after shorter texts."""
+        return tuple(pad_sequence(list(part), batch_first=True) for part in zip(*self.rows))
+
+    @cached_property
+    def mask(self) -> torch.Tensor | None:
+        """True where the first part has a token, (B, L); None where all texts are of one length."""
+        lengths, device = [len(row[0]) for row in self.rows], self.rows[0][0].device
+        if len(set(lengths)) == 1:
+            return None
+        return torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
 
 
 def encoders_identity(folder: str) -> str:

@@ -40,8 +40,7 @@ def apply_weights(pipeline, names: list[str], path: str) -> None:
 
     ``path`` is a safetensors file, a folder or a hub id (or ``owner/name/file``): a LoRA as diffusers or peft saves it (Flow-GRPO
     has it in ``lora/``, DanceGRPO its alpha beside it), a network with its ``config.json``, or one folder a network
-    (``transformer/``, so full runs here). A model of two experts needs one of each. Nothing is unpickled.
-    Raises InputError naming the file, and the first tensor without a place and the first that is missing.
+    (``transformer/``, so full runs here). Raises InputError naming file, first tensor without a place and first that is missing.
     """
     place = _locate(path)
     found = {name: _weights_of(place, name, names) for name in names}
