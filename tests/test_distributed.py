@@ -27,21 +27,11 @@ from otca.trainer import Trainer
 from tests.processes import ran
 from tests.toys import REWARDS, toy_settings
 
-SETTINGS = {
-    "prompts_per_iteration": 4,
-    "group_size": 3,
-    "micro_batch": 3,
-    "iterations": 1,
-    "sampler.steps": 4,
-    "save_every": 1,
-    "optimizer.learning_rate": 1e-3,
-    "optimizer.ema_decay": 0.9,
-    "loss.kl_beta": 0.1,
-}
+SETTINGS = {"prompts_per_iteration": 4, "group_size": 2, "micro_batch": 2, "sampler.steps": 3, "save_every": 1}
+SETTINGS |= {"optimizer.learning_rate": 1e-3, "optimizer.ema_decay": 0.9, "loss.kl_beta": 0.1}
 WAN = {"policy.frames": 5, "policy.max_sequence_length": 10}
 CASES = {
-    "otca": ("toy_pipeline", {}, False),
-    "sampled-steps": ("toy_pipeline", {"method": "process_credit", "credit.sampled_steps": 2, "iterations": 2}, False),
+    "sampled-steps": ("toy_pipeline", {"method": "process_credit", "credit.sampled_steps": 1}, False),
     "one-expert": ("untrained_experts", WAN | {"step_selection.kind": "first_k", "step_selection.count": 1}, False),
     "otca-sharded": ("toy_pipeline", {}, True),
     "experts-lora-sharded": ("untrained_experts", WAN | {"policy.tuning": "lora"}, True),
@@ -55,14 +45,6 @@ def train_whole(folder: Path, settings: dict) -> int:
     return len(trainer.parameters)
 
 
-def launch(*command: str):
-    """A module with its arguments in two processes."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = ran([sys.executable, *launcher, *command], 550, ACCELERATE_USE_CPU="true")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
-
-
 @pytest.fixture(scope="module")
 def launched(request, tmp_path_factory):
     """One launch of two processes that runs a command, trains every case, and goes on with the sharded one.
@@ -70,8 +52,8 @@ def launched(request, tmp_path_factory):
     Settings by case, folder, output.
     """
     root, settings, runs = tmp_path_factory.mktemp("two"), {}, []
-    changes = {"out": root / "command", "rewards": f"[{','.join(REWARDS)}]", "optimizer.updates_per_iteration": 1}
-    command = toy_settings("otca", request.getfixturevalue("toy_pipeline"), **changes)
+    changes = {"out": root / "command", "rewards": f"[{','.join(REWARDS)}]", "sampler.steps": 3}
+    command = toy_settings("otca", request.getfixturevalue("toy_pipeline"), **changes, **{"optimizer.updates_per_iteration": 1})
     for name, (pipeline, changes, sharded) in CASES.items():
         settings[name] = toy_settings("otca", request.getfixturevalue(pipeline)) | SETTINGS | changes
         runs.append({"folder": str(root / name), "settings": settings[name], "sharded": sharded})
@@ -80,43 +62,30 @@ def launched(request, tmp_path_factory):
     arguments = [f"--{key}={value}" for key, value in command.items()]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    return settings, root, launch("-m", "tests.launched_runs", json.dumps(arguments), json.dumps(runs), port).stdout
-
-
-@pytest.fixture(scope="module")
-def alone(launched, tmp_path_factory):
-    """Settings → folder and number of trained parameters of the run of one process, which cases that differ in shards share."""
-    made = {}
-
-    def run(settings: dict) -> tuple[Path, int]:
-        key = json.dumps(settings)
-        if key not in made:
-            folder = tmp_path_factory.mktemp("one")
-            made[key] = folder, train_whole(folder, settings)
-        return made[key]
-
-    return run
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "tests.launched_runs"]
+    done = ran([*launcher, json.dumps(arguments), json.dumps(runs), port], 550, ACCELERATE_USE_CPU="true")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return settings, root, done.stdout
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_are_one(case, launched, alone):
+def test_two_processes_are_one(case, launched, tmp_path):
     """After all updates the weights agree to 1e-5, and so do all rows (what is counted, exactly)."""
     settings, root, out = launched
-    folder, trained = alone(settings[case])
+    trained = train_whole(tmp_path, settings[case])
     assert f"{case}: {trained if CASES[case][2] else 0} of {trained} sharded" in out
-    last = f"iteration_{settings[case]['iterations']:06d}"
+    saved = sorted((tmp_path / "checkpoints/iteration_000001").rglob("*.safetensors"))
+    assert len(saved) >= 3  # weights, optimizer and average
     moved = {}
-    saved = sorted(p.relative_to(folder) for p in (folder / "checkpoints" / last).rglob("*.safetensors"))
     for path in saved:
-        one, two = load_file(folder / path), load_file(root / case / path)
+        one, two = load_file(path), load_file(root / case / path.relative_to(tmp_path))
         assert one.keys() == two.keys()
         assert max(float((one[key] - two[key]).abs().max()) for key in one) <= 1e-5, path
         if path.name == "diffusion_pytorch_model.safetensors":
-            start = load_file(Path(settings[case]["policy.path"]) / Path(*path.parts[2:]))
-            moved[path.parts[2]] = max(float((one[key] - start[key]).abs().max()) for key in one)
-    assert len(saved) >= 3  # weights, optimizer and average
+            start = load_file(Path(settings[case]["policy.path"]) / path.parent.name / path.name)
+            moved[path.parent.name] = max(float((one[key] - start[key]).abs().max()) for key in one)
     assert {part for part, by in moved.items() if by > 1e-4} == ({"transformer"} if moved else set())
-    rows = [pd.read_csv(of / "train.csv")[: settings[case]["iterations"]] for of in (folder, root / case)]
+    rows = [pd.read_csv(of / "train.csv")[:1] for of in (tmp_path, root / case)]
     np.testing.assert_allclose(*rows, rtol=1e-4, atol=1e-5)
     for column in ("iteration", "network_evaluations", "reward_calls", "dead_groups"):
         assert rows[0][column].tolist() == rows[1][column].tolist()
@@ -128,21 +97,19 @@ def test_a_sharded_run_resumes_from_its_own_checkpoint_and_one_process_from_it(l
     one, two = (load_file(root / run / path) for run in ("otca-sharded", "straight"))
     assert max(float((one[key] - two[key]).abs().max()) for key in one) == 0
     folder = shutil.copytree(root / "otca-sharded", tmp_path / "run")
-    for old in sorted((folder / "checkpoints").iterdir())[-1:]:
-        shutil.rmtree(old)
+    shutil.rmtree((folder / path).parent)
     train_whole(folder, settings["otca-sharded"] | {"iterations": 2})
     alone = load_file(folder / path)
     assert max(float((one[key] - alone[key]).abs().max()) for key in one) <= 1e-5
 
 
-def test_shards_are_gathered_in_bf16_and_noise_levels_stay_whole(launched):
-    """accelerate's own choice would cast 513.5 to bf16, which is 512 or 516 there."""
+def test_shards_are_gathered_in_bf16_and_no_worker_of_gloo_outlives_the_command(launched):
+    """accelerate's own choice would cast the noise level 513.5 to bf16, which is 512 or 516 there.
+
+    A worker that still held a tensor would abort the interpreter as it ends, after the last file is written.
+    """
     assert launched[2].count("level: 513.5 torch.float32 torch.bfloat16 [1.0, 1.0]\n") == 2
     assert launched[2].count("gradient: torch.float32 torch.float32\n") == 2
-
-
-def test_no_worker_of_gloo_outlives_the_command(launched):
-    """One that still held a tensor would abort the interpreter as it ends, after the last file is written."""
     assert launched[2].count("True 0\n") == 2
     assert launched[2].count("trained") == 1  # the main process speaks alone
 

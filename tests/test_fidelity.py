@@ -26,6 +26,7 @@ from eval.fidelity import (
 )
 from otca import presets
 from reproduce import credit_fidelity, truth
+from tests.toys import toy_settings
 
 T, GROUPS, G, K, N = 6, 40, 8, 2, 16
 STAGES = ("base", "half")
@@ -132,24 +133,15 @@ def test_intervals_resample_groups():
 @pytest.fixture
 def tiny_study(tmp_path, monkeypatch, toy_pipeline):
     """A study of 2 × 2 trajectories of 4 steps of an untrained model, in a folder of its own."""
-    settings = {
-        "save_every": 1,
-        "iterations": 2,
-        "prompts_per_iteration": 2,
-        "group_size": 2,
-        "micro_batch": 2,
-        "sampler.steps": 4,
-        "policy.path": toy_pipeline,
-        "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
-    }
-    monkeypatch.setitem(presets.TRAIN, "image/cpu", settings)
-    monkeypatch.setitem(truth.STUDIES, "image", truth.Study("image", 2, 3, group_size=2))
+    settings = toy_settings("static_multi_reward", toy_pipeline, iterations=2, group_size=2, micro_batch=2)
+    monkeypatch.setitem(presets.TRAIN, "image/cpu", settings | {"sampler.steps": 4})
+    monkeypatch.setitem(truth.STUDIES, "image", truth.Study("image", 2, 2, group_size=2))
     monkeypatch.setattr(truth, "VALUATIONS", ((1, 0, "even"), (3, 0, "even")))
-    monkeypatch.setattr(credit_fidelity, "RESAMPLES", 50)
+    monkeypatch.setattr(credit_fidelity, "RESAMPLES", 20)
     for script in (truth, credit_fidelity):
         monkeypatch.setattr(script, "STAGES", STAGES)
-    readings = (*credit_fidelity.DRAWN, "uniform_grpo", "process_credit@clean")
-    monkeypatch.setattr(credit_fidelity, "READINGS", readings)
+    monkeypatch.setattr(credit_fidelity, "DRAWN", ("otca", "process_credit"))
+    monkeypatch.setattr(credit_fidelity, "READINGS", ("uniform_grpo", "static_multi_reward", "otca_tcd", "otca", "process_credit"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -161,7 +153,7 @@ def test_the_study_end_to_end(tiny_study, monkeypatch, capsys):
     assert credit_fidelity.main(argv) == 0
     folder = tiny_study / "results/credit_fidelity"
     rows = pd.read_csv(folder / "fidelity.csv")
-    assert list(rows) == ["modality", "stage", "method", "objective", "axis", "correlation", "ci_low", "ci_high", "reliability"]
+    assert list(rows) == credit_fidelity.COLUMNS
     assert set(rows["method"]) == set(credit_fidelity.READINGS) and set(rows["objective"]) == {"red", "blue"}
     compared = rows[rows["axis"].str.startswith("over_")]
     assert len(rows) - len(compared) == 2 * len(credit_fidelity.READINGS) * 2 * 4 and len(compared) == 2 * 3 * 2
@@ -171,23 +163,18 @@ def test_the_study_end_to_end(tiny_study, monkeypatch, capsys):
         assert row.correlation == pytest.approx(own / rival, rel=1e-4)
     uniform = rows[(rows["method"] == "uniform_grpo") & (rows["axis"] == "step")]
     assert uniform["correlation"].isna().all()  # it does not vary within a trajectory
-    before = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
     assert "4 trajectories of 2 prompts" in (folder / "image/fidelity.md").read_text()
-    with monkeypatch.context() as patched:
-        patched.setattr(truth, "collect", None)  # would fail if called
-        assert credit_fidelity.main(argv) == 0 and before == {f: f.read_bytes() for f in before}
+    before = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    for name in ("collect", "continuation_rewards_NBK"):
+        monkeypatch.setattr(truth, name, None)  # would fail if called
+    assert credit_fidelity.main([*argv, "--truth", "published"]) == 0
+    assert before.keys() == {f for f in folder.rglob("*") if f.is_file()}
     path = credit_fidelity.truth_file("image", "half")
     arrays, metadata = truth_set.load(path)
-    monkeypatch.setattr(truth, "continuation_rewards_NBK", None)  # would fail if called
     facts = {truth_set.FACTS: json.dumps(metadata)}
     save_file({name: array for name, array in arrays.items() if name != "credit/otca"}, path, facts)
     assert credit_fidelity.main([*argv, "--render"]) == 2
     assert "truth-image-half.safetensors has no otca; add it with" in capsys.readouterr().err
-    assert credit_fidelity.main([*argv, "--truth", "published"]) == 0
-    again = truth_set.load(path)[0]
-    assert set(again) == set(arrays)
-    for name in arrays:
-        np.testing.assert_allclose(again[name], arrays[name], rtol=1e-4, atol=1e-6)
     save_file(arrays | {"reward_BK": arrays["reward_BK"] + np.float32(2e-5)}, path, facts)
     assert credit_fidelity.main([*argv, "--truth", "published"]) == 2
     assert "trajectories of stage 'half' end otherwise here than published, by up to 2e-05" in capsys.readouterr().err

@@ -109,7 +109,7 @@ def test_killed_in_a_phase(phase, whole, toy_pipeline, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", range(10))
+@pytest.mark.parametrize("point", range(4))
 def test_killed_at_a_random_point(point, whole, toy_pipeline, tmp_path):
     again = command(toy_pipeline, tmp_path / "run")
     pid = start(lambda: main(again))
