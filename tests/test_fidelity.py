@@ -141,7 +141,8 @@ def tiny_study(tmp_path, monkeypatch, toy_pipeline):
     for script in (truth, credit_fidelity):
         monkeypatch.setattr(script, "STAGES", STAGES)
     monkeypatch.setattr(credit_fidelity, "DRAWN", ("otca", "process_credit"))
-    monkeypatch.setattr(credit_fidelity, "READINGS", ("uniform_grpo", "static_multi_reward", "otca_tcd", "otca", "process_credit"))
+    readings = ("uniform_grpo", "static_multi_reward", "otca_tcd", "otca", "process_credit")
+    monkeypatch.setattr(credit_fidelity, "READINGS", readings)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
