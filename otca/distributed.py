@@ -15,8 +15,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from otca.errors import InputError
 
-COUNTED = ("dead_groups", "groups_with_constant_reward")
-"""Diagnostics that are numbers of groups."""
+ROW = {"dead_groups": np.sum, "groups_with_constant_reward": np.sum, "first_ratio_deviation": np.max}
+ROW |= {"advantage_rms": lambda column: np.sqrt(np.square(column).mean())}
+"""How what processes log becomes one number, where it is not the mean."""
 
 
 def process_state() -> PartialState:
@@ -68,18 +69,18 @@ def check_launch(accelerator: Accelerator, dtype: torch.dtype) -> None:
     Weights in shards are gathered in ``dtype``, gradients reduced and inputs (noise levels) left in fp32: accelerate's own choice
     casts both to bf16, which has no number between 512 and 516. The flat weights of FSDP's first version cannot be read here.
     """
-    kind, shipped = accelerator.distributed_type, "otca/launch/eight_gpus_fsdp2.yaml"
-    launched = int(os.environ.get("WORLD_SIZE", 1))
-    if launched != accelerator.num_processes:  # each would train alone
-        said = f"WORLD_SIZE is {launched}, but accelerate sees {accelerator.num_processes} process; use `accelerate launch`"
+    kind, shipped, asked = accelerator.distributed_type, "otca/launch/eight_gpus_fsdp2.yaml", int(os.environ.get("WORLD_SIZE", 1))
+    if asked != accelerator.num_processes:  # each would train alone
+        said = f"WORLD_SIZE is {asked}, but accelerate sees {accelerator.num_processes} process; use `accelerate launch`"
         raise InputError(f"{said}, or, without a GPU, with ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -m otca train …")
     if asks_for_fsdp() and kind != DistributedType.FSDP:
         said = f"ACCELERATE_USE_FSDP asks for FSDP, but accelerate runs {kind.value}: every process would hold the whole model"
         raise InputError(f"{said}; launch on GPUs with {shipped}, or take FSDP out of your config")
-    if kind == DistributedType.FSDP:
-        if not accelerator.is_fsdp2:
-            raise InputError(f"the launcher asks for version 1 of FSDP; set fsdp_version: 2 in its fsdp_config, as in {shipped}")
-        accelerator.state.fsdp_plugin.mixed_precision_policy = shard_precision(dtype)
+    if kind != DistributedType.FSDP:
+        return
+    if not accelerator.is_fsdp2:
+        raise InputError(f"the launcher asks for version 1 of FSDP; set fsdp_version: 2 in its fsdp_config, as in {shipped}")
+    accelerator.state.fsdp_plugin.mixed_precision_policy = shard_precision(dtype)
 
 
 def total(accelerator: Accelerator, value: torch.Tensor) -> torch.Tensor:
@@ -96,21 +97,13 @@ def gathered(accelerator: Accelerator, values: dict[str, float]) -> np.ndarray:
 
 
 def over_processes(accelerator: Accelerator, values: dict[str, float]) -> dict[str, float]:
-    """What one process would have logged of all samples: counts add up, deviations are of the whole, the rest are means."""
+    """What one process would have logged of all samples: see `ROW`; standard deviations are those of the whole."""
     if accelerator.num_processes == 1:
         return values
     table = dict(zip(values, gathered(accelerator, values).T))
-    out = {name: float(column.mean()) for name, column in table.items()}
-    for name, column in table.items():
-        if name in COUNTED:
-            out[name] = float(column.sum())
-        elif name == "first_ratio_deviation":
-            out[name] = float(column.max())
-        elif name == "advantage_rms":
-            out[name] = float(np.sqrt(np.square(column).mean()))
-        elif name.startswith("std_"):
-            of_means = table["reward_" + name.removeprefix("std_")]
-            out[name] = float(np.sqrt(np.square(column).mean() + of_means.var()))
+    out = {name: float(ROW.get(name, np.mean)(column)) for name, column in table.items()}
+    for name in (name.removeprefix("std_") for name in table if name.startswith("std_")):
+        out[f"std_{name}"] = float(np.sqrt(np.square(table[f"std_{name}"]).mean() + table[f"reward_{name}"].var()))
     return out
 
 

@@ -165,20 +165,18 @@ def _row(where: str, number: int, style: str, content: Any) -> Row:
 
 def _name(key: str, value: Any) -> str | None:
     """An id or the name of a file, None where there is none."""
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int):
+    if not isinstance(value, str | int | None):
         raise InputError(f"{key!r} is of type {type(value).__name__}; give a string or a whole number")
-    name = str(value)
+    name = "" if value is None else str(value)
     if len(name) > MAX_NAME or not name.isprintable():
         raise InputError(f"{key!r} is {name[:60]!r}, {len(name)} characters; at most {MAX_NAME} are allowed, all printable")
-    return name
+    return name or None
 
 
 def _spec(value: Any) -> dict[str, Any] | None:
     """A spec as an object, which files that hold only texts give as JSON."""
-    spec = parse_json(value, "'spec'") if isinstance(value, str) and value else value or None
-    if spec is not None and not isinstance(spec, dict):
+    spec = parse_json(value, "'spec'") if isinstance(value, str) and value else value or {}
+    if not isinstance(spec, dict):
         raise InputError(f"'spec' is of type {type(spec).__name__}; it must be an object")
     try:
         json.dumps(spec, allow_nan=False, ensure_ascii=False).encode()
@@ -189,11 +187,7 @@ def _spec(value: Any) -> dict[str, Any] | None:
 
 def prompt_order(length: int, seed: int, first: int, count: int) -> list[int]:
     """Indices of slots first … first+count−1 of an endless list made of seeded shuffles of 0 … length−1."""
-    out = []
-    for slot in range(first, first + count):
-        epoch, place = divmod(slot, length)
-        out.append(int(_shuffle(length, seed, epoch)[place]))
-    return out
+    return [int(_shuffle(length, seed, slot // length)[slot % length]) for slot in range(first, first + count)]
 
 
 @functools.lru_cache(maxsize=4)

@@ -75,9 +75,9 @@ class Study:
         return tuple(build_reward(name).name for name in self.config.rewards)
 
     @property
-    def blocks(self) -> list[range]:
-        """The draws, block by block."""
-        return [range(first, min(first + BLOCK, self.draws)) for first in range(0, self.draws, BLOCK)]
+    def blocks(self) -> list[tuple[int, int]]:
+        """First and last draw of each block."""
+        return [(first, min(first + BLOCK, self.draws) - 1) for first in range(0, self.draws, BLOCK)]
 
     @property
     def states(self) -> range:
@@ -98,18 +98,26 @@ class Study:
         chosen = [prompts[i] for i in prompt_order(len(prompts), SEED, 0, self.prompts)]
         return make_batch(chosen, list(range(self.prompts)), self.group_size, ("credit fidelity", SEED, stage))
 
-    def kept(self, stage: str, name: str, make: Callable[[], dict[str, torch.Tensor]]) -> None:
-        """Write a stage's file of tensors unless it is there."""
-        path = self.folder / stage / f"{name}.safetensors"
-        if not path.exists():
-            write_atomic(path, save({key: tensor.contiguous() for key, tensor in make().items()}))
-
-    def load(self, stage: str, name: str) -> dict[str, torch.Tensor]:
-        """The tensors of a stage's file."""
-        return load_file(self.folder / stage / f"{name}.safetensors")
-
 
 STUDIES = {study.modality: study for study in (Study("image", 32, 64), Study("video", 16, 32))}
+
+
+def kept(name: str) -> Callable:
+    """Of a function (study, stage, …) → tensors: keep them in a stage's file of that name, made once; calls return its path."""
+
+    def keep(make: Callable[..., dict[str, torch.Tensor]]) -> Callable[..., Path]:
+        @functools.wraps(make)
+        def made(study: Study, stage: str, *more: object) -> Path:
+            path = study.folder / stage / f"{name.format(*more)}.safetensors"
+            if not path.exists():
+                with torch.no_grad():
+                    tensors = make(study, stage, *more)
+                write_atomic(path, save({key: tensor.contiguous() for key, tensor in tensors.items()}))
+            return path
+
+        return made
+
+    return keep
 
 
 def train(study: Study) -> None:
@@ -117,56 +125,37 @@ def train(study: Study) -> None:
     Trainer(study.config, find_method(TRAINED_BY), study.folder / "train").run()
 
 
-@torch.no_grad()
-def sample(study: Study, stage: str) -> None:
-    """Keep ``trajectories``: latents, velocities, and rewards of what they end in."""
-
-    def make() -> dict[str, torch.Tensor]:
-        config, policy, rewards = study.loaded(stage)
-        plan = plan_of(config, policy.shift, config.micro_batch, selection="all")
-        sampled, scores, _ = collect(policy, study.batch(stage), plan, rewards, Needs.VELOCITY, config)
-        names = ("latents_SB", "velocity_TB", "log_prob_TB", "std_T", "sigma_S", "trained_T")
-        return {name: getattr(sampled, name) for name in names} | {"final_BK": scores.reward_BK}
-
-    study.kept(stage, "trajectories", make)
+@kept("trajectories")
+def sample(study: Study, stage: str) -> dict[str, torch.Tensor]:
+    """Latents, velocities, and rewards of what they end in."""
+    config, policy, rewards = study.loaded(stage)
+    plan = plan_of(config, policy.shift, config.micro_batch, selection="all")
+    sampled, scores, _ = collect(policy, study.batch(stage), plan, rewards, Needs.VELOCITY, config)
+    names = ("latents_SB", "velocity_TB", "log_prob_TB", "std_T", "sigma_S", "trained_T")
+    return {name: getattr(sampled, name) for name in names} | {"final_BK": scores.reward_BK}
 
 
-@torch.no_grad()
-def value(study: Study, stage: str, valuation: Valuation) -> None:
-    """Keep the values (S, B, K) of every state of every trajectory."""
-
-    def make() -> dict[str, torch.Tensor]:
-        config, policy, rewards = study.loaded(stage)
-        sampled, final = load_trajectories(study, stage)
-        changes = dict(zip(("process_completion", "process_states", "process_spread"), valuation))
-        config = dataclasses.replace(config, credit=dataclasses.replace(config.credit, **changes, process_continuations=0))
-        return {"value_SBK": process_values(policy, sampled, final.reward_BK, rewards, config)[0]}
-
-    study.kept(stage, _values(valuation), make)
+@kept("values_{}_{}_{}")
+def value(study: Study, stage: str, length: int, count: int, spread: str) -> dict[str, torch.Tensor]:
+    """Values (S, B, K) of every state of every trajectory, by a `Valuation`."""
+    config, policy, rewards = study.loaded(stage)
+    sampled, final = load_trajectories(study, stage)
+    changes = {"process_completion": length, "process_states": count, "process_spread": spread, "process_continuations": 0}
+    config = dataclasses.replace(config, credit=dataclasses.replace(config.credit, **changes))
+    return {"value_SBK": process_values(policy, sampled, final.reward_BK, rewards, config)[0]}
 
 
-def continue_state(study: Study, stage: str, state: int, block: range) -> None:
-    """Keep the rewards (N, B, K) of a block of continuations of one state of every trajectory."""
-
-    def make() -> dict[str, torch.Tensor]:
-        config, policy, rewards = study.loaded(stage)
-        sampled, _ = load_trajectories(study, stage)
-        return {"draws_NBK": continuation_rewards_NBK(policy, sampled, rewards, config, state, block)}
-
-    study.kept(stage, _continuations(state, block), make)
-
-
-def _values(valuation: Valuation) -> str:
-    return "values_" + "_".join(map(str, valuation))
-
-
-def _continuations(state: int, block: range) -> str:
-    return f"continuations_{state:02d}_{block.start:03d}-{block.stop - 1:03d}"
+@kept("continuations_{:02d}_{:03d}-{:03d}")
+def continue_state(study: Study, stage: str, state: int, first: int, last: int) -> dict[str, torch.Tensor]:
+    """Rewards (N, B, K) of a block of continuations of one state of every trajectory."""
+    config, policy, rewards = study.loaded(stage)
+    sampled, draws = load_trajectories(study, stage)[0], range(first, last + 1)
+    return {"draws_NBK": continuation_rewards_NBK(policy, sampled, rewards, config, state, draws)}
 
 
 def load_trajectories(study: Study, stage: str) -> tuple[Trajectory, Scores]:
     """The sampled trajectories without their media, and their final scores."""
-    tensors, batch = study.load(stage, "trajectories"), study.batch(stage)
+    tensors, batch = load_file(sample(study, stage)), study.batch(stage)
     final_BK = tensors.pop("final_BK")
     media = torch.empty(len(batch.prompts), 0)  # what is scored already is not kept
     sampled = Trajectory(**tensors, media_BFCHW=media, prompts=batch.prompts, group_B=batch.group_B, seed_B=batch.seed_B)
@@ -175,18 +164,18 @@ def load_trajectories(study: Study, stage: str) -> tuple[Trajectory, Scores]:
 
 def load_values(study: Study, stage: str) -> dict[Valuation, torch.Tensor]:
     """Values of all states by each valuation, (S, B, K)."""
-    return {of: study.load(stage, _values(of))["value_SBK"] for of in VALUATIONS}
+    return {of: load_file(value(study, stage, *of))["value_SBK"] for of in VALUATIONS}
 
 
 def load_draws(study: Study, stage: str) -> torch.Tensor:
     """Rewards of all continuations, (S, N, B, K) over the uncertain states."""
-    parts = [[study.load(stage, _continuations(s, block))["draws_NBK"] for block in study.blocks] for s in study.states]
-    return torch.stack([torch.cat(blocks) for blocks in parts])
+    files = [[continue_state(study, stage, state, *block) for block in study.blocks] for state in study.states]
+    return torch.stack([torch.cat([load_file(file)["draws_NBK"] for file in blocks]) for blocks in files])
 
 
 def continuations(study: Study, stage: str) -> list[functools.partial]:
     """Tasks that continue every state of a stage's trajectories; independent of each other."""
-    return [functools.partial(continue_state, study, stage, s, block) for block in study.blocks for s in study.states]
+    return [functools.partial(continue_state, study, stage, state, *block) for block in study.blocks for state in study.states]
 
 
 def tasks(study: Study, continued: bool = True) -> list[list[functools.partial]]:
@@ -194,6 +183,6 @@ def tasks(study: Study, continued: bool = True) -> list[list[functools.partial]]
     return [
         [functools.partial(train, study)],
         [functools.partial(sample, study, stage) for stage in STAGES],
-        [functools.partial(value, study, stage, valuation) for stage in STAGES for valuation in VALUATIONS],
+        [functools.partial(value, study, stage, *valuation) for stage in STAGES for valuation in VALUATIONS],
         [task for stage in STAGES if continued for task in continuations(study, stage)],
     ]
