@@ -16,17 +16,14 @@ from pathlib import Path
 
 from eval.page import write_page
 from otca.presets import SEEDS
-from reproduce import ablations, credit_fidelity, gradient_signal, table1, table2, table3, table4
+from reproduce import credit_fidelity, gradient_signal
 from reproduce.run import run_script
-from reproduce.table import RESULTS, Table, parser_of, run_tables
-
-TABLES: tuple[Table, ...] = (*(script.TABLE for script in (table1, table2, table3, table4)), *ablations.FAMILIES.values())
-"""What is made at a tier, the tables of the paper first."""
+from reproduce.table import RESULTS, TABLES, parser_of, run_tables
 
 
 def render() -> list[Path]:
     """Published rows → every published table and figure, and the page; returns the folders and files written."""
-    written = [table.write(RESULTS, tier) for table in TABLES for tier in SEEDS]
+    written = [table.write(RESULTS, tier) for table in TABLES.values() for tier in SEEDS]
     for modality in ("image", "video"):
         if credit_fidelity.truth_file(modality, "base").is_file():
             credit_fidelity.render(modality)
@@ -42,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _make(args: argparse.Namespace) -> int:
     if not args.render:
-        return run_tables("all", TABLES, args)
+        return run_tables("all", list(TABLES.values()), args)
     print("\n".join(f"written: {path}" for path in render()))
     return 0
 

@@ -5,7 +5,7 @@
     python -m reproduce.run otca --tier cpu --slurm PARTITION --jobs 40    as 40 jobs of Slurm, of one core (and --gpus N) each
     python -m reproduce.run otca --tier cpu --progress                     done, running, left
 
-A method is a file in baselines/, a variant a line in reproduce/variants.py. Start the same command again to go on after a stop.
+A method is a file in baselines/, a variant a line in reproduce/variants.yaml. Start the same command again to go on after a stop.
 """
 
 from __future__ import annotations

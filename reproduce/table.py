@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 from PIL import Image
 
+from eval.columns import METRICS
 from eval.figures import credit_maps, dot_plot, learning_curves, trade_offs
 from eval.markup import show
 from eval.page import write_page
@@ -24,18 +26,12 @@ from reproduce.run import MAKING, make_runs, run_script, script
 from reproduce.variants import named_arm
 from reproduce.workers import RUNS
 
-COMPARISON = ("base", "uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca")
-QUICK = ("base", "uniform_grpo", "static_multi_reward", "otca")
-"""The paper's comparison in minutes: without the halves of OTCA."""
-BEYOND = ("process_credit",)
-"""Rows that the paper lacks, of the `cpu` tier alone."""
-HEADLINE = (*QUICK, *BEYOND)
+HEADLINE = ("base", "uniform_grpo", "static_multi_reward", "otca", "process_credit")
 """Methods with all seeds of their tier."""
 MOST_CURVES = 9
 """Methods up to which a table has learning curves and a sample grid; larger ones have dots."""
 RESULTS, MADE = Path("results"), RUNS / "results"
 """Roots of stores and tables: what is published, and what this machine made, laid out alike."""
-EMBEDDED = "Embedded task: the numbers are this repository's own, not the paper's."
 
 
 @dataclass(frozen=True)
@@ -128,9 +124,26 @@ class Table:
             grid[value] = [text.partition(" [")[0] for text in grid[value]]
             show(f"{self.title} ({modality}, {tier} tier)", grid, said(part, metric))
 
-    def main(self, description: str, argv: list[str] | None = None) -> int:
-        """Make the missing runs, write and print the table."""
-        return run_script(parser_of(self.name, description), lambda args: run_tables(self.name, [self], args), argv)
+
+def read_tables() -> dict[str, Table]:
+    """The tables of tables.yaml by name, those of the paper first; the metrics of accuracy/* are those of every skill."""
+    content = yaml.safe_load(Path(__file__).with_name("tables.yaml").read_text(encoding="utf-8"))
+    del content["shared"]
+    skills = [name for name in METRICS if name.startswith("accuracy/")]
+    for entry in content.values():
+        entry["metrics"] = [m for name in entry.get("metrics", []) for m in (skills if name == "accuracy/*" else [name])]
+    return {
+        name: Table(name, **{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+        for name, entry in content.items()
+    }
+
+
+TABLES = read_tables()
+
+
+def main(name: str, description: str, argv: list[str] | None = None) -> int:
+    """The script of one table: make its missing runs, write it and print it."""
+    return run_script(parser_of(name, description), lambda args: run_tables(name, [TABLES[name]], args), argv)
 
 
 def parser_of(name: str, description: str) -> argparse.ArgumentParser:
@@ -140,7 +153,7 @@ def parser_of(name: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def arms_of(tables: Sequence[Table], tier: str) -> list[RunSpec]:
+def arms_of(tables: Iterable[Table], tier: str) -> list[RunSpec]:
     """Every run of the tables once, those of earlier tables and lower seeds first."""
     return list(dict.fromkeys(arm for table in tables for arm in table.arms(tier)))
 

@@ -6,10 +6,7 @@
 
 import sys
 
-from reproduce.table import BEYOND, COMPARISON, EMBEDDED, QUICK, Table
-
-NOTE = "Held out: no reward sees the judge, the CLIP model or the test prompts."
-TABLE = Table("table1", "Table 1: image", ("image",), COMPARISON, quick=QUICK, beyond=BEYOND, notes=(NOTE, EMBEDDED))
+from reproduce.table import main
 
 if __name__ == "__main__":
-    sys.exit(TABLE.main(__doc__))
+    sys.exit(main("table1", __doc__))

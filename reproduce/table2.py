@@ -6,19 +6,7 @@
 
 import sys
 
-from eval.columns import METRICS
-from reproduce.table import BEYOND, COMPARISON, EMBEDDED, QUICK, Table
-
-COLUMNS = ("accuracy", "vq", "mq", "ta", "direction_accuracy", "speed_accuracy", "kernel_distance", "diversity")
-SKILLS = tuple(name for name in METRICS if name.startswith("accuracy/"))
-NOTE = "Held out: no reward sees the judge, the feature model or the test prompts."
-TABLE = Table(
-    *("table2", "Table 2: video", ("video",), COMPARISON),
-    metrics=COLUMNS + SKILLS,
-    quick=QUICK,
-    beyond=BEYOND,
-    notes=(NOTE, EMBEDDED),
-)
+from reproduce.table import main
 
 if __name__ == "__main__":
-    sys.exit(TABLE.main(__doc__))
+    sys.exit(main("table2", __doc__))

@@ -6,23 +6,7 @@
 
 import sys
 
-from reproduce.table import BEYOND, COMPARISON, EMBEDDED, QUICK, Table
-
-FROZEN = "A frozen video has the best smoothness, flicker score, warping error and consistency: read them beside dynamic degree."
-NAMES = (
-    "Optical flow: OpenCV's DIS, medium preset; features: the embedded open_clip model. None is VBench's backbone, so only "
-    "temporal flickering, which needs none, bears VBench's name (VBench computes it on static scenes)."
-)
-FLOW = ("dynamic_degree_dis", "motion_smoothness_dis", "top_flow_dis", "temporal_flickering", "warping_error_dis")
-TABLE = Table(
-    *("table3", "Table 3: motion", ("video",), COMPARISON),
-    primary="dynamic_degree_dis",
-    metrics=(*FLOW, "frame_consistency_embedded"),
-    quick=QUICK,
-    beyond=BEYOND,
-    figures=False,
-    notes=(FROZEN, NAMES, EMBEDDED),
-)
+from reproduce.table import main
 
 if __name__ == "__main__":
-    sys.exit(TABLE.main(__doc__))
+    sys.exit(main("table3", __doc__))

@@ -6,17 +6,7 @@
 
 import sys
 
-from reproduce.table import EMBEDDED, Table
-from reproduce.table2 import TABLE as VIDEO
-
-PARTS = "static_multi_reward is neither half, otca_tcd step credit only, otca_moca objective credit only, otca both."
-TABLE = Table(
-    *("table4", "Table 4: the parts of OTCA", ("image", "video")),
-    methods=("base", "static_multi_reward", "otca_tcd", "otca_moca", "otca"),
-    metrics=("accuracy", "alignment", "quality", "aesthetic", "clip_score", *VIDEO.metrics[1:]),
-    figures=False,
-    notes=(PARTS, "The paper's Table 4 is the image ablation; the video section is ours.", EMBEDDED),
-)
+from reproduce.table import main
 
 if __name__ == "__main__":
-    sys.exit(TABLE.main(__doc__))
+    sys.exit(main("table4", __doc__))

@@ -21,8 +21,9 @@ from otca.tasks import scenes
 from otca.tasks.rewards import Quality
 from otca.types import Prompt
 from reproduce import all as all_runs
-from reproduce import one_run, run, table1
+from reproduce import one_run, run
 from reproduce.one_run import arm_config, check_trained_arms
+from reproduce.table import TABLES, main
 from tests.test_score import Rate
 
 
@@ -72,10 +73,10 @@ def test_motion_is_one_name_for_all_its_columns(video):
 def test_an_arm_may_not_train_on_what_is_held_out(monkeypatch, capsys):
     monkeypatch.setitem(presets.EVAL, "image/quick", presets.EVAL["image/quick"] | {"held_out": ["quality"]})
     with pytest.raises(InputError, match="base seed 0 trains on quality, which the evaluation of image/quick holds out"):
-        check_trained_arms(table1.TABLE.arms("quick"))
-    assert table1.TABLE.main("", ["--dry-run"]) == 2
+        check_trained_arms(TABLES["table1"].arms("quick"))
+    assert main("table1", "", ["--dry-run"]) == 2
     assert "say --allow-trained-metric" in capsys.readouterr().err
-    assert table1.TABLE.main("", ["--dry-run", "--allow-trained-metric"]) == 0
+    assert main("table1", "", ["--dry-run", "--allow-trained-metric"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_every_file_is_listed_with_size_hub_revision_and_what_fetches_it(capsys)
 def test_rewards_without_files_name_their_revision(capsys):
     said = listed(capsys)
     assert all("files: none, as it comes with this repository (revision " in said[name] for name in EMBEDDED)
-    assert _reward_bytes(EMBEDDED) == (0, ())  # no network, as is said
+    assert _reward_bytes(EMBEDDED) == (0, [])  # no network, as is said
     assert re.search(r"files: in the package \(revision rapidocr 3\.10\.\d+\)$", said["ocr"])
 
 

@@ -20,10 +20,9 @@ from otca import presets
 from otca.plan import RECIPES, describe_recipes
 from otca.prompts import LISTS
 from otca.shapes import PUBLISHED
-from reproduce import benchmark, table1
-from reproduce.all import TABLES
+from reproduce import benchmark
 from reproduce.dry_run import preflight
-from reproduce.table import arms_of
+from reproduce.table import TABLES, arms_of, main
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = sorted((ROOT / "otca" / "launch").glob("*.yaml"))
@@ -80,7 +79,7 @@ def test_recipes_are_described_by_their_plans(monkeypatch):
 def test_a_dry_run_says_what_is_there_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text("")
-    assert table1.TABLE.main("", ["--dry-run"]) == 0
+    assert main("table1", "", ["--dry-run"]) == 0
     out = capsys.readouterr().out
     for expected in (
         "table1, quick tier: 8 runs, 8 of them missing",
@@ -98,7 +97,7 @@ def test_a_dry_run_says_what_is_there_and_leaves_nothing(tmp_path, monkeypatch, 
 def test_a_dry_run_says_what_is_in_the_way(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**30, 2**30 - 1, 1))
-    assert table1.TABLE.main("", ["--tier", "paper", "--dry-run"]) == 2
+    assert main("table1", "", ["--tier", "paper", "--dry-run"]) == 2
     out = capsys.readouterr().out
     assert "model black-forest-labs/FLUX.1-dev: not here; the first run downloads it from the hub" in out
     assert "in the way: training prompts prompts/dancegrpo_image.txt" in out and "prompts --list dancegrpo_image`" in out
@@ -112,7 +111,7 @@ def test_a_dry_run_says_what_is_in_the_way(tmp_path, monkeypatch, capsys):
 def test_a_dry_run_of_a_tier_resolves_every_table(tmp_path, monkeypatch, capsys, tier):
     """What the embedded tiers need is in the package; the paper's lists and rewards are named where they are missing."""
     monkeypatch.chdir(tmp_path)
-    tables = [table for table in TABLES if tier != "paper" or not table.name.startswith("ablations/")]
+    tables = [table for table in TABLES.values() if tier != "paper" or not table.name.startswith("ablations/")]
     arms = [arm for arm in arms_of(tables, tier) if arm.seed == 0]
     code, out = preflight("all", tier, arms, tmp_path / "runs"), capsys.readouterr().out
     assert code == (2 if tier == "paper" else 0), out
@@ -122,7 +121,7 @@ def test_a_dry_run_of_a_tier_resolves_every_table(tmp_path, monkeypatch, capsys,
 
 def test_a_dry_run_names_a_micro_batch_that_does_not_divide(monkeypatch, capsys):
     monkeypatch.setitem(presets.TRAIN, "image/quick", presets.TRAIN["image/quick"] | {"micro_batch": 33})
-    assert preflight("table1", "quick", table1.TABLE.arms("quick"), Path("elsewhere")) == 2
+    assert preflight("table1", "quick", TABLES["table1"].arms("quick"), Path("elsewhere")) == 2
     assert "micro_batch is 33; it must divide the 128 samples of one update" in capsys.readouterr().out
 
 

@@ -19,7 +19,6 @@ from eval.tables import MOST_COLUMNS, TABLE_COLUMNS, build_table, derived, off_b
 from otca.errors import InputError
 from reproduce import all as everything
 from reproduce import table as script
-from reproduce import table1, table2, table3, table4
 from tests.made_runs import ITERATIONS, SAMPLES, make_run
 
 METHODS = {"base": 0.3, "uniform_grpo": 0.4, "static_multi_reward": 0.5, "otca_tcd": 0.6, "otca_moca": 0.5, "otca": 0.8}
@@ -116,8 +115,8 @@ def test_every_published_table_and_the_page_render_again_byte_for_byte(root, mon
     """Figures are drawn for images alone, since they take the time."""
     monkeypatch.chdir(root)
     monkeypatch.setattr("eval.figures.RESAMPLES", 100)
-    undrawn = dataclasses.replace(table2.TABLE, figures=False)
-    monkeypatch.setattr(everything, "TABLES", (table1.TABLE, undrawn, table3.TABLE, table4.TABLE))
+    tables = {name: table for name, table in script.TABLES.items() if "/" not in name}
+    monkeypatch.setattr(everything, "TABLES", tables | {"table2": dataclasses.replace(tables["table2"], figures=False)})
     written = everything.render()
     assert [path.as_posix() for path in written] == [f"results/{name}/quick" for name in ("table1", "table2", "table4")] + [
         "results/index.html"
@@ -153,11 +152,11 @@ def test_the_page_needs_no_network_and_takes_foreign_text_as_text(root, tmp_path
 
 
 def test_a_table_lists_its_runs_seed_by_seed_and_fewer_at_the_quick_tier():
-    arms = table1.TABLE.arms("quick")
-    assert [arm.name for arm in arms[:4]] == [*script.QUICK] and {arm.seed for arm in arms} == {0, 1}
-    assert {*script.COMPARISON} < {arm.name for arm in table1.TABLE.arms("cpu")}
-    assert {arm.modality for arm in table4.TABLE.arms("quick")} == {"image", "video"}
-    arms = script.arms_of(everything.TABLES, "cpu")
+    table = script.TABLES["table1"]
+    assert [arm.name for arm in table.arms("quick")[:4]] == [*table.quick] and {arm.seed for arm in table.arms("quick")} == {0, 1}
+    assert {*table.methods} < {arm.name for arm in table.arms("cpu")}
+    assert {arm.modality for arm in script.TABLES["table4"].arms("quick")} == {"image", "video"}
+    arms = script.arms_of(script.TABLES.values(), "cpu")
     assert len({dataclasses.astuple(arm)[:5] for arm in arms}) == len(arms)  # each run once
 
 
