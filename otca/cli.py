@@ -130,11 +130,10 @@ def sample(argv: list[str]) -> None:
     from otca.runs import config_of
     from otca.validation import chosen_checkpoint
 
-    policy_config, folder, chosen = given.policy, writable_folder(given.out), None
-    if given.run is not None:
-        chosen, policy_config = chosen_checkpoint(given.run, given.checkpoint), config_of(given.run).policy
-    policy = build_policy(policy_config, usable_device(given.device))
-    if chosen is not None:
+    folder, device = writable_folder(given.out), usable_device(given.device)
+    chosen = chosen_checkpoint(given.run, given.checkpoint) if given.run else None
+    policy = build_policy(config_of(given.run).policy if given.run else given.policy, device)
+    if chosen:
         load_weights(chosen, policy, given.eval.weights)
     media, _ = generate(policy, given.eval, given.seed, folder)
     print(f"wrote {len(media)} media: {folder}")
@@ -198,8 +197,7 @@ def rewards(argv: list[str]) -> None:
     reward_class = find_reward(given.fetch)
     if not issubclass(reward_class, PublishedReward) or not reward_class.card.files:
         raise InputError(f"reward {given.fetch!r} has no files to fetch; `python -m otca rewards` names those that have")
-    card = reward_class.card
-    for file, path in zip(card.files, fetch(card).values()):
+    for file, path in zip(reward_class.card.files, fetch(reward_class.card).values()):
         print(f"{file.name}: {path} ({'as published' if file.sha256 else 'no hash on record'})")
 
 
@@ -213,8 +211,8 @@ def prompts(argv: list[str]) -> None:
     options.add_argument("--out", type=Path, default=Path("prompts"), help="folder to write to (default: prompts)")
     given = parse(options, argv)
     path = fetch_list(given.list, given.out)
-    rows = load_prompts(str(path))
-    print(f"{path}: {len(rows):,} prompts, checked; the first: {printable(rows[0].text[:100])}")
+    first, *others = load_prompts(str(path))
+    print(f"{path}: {len(others) + 1:,} prompts, checked; the first: {printable(first.text[:100])}")
 
 
 def serve_reward(argv: list[str]) -> None:

@@ -118,11 +118,9 @@ def transition(kind: str, x, velocity, sigma: float, sigma_next: float, level: f
         clean = x - sigma * velocity
         score = -(x - (1 - sigma) * clean) / sigma**2
         return x - (velocity - 0.5 * level**2 * score) * delta, level * math.sqrt(delta)
-    if kind in ("cps", "cps_mse"):
-        std = sigma_next * math.sin(level * math.pi / 2)
-        clean, noise = x - sigma * velocity, x + (1 - sigma) * velocity
-        return (1 - sigma_next) * clean + math.sqrt(sigma_next**2 - std**2) * noise, std
-    raise ValueError(f"unknown sampler {kind!r}")
+    std = sigma_next * math.sin(level * math.pi / 2)  # cps and cps_mse
+    clean, noise = x - sigma * velocity, x + (1 - sigma) * velocity
+    return (1 - sigma_next) * clean + math.sqrt(sigma_next**2 - std**2) * noise, std
 
 
 def velocity_slopes(kind: str, sigma: float, sigma_next: float, level: float, sigma_max: float) -> tuple[float, float]:
@@ -225,8 +223,7 @@ def rollout(
     Noise depends on each sample's seed alone. ``seconds``, if given, gains the time of "sampling" and "decode"; ``on_media``
     is given the media of each micro-batch, and their prompts, as soon as they are decoded.
     """
-    seconds = {} if seconds is None else seconds
-    chunks, media = [], []
+    chunks, media, seconds = [], [], {} if seconds is None else seconds
     for rows in micro_batches(len(batch.prompts), plan.micro_batch):
         size, smaller = len(batch.prompts[rows]), f"micro_batch ({plan.micro_batch})"
         with timed(seconds, "sampling"), memory_named(f"sampling {size} samples", smaller):

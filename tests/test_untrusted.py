@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 
 import pandas as pd
 import pytest
@@ -50,12 +49,9 @@ BAD_PROMPTS = {
     "deep.json": ('{"anime": {"prompt": "x"}}', "expected a list of prompts under 'anime'"),
     "surrogate.jsonl": ('{"prompt": "\\ud800"}', r"line 1: not UTF-8 \('\\ud800' is no character\); convert the file"),
     "latin.csv": (b"prompt\na cat\n\xe9t\xe9\n", "line 3: not UTF-8"),
-    "utf16.txt": ("a cat".encode("utf-16"), "line 1: not UTF-8"),
     "deep.jsonl": ("[" * 100_000, r"line 1: not JSON \(maximum recursion depth"),
     "digits.jsonl": (f'{{"prompt": "a", "id": {"9" * 5000}}}', r"not JSON \(Exceeds the limit"),
-    "scalar.json": ("3", "expected a list of prompts"),
     "field.csv": (f"prompt\n{'x' * 200_000}\n", r"malformed CSV \(field larger than field limit"),
-    "short.csv": ("id,prompt\na\n", "line 2: no text under the key"),
     "id-long.jsonl": (rows(id="a" * 100_000), "'id' is 'a+', 100000 characters; at most 255"),
     "id-list.jsonl": (rows(id=["a"]), "'id' is of type list; give a string or a whole number"),
     "spec-list.jsonl": (rows(spec=[1]), "'spec' is of type list; it must be an object"),
@@ -173,19 +169,15 @@ BAD_SETTINGS = {
     "large": ("prompts: " + "x" * 300_000, "300,009 characters of settings; the limit is 200,000"),
     "empty": ("", "hold nothing; expected lines such as 'seed: 1'"),
     "nul": ("prompts: a\0b", "unacceptable character #x0000"),
-    "two": ("seed: 1\n---\nseed: 2", "expected a single document"),
     "twice": ("seed: 1\nseed: 2", "line 2 sets 'seed' a second time"),
     "unknown": ("optimizer: {lerning_rate: 1}", "'optimizer.lerning_rate' is unknown; did you mean 'optimizer.learning_rate'"),
     "another file": ("policy: other.yaml", "'policy' must hold settings by name"),
     "class": ("policy: {class_path: antigravity.x}", "'policy.class_path' is unknown"),
-    "group for value": ("seed: {a: 1}", "'seed.a' is unknown"),
     "preset": ("preset: video/quick", "preset 'video/quick' is set in the YAML file; name it on the command line"),
     "null": ("seed: null", "seed is empty; give a value, or leave it out"),
     "nan": ("optimizer: {learning_rate: .nan}", "optimizer.learning_rate is nan; it must be a finite number"),
     "huge": (f"seed: {2**70}", "seed has 71 binary digits; whole numbers go up to 2147483647"),
     "digits": (f"seed: {'9' * 5000}", "a value cannot be read"),
-    "fraction": ("iterations: 1e30", "Expected a <class 'int'>. Got value: 1e[+]30"),
-    "beta": ("optimizer.beta1: 2", r"optimizer.beta1 is 2.0; it must lie in \[0, 1\)"),
     "control": ('prompts: "a\\0b"', r"prompts is 'a\\x00b'; control characters and line ends are not allowed"),
 }
 
@@ -217,11 +209,9 @@ class Malice:
 
 BAD_WEIGHTS = {
     "tensor.pt": (torch.zeros(2), "does not hold tensors by name"),
-    "inner.pt": ({"state_dict": torch.zeros(2)}, "does not hold tensors by name"),
     "number.pt": ({"a": torch.zeros(2), "step": 3}, "does not hold tensors by name"),
     "pickle.pt": ({"a": Malice()}, "more than tensors, or damaged; no pickle is run"),
     "empty.pt": (b"", r"cannot be read .EOFError"),
-    "raw.bin": (pickle.dumps(Malice()), "no pickle is run"),
     "cut.safetensors": (b"\xff" * 9, "header too large"),
 }
 
