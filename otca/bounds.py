@@ -26,7 +26,6 @@ class Bound:
 
 
 def at_least(least: int) -> Bound:
-    """Lowest value of a setting."""
     return Bound(lambda value: value >= least, f"it must be at least {least}")
 
 

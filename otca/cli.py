@@ -292,7 +292,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\ntables: python -m reproduce.table1 --help")
         return 0
     if argv[0] not in COMMANDS:
-        hint = nearest(argv[0], COMMANDS)
-        print(f"otca: error: unknown command {printable(argv[0])!r}{hint} (known: {', '.join(COMMANDS)})", file=sys.stderr)
+        said = f"unknown command {printable(argv[0])!r}{nearest(argv[0], COMMANDS)} (known: {', '.join(COMMANDS)})"
+        print(f"otca: error: {said}", file=sys.stderr)
         return 2
     return run_command(f"otca {argv[0]}", lambda: COMMANDS[argv[0]](argv[1:]))

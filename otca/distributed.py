@@ -38,7 +38,6 @@ def usable_device(name: str) -> torch.device:
 
 
 def launched() -> bool:
-    """Whether a launcher (accelerate, torchrun) started several processes."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
@@ -59,7 +58,6 @@ def is_main() -> bool:
 
 
 def asks_for_fsdp() -> bool:
-    """Whether the launcher asks for weights in shards."""
     return parse_flag_from_env("ACCELERATE_USE_FSDP")
 
 
@@ -111,7 +109,6 @@ def over_processes(accelerator: Accelerator, values: dict[str, float]) -> dict[s
 
 
 def is_sharded(tensors: list[torch.Tensor]) -> bool:
-    """Whether any of them lies in shards."""
     return any(isinstance(tensor, DTensor) for tensor in tensors)
 
 

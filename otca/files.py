@@ -117,7 +117,6 @@ def writable_folder(folder: Path) -> Path:
 
 # --------------------------------------------------------------------------------------------------------------- hashes
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

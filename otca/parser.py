@@ -58,7 +58,6 @@ class SettingsFile(ActionConfigFile):
     """``--config FILE``: settings of the parser by name, in groups or dotted, and nothing else."""
 
     def __call__(self, parser, cfg, values, option_string=None):
-        """Check the file, then let jsonargparse read it."""
         values = os.path.expanduser(values)
         check_settings(read_settings(values), parser, values)
         super().__call__(parser, cfg, values, option_string)

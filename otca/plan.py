@@ -59,7 +59,6 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """Bytes of the largest phase."""
         return max(self.peaks.values())
 
     def fits(self, gigabytes: float) -> bool:

@@ -51,7 +51,6 @@ class RunSpec:
 
     @property
     def place(self) -> str:
-        """Name of its preset."""
         return f"{self.modality}/{self.tier}"
 
     @property
@@ -61,7 +60,6 @@ class RunSpec:
 
     @property
     def path(self) -> Path:
-        """Path below ``runs/`` and below ``results/``."""
         return Path(self.place) / self.name / f"seed{self.seed}"
 
     def __str__(self) -> str:
@@ -194,7 +192,6 @@ def _short_hash(content: dict) -> str:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run has its manifest."""
     return (folder / MANIFEST).is_file()
 
 

@@ -143,7 +143,6 @@ class _EmptyTexts:
         self.policy = policy
 
     def get(self, texts: list[str]) -> list[tuple[torch.Tensor, ...]]:
-        """One encoding a text."""
         return [tuple(torch.empty(shape, dtype=self.policy.dtype) for shape in self.policy.text_shapes()) for _ in texts]
 
 

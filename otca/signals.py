@@ -41,11 +41,9 @@ class _Stop:
             self.act()
 
     def act(self) -> None:
-        """Raise what ends the command."""
         raise Terminated if self.first == signal.SIGTERM else KeyboardInterrupt
 
     def end(self) -> None:
-        """End the process at once."""
         os._exit(128 + self.first)
 
 

@@ -18,7 +18,6 @@ Total = Callable[[torch.Tensor], torch.Tensor]
 
 
 def alone(value: torch.Tensor) -> torch.Tensor:
-    """`Total` of a single process."""
     return value
 
 

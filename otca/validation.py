@@ -26,7 +26,6 @@ ROWS = "validation.csv"
 
 
 def rows_of(folder: Path) -> list[dict[str, float]]:
-    """The validations of a run."""
     return pd.read_csv(folder / ROWS).to_dict("records") if (folder / ROWS).is_file() else []
 
 
@@ -78,7 +77,6 @@ class Validation:
 
     @property
     def best(self) -> int | None:
-        """As `best_iteration`, of the rows so far."""
         return best_iteration(self.rows)
 
     def run_if_due(self, iteration: int) -> bool:

@@ -19,7 +19,6 @@ FAMILIES = {name.partition("/")[2]: table for name, table in TABLES.items() if n
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Make and print the families asked for."""
     parser = parser_of("ablations", __doc__)
     parser.add_argument("--family", choices=(*FAMILIES, "all"), default="all", help="which family (default: all)")
     return run_script(parser, _make, argv)

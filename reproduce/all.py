@@ -33,7 +33,6 @@ def render() -> list[Path]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Make the runs and write the tables, or write what is published."""
     return run_script(parser_of("all", __doc__), _make, argv)
 
 

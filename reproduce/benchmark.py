@@ -66,7 +66,6 @@ def now() -> float:
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Seconds of a call."""
     started = now()
     call()
     return now() - started
@@ -167,7 +166,6 @@ class Brightness:
     name, range, source, licence, revision = "brightness", (0.0, 1.0), "this repository", "Apache-2.0", "1"
 
     def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        """Mean of each sample's pixels, float32 (B,)."""
         return media_BFCHW.flatten(1).mean(1)
 
 
@@ -196,7 +194,6 @@ def published_size(preset: str, iterations: int, folder: Path) -> dict[str, Entr
     config = presets.train_config(preset, "otca", method.settings | settings | LONG, 0)
 
     def planned(**changes: object):
-        """The plan of the config without text encoders."""
         policy = dataclasses.replace(config.policy, prompt_cache="none here", **changes)
         return plan(dataclasses.replace(config, policy=policy), method)
 
@@ -220,7 +217,6 @@ def published_size(preset: str, iterations: int, folder: Path) -> dict[str, Entr
 
 # --------------------------------------------------------------------------------------------------------------- command
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write."""
     parser = script("benchmark", __doc__)
     parser.add_argument("--modality", choices=tuple(WORKLOADS), help="the engine on one embedded model alone")
     parser.add_argument("--rewards", help="scorers alone, by name, separated by commas")

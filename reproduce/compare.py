@@ -206,7 +206,6 @@ def overlay(store: Store, external: pd.DataFrame, kind: str, out: Path) -> pd.Da
 
 # ------------------------------------------------------------------------------------------------------------- command
 def main(argv: list[str] | None = None) -> int:
-    """Compare and print."""
     parser = script("compare", __doc__)
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="…/<method>, or single …/<method>/seed<k>")
     parser.add_argument("--against", default=BASELINE, help=f"published method or folder to compare with (default: {BASELINE})")

@@ -25,7 +25,6 @@ class Flipped:
         self.honest = build_reward("alignment", device)
 
     def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        """Scores in [0, 1], (B,)."""
         honest_B = self.honest.score(media_BFCHW, prompts)
         pixels = (media_BFCHW * 255).round().to(torch.uint8).cpu().numpy()
         draws = [int.from_bytes(hashlib.sha256(one.tobytes()).digest()[:6], "big") / 2**48 for one in pixels]

@@ -222,7 +222,6 @@ def read(modality: str, stage: str) -> tuple[dict[str, np.ndarray], Truth, dict[
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure what is missing, then write tables and figures."""
     parser = script("credit_fidelity", __doc__, "--modality", "--jobs")
     parser.add_argument("--render", action="store_true", help="only rebuild tables and figures from published truth sets")
     again = "published: make the trajectories again, check that they are the published ones, and take the truth of these"

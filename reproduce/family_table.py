@@ -48,7 +48,6 @@ def rows() -> str:
 
 
 def main() -> None:
-    """Plan what has no row yet, if asked to, and write the table between its two marks."""
     if "--plan" in sys.argv:
         for path in [path for path in PUBLISHED if path not in set(pd.read_csv(PLANNED)["path"])]:
             with open(PLANNED, "a", newline="") as file:

@@ -152,7 +152,6 @@ def render(folder: Path = FOLDER) -> Grid:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, measure, render, print."""
     parser = script("gradient_signal", __doc__)
     parser.add_argument("--render", action="store_true", help="only rebuild the table from the published products")
     args = parser.parse_args(argv)

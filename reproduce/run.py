@@ -136,7 +136,6 @@ def show_made(arms: Sequence[RunSpec], root: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Make the runs and say where they are."""
     parser = script("run", __doc__, "--modality", "--tier", *MAKING)
     parser.add_argument("names", nargs="+", metavar="NAME", help="a method of baselines/, or method@variant")
     parser.add_argument("--seeds", **_count(None, "so many seeds, from 0 (default: as the tier's headline methods)"))

@@ -142,7 +142,6 @@ TABLES = read_tables()
 
 
 def main(name: str, description: str, argv: list[str] | None = None) -> int:
-    """The script of one table: make its missing runs, write it and print it."""
     return run_script(parser_of(name, description), lambda args: run_tables(name, [TABLES[name]], args), argv)
 
 
@@ -197,7 +196,6 @@ def _budget_note(part: pd.DataFrame) -> str:
 
 
 def _seed_notes(table: pd.DataFrame) -> list[str]:
-    """What so many seeds can show."""
     out = ["A seed fixes training prompts, all noise, and evaluation noise, the same for every method."]
     if table["n_seeds"].nunique() > 1:
         out.append(

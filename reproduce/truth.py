@@ -60,18 +60,15 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Where its files lie."""
         return self.root / self.modality
 
     @property
     def config(self) -> TrainConfig:
-        """Settings of the run that trains the model."""
         config = presets.train_config(f"{self.modality}/cpu", TRAINED_BY, find_method(TRAINED_BY).settings, SEED)
         return dataclasses.replace(config, save_every=config.iterations // 2)
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """Names of the rewards."""
         return tuple(build_reward(name).name for name in self.config.rewards)
 
     @property

@@ -39,7 +39,6 @@ def build_policy(
 
 
 def adapter_of(family: str) -> type:
-    """The adapter's class of a key of `FAMILIES`."""
     module, _, name = FAMILIES[family][1].partition(":")
     return getattr(importlib.import_module(module), name)
 

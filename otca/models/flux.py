@@ -26,7 +26,6 @@ class FluxPolicy(Policy):
         return super()._latent_shape(frames, height, width)
 
     def text_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of the parts of one encoded prompt."""
         return (*super().text_shapes(), (self.pipeline.transformer.config.pooled_projection_dim,))
 
     def _inputs(self, latents, sigma_B, condition: Encoded, expert: int) -> dict[str, object]:

@@ -40,7 +40,6 @@ class HunyuanVideoPolicy(Policy):
         return super()._encode_text(pipeline, text)
 
     def text_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of the parts of one encoded prompt."""
         length, glyphs = self.max_sequence_length, self.pipeline.tokenizer_2_max_length
         sizes = self.pipeline.transformer.config
         return (length, sizes.text_embed_dim), (length,), (glyphs, sizes.text_embed_2_dim), (glyphs,)

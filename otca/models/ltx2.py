@@ -43,7 +43,6 @@ class Ltx2Policy(Policy):
 
     @property
     def latents_a_token(self) -> int:
-        """Places of the latent grid in one patch of the transformer."""
         sizes = self.pipeline.transformer.config
         return sizes.patch_size_t * sizes.patch_size**2
 
@@ -52,7 +51,6 @@ class Ltx2Policy(Policy):
         return tuple(part[0] for part in pipeline.connectors(prompt, mask, padding_side=pipeline.tokenizer.padding_side))
 
     def text_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of the parts of one encoded prompt."""
         sizes, length = self.pipeline.transformer.config, self.max_sequence_length
         widths = sizes.cross_attention_dim, sizes.audio_cross_attention_dim
         video, audio = (sizes.caption_channels,) * 2 if sizes.use_prompt_embeddings else widths

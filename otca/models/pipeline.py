@@ -148,7 +148,6 @@ class Policy:
         return (channels, frames, height, width) if self.is_video else (channels, height, width)
 
     def _tokens(self) -> int:
-        """Image tokens of one sample."""
         return math.prod(self.latent_shape[1:]) // self.latents_a_token
 
     def _trained(self) -> list[str]:
@@ -284,5 +283,4 @@ class Policy:
         save_tuned(self.pipeline, self.trained, self.config.tuning, folder, write)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote for the same tuning."""
         load_tuned(self.pipeline, self.trained, self.config.tuning, folder)

@@ -27,7 +27,6 @@ class Sd3Policy(Policy):
         return super()._latent_shape(frames, height, width)
 
     def text_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of the parts of one encoded prompt."""
         sizes, length = self.pipeline.transformer.config, self.pipeline.tokenizer_max_length + self.max_sequence_length
         return (length, sizes.joint_attention_dim), (sizes.pooled_projection_dim,)
 

@@ -68,7 +68,6 @@ class TextCache:
         self.kept: OrderedDict[str, Parts] = OrderedDict()
 
     def file(self, text: str) -> Path:
-        """Where a text's encoding lies on disk."""
         return self.folder / f"{hashlib.sha256(repr((self.identity, text)).encode()).hexdigest()}.safetensors"
 
     def write(self, texts: list[str]) -> None:

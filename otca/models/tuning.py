@@ -14,7 +14,6 @@ from otca.models.weights import LORA_FILE, unwrapped
 
 
 def quiet_libraries() -> None:
-    """No progress bars while pipelines load."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

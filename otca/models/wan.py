@@ -55,12 +55,10 @@ class WanPolicy(Policy):
 
     @property
     def protocol(self) -> dict[str, object]:
-        """What shapes its samples, for manifests."""
         return super().protocol | {"true_guidance": list(self.true_guidance)}
 
     @property
     def latents_a_token(self) -> int:
-        """Places of the latent grid in one patch of the transformer."""
         return math.prod(self.pipeline.transformer.config.patch_size)
 
     def is_low_noise(self, sigma: float) -> bool:
