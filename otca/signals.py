@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import signal
 import sys
@@ -15,8 +14,6 @@ from otca.errors import InputError, RewardError, TrainingError, printable
 
 LAST_CALL = 28.0
 """Seconds after which a process that was told to stop ends whatever it does; what is on disk is whole at any time."""
-OF_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
-"""Errors of a file or folder that the user can mend."""
 
 
 class Terminated(BaseException):
@@ -78,10 +75,10 @@ def run_command(program: str, command: Callable[[], int | None]) -> int:
 
 def _ending(stop: BaseException) -> tuple[int, str]:
     """Exit code and words of what ends a command; 0 for a fault of the program."""
+    if isinstance(stop, OSError) and stop.errno:
+        return 2, f"error: {stop.filename or 'a file'}: {stop.strerror}; mend that or choose another folder, and start again"
     if isinstance(stop, InputError | RewardError | TrainingError | FileNotFoundError | argparse.ArgumentError):
         return 2, f"error: {stop}"
-    if isinstance(stop, OSError) and stop.errno in OF_THE_PLACE:
-        return 2, f"error: {stop.filename or 'a file'}: {stop.strerror}; mend that or choose another folder, and start again"
     if isinstance(stop, KeyboardInterrupt):
         return 128 + signal.SIGINT, "interrupted"
     return (128 + signal.SIGTERM, "stopped by SIGTERM") if isinstance(stop, Terminated) else (0, "")

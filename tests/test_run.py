@@ -11,10 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from baselines import find_method
 from eval.store import Store, publish
 from otca import presets
-from otca.budget import costs_of
 from otca.errors import InputError, RewardError, TrainingError
 from otca.files import run_lock
 from otca.rewards.base import build_reward
@@ -142,16 +140,6 @@ def test_every_run_of_every_table_has_a_config():
                 assert config.seed == 0 and config.prompts_per_iteration * config.group_size > 0
     with pytest.raises(InputError, match="unknown variant 'otca@nonsense'"):
         named_arm("image", "quick", "otca@nonsense", 0)
-
-
-def test_equal_variants_cost_what_static_weighting_does():
-    for name in ("flow_grpo@equal", "process_credit@equal", "process_credit@early3-equal"):
-        costs = []
-        for arm in (named_arm("image", "quick", name, 0), named_arm("image", "quick", "static_multi_reward", 0)):
-            config = one_run.arm_config(arm)
-            each = costs_of(config, find_method(arm.method)).evaluations
-            costs.append((config.iterations * config.prompts_per_iteration * config.group_size * each, each))
-        assert costs[0][0] / costs[1][0] == pytest.approx(1, abs=0.05)
 
 
 def test_group_sizes_keep_the_samples_of_an_iteration():

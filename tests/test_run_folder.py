@@ -70,12 +70,3 @@ def test_a_run_that_is_older_than_the_setting_goes_on(tmp_path):
         begin_run(tmp_path, TrainConfig(reward_timeout=60.0))
     with pytest.raises(InputError, match=r"another config \(credit.process_scale: run → step\)"):
         begin_run(tmp_path, TrainConfig.from_dotted({"credit.process_scale": "step"}))
-
-
-@pytest.mark.parametrize("settings", [{"rewards": ["alignment"]}, {"method": "moca"}, {"sampler.steps": 7}], ids=str)
-def test_columns_of_a_run_cannot_be_overridden(tmp_path, settings):
-    begin_run(tmp_path, TrainConfig())
-    before = (tmp_path / "config.yaml").read_bytes()
-    with pytest.raises(InputError, match=f"cannot change the columns of train.csv .{next(iter(settings))}: "):
-        begin_run(tmp_path, TrainConfig.from_dotted(settings), override=True)
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]

@@ -87,18 +87,6 @@ def test_the_terminal_sees_one_line_without_control_characters(capsys):
 
 # --------------------------------------------------------------------------------------------------- files, rows, pages
 
-IDS = ["../../up", "/absolute", "a/b", "a_b", "a:b", "..", "x" * 200, "x" * 199, "\N{ROCKET}"]
-
-
-def test_files_are_named_by_ids_within_their_folder(tmp_path):
-    prompts = [Prompt(name, "a cat") for name in IDS]
-    part = generate.Generated(torch.zeros(len(IDS), 1, 3, 4, 4), prompts, list(range(len(IDS))))
-    generate.write_media(tmp_path / "run", part, EvalConfig(samples_per_prompt=1))
-    names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-    assert [path.name for path in tmp_path.iterdir()] == ["run"] and len(names) == len(IDS)
-    assert "a_b_0.png" in names and all(name.isascii() and len(name) < 110 for name in names)
-
-
 def test_two_prompts_of_one_id_are_refused_before_anything_is_made(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(rows(id="same") + rows(id="same"))
