@@ -110,9 +110,8 @@ def plan(argv: list[str]) -> None:
 
 
 def sample(argv: list[str]) -> None:
-    """Generate media from a checkpoint or a finished run."""
-    said = "Generate media by ODE: <prompt id>_<sample>.png (videos: .webp), and prompts.jsonl for `score`."
-    options = make_parser("sample", said)
+    """Generate media of a run or the base model: <prompt id>_<sample>.png (videos: .webp), and prompts.jsonl for `score`."""
+    options = make_parser("sample", sample.__doc__)
     add = options.add_argument
     add("--run", type=Path, default=None, help="run folder: one of its checkpoints is used (default: the base model)")
     add("--checkpoint", type=str, default="last", help="which of the run's: last, best (in validation) or a number")
@@ -147,24 +146,23 @@ def export(argv: list[str]) -> None:
 
 
 def score(argv: list[str]) -> None:
-    """Score a folder of images or videos, made by any system, against a prompts file."""
-    from eval.score import ScoreConfig, score
+    """Score images or videos of any system against a prompts file: a row an item, means with intervals; resumes."""
+    from eval import score as scoring
+    from eval.score import ScoreConfig
 
-    said = "Score images or videos of any system: a row an item, means with intervals; call again to resume."
-    options = make_parser("score", said)
+    options = make_parser("score", score.__doc__)
     options.add_class_arguments(ScoreConfig)
     given = parse(options, argv)
-    score(ScoreConfig(**{name: given[name] for name in ScoreConfig.__dataclass_fields__}))
+    scoring.score(ScoreConfig(**{name: given[name] for name in ScoreConfig.__dataclass_fields__}))
 
 
 def credit_bench(argv: list[str]) -> None:
-    """Score a credit rule of one's own against the true credit of recorded trajectories."""
+    """Score credit(latents_SBD, reward_BK, group_B) of a Python file, which is run, against the true credit of trajectories."""
     from eval.evaluate import write_rows
     from eval.markup import number, show
     from eval.truth_set import read_rule, score
 
-    said = "Score a function credit(latents_SBD, reward_BK, group_B) of a Python file, which is run, against the true credit."
-    options = make_parser("credit-bench", said)
+    options = make_parser("credit-bench", credit_bench.__doc__)
     add = options.add_argument
     add("rule", type=Path, help="Python file with the function")
     add("--modality", type=str, default="image", help="whose truth set: image or video")
@@ -181,9 +179,8 @@ def credit_bench(argv: list[str]) -> None:
 
 
 def rewards(argv: list[str]) -> None:
-    """List every reward, what it takes and whether its files are here; fetch them (needs the network)."""
-    said = "List every reward: what it measures, range, licence, memory, files. Fetching needs the network."
-    options = make_parser("rewards", said)
+    """List every reward: what it measures, range, licence, memory, whether its files are here; fetch them (needs the network)."""
+    options = make_parser("rewards", rewards.__doc__)
     fetched = "download this reward's files into the hub's cache, and check their hashes"
     options.add_argument("--fetch", type=str | None, default=None, help=fetched)
     options.add_argument("--reward_files", **REWARD_FILES)
@@ -202,10 +199,10 @@ def rewards(argv: list[str]) -> None:
 
 
 def prompts(argv: list[str]) -> None:
-    """Fetch a published prompt list (needs the network) and check it."""
+    """Fetch a published prompt list at its pinned commit (this needs the network) and check it."""
     from otca.prompts import LISTS, fetch_list, load_prompts
 
-    options = make_parser("prompts", "Fetch a published prompt list at its pinned commit (this needs the network) and check it.")
+    options = make_parser("prompts", prompts.__doc__)
     listed = "; ".join(f"{name}: {one.what}" for name, one in LISTS.items())
     options.add_argument("--list", type=str, required=True, help=listed)
     options.add_argument("--out", type=Path, default=Path("prompts"), help="folder to write to (default: prompts)")
@@ -249,8 +246,8 @@ def serve_reward(argv: list[str]) -> None:
 
 
 def verify(argv: list[str]) -> None:
-    """Re-hash runs, checkpoints and published files, such as those of results/."""
-    options = make_parser("verify", "Re-hash every finished run (rows, settings) and every checkpoint (weights) below a folder.")
+    """Re-hash every finished run (rows, settings) and every checkpoint (weights) below a folder."""
+    options = make_parser("verify", verify.__doc__)
     options.add_argument("folder", type=Path, help="a run, a checkpoint, or any folder of them")
     from otca.doctor import check_integrity
 
@@ -262,8 +259,8 @@ def verify(argv: list[str]) -> None:
 
 
 def doctor(argv: list[str]) -> None:
-    """Check this environment, with the way out of what is wrong."""
-    options = make_parser("doctor", "Check versions, GPU, disk, caches, shipped checkpoints and the files of published rewards.")
+    """Check packages, GPUs, disk, caches, shipped checkpoints and rewards' files, with the way out of what is wrong."""
+    options = make_parser("doctor", doctor.__doc__)
     options.add_argument("--reward_files", **REWARD_FILES)
     given = parse(options, argv)
     from otca.doctor import findings

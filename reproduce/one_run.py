@@ -1,4 +1,4 @@
-"""One run: train (resuming), judge, seal with its manifest; and what its settings, task and hardware are."""
+"""One run: train (resuming), probe its credit, judge, seal with its manifest; what its settings, task and hardware are."""
 
 from __future__ import annotations
 
@@ -10,27 +10,34 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from baselines import find_method
-from eval.evaluate import evaluate
+from eval.evaluate import evaluate, write_rows
 from eval.held_out import held_out_names, held_out_of
 from eval.media import quantise
 from eval.store import COST, VERDICT
 from otca import presets
-from otca.config import TrainConfig
-from otca.distributed import process_state
+from otca.config import EvalConfig, TrainConfig
+from otca.distributed import is_main, process_state
 from otca.files import write_atomic
-from otca.models.base import build_policy
-from otca.rewards.base import build_reward, check_trained_metrics
+from otca.methods import Method, assign_credit
+from otca.models.base import Policy, build_policy
+from otca.prompts import evaluation_prompts
+from otca.rewards.base import Reward, build_reward, check_trained_metrics
 from otca.runs import RunSpec, code_of, finish_run, is_finished
+from otca.sampling import make_batch, plan_of
 from otca.tasks import scenes, video_scenes
-from otca.trainer import Trainer, locked_run
-from otca.types import Prompt
+from otca.trainer import Trainer, collect, locked_run
+from otca.types import Credit, Prompt, Scores, Trajectory
 from reproduce import judged
-from reproduce.probe import probe
 
+PROBE = "probe.csv"
+"""File of a run's folder: how its method credits one fixed rollout, whose prompts and noise are the same for every run."""
+COLUMNS = ["prompt_id", "step", "sigma", "objective", "reward", "credit"]
+MOST_PROMPTS = 7
 VALIDATIONS = 10
 """Points of a learning curve: a run of an embedded task is validated so often, unless its preset says how often."""
 TASKS = {"embedded:image": scenes.NAME, "embedded:video": video_scenes.NAME}
@@ -139,3 +146,45 @@ def _write_cost(run: Path, evaluate_seconds: float) -> None:
     trained = float(pd.read_csv(timing)["total"].sum()) if timing.is_file() else 0.0
     cost = {"train_seconds": round(trained, 1), "evaluate_seconds": round(evaluate_seconds, 1), "hardware": hardware()}
     write_atomic(run / COST, json.dumps(cost) + "\n")
+
+
+# ---------------------------------------------------------------------------------------------------------------- probe
+def shown_prompts(evaluation: EvalConfig) -> list[Prompt]:
+    """The first prompt of each skill of an evaluation, or its first prompts where they have no skills."""
+    chosen: dict[str, Prompt] = {}
+    for prompt in evaluation_prompts(evaluation):
+        chosen.setdefault((prompt.spec or {}).get("skill", prompt.id), prompt)
+    return list(chosen.values())[:MOST_PROMPTS]
+
+
+def credited(policy: Policy, method: Method, config: TrainConfig, rewards: list[Reward], prompts: list[Prompt]):
+    """A group of samples for each prompt, all steps stochastic but the last, and their credit: (Trajectory, Scores, Credit)."""
+    plan = plan_of(config, policy.shift, config.micro_batch, selection="all")
+    batch = make_batch(prompts, list(range(len(prompts))), config.group_size, ("probe",), config.sampler.shared_noise)
+    sampled, scores, _ = collect(policy, batch, plan, rewards, method.needs(config), config)
+    return sampled, scores, assign_credit(method, sampled, scores, config)
+
+
+def rows_of(sampled: Trajectory, scores: Scores, credit: Credit, group_size: int) -> pd.DataFrame:
+    """Signed credit of the first sample of every group, a row a step and objective ("all" where a method credits one sum)."""
+    reward_BK, names = scores.reward_BK, scores.names
+    if credit.advantage_TBK.shape[2] == 1:  # a method that credits one sum of the objectives
+        reward_BK, names = reward_BK.mean(1, keepdim=True), ("all",)
+    rows = []
+    for first in range(0, len(sampled.prompts), group_size):
+        for t in np.flatnonzero(sampled.trained_T.numpy()):
+            for k, name in enumerate(names):
+                reward, share = float(reward_BK[first, k]), float(credit.advantage_TBK[t, first, k])
+                rows.append((sampled.prompts[first].id, int(t), float(sampled.sigma_S[t]), name, reward, share))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def probe(
+    policy: Policy, method: Method, config: TrainConfig, rewards: list[Reward], evaluation: EvalConfig, folder: Path
+) -> None:
+    """Write ``probe.csv`` into a run's folder; methods that do not credit the steps of a rollout have none."""
+    if method.forward_loss:
+        return
+    found = credited(policy, method, config, rewards, shown_prompts(evaluation))
+    if is_main():
+        write_rows(rows_of(*found, config.group_size), folder / PROBE)

@@ -10,7 +10,7 @@ from baselines import find_method
 from otca.config import EvalConfig, TrainConfig
 from otca.models.base import build_policy
 from otca.rewards.base import build_rewards
-from reproduce.probe import COLUMNS, MOST_PROMPTS, credited, probe, rows_of, shown_prompts
+from reproduce.one_run import COLUMNS, MOST_PROMPTS, credited, probe, rows_of, shown_prompts
 from tests.toys import toy_settings
 
 EVALUATION = EvalConfig(prompts=24)
