@@ -34,6 +34,10 @@ class Method:
     old_policy_decay: Callable[[int], float] = lambda updates: 0.0
     """Decay, after so many updates, of the old policy that a `forward_loss` follows."""
 
+    def evaluations_per_step(self, config: TrainConfig) -> int:
+        """Network evaluations of training a step of a sample: forward 1, backward 2, 1 for the reference and the old policy each."""
+        return 3 + bool(config.loss.kl_beta) + bool(self.forward_loss)
+
 
 # ------------------------------------------------------------------------------------------------- building blocks
 

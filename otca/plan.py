@@ -16,7 +16,6 @@ from torch import nn
 
 from otca import presets
 from otca.bounds import FRACTION, check_bound
-from otca.budget import costs_of
 from otca.config import TrainConfig
 from otca.errors import InputError
 from otca.methods import Method
@@ -25,7 +24,9 @@ from otca.models.loading import TEXT_ENCODERS
 from otca.models.texts import MEMORY_BYTES
 from otca.rewards.base import find_reward, is_remote
 from otca.rewards.published import PublishedReward
+from otca.sampling import plan_of
 from otca.shapes import empty_policy, measure_passes
+from otca.state_values import path_evaluations, planned_paths
 from otca.types import Needs
 
 GPUS = {"h200": (141, 989), "h100": (80, 989), "a100": (80, 312), "l40s": (48, 362), "rtx4090": (24, 165)}
@@ -36,6 +37,36 @@ LAUNCH = Path(__file__).parent / "launch"
 SHARDINGS = ("none", "fsdp2")
 UTILISATION = 0.35
 """Share of a GPU's bf16 TFLOP/s that hours are reckoned with; an assumption until it is measured."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one sample in one iteration, without guidance (which doubles the evaluations)."""
+
+    sampling: int
+    """Evaluations without gradient: its steps, and what completions of its states cost."""
+    trained_steps: int
+    scored_media: int
+    """Media that are decoded and scored: the final one, and what its states are valued by."""
+    per_step: int
+    """Evaluations of a trained step."""
+
+    @property
+    def evaluations(self) -> int:
+        """All of them. With ``credit.sampled_steps``, samples whose credit is 0 at every step cost less."""
+        return self.sampling + self.trained_steps * self.per_step
+
+
+def costs_of(config: TrainConfig, method: Method) -> Costs:
+    """What a sample costs; which of its steps are drawn is chance, how many is not."""
+    steps, settings, completions, media = plan_of(config, 1.0, config.micro_batch), config.credit, 0, 1
+    if Needs.STATE_REWARDS in method.needs(config):
+        paths = planned_paths(steps.stochastic_T, settings)
+        completions = path_evaluations(paths, settings)
+        media += max(settings.process_continuations, 1) * sum(map(bool, paths.values()))
+    trained = int(steps.trained_T.sum())
+    trained = min(trained, settings.sampled_steps or trained)
+    return Costs(config.sampler.steps + completions, trained, media, method.evaluations_per_step(config))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from otca import checkpoint
-from otca.budget import evaluations_per_step
 from otca.config import TrainConfig
 from otca.distributed import asks_for_fsdp, check_launch, gathered, over_processes, process_state, refill, total
 from otca.errors import InputError, RewardError, TrainingError
@@ -203,7 +202,7 @@ class Trainer:
         A forward pass of one sample at one step is 1, its backward 2 more; passes of other weights and completions count too.
         """
         (steps, samples), trained = credit.advantage_TB.shape, int((credit.step_weight_TB != 0).sum())
-        velocities = steps * samples + trained * evaluations_per_step(self.config, self.method)
+        velocities = steps * samples + trained * self.method.evaluations_per_step(self.config)
         own = {"network_evaluations": velocities * self.policy.forwards_per_velocity}
         own |= {"reward_calls": samples * len(self.rewards)}
         spent = gathered(self.accelerator, {name: own[name] + costs.get(name, 0) for name in own}).sum(0)

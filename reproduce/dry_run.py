@@ -13,11 +13,11 @@ from baselines import find_method
 from eval.held_out import MOTION
 from eval.markup import show
 from otca import presets
-from otca.budget import costs_of
 from otca.config import EvalConfig, TrainConfig
 from otca.distributed import process_state
 from otca.errors import InputError
 from otca.files import resolve_model
+from otca.plan import costs_of
 from otca.prompts import evaluation_prompts, load_prompts
 from otca.rewards.base import build_reward, find_reward, is_remote
 from otca.rewards.published import PublishedReward, find_files

@@ -10,9 +10,9 @@ import yaml
 from baselines import find_method
 from eval.tables import BASELINE
 from otca import presets
-from otca.budget import costs_of
 from otca.config import TrainConfig
 from otca.errors import InputError
+from otca.plan import costs_of
 from otca.runs import RunSpec
 
 VARIANTS: dict[str, dict[str, object]] = yaml.safe_load(Path(__file__).with_name("variants.yaml").read_text(encoding="utf-8"))

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from baselines import coca, dance_grpo, diffusion_nft, find_method, grpo_guard, tempflow_grpo
-from otca.budget import costs_of
 from otca.config import TrainConfig
 from otca.errors import InputError
 from otca.losses import NoisedSample, Transition, surrogate, velocity_distance
 from otca.methods import assign_credit
 from otca.models.base import build_policy
+from otca.plan import costs_of
 from otca.sampling import select_steps
 from otca.trainer import Trainer
 from otca.types import Scores, Trajectory

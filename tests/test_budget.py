@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from baselines import find_method
-from otca.budget import costs_of
 from otca.config import TrainConfig
+from otca.plan import costs_of
 from otca.trainer import Trainer
 from reproduce.variants import affordable_iterations, named_arm
 from tests.toys import toy_settings
