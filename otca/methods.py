@@ -35,7 +35,7 @@ class Method:
     """Decay, after so many updates, of the old policy that a `forward_loss` follows."""
 
     def evaluations_per_step(self, config: TrainConfig) -> int:
-        """Network evaluations of training a step of a sample: forward 1, backward 2, 1 for the reference and the old policy each."""
+        """Network evaluations of training a step of a sample: forward 1, backward 2, reference and old policy 1 each."""
         return 3 + bool(config.loss.kl_beta) + bool(self.forward_loss)
 
 
