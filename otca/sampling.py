@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from otca.config import SamplerConfig, StepSelectionConfig, TrainConfig
-from otca.errors import memory_named
+from otca.errors import InputError, memory_named
 from otca.types import Needs, Prompt, Trajectory
 
 if TYPE_CHECKING:
@@ -89,10 +89,10 @@ def select_steps(
     if chosen.kind == "random_fraction":
         number = int(chosen.fraction * last)
         if number < 1:
-            raise ValueError(f"step_selection.fraction is {chosen.fraction}: of {last} steps it selects none; raise it")
+            raise InputError(f"step_selection.fraction is {chosen.fraction}: of {last} steps it selects none; raise it")
         return step_T < last, torch.isin(step_T, torch.from_numpy(rng.choice(last, number, replace=False)))
     if chosen.count > last:
-        raise ValueError(f"step_selection.count is {chosen.count}; with {steps} steps it must lie in 1..{last}")
+        raise InputError(f"step_selection.count is {chosen.count}; with {steps} steps it must lie in 1..{last}")
     first = 0 if chosen.kind == "first_k" else min(iteration // chosen.stride, last - chosen.count)
     window = (step_T >= first) & (step_T < first + chosen.count)
     return window, window
