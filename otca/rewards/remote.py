@@ -15,7 +15,7 @@ import httpx
 import torch
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from otca.bounds import Count, CountOrZero, Positive, Settings, checked_rate
+from otca.bounds import Count, Positive, Settings, Whole, checked_rate
 from otca.errors import InputError, RewardError, nearest, one_line
 from otca.rewards import wire
 from otca.rewards.pixels import to_pixels
@@ -40,7 +40,7 @@ class Calls(Settings):
     """Requests at once."""
     timeout: Positive = 90.0
     """Seconds until an answer must begin, the time that a request waits for its turn included."""
-    retries: CountOrZero = 5
+    retries: Whole = 5
     """Further tries after a request that got no answer, or one of `PASSING`."""
 
 
