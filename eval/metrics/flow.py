@@ -15,31 +15,13 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from eval.metrics.encoders import FILES
+from eval.metrics.encoders import FILES, VBENCH
 from otca.errors import InputError
 from otca.rewards.published import load_whole, read_weights
 
 MIN_SIDE = 128
 RAFT_UPDATES = 20
 RESOLUTION = f"as given, enlarged by a whole factor to at least {MIN_SIDE} pixels a side"
-
-KINDS = {"c": "corr", "f": "flow"}
-RENAMED = (
-    (r"fnet\.", "feature_encoder."),
-    (r"cnet\.", "context_encoder."),
-    (r"_encoder\.conv1\.", "_encoder.convnormrelu.0."),
-    (r"_encoder\.norm1\.", "_encoder.convnormrelu.1."),
-    (r"_encoder\.conv2\.", "_encoder.conv."),
-    (r"(layer\d\.\d)\.conv(\d)\.", r"\1.convnormrelu\2.0."),
-    (r"(layer\d\.\d)\.norm(\d)\.", r"\1.convnormrelu\2.1."),
-    (r"\.encoder\.conv([cf])(\d)\.", lambda found: f".motion_encoder.conv{KINDS[found[1]]}{found[2]}.0."),
-    (r"\.encoder\.conv\.", ".motion_encoder.conv.0."),
-    (r"\.gru\.conv([zrq])(\d)\.", r".recurrent_block.convgru\2.conv\1."),
-    (r"update_block\.mask\.0\.", "mask_predictor.convrelu.0."),
-    (r"update_block\.mask\.2\.", "mask_predictor.conv."),
-)
-"""From the names of princeton-vl/RAFT to torchvision's, one after another."""
-
 
 class DisFlow:
     """Dense inverse search (Kroeger et al. 2016) of OpenCV, which sees one channel: colour along its principal axis.
@@ -123,7 +105,7 @@ Flow = DisFlow | RaftFlow
 def torchvision_name(name: str) -> str:
     """torchvision's name of a tensor of princeton-vl/RAFT, which names some tensors twice: ``norm3`` is ``downsample.1``."""
     name = name.removeprefix("module.")
-    for theirs, ours in RENAMED:
+    for theirs, ours in VBENCH["raft_names"].items():
         name = re.sub(theirs, ours, name)
     return name
 

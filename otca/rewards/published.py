@@ -217,34 +217,26 @@ def described(name: str, kind: type, root: str) -> str:
     """What `otca rewards` says of a reward: what it measures and takes, where it comes from, and a line for each file."""
     from rich.filesize import decimal
 
-    if issubclass(kind, PublishedReward):
-        facts, what, lines = kind.card, kind.card.measures, _listed_files(kind.card, root)
+    if not issubclass(kind, PublishedReward):
+        facts, what, memory = kind(), (kind.__doc__ or "").strip().splitlines()[0], "none, as it has no network"
+        lines = [f"files: none, as it comes with this repository (revision {facts.revision})"]
+    else:
+        facts, what, found = kind.card, kind.card.measures, located(kind.card, root)
         memory = f"{facts.memory:g} GB on a GPU, {facts.memory_cpu:g} GB on a CPU" if facts.memory_cpu else f"{facts.memory:g} GB"
         if facts.files:  # the largest is held while it is read
             memory += f", and {decimal(max(file.bytes for file in facts.files), precision=2)} more while loading"
-    else:
-        facts, what, memory = kind(), (kind.__doc__ or "").strip().splitlines()[0], "none, as it has no network"
-        lines = [f"files: none, as it comes with this repository (revision {facts.revision})"]
+        lines = [f"files: in the package (revision {facts.revision})"] if facts.package else []
+        for file in facts.files:
+            path, state = found[file.name], "not here"
+            if path and is_other(file, path):
+                state = f"{path}, not the published file (SHA-256 {digest(path)[:DIGITS]}…)"
+            elif path:
+                state = f"{path}, {'as published' if file.sha256 else 'no hash on record'}"
+            lines.append(f"{file.name} ({decimal(file.bytes, precision=2)}) of {file.repo}@{file.revision}: {state}")
+        lines += [f"fetch with: python -m otca rewards --fetch {facts.name}"] * (None in found.values())
     low, high = facts.range
     takes = f"{MEDIA[facts.modality]}; range: {low:g} to {high:g}; memory: {memory}; licence: {facts.licence}"
     return "\n    ".join([f"{name}: {what}", takes, f"source: {facts.source}", *lines])
-
-
-def _listed_files(card: Card, root: str) -> list[str]:
-    """A line for each file, with its size, hub id, revision and path, and a last one if some are to be fetched."""
-    from rich.filesize import decimal
-
-    if card.package:
-        return [f"files: in the package (revision {card.revision})"]
-    found, lines = located(card, root), []
-    for file in card.files:
-        path, state = found[file.name], "not here"
-        if path and is_other(file, path):
-            state = f"{path}, not the published file (SHA-256 {digest(path)[:DIGITS]}…)"
-        elif path:
-            state = f"{path}, {'as published' if file.sha256 else 'no hash on record'}"
-        lines.append(f"{file.name} ({decimal(file.bytes, precision=2)}) of {file.repo}@{file.revision}: {state}")
-    return lines + [f"fetch with: python -m otca rewards --fetch {card.name}"] * (None in found.values())
 
 
 def read_weights(who: str, path: Path) -> dict[str, torch.Tensor]:
