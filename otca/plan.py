@@ -179,7 +179,7 @@ def _reward_bytes(names: list[str]) -> tuple[int, list[str]]:
             unknown.append(name)
             continue
         if issubclass(reward_class, PublishedReward):
-            sizes[reward_class.card.place] = round(reward_class.card.memory * 1e9)
+            sizes[reward_class.card.folder] = round(reward_class.card.memory * 1e9)
         else:
             networks = [value for value in vars(reward_class()).values() if isinstance(value, nn.Module)]
             sizes |= {id(network): _bytes(network) for network in networks}
@@ -234,7 +234,7 @@ class Recipe:
         """What fetches its prompts and rewards before, and how it is launched (on each machine, with its rank)."""
         sources = [config.prompts, *([config.validation.source] if config.validation.every else [])]
         rewards = {name: find_reward(name) for name in config.rewards}
-        fetched = {r.card.place: name for name, r in rewards.items() if issubclass(r, PublishedReward) and r.card.files}
+        fetched = {r.card.folder: name for name, r in rewards.items() if issubclass(r, PublishedReward) and r.card.files}
         before = [f"python -m otca prompts --list {Path(source).stem}" for source in sources]
         before += [f"python -m otca rewards --fetch {name}" for name in fetched.values()]
         run = f"-m otca train --preset {self.preset} --method {self.method}"

@@ -57,7 +57,7 @@ class Card:
     licence: str
     memory: float  # gigabytes of the weights as loaded
     files: tuple[HubFile, ...]
-    folder: str = ""  # where the files lie, if not under the name: scorers of one folder share one network
+    folder: str  # where the files lie below ``reward_files``: scorers of one folder share one network
     package: str = ""  # what brings the weights, if that is not the hub
     memory_cpu: float = 0.0  # gigabytes on a CPU, if not as much as elsewhere
 
@@ -68,11 +68,6 @@ class Card:
             return f"{self.package} {version(self.package)}"
         return ", ".join(dict.fromkeys(f"{file.repo}@{file.revision}" for file in self.files))
 
-    @property
-    def place(self) -> str:
-        """Folder of its files below ``reward_files``."""
-        return self.folder or self.name
-
 
 CARDS: dict[str, Card] = {}
 CLASSES: dict[str, str] = {}  # what `published.yaml` says: a reward's card, and its class as ``module:class``
@@ -81,7 +76,7 @@ for _name, _facts in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_tex
     CLASSES[_name] = _facts.pop("class")
     _low, _high = _facts.pop("range")
     _files = tuple(HubFile(**file) for file in _facts.pop("files"))
-    CARDS[_name] = Card(name=_name, files=_files, range=(float(_low), float(_high)), **_facts)
+    CARDS[_name] = Card(name=_name, files=_files, range=(float(_low), float(_high)), **{"folder": _name} | _facts)
 
 
 class PublishedReward:
@@ -137,7 +132,7 @@ def located(card: Card, root: str | Path = "") -> dict[str, Path | None]:
 
     out: dict[str, Path | None] = {}
     for file in card.files:
-        own = Path(root).expanduser() / card.place / file.name if root else None
+        own = Path(root).expanduser() / card.folder / file.name if root else None
         cached = try_to_load_from_cache(file.repo, file.name, revision=file.revision)
         out[file.name] = own if own and own.is_file() else Path(cached) if isinstance(cached, str) else None
     return out
@@ -150,7 +145,7 @@ def find_files(card: Card, root: str | Path = "") -> dict[str, Path]:
         if found[file.name] is None:
             root = root or "FOLDER"
             raise InputError(
-                f"reward {card.name!r}: {file.name} of {file.repo} is neither in {Path(root) / card.place} nor in the hub's "
+                f"reward {card.name!r}: {file.name} of {file.repo} is neither in {Path(root) / card.folder} nor in the hub's "
                 f"cache; fetch it with `otca rewards --fetch {card.name}`, or put it there and set reward_files to {root}"
             )
     return found
