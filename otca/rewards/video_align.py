@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -49,7 +48,6 @@ LEAST_PIXELS = 128 * SIDE * SIDE
 LEAST_FRAMES, MOST_FRAMES = 4, 768
 FPS = 16.0  # frames a second that videos are taken to have, unless told: Wan's. DanceGRPO writes its videos at 8.
 CHUNK = 4  # videos in one pass through the network
-KEPT = 4096  # calls whose ratings are kept, about 1 kB each
 
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Layers of the language model that carry a LoRA. It is applied, not merged: a merged weight would lose it to rounding."""
@@ -63,8 +61,7 @@ WORD_HEAD = "base_model.model.lm_head.weight"  # in the file, but no score depen
 
 _loaded: WeakValueDictionary[tuple, _Judge] = WeakValueDictionary()
 _fitting: set[tuple] = set()  # files whose weights have been loaded in this process, by which they fit
-_rated: OrderedDict[tuple, torch.Tensor] = OrderedDict()
-"""Ratings (B, 3) by the judge's files and by the frames and texts of a call, the latest last."""
+_rated: dict[tuple, torch.Tensor] = {}  # ratings (B, 3) by the judge's files and by the frames and texts of a call
 
 
 def frame_indices(frames: int, fps: float, sampled_fps: float = 2.0) -> list[int]:
@@ -175,8 +172,6 @@ class _Judge:
             firsts = range(0, len(texts), CHUNK)
             raw_B3 = torch.cat([self._raw(pixel_BTCHW[i : i + CHUNK], texts[i : i + CHUNK]) for i in firsts])
             _rated[call] = (raw_B3 - self.mean_3) / self.std_3
-            while len(_rated) > KEPT:
-                _rated.popitem(last=False)
         return _rated[call]
 
     @torch.inference_mode()
