@@ -320,7 +320,7 @@ def test_addresses(capsys):
     with pytest.raises(InputError, match=wire.TOKEN) as caught:
         build_reward("http://me:s3cret@h/hpsv2")
     assert "s3cret" not in str(caught.value)
-    assert _reward_bytes([url]) == (0, ())
+    assert _reward_bytes([url]) == (0, [])
     assert main(["train", "--dry_run", "true", "--rewards", f"[{url}]"]) == 0
     assert f"rewards:\n- {url}\n" in capsys.readouterr().out
 
