@@ -15,8 +15,8 @@ from otca.models.pipeline import Policy
 
 FAMILIES = {
     "flux": ("FluxPipeline", "otca.models.flux:FluxPolicy"),
-    "flux2": ("Flux2Pipeline", "otca.models.flux2:Flux2Policy"),
-    "flux2_klein": ("Flux2KleinPipeline", "otca.models.flux2:Flux2KleinPolicy"),
+    "flux2": ("Flux2Pipeline", "otca.models.flux:Flux2Policy"),
+    "flux2_klein": ("Flux2KleinPipeline", "otca.models.flux:Flux2KleinPolicy"),
     "sd3": ("StableDiffusion3Pipeline", "otca.models.sd3:Sd3Policy"),
     "qwen_image": ("QwenImagePipeline", "otca.models.qwen_image:QwenImagePolicy"),
     "qwen_image_21": ("QwenImage21Pipeline", "otca.models.qwen_image:QwenImage21Policy"),
