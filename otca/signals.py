@@ -75,7 +75,7 @@ def run_command(program: str, command: Callable[[], int | None]) -> int:
 
 def _ending(stop: BaseException) -> tuple[int, str]:
     """Exit code and words of what ends a command; 0 for a fault of the program."""
-    if isinstance(stop, OSError) and stop.errno:
+    if isinstance(stop, OSError) and stop.errno and not isinstance(stop, ConnectionError | TimeoutError):
         return 2, f"error: {stop.filename or 'a file'}: {stop.strerror}; mend that or choose another folder, and start again"
     if isinstance(stop, InputError | RewardError | TrainingError | FileNotFoundError | argparse.ArgumentError):
         return 2, f"error: {stop}"
