@@ -111,7 +111,7 @@ def _judged_on(evaluation: EvalConfig) -> str:
 
 def _disk(configs: dict[RunSpec, TrainConfig], root: Path) -> str:
     """Space that models, encoded prompts, checkpoints and media take, or InputError where there is less."""
-    sizes, made = Counter(), {config.policy: empty_policy(config.policy) for config in configs.values()}
+    sizes, made = Counter(), {policy: empty_policy(policy) for policy in {config.policy for config in configs.values()}}
     absent = {settings.path: parts for settings, (_, parts) in made.items() if _where(settings.path) == MISSING}
     counts = [p.numel() for parts in absent.values() for part in parts.values() for p in part.parameters()]
     sizes["models, in bf16"] = 2 * sum(counts)
