@@ -5,7 +5,7 @@
 
 Entries are ``{name: {value, unit, goal, holds, hardware}}``, named after their gate; a goal of null is a number that is reported.
 Runs and truths lie in runs/gates/<modality>-<state>/ and are not repeated; ``state`` hashes what decides them (checkpoint, tasks,
-presets), so a change of the task starts anew. Tuning seeds alone: no table has them. The same command goes on after a stop.
+preset), so a change of the task starts anew. Tuning seeds alone: no table has them. The same command goes on after a stop.
 """
 
 from __future__ import annotations
@@ -78,11 +78,10 @@ class Gate:
     prompts: int
     draws: int
 
-    @property
-    def root(self) -> Path:
-        """Folder of runs and truths of the task as it is."""
-        places = [f"{self.modality}/{tier}" for tier in ("quick", "cpu")]
-        settings = [(presets.train_config(p, BASELINE, {}, 0), presets.eval_config(p)) for p in places]
+    def root(self, tier: str = "cpu") -> Path:
+        """Folder of a tier's runs and truths of the task as it is."""
+        preset = f"{self.modality}/{tier}"
+        settings = presets.train_config(preset, BASELINE, {}, 0), presets.eval_config(preset)
         files = [*sorted(Path(tasks.__file__).parent.rglob("*.py")), EMBEDDED / self.modality / "sha256.json"]
         digest = hashlib.sha256(repr(settings).encode() + b"".join(file.read_bytes() for file in files))
         return Path("runs/gates") / f"{self.modality}-{digest.hexdigest()[:8]}"
@@ -90,8 +89,9 @@ class Gate:
     def runs(self, tier: str, names: tuple[str, ...], seeds: tuple[int, ...] = SEEDS, iterations=0) -> dict[str, list[Path]]:
         """Folders of the finished runs of each method or variant, made where they are missing; 0 iterations are the tier's."""
         arms = {name: [self._arm(tier, name, seed, iterations) for seed in seeds] for name in names}
-        run_arms([arm for of in arms.values() for arm in of], self.root, self.jobs)
-        return {name: [self.root / arm.path for arm in of] for name, of in arms.items()}
+        root = self.root(tier)
+        run_arms([arm for of in arms.values() for arm in of], root, self.jobs)
+        return {name: [root / arm.path for arm in of] for name, of in arms.items()}
 
     def _arm(self, tier: str, name: str, seed: int, iterations: int) -> RunSpec:
         config, settings = presets.train_config(f"{self.modality}/{tier}", BASELINE, {}, seed), variant_settings(name)
@@ -151,7 +151,7 @@ def credit(gate: Gate) -> dict[str, Entry]:
 
     Share: of the variance of the true increments, summed over steps; what the initial noise decides belongs to no step.
     """
-    study = Study(gate.modality, gate.prompts, gate.draws, root=gate.root / "truth")
+    study = Study(gate.modality, gate.prompts, gate.draws, root=gate.root() / "truth")
     sample(study, "base")
     run_tasks(continuations(study, "base"), gate.jobs)
     sampled, final = load_trajectories(study, "base")
@@ -197,7 +197,7 @@ def judges(gate: Gate) -> dict[str, Entry]:
         goal = 0.99 if what.startswith("renders") else 0.97
         for name, verdict in (("verifier", task.verdicts(media, prompts)), ("judge", judge.score(media, prompts).numpy() == 1)):
             out[f"{name}_{what}"] = Entry((verdict == right).mean(), "share of right verdicts", goal)
-    trained = gate.root / RunSpec(gate.modality, "cpu", BASELINE, SEEDS[0]).path
+    trained = gate.root() / RunSpec(gate.modality, "cpu", BASELINE, SEEDS[0]).path
     found = checkpoint.checkpoints(trained)
     for model in ("base", *(["trained"] if found else [])):
         if model == "trained":
