@@ -1,9 +1,9 @@
 """Settings chosen on tuning seeds and validation prompts, none of which a table uses → results/tuning/<modality>-<tier>.csv.
 
-    python -m reproduce.tune --modality image --tier cpu otca process_credit    learning rates of these methods, 3 seeds each
+    python -m reproduce.tune --modality image --tier cpu otca process_credit    rates and KL of these methods, 3 seeds each
     python -m reproduce.tune --modality image --tier cpu --winners              each method's best, and whether it lies at an edge
 
-Every method gets the same grid, as multiples of the tier's own rate, and as many runs. The winner has the highest hypervolume:
+Every method gets the same grid, as multiples of the tier's own values, and as many runs. The winner has the highest hypervolume:
 the product of the mean training rewards. Held-out accuracy, which tables compare, is not tuned on. A preset's file
 (otca/configs) holds them under `tuned`.
 """
@@ -27,40 +27,42 @@ from reproduce.run import MAKING, make_runs, run_script, script
 from reproduce.workers import RUNS
 
 TUNING_SEEDS = (101, 102, 103)
-RATES = (0.5, 1.0, 2.0)
-"""Multiples of the tier's learning rate that are tried for every method."""
+FACTORS = ["rate", "kl"]
+GRID = ((0.5, 1.0), (1.0, 1.0), (2.0, 1.0), (1.0, 0.5), (1.0, 2.0))
+"""Multiples of the tier's learning rate and KL weight that are tried for every method, one changed at a time."""
 METHODS = ("uniform_grpo", "static_multi_reward", "otca_tcd", "otca_moca", "otca", "process_credit")
 COSTS = ["network_evaluations", "reward_calls", "train_seconds"]
 
 
 def arms(modality: str, tier: str, methods: tuple[str, ...] = METHODS) -> list[RunSpec]:
     """Every run of the grid, seed by seed."""
-    own = float(presets.preset(f"{modality}/{tier}")["optimizer.learning_rate"])
+    own = presets.preset(f"{modality}/{tier}")
+    rate, beta = float(own["optimizer.learning_rate"]), float(own["loss.kl_beta"])
     return [
-        RunSpec(modality, tier, method, seed, f"lr×{rate:g}", (("optimizer.learning_rate", own * rate),))
+        RunSpec(modality, tier, method, seed, f"{r:g}-{k:g}", (("optimizer.learning_rate", rate * r), ("loss.kl_beta", beta * k)))
         for seed in TUNING_SEEDS
         for method in methods
-        for rate in RATES
+        for r, k in GRID
     ]
 
 
 def rows_of(grid: list[RunSpec], root: Path) -> pd.DataFrame:
-    """One row a finished run: method, seed, rate, means of the trained rewards on validation prompts, cost."""
+    """One row a finished run: method, seed, factors, means of the trained rewards on validation prompts, cost."""
     out = []
     for arm in (arm for arm in grid if is_finished(root / arm.path)):
         frames = gather(root / arm.path)
         run, names = frames["runs"].iloc[0], json.loads(frames["runs"]["config"][0])["rewards"]
-        factor = {"method": arm.method, "seed": arm.seed, "rate": float(arm.variant.partition("×")[2])}
-        out.append(factor | {**frames["items"][names].mean(), **run[COSTS]})
+        factors = dict(zip(FACTORS, map(float, arm.variant.split("-"))))
+        out.append({"method": arm.method, "seed": arm.seed, **factors, **frames["items"][names].mean(), **run[COSTS]})
     return pd.DataFrame(out)
 
 
 def winners(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each method's rate of the highest hypervolume (of equals the lowest), and whether it lies at the edge of the grid."""
-    rewards = [name for name in rows if name not in ("method", "seed", "rate", *COSTS)]
-    volume = rows.groupby(["method", "rate"])[rewards].mean().prod(axis=1).rename("hypervolume").reset_index()
-    best = volume.sort_values(["hypervolume", "rate"], ascending=[False, True], kind="stable").groupby("method").first()
-    return best.assign(at_edge=best["rate"].isin([rows["rate"].min(), rows["rate"].max()]))
+    """Each method's factors of the highest hypervolume (of equals the lowest), and whether one lies at the edge of the grid."""
+    rewards = [name for name in rows if name not in ("method", "seed", *FACTORS, *COSTS)]
+    volume = rows.groupby(["method", *FACTORS])[rewards].mean().prod(axis=1).rename("hypervolume").reset_index()
+    best = volume.sort_values(["hypervolume", *FACTORS], ascending=[False, True, True], kind="stable").groupby("method").first()
+    return best.assign(at_edge=((best[FACTORS] == rows[FACTORS].min()) | (best[FACTORS] == rows[FACTORS].max())).any(axis=1))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,14 +82,14 @@ def _tune(args: argparse.Namespace) -> int:
         if code is not None:
             return code
         known = pd.read_csv(path) if path.is_file() else pd.DataFrame()
-        rows = pd.concat([known, rows_of(grid, root)]).drop_duplicates(["method", "seed", "rate"], keep="last")
-        write_rows(rows.sort_values(["method", "rate", "seed"]), path)
+        rows = pd.concat([known, rows_of(grid, root)]).drop_duplicates(["method", "seed", *FACTORS], keep="last")
+        write_rows(rows.sort_values(["method", *FACTORS, "seed"]), path)
     if not path.is_file():
         raise InputError(f"{path} is missing; make the grid first, without --winners")
     best = winners(pd.read_csv(path))
-    shown = {"Method": list(best.index)} | {head: [f"{v:.4g}" for v in best[head]] for head in ("rate", "hypervolume")}
+    shown = {"Method": list(best.index)} | {head: [f"{v:.4g}" for v in best[head]] for head in (*FACTORS, "hypervolume")}
     edges = ", ".join(best.index[best["at_edge"]]) or "none"
-    show("Winners, in multiples of the tier's own rate", shown, f"At the edge of the grid: {edges}. Rows: {path}")
+    show("Winners, in multiples of the tier's own values", shown, f"At the edge of the grid: {edges}. Rows: {path}")
     return 0
 
 

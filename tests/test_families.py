@@ -200,7 +200,7 @@ def tiny_of(path: str) -> str:
 
 
 @pytest.mark.parametrize("name", [name for name, own in presets.TRAIN.items() if "/" in str(own.get("policy.path", ""))])
-def test_every_published_preset_trains(tiny, tmp_path, name):
+def test_every_published_preset_trains_for_three_iterations(tiny, tmp_path, name):
     """With its own method settings, loss, optimizer and sampler; the pipeline, sizes, steps and rewards are small ones."""
     own, method = presets.preset(name), find_method("flow_grpo" if name.startswith("validate") else "otca")
     pipeline, prompts = tiny_of(own["policy.path"]), tmp_path / "prompts.txt"
@@ -208,11 +208,11 @@ def test_every_published_preset_trains(tiny, tmp_path, name):
     small = {f"policy.{key}": value for key, value in settings(pipeline, tiny(pipeline), height=64, width=64).items()}
     small |= {"policy.prompt_cache": str(tmp_path / "cache")} if "policy.prompt_cache" in own else {}
     small |= {"prompts": str(prompts), "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"]}
-    small |= {"iterations": 1, "prompts_per_iteration": 2, "group_size": 2, "micro_batch": 2, "sampler.steps": 3}
+    small |= {"iterations": 3, "prompts_per_iteration": 2, "group_size": 2, "micro_batch": 2, "sampler.steps": 3}
     small |= {"validation.source": str(prompts), "validation.prompts": 1, "validation.steps": 2}
     Trainer(TrainConfig.from_dotted(own | method.settings | small), method, tmp_path / "run").run()
     rows = pd.read_csv(tmp_path / "run" / "train.csv")
-    assert len(rows) == 1 and rows.notna().all(axis=None) and (rows["update_norm"] > 0).all()
+    assert len(rows) == 3 and rows.notna().all(axis=None) and (rows["update_norm"] > 0).all()
     assert (rows["first_ratio_deviation"] < 1e-2).all()  # exactly 0 in fp32, above
 
 

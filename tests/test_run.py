@@ -160,11 +160,13 @@ def test_the_corrupted_reward_is_turned_round_for_a_third():
 # --------------------------------------------------------------------------------------------------------------- tuning
 def test_every_method_gets_the_same_grid_and_the_winner_has_the_highest_product():
     arms = tune.arms("image", "quick", ("otca", "uniform_grpo"))
-    assert {arm.seed for arm in arms} == {101, 102, 103} and len(arms) == 2 * 3 * len(tune.RATES)
-    rows = pd.DataFrame({"method": "otca", "seed": 101, "rate": [0.5, 1, 2], "a": [0.9, 0.6, 0.5], "b": [0.1, 0.6, 0.7]})
-    best = tune.winners(rows).loc["otca"]
-    assert best["rate"] == 1 and not best["at_edge"]
-    assert tune.winners(rows.assign(b=1.0)).loc["otca", "at_edge"]
+    assert {arm.seed for arm in arms} == {101, 102, 103} and len(arms) == 2 * 3 * len(tune.GRID)
+    rows = pd.DataFrame(tune.GRID, columns=tune.FACTORS).assign(method="otca", seed=101)
+    inside = rows.assign(a=[0.9, 0.6, 0.5, 0.6, 0.6], b=[0.1, 0.6, 0.7, 0.5, 0.5])
+    best = tune.winners(inside).loc["otca"]
+    assert best["rate"] == 1 and best["kl"] == 1 and not best["at_edge"]
+    assert tune.winners(inside.assign(b=1.0)).loc["otca", ["rate", "at_edge"]].tolist() == [0.5, True]
+    assert tune.winners(inside.assign(a=[0, 0, 0, 0, 1.0])).loc["otca", ["kl", "at_edge"]].tolist() == [2, True]
 
 
 @pytest.mark.slow
