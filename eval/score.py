@@ -34,7 +34,7 @@ from otca.bounds import at_least, check_bound
 from otca.config import TrainConfig
 from otca.distributed import usable_device
 from otca.errors import InputError, RewardError, printable
-from otca.files import read_object, writable_folder, write_atomic
+from otca.files import read_json, read_object, writable_folder, write_atomic
 from otca.types import Prompt
 
 FOR_VIDEOS = ("raft", "dino", "clip", "aesthetic", "musiq", "viclip", "vbench_means")
@@ -118,6 +118,7 @@ def score(given: ScoreConfig) -> None:
         "scorers": {scorer.name: scorer.identity for scorer in scorers},
     }
     writable_folder(out.parent)
+    _check_beside(out)
     old = _earlier_rows(out, found.items, protocol)
     partial = out.parent / f".{out.name}.partial"
     rows = score_folder(found.items, scorers, partial)
@@ -244,6 +245,16 @@ def _scored(name: str, score: Score, chunk: list[Item], media: list[Video], unsc
 def _naming(item: Item, error: InputError) -> str:
     text, kind = str(error), "image" if item.still else "video"
     return text if str(item.path) in text else f"{kind} {item.path}: {text.removeprefix(f'{kind} ')}"
+
+
+def _check_beside(out: Path) -> None:
+    """Raise InputError where the protocol would take the place of the rows, or of a file that is none."""
+    beside = out.with_suffix(".json")
+    if beside == out:
+        raise InputError(f"--out {out}: rows are CSV, and the protocol lies beside them under that name; let it end in .csv")
+    told = read_json(beside, "protocol") if beside.is_file() else {"scorers": {}}
+    if not (isinstance(told, dict) and isinstance(told.get("scorers"), dict)):
+        raise InputError(f"{beside} is no protocol of a scoring, whose place it has; choose another --out, or move it")
 
 
 def _earlier_rows(out: Path, items: Sequence[Item], protocol: dict) -> pd.DataFrame | None:

@@ -388,3 +388,13 @@ def test_a_failing_reward_names_the_media(capsys, tmp_path, video):
     said = capsys.readouterr().err.strip().splitlines()[-1]  # after the bars
     assert "reward 'choosy' failed: ValueError('a cat') on 2 prompts" in said
     assert said.endswith(f"; it was scoring {tmp_path / 'a.webp'} and 1 after it")
+
+
+def test_the_protocol_takes_the_place_of_no_other_file(capsys, tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text('{"a.png": "a cat"}')
+    given = ["score", "--images", str(tmp_path), "--prompts", str(prompts), "--rewards", RATE, "--out"]
+    assert "let it end in .csv" in refused(capsys, *given, str(tmp_path / "rows.json"))
+    assert "prompts.json is no protocol of a scoring" in refused(capsys, *given, str(tmp_path / "prompts.csv"))
+    assert json.loads(prompts.read_text()) == {"a.png": "a cat"} and not (tmp_path / "rows.json").exists()
