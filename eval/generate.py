@@ -21,6 +21,9 @@ from otca.prompts import evaluation_prompts
 from otca.sampling import Batch, generator, make_batch, ode_plan, rollout
 from otca.types import Prompt
 
+INDEX = "prompts.jsonl"
+"""File of a folder of media with the prompt of each, written last."""
+
 
 @dataclass(frozen=True)
 class Generated:
@@ -69,6 +72,8 @@ def _batch(prompts: list[Prompt], slots: list[int], samples_per_prompt: int, see
 def generate(policy: Policy, config: EvalConfig, seed: int, folder: Path | None = None) -> tuple[torch.Tensor, list[Prompt]]:
     """All samples of an evaluation: media (B, F, 3, H, W) and one prompt a sample; written to ``folder`` if one is given."""
     parts = []
+    if folder is not None:  # an earlier call's index would give the new media old prompts, were this one killed
+        (folder / INDEX).unlink(missing_ok=True)
     for part in generated(policy, config, seed):
         if folder is not None:
             write_media(folder, part, config)
@@ -96,7 +101,7 @@ def write_index(folder: Path, prompts: list[Prompt], frames: int, samples_per_pr
         json.dumps({"file": _file(p, i % samples_per_prompt, frames), "id": p.id, "prompt": p.text, "spec": p.spec})
         for i, p in enumerate(prompts)
     ]
-    write_atomic(folder / "prompts.jsonl", "\n".join(lines) + "\n")
+    write_atomic(folder / INDEX, "\n".join(lines) + "\n")
 
 
 def _file(prompt: Prompt, sample: int, frames: int) -> str:

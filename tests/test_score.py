@@ -398,3 +398,15 @@ def test_the_protocol_takes_the_place_of_no_other_file(capsys, tmp_path):
     assert "let it end in .csv" in refused(capsys, *given, str(tmp_path / "rows.json"))
     assert "prompts.json is no protocol of a scoring" in refused(capsys, *given, str(tmp_path / "prompts.csv"))
     assert json.loads(prompts.read_text()) == {"a.png": "a cat"} and not (tmp_path / "rows.json").exists()
+
+
+def test_an_interrupted_sample_leaves_no_earlier_index(capsys, tmp_path, monkeypatch):
+    """Its new media would be scored against the earlier call's prompts."""
+    (tmp_path / "prompts.jsonl").write_text('{"file": "000001_0.png", "prompt": "of before"}')
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eval.generate.write_media", stopped)
+    assert main(["sample", "--out", str(tmp_path), "--eval.prompts", "1", "--eval.steps", "2"]) == 130
+    assert not (tmp_path / "prompts.jsonl").exists()
