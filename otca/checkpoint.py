@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,8 +37,9 @@ class Progress:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint folders of a run, oldest first."""
-    return sorted((folder / "checkpoints").glob("iteration_*"))
+    """Checkpoint folders of a run, oldest first; copies of other names are passed over."""
+    found = (folder / "checkpoints").glob("iteration_*")
+    return sorted(path for path in found if re.fullmatch(r"iteration_[0-9]{6,}", path.name))
 
 
 def iteration_of(path: Path) -> int:

@@ -274,3 +274,9 @@ def test_which_checkpoints_stay(found, best, gone, tmp_path):
         (tmp_path / f"checkpoints/iteration_{n:06d}").mkdir(parents=True)
     remove_prunable(tmp_path, 1 if found == [1, 2, 3, 4] else 2, 2, best)
     assert [otca.checkpoint.iteration_of(path) for path in checkpoints(tmp_path)] == [n for n in found if n not in gone]
+
+
+def test_copies_of_checkpoints_by_other_names_are_passed_over(tmp_path):
+    for name in ("iteration_000002", "iteration_000002 (copy)", "iteration_best"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert [path.name for path in checkpoints(tmp_path)] == ["iteration_000002"]
