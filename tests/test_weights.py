@@ -186,6 +186,25 @@ def test_the_names_of_other_trainers_are_converted_by_diffusers(flux, tmp_path):
     torch.testing.assert_close(after, before + 0.5 * up @ down, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("other", ["lora_A.old.weight", "transformer_2"])
+def test_a_file_of_two_adapters_or_networks_is_refused(flux, tmp_path, other):
+    """DiffusionNFT's policy keeps two adapters; of two the last one would count."""
+    lora, again = pairs(flux.transformer, TARGETS), pairs(flux.transformer, TARGETS, seed=1)
+    if other == "transformer_2":
+        tensors = {f"transformer.{key}": value for key, value in lora.items()}
+        tensors |= {f"transformer_2.{key}": value for key, value in again.items()}
+    else:
+        tensors = {key.replace(".weight", ".default.weight"): value for key, value in lora.items()}
+        tensors |= {key.replace(".weight", ".old.weight"): value for key, value in again.items()}
+    save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="is the second [AB] of .*; it holds two adapters, or two networks"):
+        apply_weights(flux, ["transformer"], str(tmp_path))
+    whole = flux.transformer.state_dict()
+    save_file(whole | {f"module.{key}": 2 * value for key, value in whole.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="tensors under two names"):
+        apply_weights(flux, ["transformer"], str(tmp_path))
+
+
 def test_parts_for_text_encoders_are_merged_or_refused_by_name(flux, tmp_path, untrained_pipeline):
     lora, text = pairs(flux.transformer, TARGETS), pairs(flux.text_encoder, [ENCODED], seed=1)
     before = {key: value.clone() for key, value in flux.text_encoder.state_dict().items()}

@@ -121,8 +121,11 @@ def _replace(network: nn.Module, tensors: Tensors, folder: Path, what: str) -> N
         for key, value in read_object(folder / "config.json", what).items():
             if key[0] != "_" and json.dumps(own := network.config.get(key, value)) != json.dumps(value):
                 raise InputError(f"{what}: of another model: {key} is {value}, but that of policy.path {own}")
+    plain = {unwrapped(key): value for key, value in tensors.items()}
+    if len(plain) < len(tensors):
+        raise InputError(f"{what}: it has tensors under two names, with a wrapper and without; save one network")
     try:
-        keys = network.load_state_dict({unwrapped(key): value for key, value in tensors.items()}, strict=False)
+        keys = network.load_state_dict(plain, strict=False)
     except RuntimeError as error:  # of sizes
         raise InputError(f"{what}: of another model than policy.path ({one_line(error)})") from error
     if differs := misfit(*keys):
@@ -173,7 +176,11 @@ def _pairs(pipeline, name: str, tensors: Tensors) -> tuple[Pairs, list[str]]:
         placed = next((own for own in (module, module.removeprefix("text_model.")) if own and _has_weight(network, own)), None)
         if placed:
             half = match[2] or {"down": "A", "up": "B"}.get(match[3], "alpha")
-            pairs.setdefault((encoder or name, placed), {})[half] = value
+            parts = pairs.setdefault((encoder or name, placed), {})
+            if half in parts:
+                said = f"{key} is the second {half} of {placed}; it holds two adapters, or two networks: save one"
+                raise InputError(f"policy.weights: {said}")
+            parts[half] = value
         else:
             unplaced.append(key)
     return pairs, unplaced
