@@ -186,6 +186,16 @@ def test_the_names_of_other_trainers_are_converted_by_diffusers(flux, tmp_path):
     torch.testing.assert_close(after, before + 0.5 * up @ down, rtol=0, atol=1e-6)
 
 
+def test_each_component_has_its_own_alpha_as_diffusers_records_it(flux, tmp_path):
+    lora, text = pairs(flux.transformer, TARGETS), pairs(flux.text_encoder, [ENCODED], seed=1)
+    before, encoded = ({k: v.clone() for k, v in net.state_dict().items()} for net in (flux.transformer, flux.text_encoder))
+    alphas = {f"{part}_lora_adapter_metadata": {"lora_alpha": n} for part, n in (("transformer", 12), ("text_encoder", 8))}
+    flux.save_lora_weights(tmp_path, lora, text, **alphas)
+    apply_weights(flux, ["transformer"], str(tmp_path))
+    moved(flux.transformer, before, lora, 3.0)
+    moved(flux.text_encoder, encoded, text, 2.0)
+
+
 @pytest.mark.parametrize("other", ["lora_A.old.weight", "transformer_2"])
 def test_a_file_of_two_adapters_or_networks_is_refused(flux, tmp_path, other):
     """DiffusionNFT's policy keeps two adapters; of two the last one would count."""

@@ -137,17 +137,18 @@ def _replace(network: nn.Module, tensors: Tensors, folder: Path, what: str) -> N
 
 def _merge_lora(pipeline, name: str, tensors: Tensors, file: Path, what: str) -> None:
     """Add alpha/r·B·A to every module of the network, and of the text encoders, that the LoRA adapts."""
-    settings, (pairs, unplaced) = _settings(file), _pairs(pipeline, name, tensors)
+    settings = {part: _settings(file, part) for part in (name, *ENCODERS)}
+    pairs, unplaced = _pairs(pipeline, name, tensors)
     if unplaced:  # names of other trainers, as far as diffusers knows them
         converted, still = _pairs(pipeline, name, _converted(pipeline, tensors))
         if converted and not still:
             pairs, unplaced = converted, []
     missing = [f"{module}.lora_{half}.weight" for (_, module), parts in pairs.items() for half in "AB" if half not in parts]
-    asked = _targets(getattr(pipeline, name), settings, what)
+    asked = _targets(getattr(pipeline, name), settings[name], what)
     missing += [f"{module}.lora_A.weight" for module in asked if (name, module) not in pairs]
     if differs := misfit(missing, unplaced):
         raise InputError(f"{what} {differs} in {name} ({len(missing) + len(unplaced)} such tensors); is it of this model?")
-    if settings.get("lora_alpha") is None and not all("alpha" in parts for parts in pairs.values()):
+    if any(settings[part].get("lora_alpha") is None and "alpha" not in parts for (part, _), parts in pairs.items()):
         log.warning("%s records no alpha; it is taken to be the rank, as diffusers does", file)
     factors = []  # of all, checked before a weight moves; their products, as large as the network, are made one by one
     for (component, module), parts in pairs.items():
@@ -157,7 +158,7 @@ def _merge_lora(pipeline, name: str, tensors: Tensors, file: Path, what: str) ->
             control = "; a control LoRA, which takes an image as input, cannot be used" if "x_embedder" in module else ""
             said = f"A {tuple(down.shape)} and B {tuple(up.shape)} do not fit the weight {tuple(weight.shape)}{control}"
             raise InputError(f"{what}: {module}: {said}")
-        factors.append((weight, _scale(settings, module, len(down), parts.get("alpha")), up, down))
+        factors.append((weight, _scale(settings[component], module, len(down), parts.get("alpha")), up, down))
     for weight, scale, up, down in factors:
         weight.data.copy_(weight.data.float() + (scale * (up @ down)).view_as(weight).to(weight.device))
 
@@ -210,13 +211,16 @@ def _converted(pipeline, tensors: Tensors) -> Tensors:
     return convert(tensors) | left
 
 
-def _settings(file: Path) -> dict[str, object]:
-    """What is recorded of a LoRA: in the file by diffusers, beside it by peft or DanceGRPO."""
+def _settings(file: Path, part: str) -> dict[str, object]:
+    """What is recorded of a component's LoRA: in the file by diffusers, beside it by peft or DanceGRPO."""
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata() or {}
     if "lora_adapter_metadata" in metadata:
         recorded = parse_json(metadata["lora_adapter_metadata"], str(file))
-        return {key.partition(".")[2]: value for key, value in recorded.items() if key.startswith("transformer")}
+        if not isinstance(recorded, dict):
+            raise InputError(f"policy.weights {file}: lora_adapter_metadata is no object; save the LoRA again")
+        begins = f"{part}." if part in ENCODERS else "transformer"
+        return {key.partition(".")[2]: value for key, value in recorded.items() if key.startswith(begins)}
     if (beside := file.parent / "adapter_config.json").is_file():
         return read_object(beside, "policy.weights")
     if not (beside := file.parent / "lora_config.json").is_file():
