@@ -31,8 +31,8 @@ from otca.config import TrainConfig
 from otca.errors import InputError, RewardError
 from otca.files import stamp
 from otca.rewards.base import REGISTRY, Reward, build_reward, check_prompts, column_of, find_reward, is_remote, score_all
-from otca.rewards.pixels import to_pictures
-from otca.rewards.published import PublishedReward, find_files
+from otca.rewards.pixels import check_ratio, to_pictures
+from otca.rewards.published import MAX_RATIO, PublishedReward, find_files
 from otca.types import Prompt
 
 OWN = {
@@ -144,7 +144,13 @@ def metric_scorer(name: str, load: Callable[[], Metric], weights: Path | None = 
 def motion(raft: Path | None, device: str) -> Metric:
     """Every metric of motion, by RAFT if its weights are given; too short a video lacks them, with an error."""
     metrics = MotionMetrics(RaftFlow(raft, device) if raft else DisFlow())
-    return lambda video, _: metrics.score(video.frames_FCHW, video.fps)
+
+    def score(video: Video, _: Prompt) -> dict[str, float]:
+        height, width = video.frames_FCHW.shape[2:]
+        check_ratio("motion", width, height, MAX_RATIO)  # flow is of frames enlarged by their shorter side
+        return metrics.score(video.frames_FCHW, video.fps)
+
+    return score
 
 
 def one_column(make: Callable, *arguments: object) -> Metric:

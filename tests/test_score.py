@@ -410,3 +410,11 @@ def test_an_interrupted_sample_leaves_no_earlier_index(capsys, tmp_path, monkeyp
     monkeypatch.setattr("eval.generate.write_media", stopped)
     assert main(["sample", "--out", str(tmp_path), "--eval.prompts", "1", "--eval.steps", "2"]) == 130
     assert not (tmp_path / "prompts.jsonl").exists()
+
+
+def test_a_video_too_thin_for_motion_lacks_that_alone(clips, video):
+    write_webp(clips / "a.webp", torch.rand(4, 3, 2, 600))
+    write_webp(clips / "b.webp", video)
+    rows = scored(clips)
+    assert "a picture of 600×2 is too thin" in rows["error"][0] and rows["error"][1] == ""
+    assert np.isnan(rows["warping_error_dis"][0]) and rows["warping_error_dis"][1] >= 0
