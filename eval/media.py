@@ -170,7 +170,11 @@ def _container(path: Path, upright: bool) -> tuple[list[np.ndarray], float]:
             if not container.streams.video:
                 raise InputError(f"video {path} holds no video stream")
             stream = container.streams.video[0]
+            if not getattr(stream, "height", 0):
+                raise InputError(f"video {path} is damaged: its header says nothing of the pictures; make or copy it again")
             _check_size(path, "video", stream.height, stream.width, stream.frames or 1)
+            if max((entry.pos + entry.size for entry in stream.index_entries or ()), default=0) > path.stat().st_size:
+                raise InputError(f"video {path} is cut short: its index lists frames beyond its end; copy it again")
             for packet in container.demux(stream):
                 if packet.is_corrupt:  # the file ends in it
                     raise InputError(f"video {path} is cut short ({path.stat().st_size} bytes); copy it again")

@@ -317,3 +317,13 @@ def test_a_hostile_note_counts_as_none(tmp_path, note):
     (tmp_path / "a.webp").write_bytes(encoded("WEBP", duration=100, exif=exif, **TWO))
     read = read_video(tmp_path / "a.webp")
     assert len(read.frames_FCHW) == 2 and read.fps == 10
+
+
+def test_an_mp4_cut_between_two_frames_is_cut_short(tmp_path, video):
+    """FFmpeg reads the frames that are there, and no packet is corrupt."""
+    write_mp4(tmp_path / "a.mp4", video)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        ends = sorted(packet.pos + packet.size for packet in container.demux(video=0) if packet.size)
+    (tmp_path / "a.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[: ends[len(ends) // 2]])
+    with pytest.raises(InputError, match=r"a\.mp4 is cut short"):
+        read_video(tmp_path / "a.mp4")
