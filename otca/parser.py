@@ -80,7 +80,10 @@ def flat_settings(settings: Mapping, prefix: str = "") -> dict[str, Any]:
     """Values of nested settings under dotted keys."""
     out = {}
     for key, value in settings.items():
-        out |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        inner = flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        if twice := sorted(out.keys() & inner.keys()):
+            raise InputError(f"{twice[0]!r} is set twice, dotted and in its group; leave out one of the two")
+        out |= inner
     return out
 
 
@@ -91,7 +94,11 @@ def check_settings(content: dict, parser: ArgumentParser, path: str | Path) -> N
     """
     own = {action.dest for action in parser._actions} - {"help", "config", "print_config"}
     groups = {dest.rpartition(".")[0] for dest in own if "." in dest}
-    for key, value in flat_settings(content).items():
+    try:
+        flat = flat_settings(content)
+    except InputError as error:
+        raise InputError(f"settings {path}: {error}") from error
+    for key, value in flat.items():
         if key not in own - groups:
             what = "must hold settings by name" if key in groups else f"is unknown{_nearest(key, own)}"
             raise InputError(f"settings {path}: {key[:60]!r} {what}")

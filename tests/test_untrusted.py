@@ -158,6 +158,7 @@ BAD_SETTINGS = {
     "empty": ("", "hold nothing; expected lines such as 'seed: 1'"),
     "nul": ("prompts: a\0b", "unacceptable character #x0000"),
     "twice": ("seed: 1\nseed: 2", "line 2 sets 'seed' a second time"),
+    "dotted, too": ("policy.height: 32\npolicy: {height: 64}", "a.yaml: 'policy.height' is set twice, dotted and in its group"),
     "unknown": ("optimizer: {lerning_rate: 1}", "'optimizer.lerning_rate' is unknown; did you mean 'optimizer.learning_rate'"),
     "another file": ("policy: other.yaml", "'policy' must hold settings by name"),
     "class": ("policy: {class_path: antigravity.x}", "'policy.class_path' is unknown"),
