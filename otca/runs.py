@@ -125,7 +125,11 @@ class RowLog:
         self.path = path
         text = path.read_text() if path.exists() else ""
         head, *rows = text.split("\n")[:-1] or [""]  # a line that was cut short has no end
-        kept = [row for row in rows if int(row.partition(",")[0]) < first_iteration]
+        numbers = [row.partition(",")[0] for row in rows]
+        if bad := [number for number in numbers if not number.isdecimal()]:
+            said = f"{path} has a row that begins with {bad[0][:40]!r} and not with an iteration"
+            raise InputError(f"{said}; restore the file, or delete the folder to start anew")
+        kept = [row for row, number in zip(rows, numbers) if int(number) < first_iteration]
         if not sparse and len(kept) != first_iteration:
             said = f"{path} has rows of {len(kept)} iterations, and the checkpoint is of {first_iteration}"
             raise InputError(f"{said}; restore the file, or delete the folder to start anew")

@@ -204,6 +204,9 @@ def test_rows_that_lack_a_row_are_named(tmp_path):
         RowLog(tmp_path / "rows.csv", 5)
     RowLog(tmp_path / "rows.csv", 2).append({"iteration": 2, "value": 0.25})
     assert (tmp_path / "rows.csv").read_text() == "iteration,value\n0,0.5\n1,0.5\n2,0.25\n"
+    (tmp_path / "rows.csv").write_text("<html>\nnot found\n")
+    with pytest.raises(InputError, match=r"rows\.csv has a row that begins with 'not found' and not with an iteration"):
+        RowLog(tmp_path / "rows.csv", 2)
 
 
 def test_another_config_is_refused_unless_overridden(copy, whole, toy_pipeline, capsys):
