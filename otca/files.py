@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,9 +41,18 @@ def read_text(path: str | Path, what: str) -> str:
 def parse_json(text: str, what: str) -> Any:
     """The content of a JSON text; ``what`` names it in messages. Raises InputError for what is none, or nested without end."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:  # of whole numbers of thousands of digits, too
         raise InputError(f"{what}: not JSON ({one_line(error)})") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, no key of which comes twice: the last would count."""
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {twice[:60]!r} comes twice in an object")
+    return out
 
 
 def read_json(path: Path, what: str, kind: type = object) -> Any:

@@ -110,6 +110,9 @@ def _read_table(path: Path, file: TextIO) -> Contents:
     reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
     ended = 1  # the line on which the last row ended
     try:
+        header = [name.strip().lower() for name in reader.fieldnames or ()]
+        if twice := [name for name in ("id", "spec", *TEXT_KEYS, *FILE_KEYS) if header.count(name) > 1]:
+            raise InputError(f"prompts file {path}: {header.count(twice[0])} columns are called {twice[0]!r}; keep one")
         for cells in reader:
             if None in cells:
                 wide = len(reader.fieldnames) + len(cells[None])

@@ -61,6 +61,20 @@ def test_a_row_that_does_not_parse_is_refused_with_its_line(tmp_path, row):
         load_prompts(str(tmp_path / "list.csv"))
 
 
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("list.csv", "file,prompt,Prompt\na.png,a cat,a dog\n", "2 columns are called 'prompt'"),
+        ("list.json", '{"a.png": "a cat", "a.png": "a dog"}', "the key 'a.png' comes twice"),
+        ("list.jsonl", '{"prompt": "a cat", "prompt": "a dog"}', "line 1: .*the key 'prompt' comes twice"),
+    ],
+)
+def test_a_column_or_key_that_comes_twice_is_refused(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=said):
+        load_prompts(str(tmp_path / name))
+
+
 def test_the_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert PolicyConfig(path="~/model").path == f"{tmp_path}/model"  # callers from Python, too
