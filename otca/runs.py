@@ -31,6 +31,8 @@ RECORDED = ("config.yaml", "train.csv", "validation.csv", "scores.csv.gz", "sets
 """Files whose hashes the manifest lists, where they exist."""
 CONFIG, MANIFEST = "config.yaml", "manifest.json"
 """Names of the file that begins a run and of the one that ends it."""
+FIXED = ("method", "rewards", "sampler.steps", "policy.tuning", "policy.lora_rank")
+"""Settings that a run keeps: columns of its rows, and tensors of its checkpoints, depend on them."""
 OVERRIDDEN = "overridden.jsonl"
 """File of a run's folder with a line for each change of its config on the way: what changed, and from which iteration."""
 
@@ -72,12 +74,13 @@ def changed_settings(folder: Path, config: TrainConfig, override: bool = False) 
     if not (folder / CONFIG).exists():
         return []
     changed = differing(read_settings(folder / CONFIG), dataclasses.asdict(config), dataclasses.asdict(TrainConfig()))
-    columns = "; ".join(line for line in changed if line.split(":")[0] in ("method", "rewards", "sampler.steps"))
+    columns = "; ".join(line for line in changed if line.split(":")[0] in FIXED)
     if changed and not override:
         said = f"{folder} holds a run with another config ({'; '.join(changed)}); delete it, use another folder, or say"
         raise InputError(f"{said} --override-config to go on with the new one")
     if columns:
-        raise InputError(f"{folder}: --override-config cannot change the columns of train.csv ({columns}); use another folder")
+        said = f"--override-config cannot change the columns of train.csv, or what checkpoints hold ({columns})"
+        raise InputError(f"{folder}: {said}; use another folder")
     return changed
 
 

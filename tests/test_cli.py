@@ -135,5 +135,5 @@ def test_columns_of_a_run_are_kept_before_anything_is_loaded(capsys, tmp_path):
     begin_run(tmp_path, TrainConfig())
     before = (tmp_path / "config.yaml").read_bytes()
     argv = ["train", "--out", str(tmp_path), "--policy.path=nowhere", "--override-config"]
-    assert "cannot change the columns of train.csv (rewards: " in refused(capsys, *argv, "--rewards=[alignment]")
+    assert "what checkpoints hold (rewards: " in refused(capsys, *argv, "--rewards=[alignment]")
     assert (tmp_path / "config.yaml").read_bytes() == before and len(list(tmp_path.iterdir())) == 1

@@ -70,3 +70,12 @@ def test_a_run_that_is_older_than_the_setting_goes_on(tmp_path):
         begin_run(tmp_path, TrainConfig(reward_timeout=60.0))
     with pytest.raises(InputError, match=r"another config \(credit.process_scale: run → step\)"):
         begin_run(tmp_path, TrainConfig.from_dotted({"credit.process_scale": "step"}))
+
+
+@pytest.mark.parametrize("settings", [{"policy.tuning": "lora"}, {"policy.lora_rank": 8}])
+def test_what_checkpoints_hold_cannot_be_overridden(tmp_path, settings):
+    begin_run(tmp_path, TrainConfig())
+    before = (tmp_path / runs.CONFIG).read_text()
+    with pytest.raises(InputError, match=r"cannot change .* what checkpoints hold \(policy\.\w+: .* → .*\); use another folder"):
+        begin_run(tmp_path, TrainConfig.from_dotted(settings), override=True)
+    assert (tmp_path / runs.CONFIG).read_text() == before and not (tmp_path / runs.OVERRIDDEN).exists()
