@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from otca.errors import InputError
 from otca.models.base import build_policy
 from otca.models.sd3 import Sd3Policy
 from otca.models.wan import WanPolicy
-from otca.models.weights import LORA_FILE, apply_weights
+from otca.models.weights import LORA_FILE, _scale, apply_weights
 
 LENGTH = 10
 LORA = {"r": 4, "lora_alpha": 12, "init_lora_weights": False, "target_modules": list(Sd3Policy.lora_targets)}
@@ -367,3 +368,17 @@ def test_a_pipeline_that_is_nowhere_or_of_two_models_is_told_in_one_line(untrain
     pipeline.save_pretrained(tmp_path)
     with pytest.raises(InputError, match="encodes texts to width .* its components are of different models"):
         build_policy(PolicyConfig(path=str(tmp_path))).encode(["a cat"])
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), True, 0, "auto", [12], torch.tensor([1.0, 2.0])], ids=str)
+def test_an_alpha_that_is_no_number_is_refused(alpha):
+    """Each was taken for a number, or ended in a traceback."""
+    tensor = alpha if isinstance(alpha, torch.Tensor) else None
+    with pytest.raises(InputError, match="the alpha of proj is .* no number other than 0"):
+        _scale({"lora_alpha": alpha}, "proj", 4, tensor, "policy.weights lora.safetensors")
+
+
+def test_quantised_weights_are_refused(tmp_path):
+    save_file({"weight": torch.ones(2, 2, dtype=torch.int8)}, tmp_path / "net.safetensors")
+    with pytest.raises(InputError, match="weight is quantised"):
+        apply_weights(SimpleNamespace(transformer=torch.nn.Linear(2, 2)), ["transformer"], str(tmp_path / "net.safetensors"))

@@ -59,6 +59,8 @@ def apply_weights(pipeline, names: list[str], path: str) -> None:
                 raise InputError(f"policy.weights {file}: it is {said}; fetch it again")
             tensors |= load_file(file)
         check_finite(tensors.items(), what)
+        if whole := [key for key, value in tensors.items() if value.dtype in (torch.int8, torch.uint8)]:
+            raise InputError(f"{what}: {whole[0]} is quantised (whole numbers of 8 bits); save the weights in floating point")
         if any("lora" in key for key in tensors):
             _merge_lora(pipeline, name, tensors, files[0], what)
         else:
@@ -158,7 +160,7 @@ def _merge_lora(pipeline, name: str, tensors: Tensors, file: Path, what: str) ->
             control = "; a control LoRA, which takes an image as input, cannot be used" if "x_embedder" in module else ""
             said = f"A {tuple(down.shape)} and B {tuple(up.shape)} do not fit the weight {tuple(weight.shape)}{control}"
             raise InputError(f"{what}: {module}: {said}")
-        factors.append((weight, _scale(settings[component], module, len(down), parts.get("alpha")), up, down))
+        factors.append((weight, _scale(settings[component], module, len(down), parts.get("alpha"), what), up, down))
     for weight, scale, up, down in factors:
         weight.data.copy_(weight.data.float() + (scale * (up @ down)).view_as(weight).to(weight.device))
 
@@ -232,17 +234,22 @@ def _settings(file: Path, part: str) -> dict[str, object]:
     return {"lora_alpha": alpha}
 
 
-def _scale(settings: dict, module: str, rank: int, alpha: torch.Tensor | None) -> float:
+def _scale(settings: dict, module: str, rank: int, alpha: torch.Tensor | None, what: str) -> float:
     """alpha/r of one module, alpha/√r where the LoRA is rank-stabilised."""
     from peft.utils.other import get_pattern_key
 
-    if alpha is not None:
-        return float(alpha) / rank
-    patterns = settings.get("alpha_pattern") or {}
-    value = patterns.get(get_pattern_key(patterns, module), settings.get("lora_alpha"))
-    if value is None:
-        return 1.0
-    return float(value) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+    stated = alpha is not None
+    if stated:
+        value = alpha.item() if alpha.numel() == 1 else tuple(alpha.shape)
+    else:
+        patterns = settings.get("alpha_pattern") or {}
+        patterns = patterns if isinstance(patterns, dict) else {module: patterns}
+        value = patterns.get(get_pattern_key(patterns, module), settings.get("lora_alpha"))
+        if value is None:
+            return 1.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value == 0:
+        raise InputError(f"{what}: the alpha of {module} is {str(value)[:40]!r}, no number other than 0; mend what records it")
+    return value / (math.sqrt(rank) if settings.get("use_rslora") and not stated else rank)
 
 
 def _targets(network: nn.Module, settings: dict, what: str) -> list[str]:
@@ -253,9 +260,9 @@ def _targets(network: nn.Module, settings: dict, what: str) -> list[str]:
     if settings.get("target_modules") in (None, "", [], "all-linear"):
         return []
     known = {field.name for field in fields(LoraConfig)}
+    inside = [module for module, _ in network.named_modules() if module and _has_weight(network, module)]
     try:
         config = LoraConfig(**{key: value for key, value in settings.items() if key in known})
-    except (TypeError, ValueError) as error:
+        return [module for module in inside if check_target_module_exists(config, module)]
+    except (TypeError, ValueError, re.error) as error:
         raise InputError(f"{what}: its settings are none of a LoRA ({one_line(error)})") from error
-    inside = [module for module, _ in network.named_modules() if module and _has_weight(network, module)]
-    return [module for module in inside if check_target_module_exists(config, module)]
