@@ -142,15 +142,19 @@ def match_prompts(names: Sequence[str], prompts_file: Path, what: str) -> dict[s
                 raise InputError(f"prompts file {prompts_file}: {said}")
     out = _by_file(names, [row.prompt for row in rows if row.prompt.file], prompts_file)
     owning = [row.prompt for row in rows if not (out and row.prompt.file)]
-    counted = len(owning) == len(rows) and not any(row.has_id for row in rows)
+    counted = not any(row.has_id or row.prompt.file for row in rows)
     owners = {composed(p.text): p for p in reversed(owning)} | ({} if counted else {composed(p.id): p for p in owning})
 
     def owner(part: str) -> Prompt | None:
         """Of a folder's or a file's name; a text may end in a dot, which makes the end of a folder's name look like a file's."""
         for stem in (part, Path(part).stem):
             head = re.fullmatch(r"(.+)[-_]\d+", stem, re.DOTALL)
-            if prompt := owners.get(stem) or (head and owners.get(head[1])):
-                return prompt
+            own, sampled = owners.get(stem), head and owners.get(head[1])
+            if own and sampled and own.text != sampled.text:
+                said = f"{part} may be of {own.id!r}, or a sample of {sampled.id!r}; name the files in a column file"
+                raise InputError(f"prompts file {prompts_file}: {said}")
+            if own or sampled:
+                return own or sampled
         return None
 
     for name in names:

@@ -157,6 +157,15 @@ def test_rows_that_contradict_each_other_are_refused(tmp_path):
             matched(["x.png"], path)
 
 
+def test_a_name_that_two_ids_own_is_refused_and_rows_of_other_files_count_for_none(tmp_path):
+    path = listed(tmp_path / "ids.jsonl", [{"id": "cat", "prompt": "a cat"}, {"id": "cat_0", "prompt": "a cat, lying"}])
+    with pytest.raises(InputError, match="cat_0.png may be of 'cat_0', or a sample of 'cat'"):
+        matched(["cat.png", "cat_0.png"], path)
+    path = listed(tmp_path / "files.jsonl", [{"file": "x.png", "prompt": "a"}, {"file": "y.png", "prompt": "b"}])
+    with pytest.raises(InputError, match="none of 2 images has a prompt"):
+        matched(["1.png", "2.png"], path)
+
+
 def test_what_has_no_prompt_is_left_out_and_named(tmp_path):
     for name in ("a_0.png", "b.png", "sub/stray.png", "stray.png"):
         save(tmp_path / "p" / name)
