@@ -139,4 +139,4 @@ def _with_nearest(message: str, parser: ArgumentParser) -> str:
         return f"{missing[1]}{', '.join(shown.get(name, name) for name in missing[2].split(', '))} (see {parser.prog} --help)"
     if unknown := re.search(r"unrecognized arguments: -*([\w.]+)|does not accept option '([\w.]+)'|Option '([\w.]+)'", message):
         return message + _nearest(next(filter(None, unknown.groups())), {action.dest for action in parser._actions} - {"help"})
-    return message
+    return message.replace("a <class 'list'>", "a list, written [a,b]")
