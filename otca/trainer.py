@@ -134,9 +134,9 @@ class Trainer:
                     better = validation.run_if_due(progress.iteration)
                 if better or progress.iteration % config.save_every == 0 or progress.iteration == config.iterations:
                     self._save()
-                    if self.main:
-                        checkpoint.remove_prunable(self.folder, config.save_every, config.keep_last, validation.best)
+                    self._prune(validation.best)
                 self._stop_at_constant_rewards()
+            self._prune(validation.best)  # also what an earlier start was killed over
         except (RewardError, TrainingError, KeyboardInterrupt, Terminated) as stop:
             self._save_on_the_way_out(stop)
             raise
@@ -176,6 +176,10 @@ class Trainer:
         progress.skipped_in_a_row = self.updater.skipped_in_a_row
         progress.scaler = dict(scaler.state_dict()) if scaler is not None else {}
         checkpoint.save_checkpoint(self.folder, progress, self.policy, self.optimizer, self.updater.copies(), write=self.main)
+
+    def _prune(self, best: int | None) -> None:
+        if self.main:
+            checkpoint.remove_prunable(self.folder, self.config.save_every, self.config.keep_last, best)
 
     def _save_on_the_way_out(self, stop: BaseException) -> None:
         """Keep the last iteration's end, unless the weights have left it; note on ``stop`` where the same command goes on."""

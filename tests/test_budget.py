@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from baselines import find_method
+from otca import presets
 from otca.config import TrainConfig
 from otca.plan import costs_of
 from otca.trainer import Trainer
@@ -32,13 +33,14 @@ def test_predicted_evaluations_are_those_counted(untrained_pipeline, tmp_path, n
 
 def test_equal_variants_spend_what_static_weighting_spends():
     """Nine steps, eight of them trained, with a KL: 41 evaluations a sample of static weighting, 17 where two are trained."""
-    assert affordable_iterations("image", "quick", "static_multi_reward") == 25
-    assert affordable_iterations("image", "quick", "flow_grpo_fast") == round(25 * 41 / 17)
-    assert affordable_iterations("image", "quick", "otca@1steps") == round(25 * 41 / 13)
+    own = affordable_iterations("image", "quick", "static_multi_reward")
+    assert own == presets.preset("image/quick")["iterations"]
+    assert affordable_iterations("image", "quick", "flow_grpo_fast") == round(own * 41 / 17)
+    assert affordable_iterations("image", "quick", "otca@1steps") == round(own * 41 / 13)
     arm = named_arm("image", "quick", "process_credit@completion2-equal", 1)
-    settings = {"credit.process_completion": 2, "iterations": round(25 * 41 / (41 + 8))}
+    settings = {"credit.process_completion": 2, "iterations": round(own * 41 / (41 + 8))}
     assert dict(arm.settings) == settings and str(arm.path) == "image/quick/process_credit@completion2-equal/seed1"
     assert dict(named_arm("image", "quick", "process_credit@equal", 1).settings) == {
-        "iterations": round(25 * 41 / (41 + 2 * 7 + 1))
+        "iterations": round(own * 41 / (41 + 2 * 7 + 1))
     }
-    assert dict(named_arm("image", "quick", "gdpo@equal", 0).settings) == {"iterations": 25}
+    assert dict(named_arm("image", "quick", "gdpo@equal", 0).settings) == {"iterations": own}

@@ -108,7 +108,7 @@ def test_credit_finds_each_objective_in_its_third(monkeypatch):
 
 
 def test_the_state_of_the_task_names_the_folder(monkeypatch):
-    before = GATE.root
-    assert before == GATE.root and before.name.startswith("image-")
+    before, quick = GATE.root(), GATE.root("quick")
+    assert before == GATE.root() and before.name.startswith("image-") and before != quick
     monkeypatch.setitem(gate.presets.TRAIN, "image/cpu", gate.presets.TRAIN["image/cpu"] | {"iterations": 7})
-    assert GATE.root != before
+    assert GATE.root() != before and GATE.root("quick") == quick

@@ -135,7 +135,7 @@ def test_the_command_prints_every_part_and_refuses_what_cannot_be(capsys):
         "peak while updating",
         "fits h100 (80 GB)",
         "not in it: the networks of nowhere:Hps",
-        "25 iterations, 131,200 network evaluations",
+        "14 iterations, 73,472 network evaluations",
         "hours on 1 × h100",
     ):
         assert expected in out

@@ -87,7 +87,7 @@ def test_a_dry_run_says_what_is_there_and_leaves_nothing(tmp_path, monkeypatch, 
         "training prompts embedded:image/train: 1,200",
         "evaluation prompts embedded:image/test: 120 × 2 samples",
         "processes: 1",
-        "787,200 network evaluations",
+        "440,832 network evaluations",
         "time left: unknown as yet",
     ):
         assert expected in out
