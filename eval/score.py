@@ -279,10 +279,11 @@ def _earlier_rows(out: Path, items: Sequence[Item], protocol: dict) -> pd.DataFr
 
 
 def _joined(old: pd.DataFrame, rows: pd.DataFrame, again: set[str]) -> pd.DataFrame:
-    """The new rows with the earlier ones' other columns before ``error``, and errors of those not scored by ``again``."""
+    """The new rows with the earlier ones' other columns before ``error``, text of the user's too, and errors not of ``again``."""
     numbers = rows.drop(columns="error")
     for name in old.columns.drop("error", errors="ignore").difference(numbers.columns, sort=False):
-        numbers[name] = old[name].replace("", float("nan")).astype(float)
+        values = pd.to_numeric(old[name], errors="coerce")
+        numbers[name] = values if values.isna().eq(old[name].astype(str) == "").all() else old[name]
     errors = []
     for was, new in zip(old.get("error", [""] * len(rows)), rows["error"]):
         kept = [part for part in was.split("; ") if part and part.partition(":")[0] not in again and part not in new]

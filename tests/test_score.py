@@ -16,7 +16,7 @@ from eval.items import find_items
 from eval.media import write_mp4, write_webp
 from eval.metrics.encoders import embedded_encoder
 from eval.metrics.flow import DisFlow
-from eval.score import ScoreConfig, score_folder, summary
+from eval.score import ScoreConfig, _joined, score_folder, summary
 from eval.scorers import Scorer, metric_scorer, motion, one_column, reward_scorer, video_scorers
 from otca.__main__ import main
 from otca.errors import InputError, RewardError
@@ -418,3 +418,10 @@ def test_a_video_too_thin_for_motion_lacks_that_alone(clips, video):
     rows = scored(clips)
     assert "a picture of 600×2 is too thin" in rows["error"][0] and rows["error"][1] == ""
     assert np.isnan(rows["warping_error_dis"][0]) and rows["warping_error_dis"][1] >= 0
+
+
+def test_a_column_of_ones_own_stays_as_it_is():
+    old = pd.DataFrame({"file": ["a", "b"], "note": ["good", ""], "other": ["0.5", ""], "error": ["", ""]})
+    new = pd.DataFrame({"file": ["a", "b"], "mean": [0.1, 0.2], "error": ["", ""]})
+    rows = _joined(old, new, {"mean"})
+    assert rows["note"].tolist() == ["good", ""] and rows["other"][0] == 0.5 and np.isnan(rows["other"][1])

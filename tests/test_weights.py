@@ -378,7 +378,11 @@ def test_an_alpha_that_is_no_number_is_refused(alpha):
         _scale({"lora_alpha": alpha}, "proj", 4, tensor, "policy.weights lora.safetensors")
 
 
-def test_quantised_weights_are_refused(tmp_path):
-    save_file({"weight": torch.ones(2, 2, dtype=torch.int8)}, tmp_path / "net.safetensors")
-    with pytest.raises(InputError, match="weight is quantised"):
+@pytest.mark.parametrize(
+    ("key", "dtype", "said"),
+    [("weight", torch.int8, "weight is quantised"), ("transformer_2.weight", torch.float32, "weights of transformer_2, and the")],
+)
+def test_quantised_weights_and_those_of_a_second_network_are_refused(key, dtype, said, tmp_path):
+    save_file({key: torch.ones(2, 2, dtype=dtype)}, tmp_path / "net.safetensors")
+    with pytest.raises(InputError, match=said):
         apply_weights(SimpleNamespace(transformer=torch.nn.Linear(2, 2)), ["transformer"], str(tmp_path / "net.safetensors"))

@@ -61,6 +61,8 @@ def apply_weights(pipeline, names: list[str], path: str) -> None:
         check_finite(tensors.items(), what)
         if whole := [key for key, value in tensors.items() if value.dtype in (torch.int8, torch.uint8)]:
             raise InputError(f"{what}: {whole[0]} is quantised (whole numbers of 8 bits); save the weights in floating point")
+        if getattr(pipeline, "transformer_2", None) is None and any(key.startswith("transformer_2.") for key in tensors):
+            raise InputError(f"{what}: it has weights of transformer_2, and the model has one network; give transformer's own")
         if any("lora" in key for key in tensors):
             _merge_lora(pipeline, name, tensors, files[0], what)
         else:
