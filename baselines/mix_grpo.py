@@ -1,7 +1,7 @@
 """MixGRPO (Li et al. 2025, arXiv 2507.21802): noise and gradient only in a sliding window of steps, ODE elsewhere.
 
 Differs from its source in the number of steps (there 25, of which the window of 4 covers a sixth); window and stride are
-the source's. So the window stands still for 25 iterations: the embedded tiers' 20 to 60 see one or two places of it.
+the source's. So the window stands still for 25 iterations, which is longer than the quick tier trains.
 """
 
 from baselines.static_multi_reward import assign

@@ -118,7 +118,9 @@ def transition(kind: str, x, velocity, sigma: float, sigma_next: float, level: f
         clean = x - sigma * velocity
         score = -(x - (1 - sigma) * clean) / sigma**2
         return x - (velocity - 0.5 * level**2 * score) * delta, level * math.sqrt(delta)
-    std = sigma_next * math.sin(level * math.pi / 2)  # cps and cps_mse
+    if kind not in ("cps", "cps_mse"):
+        raise ValueError(f"unknown sampler {kind!r}; choose from flow_sde, dance_sde, cps, cps_mse, ode")
+    std = sigma_next * math.sin(level * math.pi / 2)
     clean, noise = x - sigma * velocity, x + (1 - sigma) * velocity
     return (1 - sigma_next) * clean + math.sqrt(sigma_next**2 - std**2) * noise, std
 

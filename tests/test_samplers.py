@@ -114,3 +114,8 @@ def test_step_plans():
     assert starts == [0, 0, 1, 2, 5]
     with pytest.raises(ValueError, match="count is 10"):
         select("window", 10, 0, 10)
+
+
+def test_an_unknown_sampler_is_refused_and_not_taken_for_cps():
+    with pytest.raises(ValueError, match="unknown sampler 'euler'"):
+        sampling.transition("euler", torch.zeros(1), torch.zeros(1), 0.5, 0.4, 0.7)
