@@ -197,18 +197,21 @@ def test_each_component_has_its_own_alpha_as_diffusers_records_it(flux, tmp_path
     moved(flux.text_encoder, encoded, text, 2.0)
 
 
-@pytest.mark.parametrize("other", ["lora_A.old.weight", "transformer_2"])
-def test_a_file_of_two_adapters_or_networks_is_refused(flux, tmp_path, other):
+@pytest.mark.parametrize(
+    "first, second, told",
+    [
+        ("{}.default.weight", "{}.old.weight", "is the second [AB] of .*; it holds two adapters, or two networks"),
+        ("transformer.{}.weight", "transformer_2.{}.weight", "it has weights of transformer_2, and the model has one network"),
+    ],
+)
+def test_a_file_of_two_adapters_or_networks_is_refused(flux, tmp_path, first, second, told):
     """DiffusionNFT's policy keeps two adapters; of two the last one would count."""
-    lora, again = pairs(flux.transformer, TARGETS), pairs(flux.transformer, TARGETS, seed=1)
-    if other == "transformer_2":
-        tensors = {f"transformer.{key}": value for key, value in lora.items()}
-        tensors |= {f"transformer_2.{key}": value for key, value in again.items()}
-    else:
-        tensors = {key.replace(".weight", ".default.weight"): value for key, value in lora.items()}
-        tensors |= {key.replace(".weight", ".old.weight"): value for key, value in again.items()}
+    tensors = {}
+    for seed, name in enumerate([first, second]):
+        lora = pairs(flux.transformer, TARGETS, seed=seed)
+        tensors |= {name.format(key.removesuffix(".weight")): value for key, value in lora.items()}
     save_file(tensors, tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match="is the second [AB] of .*; it holds two adapters, or two networks"):
+    with pytest.raises(InputError, match=told):
         apply_weights(flux, ["transformer"], str(tmp_path))
     whole = flux.transformer.state_dict()
     save_file(whole | {f"module.{key}": 2 * value for key, value in whole.items()}, tmp_path / "a.safetensors")
