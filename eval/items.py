@@ -157,10 +157,15 @@ def match_prompts(names: Sequence[str], prompts_file: Path, what: str) -> dict[s
                 return own or sampled
         return None
 
-    for name in names:
+    twofold = {}
+    for name in [name for name in names if name not in out]:
         *folders, last = composed(name).split("/")
-        if prompt := out.get(name) or next(filter(None, map(owner, [*reversed(folders), last])), None):
-            out[name] = prompt
+        folder, own = next(filter(None, map(owner, reversed(folders))), None), owner(last)
+        if folder or own:
+            out[name] = folder or own
+        if folder and own:
+            twofold[name] = (folder.text, own.text)
+    _check_readings(twofold, len({prompt.text for prompt in owning}), prompts_file)
     if counted:
         out |= _by_number([name for name in names if name not in out], rows, prompts_file)
     if not out:
@@ -171,6 +176,15 @@ def match_prompts(names: Sequence[str], prompts_file: Path, what: str) -> dict[s
             f"text like {prompt.text[:40]!r}, and as the number of a row"
         )
     return out
+
+
+def _check_readings(told: dict[str, tuple[object, object]], listed: int, path: Path) -> None:
+    """Raise InputError where folder and file tell different rows, unless all rows are told by folders, and not by files."""
+    by_folder, by_file = (len(set(rows)) for rows in zip(*told.values())) if told else (0, 0)
+    for name, (folder, file) in told.items():
+        if folder != file and not by_folder == listed > by_file:
+            said = f"{name} may be of {folder!r}, by its folder, or of {file!r}, by its own name"
+            raise InputError(f"prompts file {path}: {said}; name the files in a column file")
 
 
 def _by_file(names: Sequence[str], prompts: Sequence[Prompt], path: Path) -> dict[str, Prompt]:
@@ -201,6 +215,7 @@ def _by_number(names: Sequence[str], rows: Sequence[Row], path: Path) -> dict[st
     too, unless the last row could not be meant so.
     """
     listed, out, styles, numbers = [row.prompt for row in rows], {}, defaultdict(list), defaultdict(dict)
+    twofold = {}
     for row in rows:
         if row.style:
             styles[row.style].append(row.prompt)
@@ -213,6 +228,9 @@ def _by_number(names: Sequence[str], rows: Sequence[Row], path: Path) -> dict[st
             out |= {name: listed[int(row[1])]} if int(row[1]) < len(listed) else {}
         elif digits or stem:
             numbers[style][name] = int(digits or stem[1])
+            if digits and stem and len(stem[1]) >= 5:  # other generators keep a thousand pictures a folder
+                twofold[name] = (int(digits), int(stem[1]))
+    _check_readings(twofold, len(listed), path)
     zero = any(0 in number_of.values() for number_of in numbers.values())
     for style, number_of in numbers.items():
         own = styles.get(style, listed)

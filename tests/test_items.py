@@ -105,7 +105,7 @@ def test_genevals_folders_count_the_rows_of_its_list(tmp_path):
 @pytest.mark.parametrize(
     "right",
     [
-        {"000001/000002.png": "a dog", "a red cube/0.png": "a red cube", "model/000002_3.png": "a red cube"},
+        {"000001/0002.png": "a dog", "a red cube/0.png": "a red cube", "model/000002_3.png": "a red cube"},
         {"000000.png": "a dog", "000002.png": "a cup"},  # counted from 0, as 0 is there
         {"2.png": "a red cube", "00003_1.png": "a cup"},
         {"a dog_000000.png": "a dog", "x/a cup-4.mp4": "a cup", "other.png": None},
@@ -164,6 +164,18 @@ def test_a_name_that_two_ids_own_is_refused_and_rows_of_other_files_count_for_no
     path = listed(tmp_path / "files.jsonl", [{"file": "x.png", "prompt": "a"}, {"file": "y.png", "prompt": "b"}])
     with pytest.raises(InputError, match="none of 2 images has a prompt"):
         matched(["1.png", "2.png"], path)
+
+
+@pytest.mark.parametrize("row", [{"prompt": "a {}"}, {"id": "{}", "prompt": "a {}"}], ids=["numbers", "ids"])
+def test_a_folder_and_a_file_of_different_rows_are_refused(tmp_path, row):
+    """Unless the folders tell all rows and the files' names do not: then these count the samples."""
+    own = [{key: text.format(f"{number:06d}") for key, text in row.items()} for number in (1, 2)]
+    path = listed(tmp_path / "list.jsonl", own)
+    for names in (["000001/000002.png"], [f"{folder:06d}/{file:06d}.png" for folder in (1, 2) for file in (1, 2)]):
+        with pytest.raises(InputError, match=r"000001/000002.png may be of .*1'?, by its folder, or of .*2'?, by its own name"):
+            matched(names, path)
+    samples = {"000001/000001.png": "a 000001", "000002/000001.png": "a 000002"}
+    assert matched(list(samples), path) == samples
 
 
 def test_what_has_no_prompt_is_left_out_and_named(tmp_path):
