@@ -247,8 +247,8 @@ def control(lora):
     lora |= {"x_embedder.lora_A.weight": torch.ones(4, 999), "x_embedder.lora_B.weight": torch.ones(8, 4)}
 
 
-def dora(lora):
-    lora[f"{TARGETS[0]}.lora_magnitude_vector"] = torch.ones(8)
+def other(name):
+    return lambda lora: lora.update({f"{TARGETS[0]}.{name}": torch.ones(8)})
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,9 @@ def dora(lora):
         (lone, rf"lacks {TARGETS[1]}.lora_B.weight"),
         (nan, rf"{TARGETS[0]}.lora_A.weight is not finite"),
         (control, r"x_embedder: A \(4, 999\) .* a control LoRA"),
-        (dora, r"has .*lora_magnitude_vector, for which there is no place"),
+        (other("lora_magnitude_vector"), r"lora_magnitude_vector is of a .*DoRA.*, which is not supported"),
+        (other("lokr_w1"), "lokr_w1 is of a LoKr"),
+        (other("hada_w1_a"), "hada_w1_a is of a .*LoHa"),
         (lambda lora: lora.clear(), "no place|no .*LoRA|lacks"),
     ],
 )
@@ -284,11 +286,21 @@ def test_places_that_hold_no_weights_are_named(flux, tmp_path):
     (tmp_path / "several").mkdir()
     for name in "ab":
         save_file(pairs(flux.transformer, TARGETS), tmp_path / "several" / f"{name}.safetensors")
+    for name in ("", "lora", "named"):
+        (tmp_path / "two" / name).mkdir(exist_ok=True, parents=True)
+        save_file(pairs(flux.transformer, TARGETS), tmp_path / "two" / name / LORA_FILE)
+    shutil.copy(tmp_path / "two/named" / LORA_FILE, tmp_path / "two/named/adapter_model.safetensors")
+    flux.transformer.save_pretrained(tmp_path / "whole")
+    whole = tmp_path / "whole/diffusion_pytorch_model.safetensors"
+    shutil.copy(whole, whole.with_name("diffusion_pytorch_model-00001-of-00002.safetensors"))
     (tmp_path / "lora.bin").write_bytes(b"x")
     for path, said in {
         str(tmp_path / "absent"): "no such file or folder",
         "someone/some-lora": "neither here nor on the hub",
         str(tmp_path / "several"): r"it has a.safetensors, b.safetensors; give the path of one",
+        str(tmp_path / "two"): rf"weights lie in {tmp_path}/two/lora and in {tmp_path}/two; give the path of one",
+        str(tmp_path / "two/named"): r"it has pytorch_lora_weights.safetensors, adapter_model.safetensors; give the path of one",
+        str(tmp_path / "whole"): r"diffusion_pytorch_model.safetensors beside it has .* as well, so one of them is too much",
         str(tmp_path / "lora.bin"): "only safetensors are read",
     }.items():
         with pytest.raises(InputError, match=said):

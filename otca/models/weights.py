@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Name under which diffusers looks for a LoRA in a folder."""
+MARKS = (LORA_FILE, "adapter_model.safetensors", "config.json")
+"""Files by which a folder holds a LoRA of diffusers', one of peft's, or a network."""
 
 WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "transformer.", "transformer_2.", "diffusion_model.")
 """What data parallelism, compilation, peft and pipelines put before the names of a network's tensors."""
@@ -29,6 +31,8 @@ WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "transformer.", "trans
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 HALF = re.compile(r"(.+)\.(?:lora_([AB])(?:\.\w+)?|lora(?:_linear_layer)?[._](down|up))\.weight|(.+)\.alpha")
 """Module and half of a LoRA's tensor, A or down (r, in), B or up (out, r); or module alone, of its alpha."""
+OTHER_ADAPTERS = re.compile(r"[._](lokr_|hada_|b?oft_|dora_scale|lora_magnitude_vector|vera_lambda)")
+"""In the names of tensors of LyCORIS's and peft's other kinds."""
 
 Tensors = dict[str, torch.Tensor]
 Pairs = dict[tuple[str, str], Tensors]
@@ -57,8 +61,13 @@ def apply_weights(pipeline, names: list[str], path: str) -> None:
         for file in files:
             if said := damage(file):
                 raise InputError(f"policy.weights {file}: it is {said}; fetch it again")
-            tensors |= load_file(file)
+            loaded = load_file(file)
+            if twice := next(iter(tensors.keys() & loaded.keys()), None):
+                raise InputError(f"{what}: {file.name} beside it has {twice} as well, so one of them is too much; remove it")
+            tensors |= loaded
         check_finite(tensors.items(), what)
+        if other := next(filter(OTHER_ADAPTERS.search, tensors), None):
+            raise InputError(f"{what}: {other} is of a LoKr, LoHa, OFT, DoRA or VeRA, which is not supported; merge it first")
         if whole := [key for key, value in tensors.items() if value.dtype in (torch.int8, torch.uint8)]:
             raise InputError(f"{what}: {whole[0]} is quantised (whole numbers of 8 bits); save the weights in floating point")
         if getattr(pipeline, "transformer_2", None) is None and any(key.startswith("transformer_2.") for key in tensors):
@@ -95,15 +104,16 @@ def _weights_of(place: Path, name: str, names: list[str]) -> list[Path]:
         return [place] if len(names) == 1 else []
     alone = len(names) == 1 or (name == names[0] and (place / LORA_FILE).is_file())
     places = (place / "lora", place / name, place) if alone else (place / name,)
+    held = [own for own in places if any((own / mark).is_file() for mark in MARKS) and any(own.glob("*.safetensors"))]
+    if len(held) > 1:
+        raise InputError(f"policy.weights {place}: weights lie in {held[0]} and in {held[1]}; give the path of one")
     return next((files for own in places if own.is_dir() and (files := _files_in(own))), [])
 
 
 def _files_in(folder: Path) -> list[Path]:
     """A LoRA's file, all that a network's config.json goes with (variants left out), or the only file."""
-    for file in (folder / LORA_FILE, folder / "adapter_model.safetensors"):
-        if file.is_file():
-            return [file]
-    files, whole = sorted(folder.glob("*.safetensors")), (folder / "config.json").is_file()
+    loras = [folder / mark for mark in MARKS[:2] if (folder / mark).is_file()]
+    files, whole = loras or sorted(folder.glob("*.safetensors")), not loras and (folder / "config.json").is_file()
     files = [file for file in files if file.name.count(".") == 1] if whole else files
     if not files and (whole or (folder / "adapter_config.json").is_file()):
         raise InputError(f"policy.weights {folder}: no safetensors file there but of a variant; save the weights as safetensors")
