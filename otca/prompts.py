@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import functools
 import hashlib
@@ -29,6 +30,8 @@ TEXT_KEYS = ("prompt", "text", "prompts", "caption", "prompt_en")
 
 FILE_KEYS = ("file", "file_name", "image", "image_path", "video", "video_path")
 """Names of the column that names a media file, the first one found; folders of datasets and other repositories have the later."""
+
+csv.field_size_limit(10_000_000)  # Python's own of 131,072 characters ends some lists of captions
 
 MAX_NAME = 255
 """Characters of an id, which names rows and files, and of the name of a file."""
@@ -80,14 +83,17 @@ def stream_rows(source: str) -> Iterator[Row]:
     if not os.path.isfile(path):
         said = f"prompts file {path} not found; give a {', '.join(READERS)} file, or embedded:MODALITY/SPLIT"
         raise InputError(f"{said}, or fetch a published list: `python -m otca prompts --list {path.stem}`")
-    if path.suffix not in READERS:
+    ending = path.suffix.lower()
+    if ending not in READERS:
         raise InputError(f"prompts file {path}: unknown ending {path.suffix!r}; use {', '.join(READERS)}")
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            for number, (line, style, content) in enumerate(READERS[path.suffix](path, file), start=1):
+        with open(path, "rb") as file:  # Windows marks its 16-bit text by the first two bytes
+            encoding = "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+        with open(path, encoding=encoding, errors="surrogateescape", newline="") as file:
+            for number, (line, style, content) in enumerate(READERS[ending](path, file), start=1):
                 yield _row(f"prompts file {path}, line {line}", number, style, content)
-    except OSError as error:
-        raise InputError(f"prompts file {path} cannot be read ({error.strerror})") from error
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"prompts file {path} cannot be read ({getattr(error, 'strerror', None) or one_line(error)})") from error
 
 
 def _embedded(source: str, count: int) -> list[Prompt]:
@@ -107,7 +113,10 @@ Contents = Iterator[tuple[int, str, Any]]
 
 
 def _read_table(path: Path, file: TextIO) -> Contents:
-    reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    first, own = file.readline(), "\t" if path.suffix.lower() == ".tsv" else ","
+    file.seek(0)
+    separator = own if own in first else next((mark for mark in ",;\t" if mark in first), own)  # ";" where the comma is decimal
+    reader = csv.DictReader(file, delimiter=separator, strict=True)
     ended = 1  # the line on which the last row ended
     try:
         header = [name.strip().lower() for name in reader.fieldnames or ()]
@@ -128,7 +137,7 @@ def _read_table(path: Path, file: TextIO) -> Contents:
 def _read_lines(path: Path, file: TextIO) -> Contents:
     for line, text in enumerate(file, start=1):
         if text.strip():
-            content = parse_json(text, f"prompts file {path}, line {line}") if path.suffix == ".jsonl" else text.strip()
+            content = parse_json(text, f"prompts file {path}, line {line}") if path.suffix.lower() == ".jsonl" else text.strip()
             yield line, "", content
 
 

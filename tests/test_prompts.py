@@ -23,14 +23,17 @@ FORMATS = {
     "parti.tsv": 'Prompt\tCategory\tChallenge\tNote\na cat\tAnimals\tBasic\t\n"a dog"\tAnimals\tBasic\tx\n',
     "drawbench.csv": 'Prompts,Category\n"a cat",Colors\na dog,Colors\n',
     "hpdv2.json": json.dumps({"anime": ["a cat"], "photo": ["a dog"]}),
+    "excel.csv": "id;prompt\n1;a cat\n2;a dog\n",
+    "list.JSONL": '{"prompt": "a cat"}\n{"prompt": "a dog"}\n',
     "list.json": json.dumps(["a cat", "a dog"]),
     "vbench.json": json.dumps([{"prompt_en": "a cat", "dimension": []}, {"prompt_en": "a dog", "dimension": ["color"]}]),
 }
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_published_format_is_read(tmp_path, name):
-    (tmp_path / name).write_text(FORMATS[name])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_every_published_format_is_read(tmp_path, name, encoding):
+    (tmp_path / name).write_text(FORMATS[name], encoding)
     assert [p.text for p in load_prompts(str(tmp_path / name))] == ["a cat", "a dog"]
     assert [p.text for p in load_prompts(str(tmp_path / name), 1)] == ["a cat"]
 

@@ -30,7 +30,7 @@ def rows(**more) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- prompts
-TEXTS = ["<script>alert(1)</script>", "../../etc/passwd", "a\0b", "\u202eback\u200f", "\N{WOMAN}\u200d\N{ROCKET}", "x" * 100_000]
+TEXTS = ["<script>alert(1)</script>", "../../etc/passwd", "a\0b", "\u202eback\u200f", "\N{WOMAN}\u200d\N{ROCKET}", "x" * 200_000]
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".txt"])
@@ -51,7 +51,7 @@ BAD_PROMPTS = {
     "latin.csv": (b"prompt\na cat\n\xe9t\xe9\n", "line 3: not UTF-8"),
     "deep.jsonl": ("[" * 100_000, r"line 1: not JSON \(maximum recursion depth"),
     "digits.jsonl": (f'{{"prompt": "a", "id": {"9" * 5000}}}', r"not JSON \(Exceeds the limit"),
-    "field.csv": (f"prompt\n{'x' * 200_000}\n", r"malformed CSV \(field larger than field limit"),
+    "cut.csv": ("prompt\na cat".encode("utf-16")[:-1], "truncated data"),
     "id-long.jsonl": (rows(id="a" * 100_000), "'id' is 'a+', 100000 characters; at most 255"),
     "id-list.jsonl": (rows(id=["a"]), "'id' is of type list; give a string or a whole number"),
     "spec-list.jsonl": (rows(spec=[1]), "'spec' is of type list; it must be an object"),
