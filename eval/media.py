@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import tempfile
 import warnings
@@ -32,6 +33,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", *(("AVIF",) if _AVIF el
 ANIMATIONS = (".gif", ".webp")
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mp4", ".webm": "matroska", ".mkv": "matroska", ".avi": "avi"}
 """Ending → FFmpeg's demuxer."""
+ENTROPY_CODED, ZEROS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4"), 16
+"""Codecs whose packets end in so many zero bytes only where a part of the file was never written."""
 DEFAULT_FPS = 8.0  # frames a second of what states none: folders of frames, animations without durations
 MAX_VIDEO_PIXELS = 512_000_000  # pixels of a video's frames, 6 GB as float32: 246 frames of 1080p
 
@@ -135,6 +138,8 @@ def _open_picture(path: Path, upright: bool) -> Image.Image:
         _check_size(path, "image", image.height, image.width)
         if getattr(image, "is_animated", False) and image.format != "MPO":  # JPEG files of cameras, with a preview
             raise InputError(f"image {path} is an animation of {image.n_frames} pictures; give it as a video, or one of them")
+        if image.format == "JPEG" and (data := path.read_bytes()).rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+            raise InputError(f"image {path} is cut short: it has no end; make or copy it again")  # zeros are decoded as grey
         still = ImageOps.exif_transpose(image) if upright else image.copy()
     if still.mode.startswith("I;16"):  # Pillow would make all but the darkest 256 levels white
         return Image.fromarray((np.asarray(still) >> 8).astype(np.uint8))
@@ -156,13 +161,13 @@ def _folder(folder: Path, upright: bool) -> list[np.ndarray]:
 
 
 def _container(path: Path, upright: bool) -> tuple[list[np.ndarray], float]:
-    """Frames (H, W, 3) uint8 and the average rate, 0 where there is none.
+    """Frames (H, W, 3) uint8 and their mean rate, 0 where there is none.
 
     FFmpeg gets an open file and one demuxer: given a path it follows playlists, whatever their ending, to other files and hosts.
     """
     import av
 
-    frames = []
+    frames, seconds = [], []
     with open(path, "rb") as file:
         _check_whole(path, file.read(64))
         file.seek(0)
@@ -175,14 +180,22 @@ def _container(path: Path, upright: bool) -> tuple[list[np.ndarray], float]:
             _check_size(path, "video", stream.height, stream.width, stream.frames or 1)
             if max((entry.pos + entry.size for entry in stream.index_entries or ()), default=0) > path.stat().st_size:
                 raise InputError(f"video {path} is cut short: its index lists frames beyond its end; copy it again")
+            codec = stream.codec_context
+            codec.options = {"err_detect": "explode"} if codec.name in ("hevc", "mjpeg") else {}  # others mark what they conceal
             for packet in container.demux(stream):
                 if packet.is_corrupt:  # the file ends in it
                     raise InputError(f"video {path} is cut short ({path.stat().st_size} bytes); copy it again")
-                for frame in packet.decode():
+                hollow = codec.name in ENTROPY_CODED and packet.size > ZEROS and not any(bytes(packet)[-ZEROS:])
+                for frame in [None] if hollow else packet.decode():
+                    if hollow or frame.is_corrupt:
+                        raise InputError(f"video {path} is damaged near frame {len(frames)}; make or copy it again")
                     _check_size(path, "video", frame.height, frame.width, len(frames) + 1)
                     matrix = frame.side_data.get("DISPLAYMATRIX") if upright else None
                     frames.append(_turned(path, frame.to_ndarray(format="rgb24"), matrix))
-            return frames, float(stream.average_rate or 0)
+                    seconds += [] if frame.time is None else [frame.time]
+            fps, span = float(stream.average_rate or 0), max(seconds, default=0) - min(seconds, default=0)
+            steady = fps and math.isclose(span, (len(frames) - 1) / fps, rel_tol=0.01, abs_tol=0.002)
+            return frames, fps if steady or not span else (len(frames) - 1) / span  # the header's is a guess where it varies
 
 
 def _turned(path: Path, pixel_HWC: np.ndarray, matrix) -> np.ndarray:

@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import zlib
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -33,12 +34,15 @@ def save_frames(folder, video, ending="png") -> None:
         picture.save(folder / f"frame{index}.{ending}")
 
 
-def film(path, video, codec="libx264", **options) -> None:
+def film(path, video, codec="libx264", milliseconds=None, **options) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=8, options=options)
         stream.height, stream.width, stream.pix_fmt = *video.shape[2:], "yuv420p"
-        for picture in pictures(video):
-            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        stream.codec_context.time_base = Fraction(1, 1000 if milliseconds else 8)
+        for picture, time in zip(pictures(video), milliseconds or range(0, 125 * len(video), 125)):
+            frame = av.VideoFrame.from_image(picture)
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 
@@ -243,6 +247,7 @@ BAD_PICTURES = {
     "texts.png": (png_of(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**8)))), "Decompressed data too large"),
     "empty.png": (b"", "cannot identify"),
     "cut.jpg": (encoded("JPEG")[:-100], "(?i)truncated"),
+    "zeros.jpg": (encoded("JPEG")[:-2] + bytes(2), "is cut short: it has no end"),
     "short.png": (png_of(700, 700), "truncated"),
     "apng.png": (encoded("PNG", **TWO), "an animation of 2 pictures; give it as a video, or one of them"),
     "float.png": (encoded("TIFF", "F"), "pixels of 32 bits"),
@@ -317,6 +322,28 @@ def test_a_hostile_note_counts_as_none(tmp_path, note):
     (tmp_path / "a.webp").write_bytes(encoded("WEBP", duration=100, exif=exif, **TWO))
     read = read_video(tmp_path / "a.webp")
     assert len(read.frames_FCHW) == 2 and read.fps == 10
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_a_variable_rate_is_the_mean_one(tmp_path, video, ending):
+    film(tmp_path / f"a.{ending}", video, milliseconds=[0, 100, 200, 300, 1300, 1340, 1380, 1420, 1460])
+    assert read_video(tmp_path / f"a.{ending}").fps == pytest.approx(8 / 1.46, rel=1e-3)
+
+
+HOLES = {"a.mkv": "libx264", "a.mov": "libx265", "a.webm": "libvpx-vp9", "a.avi": "mpeg4"}
+
+
+@pytest.mark.parametrize("name, codec", HOLES.items())
+def test_a_video_with_a_hole_is_named(tmp_path, video, name, codec):
+    """Decoders show something in its place."""
+    film(tmp_path / name, torch.nn.functional.interpolate(video, scale_factor=2), codec)
+    with av.open(str(tmp_path / name)) as container:
+        place, size = max((packet.pos, packet.size) for packet in container.demux(video=0) if packet.size > 100)
+    data = bytearray((tmp_path / name).read_bytes())
+    data[place + size // 2 : place + size] = bytes(size - size // 2)
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=rf"{name} (is damaged near frame|cannot be read)"):
+        read_video(tmp_path / name)
 
 
 def test_an_mp4_cut_between_two_frames_is_cut_short(tmp_path, video):
