@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from eval.fidelity import AXES, Truth, correlations_RK, interval, misallocated_share_RK, reliability_RK, resampled_counts
-from otca.errors import InputError
+from otca.errors import InputError, one_line
 from otca.files import write_atomic
 
 MAX_BYTES = 5_000_000
@@ -73,7 +73,10 @@ def read_rule(path: Path) -> Rule:
     """The function ``credit`` of a Python file, which is run."""
     if not path.is_file():
         raise InputError(f"rule {path}: no such file; give a Python file that defines credit(latents_SBD, reward_BK, group_B)")
-    rule = runpy.run_path(str(path)).get("credit")
+    try:
+        rule = runpy.run_path(str(path)).get("credit")
+    except (Exception, SystemExit) as error:  # whatever a foreign file raises
+        raise InputError(f"rule {path} cannot be run ({type(error).__name__}: {one_line(error)}); mend it") from error
     if not callable(rule):
         raise InputError(f"rule {path} defines no function credit(latents_SBD, reward_BK, group_B)")
     return rule

@@ -39,7 +39,7 @@ def printable(text: object) -> str:
 
 def one_line(error: Exception) -> str:
     """What an error says, or its kind where it says nothing, for a place in a message of one line."""
-    return printable(error)[:160] or type(error).__name__
+    return f"it lacks {error}" if isinstance(error, KeyError) else printable(error)[:160] or type(error).__name__
 
 
 @contextmanager

@@ -123,12 +123,13 @@ def make_app(reward: Reward, token: str = "", max_body: int = 256_000_000, batch
 
 def described(reward: Reward) -> dict[str, object]:
     """What ``/health`` says of a reward: null where the range has no end, and for the ``fps`` of one that depends on none."""
+    ends = getattr(reward, "range", (-math.inf, math.inf))
     return {
         "wire": wire.VERSION,
         "name": reward.name,
         "modality": getattr(getattr(reward, "card", reward), "modality", "unknown"),
-        "range": [float(end) if math.isfinite(end) else None for end in reward.range],
-        **{fact: getattr(reward, fact) for fact in ("source", "licence", "revision")},
+        "range": [float(end) if math.isfinite(end) else None for end in ends],
+        **{fact: getattr(reward, fact, "") for fact in ("source", "licence", "revision")},
         "fps": getattr(reward, "fps", None),
         "max_pixels": MAX_VIDEO_PIXELS,
         "max_items": wire.MAX_ITEMS,

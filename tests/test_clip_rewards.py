@@ -180,7 +180,8 @@ def test_a_head_and_a_configuration_of_something_else_are_refused(tmp_path):
     torch.save(head_of(24), tmp_path / "aesthetic_v2" / HEAD)
     with pytest.raises(InputError, match="does not fit: .*layers.0.weight"):
         build_reward("aesthetic_v2", files=tmp_path)
-    for content, said in (("{", "cannot be loaded"), (json.dumps({"model_cfg": TINY | {"multimodal_cfg": {}}}), "not supported")):
+    foreign = json.dumps({"model_cfg": TINY | {"multimodal_cfg": {}}})
+    for content, said in (("{", "not JSON"), ("{}", "has no model_cfg of a CLIP"), (foreign, "not supported")):
         (tmp_path / "aesthetic_v2" / CONFIG).write_text(content)
         with pytest.raises(InputError, match=f"reward 'aesthetic_v2': .*{said}"):
             build_reward("aesthetic_v2", files=tmp_path)

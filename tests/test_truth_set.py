@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -75,6 +77,10 @@ def test_files_that_are_none_are_named(tmp_path, path, capsys):
     (tmp_path / "empty.py").write_text("")
     assert main(["credit-bench", str(tmp_path / "empty.py"), "--truth", str(path)]) == 2
     assert "defines no function credit" in capsys.readouterr().err
+    for code, said in (("import nowhere", "No module named 'nowhere'"), ("def credit(:", "invalid syntax .*line 1")):
+        (tmp_path / "rule.py").write_text(code)
+        assert main(["credit-bench", str(tmp_path / "rule.py"), "--truth", str(path)]) == 2
+        assert re.search(rf"rule {tmp_path}/rule.py cannot be run \(\w+: .*{said}", capsys.readouterr().err)
     (tmp_path / "rule.py").write_text("def credit(*_): ...")
     assert main(["credit-bench", str(tmp_path / "rule.py"), "--truth", str(tmp_path / "empty.py")]) == 2
     assert "truth set" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 
 from otca.config import TrainConfig
-from otca.errors import InputError, RewardError, nearest
+from otca.errors import InputError, RewardError, nearest, one_line
 from otca.rewards.published import CLASSES, PublishedReward, load_published
 from otca.rewards.workers import Late, Workers, as_here, joined
 from otca.types import Prompt, Scores
@@ -67,9 +67,16 @@ def build_reward(
     elif issubclass(reward_class, PublishedReward):
         reward = load_published(reward_class, files, torch.device(device))
     else:
-        reward = reward_class()
+        try:
+            reward = reward_class()
+        except InputError:
+            raise
+        except Exception as error:  # of foreign code, any
+            raise InputError(f"reward {name!r}: its class cannot be made without arguments ({error!r}); mend it") from error
     if lacking := [part for part in ("name", "score") if not hasattr(reward, part)]:
         raise InputError(f"reward {name!r}: the class has no {' and no '.join(lacking)}; a reward needs both")
+    if not isinstance(reward.name, str) or not reward.name.isprintable() or set(reward.name) & set(',"'):
+        raise InputError(f"reward {name!r}: it is called {reward.name!r}, which heads no column; use letters, digits and _")
     if fps and hasattr(reward, "fps"):
         reward.fps = fps
     vars(reward)["seconds"] = timeout  # which a frozen class takes too
@@ -125,8 +132,8 @@ def find_reward(name: str) -> type:
         raise InputError(f"reward {name!r}: {module!r} is no name of a module")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, SyntaxError, AttributeError) as error:
-        raise InputError(f"reward {name!r}: {module}:{attribute} cannot be imported ({error})") from error
+    except (Exception, SystemExit) as error:  # of foreign code, any
+        raise InputError(f"reward {name!r}: {module}:{attribute} cannot be imported ({one_line(error)})") from error
     if not isinstance(found, type):
         raise InputError(f"reward {name!r}: {module}:{attribute} is of type {type(found).__name__} and no class")
     return found

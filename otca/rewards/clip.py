@@ -19,6 +19,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from otca.errors import InputError
+from otca.files import read_object
 from otca.rewards.pixels import CLIP_MEAN, CLIP_STD
 from otca.rewards.published import CARDS, PictureReward, five_layers, load_whole, read_weights
 
@@ -44,7 +45,9 @@ class _Tower(PictureReward):
     def _open(self, files: Mapping[str, Path], device: torch.device) -> None:
         """The tower in the folder of its configuration, which decides architecture, activation and preprocessing."""
         path = files[CONFIG]
-        config = json.loads(path.read_text())["model_cfg"]
+        config = read_object(path, f"reward {self.name!r}").get("model_cfg")
+        if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
+            raise InputError(f"reward {self.name!r}: {path} has no model_cfg of a CLIP in it; fetch it again")
         foreign = "multimodal_cfg" if "multimodal_cfg" in config else config["text_cfg"].get("hf_model_name")
         if foreign or "timm_model_name" in config["vision_cfg"]:  # what open_clip would fetch from the network
             raise InputError(f"reward {self.name!r}: the tower of {path} has parts of other libraries, which are not supported")
