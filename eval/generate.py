@@ -15,7 +15,7 @@ from PIL import Image
 from eval.media import quantise, write_webp
 from otca.config import EvalConfig
 from otca.errors import InputError
-from otca.files import write_atomic
+from otca.files import named, write_atomic
 from otca.models.base import Policy
 from otca.prompts import evaluation_prompts
 from otca.sampling import Batch, generator, make_batch, ode_plan, rollout
@@ -90,7 +90,8 @@ def write_media(folder: Path, part: Generated, config: EvalConfig) -> None:
     for media_FCHW, prompt, number in zip(part.media_BFCHW, part.prompts, part.number_B):
         path = folder / _file(prompt, number % config.samples_per_prompt, len(media_FCHW))
         if len(media_FCHW) == 1:
-            Image.fromarray((media_FCHW[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()).save(path)
+            with named(path):
+                Image.fromarray((media_FCHW[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()).save(path)
         else:
             write_webp(path, media_FCHW, config.fps)
 

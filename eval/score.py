@@ -8,10 +8,10 @@ bytes and prompt, so that after a kill only what is new or changed is scored.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import hashlib
 import json
+import logging
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -34,8 +34,10 @@ from otca.bounds import at_least, check_bound
 from otca.config import TrainConfig
 from otca.distributed import usable_device
 from otca.errors import InputError, RewardError, printable
-from otca.files import read_json, read_object, writable_folder, write_atomic
+from otca.files import named, read_json, read_object, writable_folder, write_atomic
 from otca.types import Prompt
+
+log = logging.getLogger(__name__)
 
 FOR_VIDEOS = ("raft", "dino", "clip", "aesthetic", "musiq", "viclip", "vbench_means")
 """Options that images have no use for."""
@@ -187,10 +189,13 @@ def _facts(media: Sequence[Video], prompts: Sequence[Prompt]) -> dict[str, list[
 
 def _columns(scorer: Scorer, items: list[Item], path: Path, progress: bool, unread: Errors, unscored: Errors) -> Columns:
     """Key of each item that is read and scored → its columns, from the partial file or made now; the others become errors."""
-    lines, known = path.read_text().splitlines() if path.is_file() else [], {}
-    for line in lines:
-        with contextlib.suppress(ValueError):  # of an empty line, and of one that a kill cut short
-            key, known[key] = json.loads(line)
+    lines, known = path.read_bytes().splitlines() if path.is_file() else [], {}
+    for line in filter(None, lines):
+        try:
+            key, row = json.loads(line)
+            known[key] = {name: float(value) for name, value in row.items()}
+        except (ValueError, TypeError, AttributeError):
+            log.warning("%s has a line that is cut short, or none of scores; what it was of is scored again", path)
     found = {item.key: known[scorer.key(item)] for item in items if scorer.key(item) in known}
     left = [item for item in items if item.key not in found]
     if not left:
@@ -200,7 +205,7 @@ def _columns(scorer: Scorer, items: list[Item], path: Path, progress: bool, unre
     with tqdm(total=len(items), initial=len(found), desc=scorer.name, unit="item", disable=not progress) as bar:
         for chunk, media in _chunks(left, scorer.batch, unread):
             new = _scored(scorer.name, score, chunk, media, unscored)
-            with open(path, "a") as file:
+            with named(path), open(path, "a") as file:
                 file.writelines(f"\n{json.dumps([scorer.key(item), new[item.key]])}" for item in chunk if item.key in new)
             found |= new
             bar.update(len(new))

@@ -34,6 +34,8 @@ class Progress:
     constant_in_a_row: dict[str, int] = field(default_factory=dict)
     scaler: dict[str, float] = field(default_factory=dict)
     """State of fp16's gradient scaler; empty without one."""
+    prompts: str = ""
+    """Hash of the list that the run trains on; empty in older runs."""
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -74,7 +74,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with named(path), os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -83,6 +83,16 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         flush(path.parent)
     except BaseException:
         Path(aside).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Let what is wrong with writing a file say which one: of a full disk Python does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
         raise
 
 
@@ -116,10 +126,10 @@ def flush(*paths: Path) -> None:
 
 
 def writable_folder(folder: Path) -> Path:
-    """Create the folder if need be. Raises InputError where it cannot be written to."""
+    """The folder, which need not be there yet. Raises InputError where nothing can be written to it, or it cannot be made."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         raise InputError(f"folder {folder} cannot be written to ({error.strerror}); choose another one") from error
     return folder

@@ -21,7 +21,7 @@ import yaml
 import otca
 from otca.config import TrainConfig
 from otca.errors import InputError, printable
-from otca.files import changed_files, read_object, sha256, write_atomic
+from otca.files import changed_files, named, read_object, sha256, write_atomic
 from otca.parser import check_settings, flat_settings, make_parser, read_settings
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "scipy", "numpy")
@@ -150,7 +150,7 @@ class RowLog:
             lines.insert(0, ",".join(row))
         if list(row) != self.columns:
             raise ValueError(f"{self.path}: columns changed from {self.columns} to {list(row)}")
-        with open(self.path, "a") as file:
+        with named(self.path), open(self.path, "a") as file:
             file.write("\n".join(lines) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a checkpoint that follows must find it on disk

@@ -5,7 +5,9 @@ plan ─► rollout ─► rewards ─► state values ─► credit ─► upda
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import logging
 import shutil
 import time
@@ -80,6 +82,8 @@ class Trainer:
         check_launch(self.accelerator, INFERENCE[config.policy.precision])
         _, self.micro_batch = config.shares(self.accelerator.num_processes)
         self.prompts = load_prompts(config.prompts)
+        known = [[prompt.id, prompt.text, prompt.spec] for prompt in self.prompts]
+        self.progress = checkpoint.Progress(prompts=hashlib.sha256(json.dumps(known).encode()).hexdigest()[:12])
         self.rewards = build_rewards(config.rewards, device, config.reward_files, config.reward_timeout, config.reward_fps)
         check_prompts(self.rewards, self.prompts, config.prompts)
         # networks that are to lie in shards are cut block by block: no GPU ever holds one whole
@@ -97,14 +101,14 @@ class Trainer:
         self.policy.network, self.optimizer = self.accelerator.prepare(self.policy.network, optimizer)
         self.updater = Updater(config, method, self.policy, self.optimizer, self.accelerator)
         self.parameters = self.updater.parameters
-        self.progress, self.seconds = checkpoint.Progress(), {}
+        self.seconds = {}
 
     def run(self, on_row: Callable[[dict], None] | None = None, judge: Callable | None = None) -> None:
         """Train from the newest whole checkpoint, if any, to the last iteration; ``on_row`` sees each row of train.csv.
 
         ``judge`` adds held-out metrics to validation. What stops it leaves a checkpoint of the last iteration's end.
         """
-        self._restore()
+        self.restore()
         config, progress = self.config, self.progress
         rows = RowLog(self.folder / "train.csv", progress.iteration) if self.main else None
         times = RowLog(self.folder / "timing.csv", progress.iteration, sparse=True) if self.main else None
@@ -150,8 +154,10 @@ class Trainer:
             refill(self.policy.network, self.parameters, self.updater.average)
         return averaged
 
-    def _restore(self) -> None:
-        """Take up the latest valid checkpoint; damaged newer ones are named and made anew."""
+    def restore(self) -> None:
+        """Take up the latest valid checkpoint, once; damaged newer ones are named and made anew."""
+        if self.progress.iteration:
+            return
         found: list[Path | None] = [None]
         if self.main:
             found[0], integrity_errors = checkpoint.latest_valid_checkpoint(self.folder)
@@ -160,7 +166,12 @@ class Trainer:
         broadcast_object_list(found)
         if found[0] is None:
             return
+        now = self.progress.prompts
         self.progress = checkpoint.load_checkpoint(found[0], self.policy, self.optimizer, self.updater.copies())
+        if (self.progress.prompts or now) != now:
+            said = f"prompts {self.config.prompts} are not those that {self.folder} was trained on so far"
+            raise InputError(f"{said}; restore them, or start another run, with policy.weights {found[0]}")
+        self.progress.prompts = now
         self.updater.skipped_in_a_row = self.progress.skipped_in_a_row
         if self.accelerator.scaler is not None and self.progress.scaler:
             self.accelerator.scaler.load_state_dict(self.progress.scaler)
@@ -256,10 +267,16 @@ def collect(
 
 
 @contextmanager
-def locked_run(folder: Path, config: TrainConfig, override: bool = False) -> Iterator[None]:
-    """Keep a run's folder, begun with its config, to this command; all its processes enter together, the main one writes."""
+def locked_run(
+    folder: Path, config: TrainConfig, override: bool = False, restore: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Keep a run's folder, begun with its config, to this command; all its processes enter together, the main one writes.
+
+    What ``restore`` cannot take up of the run ends the command before the config is written.
+    """
     processes = process_state()
     with run_lock(folder) if processes.is_main_process else nullcontext():
+        restore()
         if processes.is_main_process:
             reached = checkpoint.checkpoints(folder)
             begin_run(folder, config, override, checkpoint.iteration_of(reached[-1]) if reached else 0)
@@ -270,7 +287,8 @@ def locked_run(folder: Path, config: TrainConfig, override: bool = False) -> Ite
 def train_in(folder: Path, config: TrainConfig, method: Method, override: bool = False) -> None:
     """Train into a run's folder, or go on there, and show how far it is."""
     trainer = Trainer(config, method, folder)
-    with locked_run(folder, config, override), tqdm(total=config.iterations, unit="iteration", disable=not trainer.main) as bar:
+    bar = tqdm(total=config.iterations, unit="iteration", disable=not trainer.main)
+    with locked_run(folder, config, override, trainer.restore), bar:
 
         def show(row: dict[str, float]) -> None:
             bar.n = row["iteration"] + 1

@@ -55,7 +55,8 @@ def test_bad_values_found_while_loading(capsys, tmp_path, untrained_pipeline):
     file = tmp_path / "file"
     file.write_text("")
     assert "cannot be written to" in refused(capsys, "train", "--out", str(file / "run"), "--policy.path", untrained_pipeline)
-    assert not list((tmp_path / "run").glob("*"))
+    assert "nothing.txt not found" in refused(capsys, "train", "--prompts", str(tmp_path / "nothing.txt"), *out)
+    assert not (tmp_path / "run").exists()
 
 
 def test_truncated_embedded_checkpoint_names_file_and_hashes(capsys, tmp_path, monkeypatch):

@@ -163,7 +163,8 @@ def test_a_killed_scoring_goes_on_where_it_was_and_scores_only_what_changed(squa
     with pytest.raises(RewardError):
         scored(squares, [counting([], fails_at=4)], True)
     path = squares.parent / "partial" / "count.jsonl"
-    path.write_text(path.read_text()[:-3])  # a kill in the middle of a line
+    rubbish = [b"", b"null", b"[1]", b'{"a": 1, "b": 2}', b"\xff", b'["a", 3]', b'["a", {"count": "x"}]', b"[{}, {}]"]
+    path.write_bytes(path.read_bytes()[:-3] + b"\n".join(rubbish))  # a kill in the middle of a line, and what no kill leaves
     calls = []
     rows = scored(squares, [counting(calls)], True)
     assert len(calls) == 1 + 4
@@ -418,6 +419,13 @@ def test_a_video_too_thin_for_motion_lacks_that_alone(clips, video):
     rows = scored(clips)
     assert "a picture of 600×2 is too thin" in rows["error"][0] and rows["error"][1] == ""
     assert np.isnan(rows["warping_error_dis"][0]) and rows["warping_error_dis"][1] >= 0
+
+
+def test_a_full_disk_is_told_by_file(capsys, tmp_path):
+    argv = stills(tmp_path, [{"id": "a", "prompt": "a cup"}])
+    (tmp_path / ".scores.csv.partial").mkdir()
+    (tmp_path / ".scores.csv.partial/facts.jsonl").symlink_to("/dev/full")
+    assert main([*argv, SIZE]) == 2 and "facts.jsonl: No space left on device" in capsys.readouterr().err
 
 
 def test_a_column_of_ones_own_stays_as_it_is():

@@ -209,11 +209,24 @@ def test_rows_that_lack_a_row_are_named(tmp_path):
         RowLog(tmp_path / "rows.csv", 2)
 
 
-def test_another_config_is_refused_unless_overridden(copy, whole, toy_pipeline, capsys):
+def test_a_list_of_prompts_that_was_edited_is_noticed(toy_pipeline, tmp_path, capsys):
+    path = tmp_path / "list.txt"
+    argv = command(toy_pipeline, tmp_path / "run", f"--prompts={path}", "--override-config", "--iterations")
+    path.write_text("a cat\na dog\n")
+    assert main([*argv, "1"]) == 0
+    path.write_text("a cat\na cow\n")
+    assert main([*argv, "2"]) == 2 and reached(tmp_path / "run") == 1
+    assert f"prompts {path} are not those that {tmp_path / 'run'} was trained on so far" in capsys.readouterr().err
+
+
+def test_another_config_is_refused_unless_overridden(copy, whole, toy_pipeline, untrained_pipeline, capsys):
     other = command(toy_pipeline, copy, f"--iterations={ITERATIONS + 1}", "--optimizer.learning_rate=2e-3")
     assert main(other) == 2
     said = capsys.readouterr().err
     assert "iterations: 3 → 4; optimizer.learning_rate: 0.001 → 0.002" in said and "--override-config" in said
+    assert content(copy) == content(whole[0])
+    foreign = f"--policy.path={untrained_pipeline}"
+    assert main([*other, "--override-config", foreign]) == 2 and "is of another model than policy.path" in capsys.readouterr().err
     assert content(copy) == content(whole[0])
     assert main([*other, "--override-config"]) == 0
     [line] = (copy / "overridden.jsonl").read_text().splitlines()

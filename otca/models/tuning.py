@@ -10,6 +10,7 @@ from torch import nn
 
 from otca.config import PolicyConfig
 from otca.distributed import copy_whole, whole_on_cpu
+from otca.errors import InputError, one_line
 from otca.models.weights import LORA_FILE, unwrapped
 
 
@@ -69,20 +70,23 @@ def save_tuned(pipeline, names: list[str], tuning: str, folder: Path, write: boo
 
 
 def load_tuned(pipeline, names: list[str], tuning: str, folder: Path) -> None:
-    """Read what `save_tuned` wrote for the same networks and tuning. Raises ValueError for weights of another model."""
+    """Read what `save_tuned` wrote for the same networks and tuning. Raises InputError for weights of another model."""
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import load_file
 
     for name in names:
         network = getattr(pipeline, name)
-        if tuning == "full":
-            saved = type(network).from_pretrained(folder / name, local_files_only=True, use_safetensors=True).state_dict()
-            own = network.state_dict()
-        else:
-            saved = load_file((folder if name == names[0] else folder / name) / LORA_FILE)
-            saved = {unwrapped(key): value for key, value in saved.items()}
-            own = get_peft_model_state_dict(network)
-        if saved.keys() != own.keys():
-            raise ValueError(f"{folder}: keys that it and {name} do not share: {sorted(saved.keys() ^ own.keys())[:3]}")
-        for key, value in own.items():
-            copy_whole(value, saved[key])
+        try:
+            if tuning == "full":
+                saved = type(network).from_pretrained(folder / name, local_files_only=True, use_safetensors=True).state_dict()
+                own = network.state_dict()
+            else:
+                saved = load_file((folder if name == names[0] else folder / name) / LORA_FILE)
+                saved = {unwrapped(key): value for key, value in saved.items()}
+                own = get_peft_model_state_dict(network)
+            if saved.keys() != own.keys():
+                raise ValueError(f"keys that one of the two lacks: {sorted(saved.keys() ^ own.keys())[:3]}")
+            for key, value in own.items():
+                copy_whole(value, saved[key])
+        except (OSError, RuntimeError, TypeError, ValueError) as error:  # of from_pretrained, too
+            raise InputError(f"checkpoint {folder} is of another model than policy.path ({name}: {one_line(error)})") from error
