@@ -89,14 +89,9 @@ def read_video(path: Path, default_fps: float = DEFAULT_FPS, upright: bool = Tru
     An animation is read as shown: a picture that stays twice as long as the briefest one counts twice.
     """
     ending = path.suffix.lower()
-    if not path.is_dir():
-        if not path.is_file():
-            raise InputError(f"video {path} not found")
-        if ending not in (*CONTAINERS, *ANIMATIONS):
-            known = ", ".join((*CONTAINERS, *ANIMATIONS))
-            raise InputError(f"video {path}: unknown ending {ending!r}; convert it to one of {known}")
-        if path.stat().st_size == 0:
-            raise InputError(f"video {path} is empty (0 bytes); make or copy it again")
+    if not path.is_dir() and ending not in (*CONTAINERS, *ANIMATIONS):
+        known = ", ".join((*CONTAINERS, *ANIMATIONS))
+        raise InputError(f"video {path}: unknown ending {ending!r}; convert it to one of {known}")
     with _naming(path, "video"):
         if path.is_dir():
             frames, fps = _folder(path, upright), default_fps

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from otca.distributed import copy_whole, like, whole_on_cpu
-from otca.errors import InputError, printable
-from otca.files import folder_aside, hash_integrity_errors
+from otca.errors import InputError, one_line, printable
+from otca.files import folder_aside, hash_integrity_errors, read_object
 from otca.models.base import Policy
 
 Copies = Mapping[str, list[torch.Tensor]]
@@ -87,7 +87,10 @@ def load_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer
     for name, weights in copies.items():
         if weights:
             _load_copies(path, name, weights)
-    return Progress(**json.loads((path / "state.json").read_text()))
+    try:
+        return Progress(**read_object(path / "state.json", "checkpoint"))
+    except TypeError as error:
+        raise InputError(f"checkpoint {path} is of another version ({one_line(error)}); go on with that one") from error
 
 
 def load_weights(path: Path, policy: Policy, weights: str = "auto") -> bool:

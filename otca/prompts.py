@@ -87,8 +87,12 @@ def stream_rows(source: str) -> Iterator[Row]:
     if ending not in READERS:
         raise InputError(f"prompts file {path}: unknown ending {path.suffix!r}; use {', '.join(READERS)}")
     try:
-        with open(path, "rb") as file:  # Windows marks its 16-bit text by the first two bytes
-            encoding = "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+        with open(path, "rb") as file:
+            head = file.read(4)
+        wide = head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as Windows marks its 16-bit text
+        if (b"\0" in head and not wide) or head[2:] == b"\0\0":
+            raise InputError(f"prompts file {path}: not UTF-8, but characters of 16 or 32 bits without a mark; convert the file")
+        encoding = "utf-16" if wide else "utf-8-sig"
         with open(path, encoding=encoding, errors="surrogateescape", newline="") as file:
             for number, (line, style, content) in enumerate(READERS[ending](path, file), start=1):
                 yield _row(f"prompts file {path}, line {line}", number, style, content)
@@ -159,7 +163,7 @@ READERS = {".jsonl": _read_lines, ".csv": _read_table, ".tsv": _read_table, ".tx
 def _row(where: str, number: int, style: str, content: Any) -> Row:
     """One row, whose id is its number among the rows, from 1, unless it has its own."""
     cells = content if isinstance(content, dict) else {"prompt": content}
-    named = {key.lower(): value for key, value in cells.items() if isinstance(key, str)}
+    named = {key.strip().lower(): value for key, value in cells.items() if isinstance(key, str)}
     text = next((named[key] for key in TEXT_KEYS if key in named), None)
     file = next((named[key] for key in FILE_KEYS if key == "file" or isinstance(named.get(key), str) if named.get(key)), None)
     try:

@@ -91,8 +91,8 @@ def begin_run(folder: Path, config: TrainConfig, override: bool = False, iterati
     """
     path, changed = folder / CONFIG, changed_settings(folder, config, override)
     if changed:
-        before = (folder / OVERRIDDEN).read_text() if (folder / OVERRIDDEN).exists() else ""
-        write_atomic(folder / OVERRIDDEN, before + json.dumps({"iteration": iteration, "changed": changed}) + "\n")
+        before = (folder / OVERRIDDEN).read_bytes() if (folder / OVERRIDDEN).exists() else b""
+        write_atomic(folder / OVERRIDDEN, before + json.dumps({"iteration": iteration, "changed": changed}).encode() + b"\n")
     if changed or not path.exists():
         write_atomic(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
@@ -126,7 +126,7 @@ class RowLog:
 
     def __init__(self, path: Path, first_iteration: int = 0, sparse: bool = False):
         self.path = path
-        text = path.read_text() if path.exists() else ""
+        text = path.read_text(errors="replace") if path.exists() else ""
         head, *rows = text.split("\n")[:-1] or [""]  # a line that was cut short has no end
         numbers = [row.partition(",")[0] for row in rows]
         if bad := [number for number in numbers if not number.isdecimal()]:

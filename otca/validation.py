@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from otca.checkpoint import checkpoints, iteration_of
 from otca.config import TrainConfig
 from otca.distributed import total
-from otca.errors import InputError
+from otca.errors import InputError, one_line
 from otca.files import verify_hashes
 from otca.models.base import Policy
 from otca.prompts import load_prompts
@@ -25,8 +25,15 @@ ROWS = "validation.csv"
 """File of a run's folder: one row a validation, ``mean_`` and ``std_`` of each reward, and the score."""
 
 
-def rows_of(folder: Path) -> list[dict[str, float]]:
-    return pd.read_csv(folder / ROWS).to_dict("records") if (folder / ROWS).is_file() else []
+def rows_of(folder: Path, rewards: Sequence[str] = ()) -> list[dict[str, float]]:
+    """The validations of a run so far. Raises InputError where they lack what is known of every one, and of these rewards."""
+    if not (folder / ROWS).is_file():
+        return []
+    wanted = ["iteration", "score", *(f"{key}_{name}" for name in rewards for key in ("mean", "std"))]
+    try:
+        return pd.read_csv(folder / ROWS).astype(dict.fromkeys(wanted, float)).to_dict("records")
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{folder / ROWS} holds no validations ({one_line(error)}); restore it, or delete it") from error
 
 
 def best_iteration(rows: list[dict[str, float]]) -> int | None:
@@ -73,7 +80,7 @@ class Validation:
         self.prompts = load_prompts(config.validation.source, config.validation.prompts) if self.every else []
         self.log = RowLog(folder / ROWS, iteration + 1, sparse=True) if self.every and accelerator.is_main_process else None
         accelerator.wait_for_everyone()
-        self.rows = rows_of(folder) if self.every else []
+        self.rows = rows_of(folder, [reward.name for reward in rewards]) if self.every else []
 
     @property
     def best(self) -> int | None:

@@ -252,6 +252,9 @@ def test_the_best_and_any_other_checkpoint_are_sampled_from(copy, tmp_path, caps
     assert f"checkpoint 'worst' of {copy} is not there (there are: last, best, " in sampled("worst", 2)
     rows.assign(score=[1, 0, 0]).to_csv(copy / "validation.csv")
     assert "is the model before training; sample it without --run" in sampled("best", 2)
+    for rubbish in (b"\xff\n", b"iteration,score\n0,x\n", b"iteration\n0\n"):
+        (copy / "validation.csv").write_bytes(rubbish)
+        assert "validation.csv holds no validations (" in sampled("best", 2)
     (copy / "validation.csv").unlink()
     assert "train with validation.every" in sampled("best", 2)
 

@@ -51,6 +51,8 @@ BAD_PROMPTS = {
     "latin.csv": (b"prompt\na cat\n\xe9t\xe9\n", "line 3: not UTF-8"),
     "deep.jsonl": ("[" * 100_000, r"line 1: not JSON \(maximum recursion depth"),
     "digits.jsonl": (f'{{"prompt": "a", "id": {"9" * 5000}}}', r"not JSON \(Exceeds the limit"),
+    "wide.txt": ("a cat\n".encode("utf-16-le"), "characters of 16 or 32 bits without a mark; convert"),
+    "wider.txt": ("a cat\n".encode("utf-32"), "characters of 16 or 32 bits"),
     "cut.csv": ("prompt\na cat".encode("utf-16")[:-1], "truncated data"),
     "id-long.jsonl": (rows(id="a" * 100_000), "'id' is 'a+', 100000 characters; at most 255"),
     "id-list.jsonl": (rows(id=["a"]), "'id' is of type list; give a string or a whole number"),
@@ -140,7 +142,7 @@ def test_clips_are_judged_only_by_specs_of_the_grammar(motion):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("..x:y", "no name of a module"), (":y", "no name of a module"), ("os:sep", "of type str and no class")]
+    ("name", "said"), [("..x:y", "cannot be imported"), (":y", "cannot be imported"), ("os:sep", "of type str and no class")]
 )
 def test_what_names_no_reward_is_refused(name, said):
     with pytest.raises(InputError, match=said):

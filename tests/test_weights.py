@@ -259,6 +259,7 @@ def other(name):
         (nan, rf"{TARGETS[0]}.lora_A.weight is not finite"),
         (control, r"x_embedder: A \(4, 999\) .* a control LoRA"),
         (other("lora_magnitude_vector"), r"lora_magnitude_vector is of a .*DoRA.*, which is not supported"),
+        (lambda lora: lora.update({key: value[:0] for key, value in lora.items() if "lora_A" in key}), r"A \(0, .* do not fit"),
         (other("lokr_w1"), "lokr_w1 is of a LoKr"),
         (other("hada_w1_a"), "hada_w1_a is of a .*LoHa"),
         (lambda lora: lora.clear(), "no place|no .*LoRA|lacks"),

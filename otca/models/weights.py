@@ -68,8 +68,9 @@ def apply_weights(pipeline, names: list[str], path: str) -> None:
         check_finite(tensors.items(), what)
         if other := next(filter(OTHER_ADAPTERS.search, tensors), None):
             raise InputError(f"{what}: {other} is of a LoKr, LoHa, OFT, DoRA or VeRA, which is not supported; merge it first")
-        if whole := [key for key, value in tensors.items() if value.dtype in (torch.int8, torch.uint8)]:
-            raise InputError(f"{what}: {whole[0]} is quantised (whole numbers of 8 bits); save the weights in floating point")
+        if whole := [key for key, value in tensors.items() if value.ndim and not value.is_floating_point()]:
+            said = f"{whole[0]} is quantised, or no weight ({tensors[whole[0]].dtype})"
+            raise InputError(f"{what}: {said}; save the weights in floating point")
         if getattr(pipeline, "transformer_2", None) is None and any(key.startswith("transformer_2.") for key in tensors):
             raise InputError(f"{what}: it has weights of transformer_2, and the model has one network; give transformer's own")
         if any("lora" in key for key in tensors):
@@ -99,7 +100,7 @@ def _locate(path: str) -> Path:
 def _weights_of(place: Path, name: str, names: list[str]) -> list[Path]:
     """The safetensors files of one network: its own folder's, or, where it is the only one, those of the place itself."""
     if place.is_file():
-        if place.suffix != ".safetensors":
+        if place.suffix.lower() != ".safetensors":
             raise InputError(f"policy.weights {place}: only safetensors are read, since other files could run code")
         return [place] if len(names) == 1 else []
     alone = len(names) == 1 or (name == names[0] and (place / LORA_FILE).is_file())
@@ -133,7 +134,7 @@ def _replace(network: nn.Module, tensors: Tensors, folder: Path, what: str) -> N
     """Other weights into a network, in its own precision."""
     if (folder / "config.json").is_file():
         for key, value in read_object(folder / "config.json", what).items():
-            if key[0] != "_" and json.dumps(own := network.config.get(key, value)) != json.dumps(value):
+            if not key.startswith("_") and json.dumps(own := network.config.get(key, value)) != json.dumps(value):
                 raise InputError(f"{what}: of another model: {key} is {value}, but that of policy.path {own}")
     plain = {unwrapped(key): value for key, value in tensors.items()}
     if len(plain) < len(tensors):
@@ -167,8 +168,8 @@ def _merge_lora(pipeline, name: str, tensors: Tensors, file: Path, what: str) ->
     factors = []  # of all, checked before a weight moves; their products, as large as the network, are made one by one
     for (component, module), parts in pairs.items():
         weight = getattr(pipeline, component).get_submodule(module).weight
-        down, up = parts["A"].float().flatten(1), parts["B"].float().flatten(1)
-        if (len(up), down.shape[1], up.shape[1]) != (len(weight), weight[0].numel(), len(down)):
+        down, up = (torch.atleast_2d(parts[half].float()).flatten(1) for half in "AB")
+        if (len(up), down.shape[1], up.shape[1]) != (len(weight), weight[0].numel(), len(down)) or not len(down):
             control = "; a control LoRA, which takes an image as input, cannot be used" if "x_embedder" in module else ""
             said = f"A {tuple(down.shape)} and B {tuple(up.shape)} do not fit the weight {tuple(weight.shape)}{control}"
             raise InputError(f"{what}: {module}: {said}")
