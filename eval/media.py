@@ -167,9 +167,9 @@ def _container(path: Path, upright: bool) -> tuple[list[np.ndarray], float]:
         _check_whole(path, file.read(64))
         file.seek(0)
         with av.open(file, format=CONTAINERS[path.suffix.lower()]) as container:
-            if not container.streams.video:
+            stream = container.streams.best("video")  # and no cover picture
+            if stream is None:
                 raise InputError(f"video {path} holds no video stream")
-            stream = container.streams.video[0]
             if not getattr(stream, "height", 0):
                 raise InputError(f"video {path} is damaged: its header says nothing of the pictures; make or copy it again")
             _check_size(path, "video", stream.height, stream.width, stream.frames or 1)

@@ -267,16 +267,12 @@ def collect(
 
 
 @contextmanager
-def locked_run(
-    folder: Path, config: TrainConfig, override: bool = False, restore: Callable[[], None] = lambda: None
-) -> Iterator[None]:
-    """Keep a run's folder, begun with its config, to this command; all its processes enter together, the main one writes.
-
-    What ``restore`` cannot take up of the run ends the command before the config is written.
-    """
+def locked_run(folder: Path, config: TrainConfig, override: bool = False, trainer: Trainer | None = None) -> Iterator[None]:
+    """Keep a run's folder, begun with its config, to this command; all its processes enter together, the main one writes."""
     processes = process_state()
     with run_lock(folder) if processes.is_main_process else nullcontext():
-        restore()
+        if trainer:
+            trainer.restore()  # what cannot be taken up ends the command before the config is written
         if processes.is_main_process:
             reached = checkpoint.checkpoints(folder)
             begin_run(folder, config, override, checkpoint.iteration_of(reached[-1]) if reached else 0)
@@ -288,7 +284,7 @@ def train_in(folder: Path, config: TrainConfig, method: Method, override: bool =
     """Train into a run's folder, or go on there, and show how far it is."""
     trainer = Trainer(config, method, folder)
     bar = tqdm(total=config.iterations, unit="iteration", disable=not trainer.main)
-    with locked_run(folder, config, override, trainer.restore), bar:
+    with locked_run(folder, config, override, trainer), bar:
 
         def show(row: dict[str, float]) -> None:
             bar.n = row["iteration"] + 1

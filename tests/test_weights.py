@@ -342,6 +342,10 @@ def index(folder):
     (folder / "model_index.json").write_text('{"_class_name": "Flux')
 
 
+def vocabulary(folder):
+    (folder / "tokenizer/tokenizer.json").write_bytes((folder / "tokenizer/tokenizer.json").read_bytes()[:-9])
+
+
 def prefixed(folder):
     save_file({f"module.{key}": value for key, value in load_file(folder / NETWORK).items()}, folder / NETWORK)
 
@@ -359,6 +363,7 @@ def poisoned(folder):
         (cut, "transformer cannot be loaded: .*diffusion_pytorch_model.safetensors is cut or damaged"),
         (pointer, "vae cannot be loaded: .*diffusion_pytorch_model.safetensors is a git-lfs pointer"),
         (variant, "transformer cannot be loaded: .*diffusion_pytorch_model.safetensors"),
+        (vocabulary, "the pipeline cannot be loaded: .*tokenizer/tokenizer.json is cut or damaged"),
         (index, "neither a pipeline.s folder here .*model_index.json"),
         (lambda folder: shutil.rmtree(folder / "vae"), "vae cannot be loaded: .*config.json"),
         (lambda folder: (folder / "vae/config.json").unlink(), "vae cannot be loaded: .*config.json"),

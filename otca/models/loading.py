@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -59,7 +60,8 @@ def load_pipeline(loader, folder: str, config: PolicyConfig, without: tuple[str,
     except InputError:
         raise
     except Exception as error:  # the loaders of three libraries raise many kinds
-        files = [f"{file} is {said}" for file in sorted(Path(folder, name).glob("*.safetensors")) if (said := damage(file))]
+        files = sorted(file for file in Path(folder, "" if name == "the pipeline" else name).rglob("*.*") if file.is_file())
+        files = [f"{file} is {said}" for file in files if (said := damage(file))]
         raise InputError(f"{what}: {name} cannot be loaded: {'; '.join(files) or one_line(error)}; fetch it again") from error
 
 
@@ -80,15 +82,19 @@ def check_finite(tensors: Iterable[tuple[str, torch.Tensor]], what: str) -> None
 
 
 def damage(file: Path) -> str:
-    """What is wrong with a safetensors file, in words; empty where it can be opened."""
+    """What is wrong with a file of safetensors or JSON, in words; empty where it can be opened, and for other kinds."""
     with open(file, "rb") as opened:
         if opened.read(23) == b"version https://git-lfs":
             return "a git-lfs pointer and not the file itself (run git lfs pull)"
     try:
-        with safe_open(file, "pt"):
-            return ""
-    except (SafetensorError, OSError) as error:
+        if file.suffix == ".json":
+            json.loads(file.read_bytes())
+        elif file.suffix.lower() == ".safetensors":
+            with safe_open(file, "pt"):
+                pass
+    except (SafetensorError, OSError, ValueError) as error:
         return f"cut or damaged ({one_line(error)})"
+    return ""
 
 
 def misfit(missing: Sequence[str], unplaced: Sequence[str]) -> str:
