@@ -33,8 +33,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", *(("AVIF",) if _AVIF el
 ANIMATIONS = (".gif", ".webp")
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mp4", ".webm": "matroska", ".mkv": "matroska", ".avi": "avi"}
 """Ending → FFmpeg's demuxer."""
-ENTROPY_CODED, ZEROS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4"), 16
-"""Codecs whose packets end in so many zero bytes only where a part of the file was never written."""
+ENTROPY_CODED, ZEROS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4"), bytes(32)
+"""Codecs whose packets hold so many zeros in a row only where a part of the file was never written."""
 DEFAULT_FPS = 8.0  # frames a second of what states none: folders of frames, animations without durations
 MAX_VIDEO_PIXELS = 512_000_000  # pixels of a video's frames, 6 GB as float32: 246 frames of 1080p
 
@@ -180,7 +180,7 @@ def _container(path: Path, upright: bool) -> tuple[list[np.ndarray], float]:
             for packet in container.demux(stream):
                 if packet.is_corrupt:  # the file ends in it
                     raise InputError(f"video {path} is cut short ({path.stat().st_size} bytes); copy it again")
-                hollow = codec.name in ENTROPY_CODED and packet.size > ZEROS and not any(bytes(packet)[-ZEROS:])
+                hollow = codec.name in ENTROPY_CODED and ZEROS in bytes(packet)
                 for frame in [None] if hollow else packet.decode():
                     if hollow or frame.is_corrupt:
                         raise InputError(f"video {path} is damaged near frame {len(frames)}; make or copy it again")
