@@ -91,7 +91,7 @@ def resolve(options: ArgumentParser, argv: list[str]):
 def plan(argv: list[str]) -> None:
     """What a run needs before it is launched: memory a GPU by part, evaluations, FLOPs, hours."""
     from baselines import find_method
-    from otca.plan import GPUS, SHARDINGS, UTILISATION, describe, describe_recipes, plan
+    from otca.plan import GPUS, SHARDINGS, UTILISATION, describe, describe_recipes
 
     gpus = ", ".join(f"{name} ({memory} GB, {tflops} TFLOP/s)" for name, (memory, tflops) in GPUS.items())
     options = run_parser("plan", f"What a run needs before it is launched; nothing is downloaded or trained. {PRECEDENCE}")
@@ -105,8 +105,7 @@ def plan(argv: list[str]) -> None:
     if given.recipes:
         print(describe_recipes(find_method), end="")
         return
-    made = plan(config, method, given.processes, given.sharding)
-    print(describe(made, given.gpu, given.utilisation, given.processes), end="")
+    print(describe(config, method, given.gpu, given.utilisation, given.processes, given.sharding), end="")
 
 
 def sample(argv: list[str]) -> None:

@@ -186,11 +186,12 @@ def _reward_bytes(names: list[str]) -> tuple[int, list[str]]:
     return sum(sizes.values()), unknown
 
 
-def describe(made: Plan, gpu: str, utilisation: float, processes: int) -> str:
-    """The plan as text, and whether it fits. Raises InputError for a GPU that is not known, or a share that cannot be."""
+def describe(config: TrainConfig, method: Method, gpu: str, utilisation: float, processes: int, sharding: str) -> str:
+    """A run's plan as text, and whether it fits. Raises InputError for a GPU that is not known, or a share that cannot be."""
     if gpu not in GPUS:
         raise InputError(f"gpu is {gpu!r}; choose from {', '.join(GPUS)}")
     check_bound("utilisation", utilisation, FRACTION)
+    made = plan(config, method, processes, sharding)
     gigabytes, tflops = GPUS[gpu]
     unit, size = ("GiB", 2**30) if made.peak >= 2**30 else ("MiB", 2**20)
     each, hours = sum(made.flops.values()), made.hours(tflops, utilisation, processes)

@@ -125,17 +125,15 @@ class Updater:
             # processes exchange gradients in the last pass alone; shards, to save memory, in each
             alone = nullcontext() if index == len(passes) or self.sharded else self.accelerator.no_sync(self.policy.network)
             with alone, memory_named(f"in the backward pass of step {t}", smaller):
-                loss_B, kl_B, report = losses_of(sampled, credit, plan, t, rows, scales)
+                loss_B, report = losses_of(sampled, credit, plan, t, rows, scales)
                 part, weight_B = len(loss_B) / size, credit.step_weight_TB[t, rows].to(loss_B) * (index <= counted)
-                if kl_B is not None:
-                    loss_B = loss_B + self.config.loss.kl_beta * kl_B
                 loss = (weight_B * loss_B).mean() * part / full
                 self.accelerator.backward(loss)
             if index > counted:
                 continue
             totals["loss"] += float(loss.detach())
-            totals["kl"] += float(kl_B.detach().mean()) * part / full if kl_B is not None else 0.0
-            totals["clip_fraction"] += report.get("clip_fraction", 0.0) * part / full
+            for name in ("kl", "clip_fraction"):
+                totals[name] += report.get(name, 0.0) * part / full
             if first == 0:  # no weight has moved since the rollout
                 totals["first_ratio_deviation"] = max(totals["first_ratio_deviation"], report.get("ratio_deviation", 0.0))
 
@@ -145,7 +143,7 @@ class Updater:
             return velocity_at(self.policy, x, t, plan.sigma_S, condition)
 
     def _transition(self, sampled: Trajectory, credit: Credit, plan: Plan, t: int, rows, scales):
-        """Losses and KL (B,) of one transition of one micro-batch, and what the row reports of it."""
+        """Losses (B,) of one transition of one micro-batch, the KL's share included, and what the row reports of it."""
         loss, condition = self.config.loss, condition_of(self.policy, sampled.prompts, rows)
         x, prev = sampled.latents_SB[t, rows], sampled.latents_SB[t + 1, rows]
         velocity = velocity_at(self.policy, x, t, plan.sigma_S, condition)
@@ -163,15 +161,15 @@ class Updater:
             clip_high=high,
             ratio_scale=scales[0][t],
         )
-        kl_B = None
-        if loss.kl_beta:
-            reference = self._velocity_of(self.reference, x, t, plan, condition)
-            mean_ref = transition_at(plan, t, x, reference, prev=prev)[2]
-            kl_B = losses.kl_to_reference(mean, mean_ref, std, transition.delta, loss.kl_scale) * scales[1][t]
         ratio_B = transition.scaled_log_ratio_B.detach().exp()
-        clipped = float(((ratio_B < 1 - low) | (ratio_B > 1 + high)).float().mean())
-        deviation = float((transition.log_ratio_B.detach().exp() - 1).abs().max())
-        return self.method.loss(transition), kl_B, {"clip_fraction": clipped, "ratio_deviation": deviation}
+        report = {"clip_fraction": float(((ratio_B < 1 - low) | (ratio_B > 1 + high)).float().mean())}
+        report["ratio_deviation"] = float((transition.log_ratio_B.detach().exp() - 1).abs().max())
+        if not loss.kl_beta:
+            return self.method.loss(transition), report
+        reference = self._velocity_of(self.reference, x, t, plan, condition)
+        mean_ref = transition_at(plan, t, x, reference, prev=prev)[2]
+        kl_B = losses.kl_to_reference(mean, mean_ref, std, transition.delta, loss.kl_scale) * scales[1][t]
+        return self.method.loss(transition) + loss.kl_beta * kl_B, report | {"kl": float(kl_B.detach().mean())}
 
     def _noise_level(self, sampled: Trajectory, credit: Credit, plan: Plan, t: int, rows, scales):
         """The same of one noise level, for methods with a `forward_loss`, which report nothing of it."""
@@ -182,10 +180,10 @@ class Updater:
         velocity = velocity_at(self.policy, noisy, t, plan.sigma_S, condition)
         advantage_B, limit = credit.advantage_TB[t, rows].to(velocity), self.config.loss.advantage_clip
         level = losses.NoisedSample(clean, noisy, float(plan.sigma_S[t]), velocity, old_velocity, advantage_B, limit)
-        kl_B = None
-        if self.config.loss.kl_beta:
-            kl_B = losses.velocity_distance(velocity, self._velocity_of(self.reference, noisy, t, plan, condition))
-        return self.method.forward_loss(level), kl_B, {}
+        if not self.config.loss.kl_beta:
+            return self.method.forward_loss(level), {}
+        kl_B = losses.velocity_distance(velocity, self._velocity_of(self.reference, noisy, t, plan, condition))
+        return self.method.forward_loss(level) + self.config.loss.kl_beta * kl_B, {"kl": float(kl_B.detach().mean())}
 
 
 def noised_at(policy: Policy, clean, seed_B: list[int], t: int, sigma_S: torch.Tensor):

@@ -19,12 +19,11 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from baselines import find_method
 from otca import cli
 from otca.config import TrainConfig
 from otca.distributed import is_sharded, process_state, shard_precision
-from otca.trainer import Trainer
 from tests.processes import gloo_workers, leave
+from tests.toys import trained
 
 WHOLE = Accelerator.prepare
 
@@ -53,8 +52,7 @@ def run_command(arguments: list[str], port: str) -> None:
 def train(folder: str, settings: dict, sharded: bool) -> None:
     """Train; a line says how many of the trained parameters lie in shards."""
     Accelerator.prepare = prepare_shards if sharded else WHOLE
-    trainer = Trainer(TrainConfig.from_dotted(settings), find_method(settings["method"]), Path(folder))
-    trainer.run()
+    trainer = trained(TrainConfig.from_dotted(settings), Path(folder))
     if trainer.accelerator.is_main_process:
         print(f"{Path(folder).name}: {sum(is_sharded([p]) for p in trainer.parameters)} of {len(trainer.parameters)} sharded")
     trainer.accelerator.wait_for_everyone()

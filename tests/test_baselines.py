@@ -18,10 +18,9 @@ from otca.methods import assign_credit
 from otca.models.base import build_policy
 from otca.plan import costs_of
 from otca.sampling import select_steps
-from otca.trainer import Trainer
 from otca.types import Scores, Trajectory
 from otca.update import noised_at
-from tests.toys import toy_settings
+from tests.toys import toy_config, trained, trainer_of, weights
 
 RIVALS = ("flow_grpo", "dance_grpo", "mix_grpo", "tempflow_grpo", "flow_grpo_fast", "gdpo", "grpo_guard", "coca", "dense_grpo")
 
@@ -159,22 +158,6 @@ def test_methods_choose_their_steps(name, stochastic, trained):
     assert (int(stochastic_T.sum()), int(trained_T.sum())) == (stochastic, trained)
 
 
-class Red:
-    """A reward of the tests: mean red."""
-
-    name, range, source, licence, revision = "red", (0, 1), "", "", ""
-
-    def score(self, media_BFCHW, prompts):
-        return media_BFCHW[:, :, 0].mean((1, 2, 3))
-
-
-class Blue(Red):
-    name = "blue"
-
-    def score(self, media_BFCHW, prompts):
-        return media_BFCHW[:, :, 2].mean((1, 2, 3))
-
-
 def test_dense_grpo_scores_increments_step_by_step():
     """Two samples, values (0, 1, 1, 3) and (0, 0, 2, 2) over four states: increments (1, 0, 2) and (0, 2, 0) → ±1 each step."""
     rollout, scores = record(torch.tensor([[3.0], [2.0]]), std=(0.3, 0.2, 0.0), groups=1)
@@ -229,48 +212,42 @@ def test_velocities_are_as_far_apart_as_their_mean_square():
     torch.testing.assert_close(velocity_distance(velocity, reference), torch.tensor([2.5, 8.0]))
 
 
-def nft_settings(pipeline, **changes):
-    toy = toy_settings("diffusion_nft", pipeline, **{"iterations": 3, "save_every": 1, "sampler.steps": 4})
-    return TrainConfig.from_dotted(find_method("diffusion_nft").settings | toy | changes)
+def nft_config(pipeline, **changes):
+    return toy_config("diffusion_nft", pipeline, **{"iterations": 3, "save_every": 1, "sampler.steps": 4} | changes)
 
 
 def test_diffusion_nft_trains_counts_and_resumes(untrained_pipeline, tmp_path):
     """Cost: T passes of sampling, then per level 3 of the policy, 1 each of old policy and reference; resumes bit for bit."""
-    method = find_method("diffusion_nft")
-    whole = Trainer(nft_settings(untrained_pipeline), method, tmp_path / "whole")
-    whole.run()
+    whole = trained(nft_config(untrained_pipeline), tmp_path / "whole")
     rows = pd.read_csv(tmp_path / "whole" / "train.csv")
     assert rows.notna().all(axis=None) and (rows["update_norm"] > 0).all() and (rows["clip_fraction"] == 0).all()
-    assert rows["network_evaluations"].iloc[0] == 6 * (4 + 4 * 5) == 6 * costs_of(whole.config, method).evaluations
+    assert rows["network_evaluations"].iloc[0] == 6 * (4 + 4 * 5) == 6 * costs_of(whole.config, whole.method).evaluations
     assert rows["kl"].iloc[0] == 0 and rows["kl"].iloc[2] > 0
-    once = Trainer(nft_settings(untrained_pipeline, iterations=1), method, tmp_path / "parts")
+    once = trainer_of(nft_config(untrained_pipeline, iterations=1), tmp_path / "parts")
     start = [p.detach().clone() for p in once.parameters]
     once.run()
     for old, before, after in zip(once.updater.old_policy, start, once.parameters):  # it follows all but a thousandth of the way
         torch.testing.assert_close(old, 0.001 * before + 0.999 * after.detach())
-    resumed = Trainer(nft_settings(untrained_pipeline), method, tmp_path / "parts")
-    resumed.run()
-    for a, b in ((whole.parameters, resumed.parameters), (whole.updater.old_policy, resumed.updater.old_policy)):
-        assert all(torch.equal(x, y) for x, y in zip(a, b))
+    resumed = trained(nft_config(untrained_pipeline), tmp_path / "parts")
+    assert torch.equal(weights(whole), weights(resumed))
+    assert all(torch.equal(a, b) for a, b in zip(whole.updater.old_policy, resumed.updater.old_policy))
     assert not all(torch.equal(x, y) for x, y in zip(whole.parameters, whole.updater.old_policy))
 
 
 def test_diffusion_nft_refuses_noise(untrained_pipeline, tmp_path):
     with pytest.raises(InputError, match="step_selection.kind is all; diffusion_nft samples by ode"):
-        Trainer(nft_settings(untrained_pipeline, **{"step_selection.kind": "all"}), find_method("diffusion_nft"), tmp_path)
+        trainer_of(nft_config(untrained_pipeline, **{"step_selection.kind": "all"}), tmp_path)
 
 
 @pytest.mark.parametrize("name", RIVALS)
 def test_every_rival_trains(untrained_pipeline, tmp_path, name):
     """One real iteration: ratio exactly 1 before the first update, finite rows, moved weights, costs counted."""
-    settings = find_method(name).settings | toy_settings(name, untrained_pipeline)
-    trainer = Trainer(TrainConfig.from_dotted(settings), find_method(name), tmp_path)
-    trainer.run()
+    trainer = trained(toy_config(name, untrained_pipeline), tmp_path)
     row = pd.read_csv(tmp_path / "train.csv").iloc[0]
     assert row.notna().all() and row["first_ratio_deviation"] == 0 and row["update_norm"] > 0
     per_step = 4 if name == "flow_grpo" else 3  # the reference's pass counts
-    trained = {"mix_grpo": 4, "flow_grpo_fast": 2, "dance_grpo": 3}.get(name, 5)
+    steps = {"mix_grpo": 4, "flow_grpo_fast": 2, "dance_grpo": 3}.get(name, 5)
     completions = 5 + 4 + 3 + 2 + 1 if name == "dense_grpo" else 0  # the first step of each is the rollout's own
-    assert row["network_evaluations"] == 6 * (6 + trained * per_step + completions)
+    assert row["network_evaluations"] == 6 * (6 + steps * per_step + completions)
     assert row["network_evaluations"] == 6 * costs_of(trainer.config, trainer.method).evaluations
     assert row["reward_calls"] == 6 * 2 * (6 if name == "dense_grpo" else 1)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
-from baselines import find_method
 from otca import presets
-from otca.config import TrainConfig
 from otca.plan import costs_of
-from otca.trainer import Trainer
 from reproduce.variants import affordable_iterations, named_arm
-from tests.toys import toy_settings
+from tests.toys import toy_config, trained
 
 CASES = [
     ("otca", {"credit.sampled_steps": 2}),
+    ("moca_step", {"credit.process_completion": 1}),
+    ("process_moca", {}),
     ("process_credit", {"credit.process_completion": 3, "credit.process_states": 2}),
     ("process_credit", {"credit.process_states": 2, "credit.process_spread": "early"}),
     ("process_credit", {"credit.process_continuations": 2}),
@@ -23,12 +23,11 @@ CASES = [
 
 @pytest.mark.parametrize("name, changes", CASES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(CASES)])
 def test_predicted_evaluations_are_those_counted(untrained_pipeline, tmp_path, name, changes):
-    method = find_method(name)
-    settings = method.settings | toy_settings(name, untrained_pipeline, group_size=2, micro_batch=2)
-    config = TrainConfig.from_dotted(settings | changes)
-    trainer = Trainer(config, method, tmp_path)
-    trainer.run()
-    assert trainer.progress.network_evaluations == 4 * costs_of(config, method).evaluations
+    trainer = trained(toy_config(name, untrained_pipeline, **{"group_size": 2, "micro_batch": 2} | changes), tmp_path)
+    costs, row = costs_of(trainer.config, trainer.method), pd.read_csv(tmp_path / "train.csv").iloc[0]
+    assert row["network_evaluations"] == 4 * costs.evaluations and row["reward_calls"] == 4 * 2 * costs.scored_media
+    assert row.notna().all() and row["update_norm"] > 0
+    assert row["first_ratio_deviation"] < (1e-5 if name == "otca" else 1e-12)  # drawn steps are batched anew
 
 
 def test_equal_variants_spend_what_static_weighting_spends():

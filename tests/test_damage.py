@@ -10,23 +10,15 @@ import pandas as pd
 import pytest
 import torch
 
-from baselines import find_method
 from otca.checkpoint import checkpoints
-from otca.config import TrainConfig
 from otca.errors import RewardError, TrainingError, memory_named
-from otca.trainer import Trainer
 from otca.update import Updater
-from tests.toys import toy_settings
-
-TOYS = ["tests.test_trainer:Brightness", "tests.test_trainer:Redness"]
-METHOD = "static_multi_reward"
+from tests.toys import Brightness, toy_config, trainer_of
 
 
 def toy_trainer(pipeline, folder, **changes):
-    settings = toy_settings(
-        METHOD, pipeline, **{"optimizer.updates_per_iteration": 1, "sampler.steps": 3, "rewards": TOYS} | changes
-    )
-    return Trainer(TrainConfig.from_dotted(settings), find_method(METHOD), folder)
+    settings = {"optimizer.updates_per_iteration": 1, "sampler.steps": 3} | changes
+    return trainer_of(toy_config("static_multi_reward", pipeline, **settings), folder)
 
 
 def exploding(monkeypatch, updates):
@@ -63,17 +55,17 @@ def test_patience_ends_the_run_where_the_same_command_goes_on(toy_pipeline, tmp_
     assert json.loads((newest / "state.json").read_text())["skipped_in_a_row"] == 3
 
 
-class Constant:
+class Constant(Brightness):
     """A reward that says the same of everything."""
 
-    name, range, source, licence, revision = "constant", (0.0, 1.0), "test", "", ""
+    name = "constant"
 
     def score(self, media_BFCHW, prompts):
         return torch.full((len(media_BFCHW),), 0.1)
 
 
 def test_a_constant_reward_is_warned_of_and_then_stops_the_run(toy_pipeline, tmp_path, caplog):
-    settings = {"rewards": ["tests.test_damage:Constant", TOYS[0]], "iterations": 9, "patience": 3}
+    settings = {"rewards": ["tests.test_damage:Constant", "tests.toys:Red"], "iterations": 9, "patience": 3}
     with pytest.raises(RewardError, match=r"'constant' was the same for all samples in 3 iterations in a row \(patience\)"):
         toy_trainer(toy_pipeline, tmp_path, **settings).run()
     assert [record.getMessage() for record in caplog.records if "constant" in record.getMessage()] == [

@@ -17,15 +17,13 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch import nn
 
-from baselines import find_method
 from otca.__main__ import main
 from otca.config import PolicyConfig, TrainConfig
 from otca.distributed import check_launch, shard_precision
 from otca.errors import InputError
 from otca.models.base import build_policy
-from otca.trainer import Trainer
 from tests.processes import ran
-from tests.toys import REWARDS, toy_settings
+from tests.toys import REWARDS, toy_settings, trained
 
 SETTINGS = {"prompts_per_iteration": 4, "group_size": 2, "micro_batch": 2, "sampler.steps": 3, "save_every": 1}
 SETTINGS |= {"optimizer.learning_rate": 1e-3, "optimizer.ema_decay": 0.9, "loss.kl_beta": 0.1}
@@ -36,13 +34,6 @@ CASES = {
     "otca-sharded": ("toy_pipeline", {}, True),
     "experts-lora-sharded": ("untrained_experts", WAN | {"policy.tuning": "lora"}, True),
 }
-
-
-def train_whole(folder: Path, settings: dict) -> int:
-    """Train in this process; returns the number of trained parameters."""
-    trainer = Trainer(TrainConfig.from_dotted(settings), find_method(settings["method"]), folder)
-    trainer.run()
-    return len(trainer.parameters)
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +63,8 @@ def launched(request, tmp_path_factory):
 def test_two_processes_are_one(case, launched, tmp_path):
     """After all updates the weights agree to 1e-5, and so do all rows (what is counted, exactly)."""
     settings, root, out = launched
-    trained = train_whole(tmp_path, settings[case])
-    assert f"{case}: {trained if CASES[case][2] else 0} of {trained} sharded" in out
+    count = len(trained(TrainConfig.from_dotted(settings[case]), tmp_path).parameters)
+    assert f"{case}: {count if CASES[case][2] else 0} of {count} sharded" in out
     saved = sorted((tmp_path / "checkpoints/iteration_000001").rglob("*.safetensors"))
     assert len(saved) >= 3  # weights, optimizer and average
     moved = {}
@@ -98,7 +89,7 @@ def test_a_sharded_run_resumes_from_its_own_checkpoint_and_one_process_from_it(l
     assert max(float((one[key] - two[key]).abs().max()) for key in one) == 0
     folder = shutil.copytree(root / "otca-sharded", tmp_path / "run")
     shutil.rmtree((folder / path).parent)
-    train_whole(folder, settings["otca-sharded"] | {"iterations": 2})
+    trained(TrainConfig.from_dotted(settings["otca-sharded"] | {"iterations": 2}), folder)
     alone = load_file(folder / path)
     assert max(float((one[key] - alone[key]).abs().max()) for key in one) <= 1e-5
 

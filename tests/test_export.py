@@ -31,6 +31,12 @@ from tests.made_runs import make_run as make_published
 CALL = dict(prompt="a red circle", height=64, width=64, num_inference_steps=3, output_type="pt", max_sequence_length=16)
 
 
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    """Of the samples, and of the card's code."""
+    monkeypatch.setattr("eval.model_card.STEPS", 4)
+
+
 def make_run(folder: Path, config: TrainConfig, iterations=(2,)):
     """A run whose trained weights are the start's plus noise; returns its policy, as of the last checkpoint."""
     begin_run(folder, config)
@@ -243,7 +249,8 @@ def test_names_and_prompts_from_outside_stay_text(toy_pipeline, tmp_path, monkey
     evil = "```\n<script>alert(1)</script> [x](http://y) ''' \\ \u202e *b* | $z$"
     (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": evil}) + "\n")
     method = "a|b<img src=x> --- license: mit"
-    config = configured(toy_pipeline, prompts=str(tmp_path / "p.jsonl"), method=method, rewards=["m_o:<i>"])
+    validation = ValidationConfig(every=1, source=str(tmp_path / "p.jsonl"))  # whose prompts are sampled
+    config = configured(toy_pipeline, validation=validation, method=method, rewards=["m_o:<i>"])
     make_run(tmp_path / "run", config)
     export(capsys, tmp_path / "run", tmp_path / "out", "--samples", 1)
     card = (tmp_path / "out" / "README.md").read_text()
@@ -255,14 +262,6 @@ def test_names_and_prompts_from_outside_stay_text(toy_pipeline, tmp_path, monkey
         assert not re.search(r"(?<!\\)<(script|img|i)\b", part) and "](http" not in part.replace("\\](http", "")
     assert "\\<script\\>alert(1)\\</script\\> [x\\](http://y)" in after
     run_card(tmp_path / "out", monkeypatch)
-
-
-def test_validation_prompts_are_sampled(toy_pipeline, tmp_path, capsys):
-    (tmp_path / "v.txt").write_text("one\ntwo\n")
-    config = configured(toy_pipeline, validation=ValidationConfig(every=1, source=str(tmp_path / "v.txt")))
-    make_run(tmp_path / "run", config)
-    export(capsys, tmp_path / "run", tmp_path / "out", "--samples", 2)
-    assert "\n- one\n- two\n" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_refusals_leave_nothing_behind(evaluated, toy_pipeline, tmp_path, capsys):
@@ -293,9 +292,8 @@ def test_refusals_leave_nothing_behind(evaluated, toy_pipeline, tmp_path, capsys
 
 def test_an_empty_folder_is_filled_and_licences_of_local_bases_come_along(toy_pipeline, tmp_path, capsys):
     base, out = shutil.copytree(toy_pipeline, tmp_path / "base"), tmp_path / "out"
-    (base / "LICENSE.md").write_text("theirs")
-    (base / "notes.txt").write_text("private")
-    (base / "vae" / "loader.py").write_text("raise SystemExit")
+    for name, text in (("LICENSE.md", "theirs"), ("notes.txt", "private"), ("vae/loader.py", "raise SystemExit")):
+        (base / name).write_text(text)
     make_run(tmp_path / "run", configured(str(base)))
     out.mkdir()
     export(capsys, tmp_path / "run", out, "--samples", 0)

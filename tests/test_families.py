@@ -25,9 +25,9 @@ from otca.models.weights import LORA_FILE
 from otca.plan import plan
 from otca.sampling import Plan, make_batch, rollout, sigmas_S
 from otca.shapes import PUBLISHED
-from otca.trainer import Trainer
 from otca.types import Prompt
 from tests.tiny_pipelines import BUILD, build
+from tests.toys import REWARDS, toy_config, trained
 
 PARITY = Path(__file__).parents[1] / "results" / "precision" / "families.csv"
 TEXT, STEPS, TOLERANCE = 'a red circle, "yes"', 3, 1e-5
@@ -158,38 +158,32 @@ def test_time_shift_and_ode_rollout_are_the_stock_pipelines(tiny, name):
 def test_training_starts_at_ratio_one_and_stock_diffusers_reads_the_lora(tiny, tmp_path, name):
     """One iteration of a LoRA: the first ratio is 1, weights move, and the saved LoRA gives our sample in the stock pipeline."""
     policy = {f"policy.{key}": value for key, value in settings(name, tiny(name)).items()}
-    lora = {"policy.tuning": "lora", "policy.lora_rank": 2, "policy.lora_alpha": 6.0, "policy.true_guidance": 1.0}
-    rewards = {"method": "otca", "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"], "sampler.steps": STEPS}
-    sizes = {"prompts_per_iteration": 1, "group_size": 2, "micro_batch": 2, "iterations": 1}
+    policy |= {"policy.tuning": "lora", "policy.lora_rank": 2, "policy.lora_alpha": 6.0, "policy.true_guidance": 1.0}
+    sizes = {"prompts_per_iteration": 1, "group_size": 2, "micro_batch": 2, "sampler.steps": STEPS}
     rates = {"optimizer.updates_per_iteration": 1, "optimizer.learning_rate": 0.1}
-    trainer = Trainer(TrainConfig.from_dotted(policy | lora | rewards | sizes | rates), METHODS["otca"], tmp_path)
-    trainer.run()
+    trainer = trained(toy_config("otca", tiny(name), **policy, **sizes, **rates), tmp_path)
     row = pd.read_csv(tmp_path / "train.csv").iloc[0]
     assert row["first_ratio_deviation"] == 0 and row["update_norm"] > 0
     saved, fresh, sigma_S = tmp_path / "checkpoints" / "iteration_000001", type(trainer.policy.pipeline), sigmas_S(STEPS, 3.0)
-    trained, fresh = ours(trainer.policy, sigma_S), fresh.from_pretrained(tiny(name))
-    before = stock(name, fresh, trainer.policy, trained.latents_SB[0], sigma_S, 1.0)
+    own, fresh = ours(trainer.policy, sigma_S), fresh.from_pretrained(tiny(name))
+    before = stock(name, fresh, trainer.policy, own.latents_SB[0], sigma_S, 1.0)
     read = getattr(fresh, "load_lora_weights", fresh.transformer.load_lora_adapter)  # HunyuanVideo-1.5 has the second alone
     read(saved, weight_name=LORA_FILE)
     if name == "wan_experts":
         fresh.load_lora_weights(saved / "transformer_2", load_into_transformer_2=True)
-    after = stock(name, fresh, trainer.policy, trained.latents_SB[0], sigma_S, 1.0)
-    torch.testing.assert_close(trained.media_BFCHW, after, rtol=0, atol=TOLERANCE)
+    after = stock(name, fresh, trainer.policy, own.latents_SB[0], sigma_S, 1.0)
+    torch.testing.assert_close(own.media_BFCHW, after, rtol=0, atol=TOLERANCE)
     assert (after - before).abs().max() > 100 * TOLERANCE
     merged = build_policy(PolicyConfig(**settings(name, tiny(name), weights=str(saved), true_guidance=1.0)))
     torch.testing.assert_close(ours(merged, sigma_S).media_BFCHW, after, rtol=0, atol=2 * TOLERANCE)
 
 
-@pytest.mark.parametrize("name", sorted(BUILD.keys() - {"qwen_image_21", "flux", "wan", "wan_experts"}))
+@pytest.mark.parametrize("name", ["flux2", "sd3", "qwen_image", "z_image", "hunyuan_video", "ltx2"])
 def test_plan_knows_it(tiny, name):
-    config = TrainConfig(policy=PolicyConfig(**settings(name, tiny(name), tuning="lora")), rewards=["tests.test_baselines:Red"])
+    config = TrainConfig(policy=PolicyConfig(**settings(name, tiny(name), tuning="lora")), rewards=REWARDS[:1])
     made = plan(config, METHODS["otca"])
-    assert (
-        made.trained > 0
-        and made.memory["text encoders"] > 0
-        and made.memory["forward and backward pass (update)"] > 0
-        and made.flops["sampling"] > 0
-    )
+    counted = (made.trained, made.memory["text encoders"], made.memory["forward and backward pass (update)"])
+    assert min(*counted, made.flops["sampling"]) > 0
 
 
 def tiny_of(path: str) -> str:
@@ -207,10 +201,10 @@ def test_every_published_preset_trains_for_three_iterations(tiny, tmp_path, name
     prompts.write_text("a red circle\na blue square\n")
     small = {f"policy.{key}": value for key, value in settings(pipeline, tiny(pipeline), height=64, width=64).items()}
     small |= {"policy.prompt_cache": str(tmp_path / "cache")} if "policy.prompt_cache" in own else {}
-    small |= {"prompts": str(prompts), "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"]}
+    small |= {"prompts": str(prompts), "rewards": REWARDS}
     small |= {"iterations": 3, "prompts_per_iteration": 2, "group_size": 2, "micro_batch": 2, "sampler.steps": 3}
     small |= {"validation.source": str(prompts), "validation.prompts": 1, "validation.steps": 2}
-    Trainer(TrainConfig.from_dotted(own | method.settings | small), method, tmp_path / "run").run()
+    trained(TrainConfig.from_dotted(own | method.settings | small | {"method": method.name}), tmp_path / "run")
     rows = pd.read_csv(tmp_path / "run" / "train.csv")
     assert len(rows) == 3 and rows.notna().all(axis=None) and (rows["update_norm"] > 0).all()
     assert (rows["first_ratio_deviation"] < 1e-2).all()  # exactly 0 in fp32, above

@@ -18,7 +18,7 @@ from otca.rewards.base import AsyncScoring, score_all
 from otca.rewards.workers import Workers
 from tests.processes import ran
 from tests.servers import Told, blank
-from tests.test_trainer import Brightness
+from tests.toys import Brightness
 
 HERE = contextvars.ContextVar("HERE", default="elsewhere")
 
@@ -86,8 +86,6 @@ class Settings(Brightness):
 @pytest.mark.parametrize(
     "mode, expected",
     [
-        (torch.enable_grad, (True, False, False, 1, "here")),
-        (torch.no_grad, (False, False, False, 1, "here")),
         (torch.inference_mode, (False, True, False, 1, "here")),
         (lambda: torch.autocast("cpu", torch.bfloat16), (True, False, torch.bfloat16, 1, "here")),
     ],

@@ -17,21 +17,20 @@ from otca.plan import _reward_bytes, plan
 from otca.shapes import empty_pipeline, empty_policy
 from otca.trainer import Trainer
 from tests.killed import finish
-from tests.toys import toy_settings
+from tests.toys import toy_config
 
 SIZES = {"prompts_per_iteration": 2, "group_size": 4, "micro_batch": 4, "sampler.steps": 4}
 VIDEO = {"policy.frames": 5, "policy.max_sequence_length": 10, "prompts": "embedded:video/train"}
 LORA = {"policy.tuning": "lora", "policy.precision": "bf16", "policy.gradient_checkpointing": True}
 CASES = {
-    "reference and average": ("embedded:image", "process_credit", {"loss.kl_beta": 0.1, "optimizer.ema_decay": 0.9}),
-    "LoRA, checkpointing": ("embedded:image", "otca", LORA),
+    "reference and average": ("toy_pipeline", "process_credit", {"loss.kl_beta": 0.1, "optimizer.ema_decay": 0.9}),
+    "LoRA, checkpointing": ("toy_pipeline", "otca", LORA),
     "video": ("untrained_wan", "otca", VIDEO),
 }
 
 
-def config_of(name: str, changes: dict, pipeline: str = "embedded:image") -> tuple[TrainConfig, object]:
-    method = find_method(name)
-    return TrainConfig.from_dotted(method.settings | toy_settings(name, pipeline, **(SIZES | changes))), method
+def config_of(name: str, changes: dict, pipeline: str) -> tuple[TrainConfig, object]:
+    return toy_config(name, pipeline, **SIZES | changes), find_method(name)
 
 
 def measured_peak(trainer: Trainer) -> int:
@@ -53,8 +52,7 @@ def measured_peak(trainer: Trainer) -> int:
 @pytest.mark.parametrize("case", CASES)
 def test_planned_memory_is_within_15_percent_of_what_is_measured(request, tmp_path, case):
     pipeline, name, changes = CASES[case]
-    path = pipeline if ":" in pipeline else request.getfixturevalue(pipeline)
-    config, method = config_of(name, changes, path)
+    config, method = config_of(name, changes, request.getfixturevalue(pipeline))
     planned, trainer = plan(config, method), Trainer(config, method, tmp_path)
     assert planned.peak == pytest.approx(measured_peak(trainer), rel=0.15)
     assert planned.evaluations * 2 == trainer.progress.network_evaluations
@@ -62,8 +60,8 @@ def test_planned_memory_is_within_15_percent_of_what_is_measured(request, tmp_pa
     assert planned.trained == sum(p.numel() for p in trainer.parameters)
 
 
-def test_planned_flops_are_those_of_real_passes():
-    config, method = config_of("static_multi_reward", {})
+def test_planned_flops_are_those_of_real_passes(toy_pipeline):
+    config, method = config_of("static_multi_reward", {}, toy_pipeline)
     policy = build_policy(config.policy)
     x, sigma_B, condition = policy.noise([torch.Generator()]), torch.ones(1), policy.encode(["a red circle"])
     with FlopCounterMode(display=False) as forward:
@@ -78,7 +76,7 @@ def test_planned_flops_are_those_of_real_passes():
     assert found["decoding"] == 8 * decode.get_total_flops()
 
 
-def test_forked_processes_can_train_after_a_plan():
+def test_forked_processes_can_train_after_a_plan(toy_pipeline):
     """Workers of a table are forked; PyTorch's pretended GPU would have left a thread of autograd in their parent."""
 
     def gradient() -> int:
@@ -86,20 +84,20 @@ def test_forked_processes_can_train_after_a_plan():
         (x * x).sum().backward()
         return 0 if x.grad.tolist() == [2, 2] else 1
 
-    config, method = config_of("otca", {})
-    plan(config, method)
+    plan(*config_of("otca", {}, toy_pipeline))
     assert gradient() == 0
     finish(gradient)
 
 
-def test_shards_divide_what_can_be_divided():
-    config, method = config_of("otca", {"loss.kl_beta": 0.1, "prompts_per_iteration": 4})
+def test_shards_divide_what_can_be_divided(toy_pipeline):
+    config, method = config_of("otca", {"loss.kl_beta": 0.1, "prompts_per_iteration": 4}, toy_pipeline)
     alone, spread = plan(config, method, 2), plan(config, method, 2, "fsdp2")
     for part in ("optimizer", "copies of trained weights"):
         assert spread.memory[part] == alone.memory[part] // 2
     assert spread.memory["gradients"] * 4 == alone.memory["gradients"]  # DDP's buckets are a second copy
-    blocks = build_policy(config.policy).pipeline.transformer.transformer_blocks
-    gathered = 2 * sum(4 * p.numel() for p in blocks[0].parameters())  # two of the largest at a time
+    network = build_policy(config.policy).pipeline.transformer
+    blocks = (*network.transformer_blocks, *network.single_transformer_blocks)  # one of each kind, both gathered at a time
+    gathered = sum(4 * p.numel() for block in blocks for p in block.parameters())
     assert spread.memory["transformer weights"] == alone.memory["transformer weights"] // 2 + gathered
     parts = empty_policy(config.policy)[1].values()
     assert spread.host == alone.host == sum(4 * p.numel() for part in parts for p in part.parameters())
@@ -152,6 +150,5 @@ def test_the_command_prints_every_part_and_refuses_what_cannot_be(capsys):
 
 
 def test_a_folder_without_a_pipeline_is_refused(tmp_path):
-    config, method = config_of("otca", {"policy.path": str(tmp_path)})
     with pytest.raises(InputError, match="no model_index.json there"):
-        plan(config, method)
+        plan(*config_of("otca", {}, str(tmp_path)))

@@ -1,10 +1,8 @@
-"""The credit elsewhere: what it imports, a loop by hand that is the engine, and drop-ins for loops of other repositories."""
+"""The credit elsewhere: a loop by hand that is the engine, and drop-ins for loops of other repositories."""
 
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,17 +16,6 @@ from otca.rewards.base import build_rewards
 from otca.trainer import Trainer
 from reproduce.plugins import flow_grpo, grpo_loop
 from reproduce.plugins.flow_factory import Otca
-
-
-def test_credit_is_pure_torch_and_imports_fast():
-    code = """
-import sys, time
-import torch
-started = time.process_time()
-from otca import credit
-assert not {"diffusers", "transformers", "accelerate", "peft"} & sys.modules.keys()
-print(time.process_time() - started)"""
-    assert float(subprocess.check_output([sys.executable, "-c", code], text=True)) < 2.0
 
 
 def test_the_loop_by_hand_is_the_engine_bit_for_bit(tmp_path):

@@ -9,14 +9,12 @@ import torch
 from otca import presets
 from otca.config import PolicyConfig, TrainConfig
 from otca.errors import InputError
-from otca.methods import METHODS
 from otca.models.base import build_policy
 from otca.models.texts import TextCache
 from otca.prompts import load_prompts
 from otca.rewards.base import build_reward, score_all
 from otca.sampling import make_batch, ode_plan, rollout
-from otca.trainer import Trainer
-from tests.toys import toy_settings
+from tests.toys import toy_config, trained, trainer_of
 
 TEXTS = ["a red circle", "a blue square", "a red circle"]
 PIPELINES = ("untrained_pipeline", "untrained_wan")
@@ -55,9 +53,7 @@ def test_whole_training_in_bf16_moves_weights_and_starts_at_ratio_one(request, t
     """On a CPU, where both passes round alike; LoRAs in both precisions: tests/test_families.py."""
     frames = {"policy.frames": 5} if pipeline == "untrained_experts" else {}
     changes = {"policy.precision": "bf16", "policy.max_sequence_length": 10, "optimizer.learning_rate": 1e-3} | frames
-    settings = toy_settings("otca", request.getfixturevalue(pipeline), **changes)
-    trainer = Trainer(TrainConfig.from_dotted(settings), METHODS["otca"], tmp_path)
-    trainer.run()
+    trained(toy_config("otca", request.getfixturevalue(pipeline), **changes), tmp_path)
     row = pd.read_csv(tmp_path / "train.csv").iloc[0]
     assert row["update_norm"] > 0 and row["first_ratio_deviation"] == 0
 
@@ -66,9 +62,8 @@ def test_nothing_is_trained_where_nothing_is_to_be(request, untrained_pipeline, 
     """To sample, all of a model is in inference precision; a training with it is refused in one line."""
     policy = build_policy(config_of(request, "untrained_pipeline", precision="bf16", tuning="none"))
     assert policy.trainable_parameters() == [] and policy.pipeline.transformer.dtype == torch.bfloat16
-    settings = toy_settings("otca", untrained_pipeline, **{"policy.tuning": "none"})
     with pytest.raises(InputError, match="policy.tuning is none, which trains nothing; use full or lora"):
-        Trainer(TrainConfig.from_dotted(settings), METHODS["otca"], tmp_path)
+        trainer_of(toy_config("otca", untrained_pipeline, **{"policy.tuning": "none"}), tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------- prompts on disk
@@ -107,8 +102,7 @@ def test_training_encodes_its_prompts_before_it_starts(untrained_pipeline, tmp_p
     """And ends with the weights that it has without a cache."""
     for cache in ("", str(tmp_path / "cache")):
         changes = {"policy.prompt_cache": cache, "iterations": 2, "sampler.steps": 3}
-        config = TrainConfig.from_dotted(toy_settings("otca", untrained_pipeline, **changes))
-        trainer = Trainer(config, METHODS["otca"], tmp_path / f"run{len(cache)}")
+        trainer = trainer_of(toy_config("otca", untrained_pipeline, **changes), tmp_path / f"run{len(cache)}")
         made, encode = [], trainer.policy.texts.encode
         trainer.policy.texts.encode = lambda texts, made=made, encode=encode: made.append(texts) or encode(texts)
         trainer.run()

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from baselines import find_method
-from otca.config import EvalConfig, TrainConfig
+from otca.config import EvalConfig
 from otca.models.base import build_policy
 from otca.rewards.base import build_rewards
 from reproduce.one_run import COLUMNS, MOST_PROMPTS, credited, probe, rows_of, shown_prompts
-from tests.toys import toy_settings
+from tests.toys import toy_config
 
 EVALUATION = EvalConfig(prompts=24)
 
 
 def made(name, pipeline, **changes):
-    config = TrainConfig.from_dotted(toy_settings(name, pipeline, **changes) | find_method(name).settings)
+    config = toy_config(name, pipeline, **changes)
     return config, build_policy(config.policy), build_rewards(config.rewards)
 
 

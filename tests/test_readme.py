@@ -19,10 +19,9 @@ from otca.config import EvalConfig, TrainConfig
 from otca.credit import group_zscore
 from otca.rewards.base import build_reward
 from otca.serving import make_app
-from otca.trainer import Trainer
 from otca.types import Prompt
 from tests.servers import running
-from tests.toys import toy_settings
+from tests.toys import toy_config, trained
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -47,8 +46,7 @@ def worst_first(tmp_path, monkeypatch):
 
 
 def test_the_example_of_a_method_trains(worst_first, untrained_pipeline, tmp_path):
-    settings = toy_settings(worst_first.name, untrained_pipeline, **{"sampler.steps": 4})
-    Trainer(TrainConfig.from_dotted(settings), worst_first, tmp_path / "run").run()
+    trained(toy_config(worst_first.name, untrained_pipeline, **{"sampler.steps": 4}), tmp_path / "run")
     row = pd.read_csv(tmp_path / "run" / "train.csv").iloc[0]
     assert row["update_norm"] > 0 and row["first_ratio_deviation"] == 0
     weights = [row[f"weight_step_{t}"] for t in range(4)]

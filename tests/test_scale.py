@@ -125,9 +125,9 @@ def test_a_dry_run_names_a_micro_batch_that_does_not_divide(monkeypatch, capsys)
     assert "micro_batch is 33; it must divide the 128 samples of one update" in capsys.readouterr().out
 
 
-def test_a_published_size_is_measured_anywhere(tmp_path, monkeypatch):
-    """What runs on a GPU at FLUX.1-dev's size runs on the embedded sizes here, with random weights and no text encoders."""
-    few = {"prompts_per_iteration": 2, "group_size": 4, "micro_batch": 4, "sampler.steps": 4}
+def test_a_published_size_is_measured_anywhere(toy_pipeline, tmp_path, monkeypatch):
+    """What runs on a GPU at FLUX.1-dev's size runs on a toy's here, with random weights and no text encoders."""
+    few = {"policy.path": toy_pipeline, "prompts_per_iteration": 2, "group_size": 4, "micro_batch": 4, "sampler.steps": 4}
     monkeypatch.setitem(presets.TRAIN, "image/quick", presets.TRAIN["image/quick"] | few)
     out = tmp_path / "speed.json"
     out.write_text('{"kept": {}}')

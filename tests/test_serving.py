@@ -15,8 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import save
 
 from otca import serving
@@ -31,7 +29,7 @@ from otca.rewards.pixels import to_pixels
 from otca.serving import bound, described, make_app
 from tests.killed import wait_for
 from tests.servers import Told, blank, clips, command, pictures, running
-from tests.test_trainer import Brightness, config, train, weights
+from tests.toys import Brightness, toy_config, trained, weights
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +61,13 @@ def body(media=None, head=None, name="media", **changes):
 
 BAD = {
     "empty": (b"", 422, "the body is no safetensors file"),
-    "head long": (b"\xff" * 8, 413, "the limit is 16000000"),
-    "media missing": (body()[:-9], 422, "the body is no safetensors file"),
     "pickle": (b"\x80\x04K\x01." * 9, 413, "the limit is 16000000"),
+    "media missing": (body()[:-9], 422, "the body is no safetensors file"),
     "no metadata": (save({"media": bytes_of(1, 1, 3, 8, 8)}), 422, "('__metadata__')"),
-    "not JSON": (body(head="{"), 422, "the head of the body: "),
     "deep JSON": (body(head='{"a":' * 100_000), 422, "the head of the body: "),
     "other wire": (body(head='{"wire": 1, "prompts": [1]}'), 422, "the head must be"),
     "rate 0": (body(head='{"wire": 2, "fps": 0, "prompts": [{"id": "a", "text": "x"}]}'), 422, "fps is 0; it must be"),
     "text": (body(text=1), 422, "prompt 0: id and text must be strings"),
-    "spec": (body(spec=[1]), 422, "spec an object or null"),
     "nothing": (body(bytes_of(0, 1, 3, 8, 8)), 422, "with a prompt a sample"),
     "floats": (body(torch.zeros(1, 1, 3, 8, 8)), 422, "found torch.float32"),
     "long video": (body(bytes_of(1, 5000, 3, 1, 1)), 413, "4096 frames"),
@@ -85,18 +80,6 @@ def test_bad_bodies_are_refused_in_one_line(quality, case):
     answer = httpx.post(f"{quality}/score", content=sent, headers={"Content-Type": wire.CONTENT_TYPE}, trust_env=False)
     assert answer.status_code == status
     assert said in answer.json()["error"] and "\n" not in answer.json()["error"]
-
-
-@given(st.integers(0, 10_000), st.integers(0, 255))
-@settings(max_examples=50, deadline=None)
-def test_damaged_bodies_are_refused_or_read_whole(place, value):
-    """Whatever byte changes, unpacking ends with InputError or with media in range."""
-    whole = bytearray(body())
-    whole[place % len(whole)] = value
-    with contextlib.suppress(InputError):
-        media_BFCHW, prompts, _ = wire.unpack(whole)
-        assert media_BFCHW.shape[2] == 3 and len(media_BFCHW) == len(prompts)
-        assert media_BFCHW.min() >= 0 and media_BFCHW.max() <= 1
 
 
 def test_other_addresses_methods_and_types_are_refused(quality):
@@ -175,7 +158,6 @@ def test_token(monkeypatch):
     "argv, said",
     [
         (["quality", "--host", "0.0.0.0"], f"host '0.0.0.0' is open to other machines; set {wire.TOKEN}"),
-        (["quality", "--host", "::"], "is open to other machines"),
         (["quality", "--host", "no such host"], "cannot listen on port 0 of 'no such host'"),
         (["quality", "--port", "70000"], "cannot listen on port 70000"),
         (["qualty"], "did you mean 'quality'"),
@@ -239,14 +221,6 @@ def test_scores_are_those_of_this_process_bit_for_bit(name, media):
     assert (far.range, far.source, far.licence, far.modality) == (near.range, near.source, near.licence, near.modality)
 
 
-def test_numbers_keep_all_bits_and_bounds_may_be_infinite():
-    value_B = torch.tensor([0.1, 1 / 3, 1e-45, -3.4028235e38, 16777217.0, -0.0, torch.finfo().eps])
-    with running(make_app(Told(value_B))) as address:
-        far = build_reward(f"{address}/told")
-        assert far.score(*blank(7)).numpy().tobytes() == value_B.numpy().tobytes()
-    assert far.range == (float("-inf"), float("inf")) and far.modality == "unknown"
-
-
 def test_requests_keep_within_the_limits_of_the_server(monkeypatch):
     """Ten pictures of 3,840 bytes: three in 0.9 of a body of 13 kB, and four within so many pixels."""
     media_BFCHW, prompts = torch.rand(10, 1, 3, 32, 40), blank(10)[1]
@@ -272,38 +246,29 @@ def test_rewards_are_asked_at_the_rate_that_their_client_states():
     """What others ask, and what stands in /health, does not change with it."""
     with running(make_app(Rated(None))) as address:
         first, second = (build_reward(f"{address}/told", fps=fps) for fps in (0.0, 8.0))
-        assert (first.fps, second.fps) == (16.0, 8.0)
         assert second.score(*blank(1)) == 8 and first.score(*blank(1)) == 16
-        second.fps = 30
-        assert second.score(*blank(2)).tolist() == [30, 30] and build_reward(f"{address}/told").fps == 16.0
         second.fps = 0
         with pytest.raises(RewardError, match="reward 'told': fps is 0; it must be a positive number of frames a second"):
             score_all([second], *blank(1))
 
 
-@pytest.mark.parametrize("bad", [float("nan"), -float("inf")])
-def test_media_that_are_no_pictures_are_asked_of_no_reward(bad):
+def test_media_that_are_no_pictures_are_asked_of_no_reward():
     """A scorer that rounds to 256 levels would see black, and the sample would have a score like any other."""
     media_BFCHW, prompts = pictures(3)
-    media_BFCHW[1, 0, 2, 5, 7] = bad
-    near, far = Told(torch.ones(3)), Told(torch.ones(3))
-    far.submit = lambda *_: pytest.fail("it was asked")
-    for reward in (near, far):
-        with pytest.raises(RewardError, match=f"^media hold NaN or Inf, .*: 1 prompts: {prompts[1].id} .*see to the model"):
-            score_all([reward], media_BFCHW, prompts)
-    assert near.calls == 0
+    media_BFCHW[1, 0, 2, 5, 7] = float("nan")
+    reward = Told(torch.ones(3))
+    with pytest.raises(RewardError, match=f"^media hold NaN or Inf, .*: 1 prompts: {prompts[1].id} .*see to the model"):
+        score_all([reward], media_BFCHW, prompts)
+    assert reward.calls == 0
 
 
 @pytest.mark.parametrize(
     "url, said",
     [
         ("http://127.0.0.1:8000", "write http://HOST:PORT/NAME"),
-        ("http:///hpsv2", "write http://HOST:PORT/NAME"),
         ("http://h:99999/hpsv2", "write http://HOST:PORT/NAME"),
-        ("http://[::1/hpsv2", "write http://HOST:PORT/NAME"),
         ("http://h/hps-v2", "write http://HOST:PORT/NAME"),
         ("http://h/hpsv2?bach=2", "did you mean 'batch'"),
-        ("http://h/hpsv2?batch=two", "invalid literal for int() with base 10: 'two'"),
         ("http://h/hpsv2?batch=0", "batch is 0; it must be at least 1"),
         ("http://h/hpsv2?timeout=nan", "timeout is nan; it must be a finite number"),
         ("http://é\u200b/told?retries=0", "health cannot be asked (Invalid IDNA hostname"),
@@ -385,23 +350,21 @@ def test_requests_overlap_and_scorings_do_not():
 
 
 @pytest.mark.parametrize(
-    ("content", "headers", "status", "said"),
+    ("content", "headers", "said"),
     [
-        (b"<html>", [], 200, "not JSON, or no object: '<html>'"),
-        (b'{"wire": 2}', [], 200, "no server of rewards"),
-        (b"no gzip", [(b"content-encoding", b"gzip")], 200, r"health cannot be asked \(Error -3 .*\); see to the server"),
-        (b'{"a":' * 100_000, [], 200, 'answered what is not JSON, or no object: \'{"a":'),
-        ({"name": "other"}, [], 200, "it serves 'other'"),
-        ({"range": ["low", "high"]}, [], 200, "no server of rewards .*could not convert string to float: 'low'"),
-        ({"fps": 0}, [], 200, "no server of rewards .*fps is 0; it must be a positive number"),
+        (b"<html>", [], "not JSON, or no object: '<html>'"),
+        (b'{"wire": 2}', [], "no server of rewards"),
+        (b"no gzip", [(b"content-encoding", b"gzip")], r"health cannot be asked \(Error -3 .*\); see to the server"),
+        ({"name": "other"}, [], "it serves 'other'"),
+        ({"range": ["low", "high"]}, [], "no server of rewards .*could not convert string to float: 'low'"),
     ],
 )
-def test_servers_that_answer_nonsense_are_refused_in_one_line(content, headers, status, said):
+def test_servers_that_answer_nonsense_are_refused_in_one_line(content, headers, said):
     if isinstance(content, dict):
         content = json.dumps(described(Told(None)) | {"max_body": 1} | content).encode()
 
     async def page(scope, receive, send):
-        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
     with running(page) as address, pytest.raises(InputError, match=said) as refusal:
@@ -429,6 +392,12 @@ class Elsewhere(Brightness):
             return [worker.submit(self.score, media_BFCHW, prompts)]
 
 
+def run_of(pipeline, reward):
+    """Two iterations of four micro-batches of two."""
+    sizes = {"iterations": 2, "group_size": 4, "micro_batch": 2, "sampler.steps": 3}
+    return toy_config("otca", pipeline, rewards=[reward], **sizes)
+
+
 def test_scoring_begins_with_the_first_micro_batch_and_changes_no_number(toy_pipeline, tmp_path, monkeypatch):
     """Four micro-batches of two: each is submitted before the next is sampled; rows and weights are those without."""
     from otca.models.flux import FluxPolicy
@@ -439,10 +408,10 @@ def test_scoring_begins_with_the_first_micro_batch_and_changes_no_number(toy_pip
         Elsewhere.log += ("decode",)
         return decode(self, latents)
 
-    runs = {name: config(toy_pipeline, rewards=[f"tests.test_serving:{name}"]) for name in ("Brightness", "Elsewhere")}
-    here = train(runs["Brightness"], tmp_path / "here")
+    runs = {name: run_of(toy_pipeline, f"tests.test_serving:{name}") for name in ("Brightness", "Elsewhere")}
+    here = trained(runs["Brightness"], tmp_path / "here")
     monkeypatch.setattr(FluxPolicy, "decode", logged)
-    there = train(runs["Elsewhere"], tmp_path / "there")
+    there = trained(runs["Elsewhere"], tmp_path / "there")
     assert Elsewhere.log == ("decode", "submit 2") * 8
     assert torch.equal(weights(here), weights(there))
     assert (tmp_path / "here" / "train.csv").read_bytes() == (tmp_path / "there" / "train.csv").read_bytes()
@@ -463,15 +432,15 @@ class Mortal(Brightness):
 def test_a_server_that_dies_while_it_scores_stops_the_run_which_resumes(toy_pipeline, tmp_path):
     """In the second iteration, after 8 requests of a whole run and 4 of the first: the request is lost, and tried again."""
     with command("tests.test_serving:Mortal", "--port", "0", DIES_IN_CALL="14") as (process, url):
-        settings = config(toy_pipeline, rewards=[f"{url}?retries=1&in_flight=1"], save_every=100)
-        whole = train(settings, tmp_path / "whole")
+        settings = run_of(toy_pipeline, f"{url}?retries=1&in_flight=1")
+        whole = trained(settings, tmp_path / "whole")
         assert process.poll() is None
         with pytest.raises(RewardError, match=r"reward 'mortal' failed: .*after 2 tries.* ConnectError.* prompts: train-"):
-            train(settings, tmp_path / "parts")
+            trained(settings, tmp_path / "parts")
         assert process.wait(10) == -signal.SIGKILL
     assert [path.name for path in checkpoints(tmp_path / "parts")] == ["iteration_000001"]
     assert len((tmp_path / "parts" / "train.csv").read_text().splitlines()) == 2
     with running(make_app(Mortal()), port=int(url.split(":")[2].split("/")[0])):
-        again = train(settings, tmp_path / "parts")
+        again = trained(settings, tmp_path / "parts")
     assert torch.equal(weights(whole), weights(again))
     assert (tmp_path / "whole" / "train.csv").read_bytes() == (tmp_path / "parts" / "train.csv").read_bytes()

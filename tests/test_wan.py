@@ -12,13 +12,12 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 
 from otca.checkpoint import checkpoints
-from otca.config import PolicyConfig, SamplerConfig, TrainConfig
+from otca.config import PolicyConfig, SamplerConfig
 from otca.errors import InputError
-from otca.methods import METHODS
 from otca.models.base import build_policy
 from otca.sampling import Plan, make_batch, rollout, sigmas_S
-from otca.trainer import Trainer
 from otca.types import Prompt
+from tests.toys import toy_config, trained
 
 TEXT = "a red circle moving right"
 SETTINGS = {"max_sequence_length": 20, "frames": 9}
@@ -83,23 +82,9 @@ def test_one_call_cannot_straddle_the_boundary(untrained_experts):
 
 
 def train(path, folder, **changes):
-    settings = {
-        "policy.path": path,
-        "policy.max_sequence_length": 20,
-        "policy.frames": 9,
-        "prompts": "embedded:video/train",
-        "rewards": ["tests.test_baselines:Red", "tests.test_baselines:Blue"],
-        "prompts_per_iteration": 2,
-        "group_size": 2,
-        "micro_batch": 2,
-        "iterations": 1,
-        "sampler.steps": 6,
-        "sampler.shift": 5.0,
-        "optimizer.learning_rate": 1e-2,
-    }
-    trainer = Trainer(TrainConfig.from_dotted(settings | changes), METHODS["otca"], folder)
-    trainer.run()
-    return trainer
+    video = {"policy.max_sequence_length": 20, "policy.frames": 9, "prompts": "embedded:video/train", "sampler.shift": 5.0}
+    sizes = {"group_size": 2, "micro_batch": 2, "optimizer.learning_rate": 1e-2}
+    return trained(toy_config("otca", path, **video, **sizes, **changes), folder)
 
 
 @pytest.mark.parametrize("first_k, moved", [(1, [True, False]), (5, [True, True])])
