@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -16,13 +14,12 @@ from otca.config import EvalConfig
 from otca.errors import InputError
 from otca.rewards.base import build_reward, check_trained_metrics, measured, score_all
 from otca.rewards.clip import ClipScoreB32
-from otca.runs import RunSpec
 from otca.tasks import scenes
 from otca.tasks.rewards import Quality
 from otca.types import Prompt
 from reproduce import all as all_runs
-from reproduce import one_run, run
-from reproduce.one_run import arm_config, check_trained_arms
+from reproduce import run
+from reproduce.one_run import check_trained_arms
 from reproduce.table import TABLES, main
 from tests.test_score import Rate
 
@@ -35,22 +32,6 @@ def test_named_metrics_score_as_the_rewards_do():
     assert list(found) == ["quality", "alignment"]
     assert all(found[name] == build_reward(name).score(media, prompts).tolist() for name in found)
     assert set(held_out.protocol) == set(found) and held_out.traits(media, prompts) == {} == held_out.sets({}, prompts, 1)
-
-
-def test_a_run_gives_its_time_to_what_is_held_out(monkeypatch, tmp_path):
-    """`reproduce.one_run` hands the run's own `reward_timeout` on."""
-    given = []
-
-    def note(*args):
-        given.append(args)
-        raise InputError("far enough")
-
-    monkeypatch.setattr(one_run, "held_out_of", note)
-    monkeypatch.setattr(one_run, "build_policy", lambda config, device: None)
-    monkeypatch.setattr(one_run, "arm_config", lambda arm: dataclasses.replace(arm_config(arm), reward_timeout=7.0))
-    with pytest.raises(InputError, match="far enough"):
-        one_run._make(RunSpec("image", "quick", "base", 0), tmp_path)
-    assert given[0][0] == "image" and given[0][-1] == 7.0
 
 
 def test_rewards_that_depend_on_the_rate_are_told_the_evaluations():
@@ -87,7 +68,6 @@ def test_an_arm_may_not_train_on_what_is_held_out(monkeypatch, capsys):
         ("http://127.0.0.1:8000/pickscore?batch=8", "pickscore"),
         ("http://127.0.0.1:8000/of_mine", "http://127.0.0.1:9000/of_mine"),
         ("videoalign", "videoalign_ta"),
-        ("http://127.0.0.1:8000/videoalign", "videoalign_ta"),
         ("otca.tasks.rewards:Quality", "quality"),
     ],
 )
@@ -133,7 +113,6 @@ class Smooth:
     [
         ("image/quick", "eval.metrics.embedded:JudgeAccuracy"),
         ("image/cpu", "tests.test_held_out:Disguised"),
-        ("image/quick", "http://127.0.0.1:9/clip_score"),
         ("video/cpu", "eval.metrics.embedded:ClipScore"),  # its model's features make the distances
         ("video/paper", "tests.test_held_out:Smooth"),  # by the name "motion"
     ],
