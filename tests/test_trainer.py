@@ -22,9 +22,8 @@ from tests.toys import Brightness, toy_config, trained, trainer_of, weights
 
 def config(pipeline: str, method: str = "otca", **changes) -> TrainConfig:
     """Two iterations of eight samples and three steps."""
-    return toy_config(
-        method, pipeline, **{"iterations": 2, "group_size": 4, "micro_batch": 2, "sampler.steps": 3, "save_every": 1} | changes
-    )
+    sizes = {"iterations": 2, "group_size": 4, "micro_batch": 2, "sampler.steps": 3, "save_every": 1}
+    return toy_config(method, pipeline, **sizes | changes)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +67,7 @@ def test_stopped_and_resumed_equals_uninterrupted(untrained_pipeline, tmp_path, 
 
 def test_update_memory_does_not_grow_with_steps(untrained_pipeline, tmp_path):
     """Each (transition, micro-batch) frees its graph: activations alive at any time are those of one pair."""
+
     def peak(steps):
         alive = {"now": 0, "peak": 0}
 
