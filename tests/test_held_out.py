@@ -128,10 +128,10 @@ def test_no_run_trains_on_what_its_medium_holds_out(capsys, preset, reward):
     assert otca_main([*argv, "--allow-trained-metric"]) == 0
 
 
-@pytest.mark.parametrize("preset", [name for name in presets.TRAIN if name not in presets.EVAL])
-def test_recipes_without_an_evaluation_hold_nothing_out(capsys, preset):
-    assert held_out_names(preset) == []
-    assert otca_main(["train", "--preset", preset, "--rewards", "[pickscore,clip]", "--dry_run", "true"]) == 0
+def test_recipes_without_an_evaluation_hold_nothing_out(capsys):
+    recipes = [name for name in presets.TRAIN if name not in presets.EVAL]
+    assert recipes and all(held_out_names(name) == [] for name in recipes)
+    assert otca_main(["train", "--preset", recipes[0], "--rewards", "[pickscore,clip]", "--dry_run", "true"]) == 0
 
 
 def test_a_derived_class_measures_what_its_base_does():
