@@ -23,8 +23,8 @@ SIZES = {"prompts_per_iteration": 2, "group_size": 4, "micro_batch": 4, "sampler
 VIDEO = {"policy.frames": 5, "policy.max_sequence_length": 10, "prompts": "embedded:video/train"}
 LORA = {"policy.tuning": "lora", "policy.precision": "bf16", "policy.gradient_checkpointing": True}
 CASES = {
-    "reference and average": ("toy_pipeline", "process_credit", {"loss.kl_beta": 0.1, "optimizer.ema_decay": 0.9}),
-    "LoRA, checkpointing": ("toy_pipeline", "otca", LORA),
+    "reference and average": ("embedded:image", "process_credit", {"loss.kl_beta": 0.1, "optimizer.ema_decay": 0.9}),
+    "LoRA, checkpointing": ("embedded:image", "otca", LORA),
     "video": ("untrained_wan", "otca", VIDEO),
 }
 
@@ -52,7 +52,7 @@ def measured_peak(trainer: Trainer) -> int:
 @pytest.mark.parametrize("case", CASES)
 def test_planned_memory_is_within_15_percent_of_what_is_measured(request, tmp_path, case):
     pipeline, name, changes = CASES[case]
-    config, method = config_of(name, changes, request.getfixturevalue(pipeline))
+    config, method = config_of(name, changes, pipeline if ":" in pipeline else request.getfixturevalue(pipeline))
     planned, trainer = plan(config, method), Trainer(config, method, tmp_path)
     assert planned.peak == pytest.approx(measured_peak(trainer), rel=0.15)
     assert planned.evaluations * 2 == trainer.progress.network_evaluations
