@@ -20,7 +20,7 @@ from tests.killed import finish
 from tests.toys import toy_config
 
 SIZES = {"prompts_per_iteration": 2, "group_size": 4, "micro_batch": 4, "sampler.steps": 4}
-VIDEO = {"policy.frames": 5, "policy.max_sequence_length": 10, "prompts": "embedded:video/train"}
+VIDEO = {"policy.frames": 5, "policy.max_sequence_length": 10, "prompts": "embedded:video/train", "sampler.steps": 2}
 LORA = {"policy.tuning": "lora", "policy.precision": "bf16", "policy.gradient_checkpointing": True}
 CASES = {
     "reference and average": ("embedded:image", "process_credit", {"loss.kl_beta": 0.1, "optimizer.ema_decay": 0.9}),
@@ -61,7 +61,7 @@ def test_planned_memory_is_within_15_percent_of_what_is_measured(request, tmp_pa
 
 
 def test_planned_flops_are_those_of_real_passes(toy_pipeline):
-    config, method = config_of("static_multi_reward", {}, toy_pipeline)
+    config, method = config_of("static_multi_reward", {"policy.max_sequence_length": 10}, toy_pipeline)
     policy = build_policy(config.policy)
     x, sigma_B, condition = policy.noise([torch.Generator()]), torch.ones(1), policy.encode(["a red circle"])
     with FlopCounterMode(display=False) as forward:
