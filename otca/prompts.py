@@ -74,7 +74,7 @@ def evaluation_prompts(config: EvalConfig) -> list[Prompt]:
 def stream_rows(source: str) -> Iterator[Row]:
     """Rows of a file, one by one as it is read (.json whole).
 
-    .jsonl: objects; .csv and .tsv: a header line (PartiPrompts, DrawBench); .txt: a prompt a line (DanceGRPO); .json: a list of
+    .jsonl: objects; .csv and .tsv: a header line, which tells the separator; .txt: a prompt a line (DanceGRPO); .json: a list of
     texts or of objects (VBench), such lists by style (HPDv2), or texts by file (VBench's own input). The text lies
     under one of `TEXT_KEYS`, whatever its case; any text goes, however long, but ids and names of files are short and printable,
     and specs are objects of plain JSON. Raises InputError naming the file and the line (in .json files, the entry).
