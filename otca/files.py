@@ -230,7 +230,11 @@ def resolve_model(path: str) -> str:
 def model_notes(folder: str) -> dict:
     """What a model folder's otca.json records for its use: ``max_sequence_length``, ``true_guidance``, ``frames``; or nothing."""
     path = Path(folder) / "otca.json"
-    return read_object(path, "model notes") if path.is_file() else {}
+    notes = read_object(path, "model notes") if path.is_file() else {}
+    for key in notes.keys() & {"max_sequence_length", "true_guidance", "frames"}:
+        if type(notes[key]) not in (int, float) or notes[key] < 0:
+            raise InputError(f"model notes {path}: {key} is {str(notes[key])[:40]!r} and no number of 0 or more; mend the file")
+    return notes
 
 
 def model_identity(folder: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from otca.config import PolicyConfig
 from otca.errors import InputError
+from otca.files import EMBEDDED
 from otca.models.base import build_policy
 from otca.models.sd3 import Sd3Policy
 from otca.models.wan import WanPolicy
@@ -364,8 +365,9 @@ def poisoned(folder):
         (pointer, "vae cannot be loaded: .*diffusion_pytorch_model.safetensors is a git-lfs pointer"),
         (variant, "transformer cannot be loaded: .*diffusion_pytorch_model.safetensors"),
         (vocabulary, "the pipeline cannot be loaded: .*tokenizer/tokenizer.json is cut or damaged"),
+        (lambda folder: shutil.rmtree(folder / "tokenizer"), "the pipeline cannot be loaded: tokenizer/ is missing"),
         (index, "neither a pipeline.s folder here .*model_index.json"),
-        (lambda folder: shutil.rmtree(folder / "vae"), "vae cannot be loaded: .*config.json"),
+        (lambda folder: shutil.rmtree(folder / "vae"), "vae cannot be loaded: vae/ is missing"),
         (lambda folder: (folder / "vae/config.json").unlink(), "vae cannot be loaded: .*config.json"),
         (lambda folder: (folder / NETWORK).unlink(), "transformer cannot be loaded: .*diffusion_pytorch_model.safetensors"),
         (prefixed, "transformer lacks .* and has module.*, for which there is no place"),
@@ -378,6 +380,16 @@ def test_a_damaged_pipeline_is_named_by_component_and_file(untrained_pipeline, t
     damage(folder)
     with pytest.raises(InputError, match=f"policy.path .*{said}"):
         build_policy(PolicyConfig(path=str(folder)))
+
+
+def test_notes_that_are_no_numbers_and_tokenizers_that_lack_a_file_are_named(tmp_path):
+    shutil.copytree(EMBEDDED / "image", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer/tokenizer_config.json").unlink()
+    with pytest.raises(InputError, match="cannot encode a prompt .Asking to pad"):
+        build_policy(PolicyConfig(path=str(tmp_path))).encode(["a cat"])
+    (tmp_path / "otca.json").write_text('{"true_guidance": null}')
+    with pytest.raises(InputError, match="otca.json: true_guidance is 'None' and no number"):
+        build_policy(PolicyConfig(path=str(tmp_path)))
 
 
 def test_a_pipeline_that_is_nowhere_or_of_two_models_is_told_in_one_line(untrained_pipeline, tmp_path):

@@ -41,7 +41,7 @@ def component_class(library: str, name: str) -> type:
 def load_pipeline(loader, folder: str, config: PolicyConfig, without: tuple[str, ...] = ()):
     """The pipeline less some components. Each network is loaded by its own library, which says what did not fit."""
     local, what, dtypes = Path(folder).is_dir(), f"policy.path {config.path}", component_dtypes(config)
-    name = "model_index.json"
+    name, index = "model_index.json", {}
     try:
         listed = loader.load_config(folder, local_files_only=local)
         index = {key: kind for key, kind in listed.items() if isinstance(kind, list) and len(kind) == 2}
@@ -62,6 +62,7 @@ def load_pipeline(loader, folder: str, config: PolicyConfig, without: tuple[str,
     except Exception as error:  # the loaders of three libraries raise many kinds
         files = sorted(file for file in Path(folder, "" if name == "the pipeline" else name).rglob("*.*") if file.is_file())
         files = [f"{file} is {said}" for file in files if (said := damage(file))]
+        files += [f"{part}/ is missing" for part, kind in index.items() if local and kind[0] and not Path(folder, part).is_dir()]
         raise InputError(f"{what}: {name} cannot be loaded: {'; '.join(files) or one_line(error)}; fetch it again") from error
 
 

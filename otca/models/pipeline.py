@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from otca.config import PolicyConfig
-from otca.errors import InputError
+from otca.errors import InputError, one_line
 from otca.files import model_identity, model_notes, resolve_model
 from otca.models.loading import INFERENCE, NETWORKS, TEXT_ENCODERS, check_distilled, load_pipeline
 from otca.models.texts import Encoded, Parts, TextCache, encoders_identity
@@ -188,7 +188,11 @@ class Policy:
         if self.config.prompt_cache:
             encoders = load_pipeline(self.loader, self.folder, self.config, NETWORKS).to(self.device)
         for text in texts:
-            parts = self._encode_text(encoders, text)
+            try:
+                parts = self._encode_text(encoders, text)
+            except (KeyError, TypeError, ValueError) as error:  # of tokenizers that lack a file
+                said = f"its tokenizers and text encoders cannot encode a prompt ({one_line(error)})"
+                raise InputError(f"policy.path {self.config.path}: {said}; fetch them again") from error
             for part, shape in zip(parts, self.text_shapes(), strict=True):
                 if part.shape[1:] != shape[1:]:
                     said = f"encodes texts to width {part.shape[-1]}, but its transformer takes {shape[-1]}"
