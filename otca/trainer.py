@@ -109,6 +109,7 @@ class Trainer:
         ``judge`` adds held-out metrics to validation. What stops it leaves a checkpoint of the last iteration's end.
         """
         self.restore()
+        self.folder.mkdir(parents=True, exist_ok=True)
         config, progress = self.config, self.progress
         rows = RowLog(self.folder / "train.csv", progress.iteration) if self.main else None
         times = RowLog(self.folder / "timing.csv", progress.iteration, sparse=True) if self.main else None
