@@ -284,8 +284,10 @@ def locked_run(folder: Path, config: TrainConfig, override: bool = False, traine
 def train_in(folder: Path, config: TrainConfig, method: Method, override: bool = False) -> None:
     """Train into a run's folder, or go on there, and show how far it is."""
     trainer = Trainer(config, method, folder)
-    bar = tqdm(total=config.iterations, unit="iteration", disable=not trainer.main)
-    with locked_run(folder, config, override, trainer), bar:
+    with (
+        locked_run(folder, config, override, trainer),
+        tqdm(total=config.iterations, unit="iteration", disable=not trainer.main) as bar,
+    ):
 
         def show(row: dict[str, float]) -> None:
             bar.n = row["iteration"] + 1
