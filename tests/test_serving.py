@@ -63,7 +63,7 @@ BAD = {
     "empty": (b"", 422, "the body is no safetensors file"),
     "pickle": (b"\x80\x04K\x01." * 9, 413, "the limit is 16000000"),
     "media missing": (body()[:-9], 422, "the body is no safetensors file"),
-    "no metadata": (save({"media": bytes_of(1, 1, 3, 8, 8)}), 422, "('__metadata__')"),
+    "no metadata": (save({"media": bytes_of(1, 1, 3, 8, 8)}), 422, "it lacks '__metadata__'"),
     "deep JSON": (body(head='{"a":' * 100_000), 422, "the head of the body: "),
     "other wire": (body(head='{"wire": 1, "prompts": [1]}'), 422, "the head must be"),
     "rate 0": (body(head='{"wire": 2, "fps": 0, "prompts": [{"id": "a", "text": "x"}]}'), 422, "fps is 0; it must be"),
