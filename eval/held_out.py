@@ -17,7 +17,7 @@ from eval.metrics.motion import MotionMetrics
 from otca import presets
 from otca.config import EvalConfig, TrainConfig
 from otca.rewards.base import Reward, build_rewards, score_all
-from otca.tasks import scenes, video_frames, video_scenes
+from otca.tasks import scenes, video_scenes
 from otca.types import Prompt
 
 Numbers = dict[str, tuple[float, int]]  # metric → its value over a set, and the number of items behind it
@@ -132,7 +132,7 @@ class VideoHeldOut(_Embedded):
     @staticmethod
     def drawn(prompt: Prompt, rng: np.random.Generator) -> np.ndarray:
         """A render of the prompt's spec (F, 3, H, W)."""
-        return video_scenes.render_clip(video_scenes.draw_clip(prompt.spec, rng, video_frames.LATTICE))
+        return video_scenes.render_clip(video_scenes.draw_clip(prompt.spec, rng, lattice=True))
 
 
 MEDIA: dict[str, type[ImageHeldOut | VideoHeldOut]] = {"image": ImageHeldOut, "video": VideoHeldOut}

@@ -1,9 +1,9 @@
-"""Pre-train the checkpoints that ship with the repo: `python -m reproduce.pretrain_embedded [--stage NAME]`.
+"""Pre-train the checkpoints that ship with the repo: `python -m reproduce.pretrain_embedded --modality image|video`.
 
 Stages: `vae` (autoencoder); then side by side, one thread each, `flow` (rectified-flow transformer and text encoders), and
-`judge` (held-out detector) and `clip` (held-out open_clip model); then `publish` (copy into the package, write SHA-256).
-Everything is seeded and resumes from `runs/pretrain/image/`; steps, seconds and what the base model can do are in
-`otca/embedded/checkpoints/pretrain-image.json`. Nothing is downloaded.
+`judge` (held-out detector) and, of images, `clip` (held-out open_clip model); then `publish` (copy into the package, write
+SHA-256). Everything is seeded and resumes from `runs/pretrain/<modality>/`; steps, seconds and what the base model can do are
+in `otca/embedded/checkpoints/pretrain-<modality>.json`. The video judge starts from the image judge. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from reproduce.pretrain import image
+from reproduce.pretrain.stages import MODALITIES, Modality
 
 
 def main() -> int:
@@ -22,25 +22,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reproduce.pretrain_embedded", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--stage", default="all", choices=("all", *image.STAGES), help="what to train (default: all)")
-    parser.add_argument("--folder", type=Path, default=Path("runs/pretrain/image"), help="where states are kept")
+    parser.add_argument("--modality", default="image", choices=MODALITIES, help="which task (default: image)")
+    stages = dict.fromkeys(stage for modality in MODALITIES.values() for stage in modality.stages)
+    parser.add_argument("--stage", default="all", choices=("all", *stages), help="what to train (default: all)")
+    parser.add_argument("--folder", type=Path, help="where states are kept (default: runs/pretrain/<modality>)")
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
+    modality, folder = MODALITIES[args.modality], args.folder or Path("runs/pretrain") / args.modality
+    if args.stage not in ("all", *modality.stages):
+        parser.error(f"--stage {args.stage}: {args.modality} has {', '.join(modality.stages)}")
+    folder.mkdir(parents=True, exist_ok=True)
     if args.stage == "all":
-        command = [sys.executable, "-m", "reproduce.pretrain_embedded", "--folder", str(args.folder), "--stage"]
-        return run_all(image, command, args.folder)
-    image.STAGES[args.stage](args.folder)
+        command = [sys.executable, "-m", "reproduce.pretrain_embedded", "--modality", args.modality, "--folder", str(folder)]
+        return run_all(modality, [*command, "--stage"], folder)
+    modality.stages[args.stage](folder)
     return 0
 
 
-def run_all(modality, command: list[str], folder: Path) -> int:
+def run_all(modality: Modality, command: list[str], folder: Path) -> int:
     """`vae`, then the branches side by side, then `publish`; or the exit code of the first stage that fails.
 
     A stage of a branch is the process ``command`` + its name, with one thread; a failure stops the other branches.
     """
-    modality.STAGES["vae"](folder)
+    modality.stages["vae"](folder)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    waiting = [list(branch) for branch in modality.BRANCHES]
+    waiting = [list(branch) for branch in modality.branches]
     running: list[subprocess.Popen | None] = [None] * len(waiting)
     while any(waiting) or any(running):
         for index, branch in enumerate(waiting):
@@ -58,7 +63,7 @@ def run_all(modality, command: list[str], folder: Path) -> int:
                 for other in filter(None, running):
                     other.terminate()
                 return code
-    modality.STAGES["publish"](folder)
+    modality.stages["publish"](folder)
     return 0
 
 

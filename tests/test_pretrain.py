@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from otca.tasks import architecture, scenes, verifier, video_architecture, video_scenes
-from reproduce.pretrain.codes import SCALE_C, code_of
+from otca.tasks import architecture, scenes, verifier, video_scenes
+from reproduce.pretrain.codes import LOOK, SCALE_C, clip_code_of, code_of
 from reproduce.pretrain.flow import Bank, stored_latents, tokenize
 from reproduce.pretrain.image_flow import noisy_scene
 from reproduce.pretrain.loop import train
+from reproduce.pretrain.stages import Modality
 from reproduce.pretrain_embedded import run_all
 
 
@@ -97,11 +98,32 @@ def test_codes_of_scenes_are_told_apart_and_read_back():
     assert len(SCALE_C) == 8 and set(changed[:, 0]) <= {2, 3} and len({tuple(c[1:]) for c in changed}) == 1
 
 
-@pytest.mark.parametrize("grammar, sizes", [(scenes, architecture), (video_scenes, video_architecture)], ids=["image", "video"])
-def test_every_caption_fits_the_text_length_without_unknown_words(grammar, sizes):
-    tokenizer = architecture.build_tokenizer(grammar.vocabulary(), sizes.MAX_SEQUENCE_LENGTH)
+def test_codes_of_clips_follow_their_objects_cell_by_cell():
+    """A slow object is halfway between two cells in the middle latent frame; manner and finish are everywhere."""
+    spec = {"shape": "cross", "color": "red", "course": ["right", "right"], "speed": "slow"}
+    clip = video_scenes.draw_clip({"skill": "speed", "objects": [spec], "relation": None}, np.random.default_rng(1), lattice=True)
+    plain = replace(clip, steadiness=0.5, finish=0.5)
+    energy = np.square(clip_code_of(plain) / LOOK).sum(0)
+    assert [sorted(np.unique(frame[frame > 0].round(2))) for frame in energy] == [[4.0], [2.0], [4.0]]
+    assert np.allclose(energy.sum((1, 2)), 4)
+    for name, channel in (("steadiness", 0), ("finish", 3)):
+        changed = clip_code_of(replace(plain, **{name: 1.0})) - clip_code_of(plain)
+        assert (
+            np.ptp(changed[channel]) < 1e-6
+            and changed[channel].mean() > 0.1
+            and np.abs(np.delete(changed, channel, 0)).max() == 0
+        )
+
+
+@pytest.mark.parametrize(
+    ("grammar", "length"),
+    [(scenes, architecture.MAX_SEQUENCE_LENGTH), (video_scenes, architecture.VIDEO_SEQUENCE_LENGTH)],
+    ids=["image", "video"],
+)
+def test_every_caption_fits_the_text_length_without_unknown_words(grammar, length):
+    tokenizer = architecture.build_tokenizer(grammar.vocabulary(), length)
     texts = [text for skill in grammar.SKILLS for spec in grammar.all_specs(skill)[::7] for text in grammar.captions(spec)]
-    ids = tokenize(tokenizer, texts, sizes.MAX_SEQUENCE_LENGTH)
+    ids = tokenize(tokenizer, texts, length)
     assert not (ids == tokenizer.unk_token_id).any()
     assert ((ids == tokenizer.eos_token_id).sum(1) == 1).all()  # nothing was cut off
 
@@ -118,19 +140,17 @@ with open({log!r}, "a") as file:
 """
 
 
-class Stages:
+def stages(log, branches) -> Modality:
     """A modality of the tests: what its stages did is in a log."""
-
-    def __init__(self, log, branches):
-        self.BRANCHES = branches
-        self.STAGES = {name: lambda folder, name=name: log.open("a").write(name + "\n") for name in ("vae", "publish")}
+    done = {name: lambda folder, name=name: log.open("a").write(name + "\n") for name in ("vae", "publish")}
+    return Modality(done, branches)
 
 
 def test_branches_run_in_order_side_by_side(tmp_path):
     """vae first, publish last; within a branch in order; two branches of two stages take the time of one."""
     log = tmp_path / "log"
     command = [sys.executable, "-c", STAGE.format(log=str(log))]
-    assert run_all(Stages(log, (("flow", "distill"), ("judge", "clip"))), command, tmp_path) == 0
+    assert run_all(stages(log, (("flow", "distill"), ("judge", "clip"))), command, tmp_path) == 0
     done = log.read_text().split()
     assert done[0] == "vae" and done[-1] == "publish" and set(done[1:-1]) == {"flow", "distill", "judge", "clip"}
     assert done.index("flow") < done.index("distill") and done.index("judge") < done.index("clip")
@@ -140,5 +160,5 @@ def test_branches_run_in_order_side_by_side(tmp_path):
 def test_a_failing_stage_stops_the_others_and_publishes_nothing(tmp_path):
     log = tmp_path / "log"
     command = [sys.executable, "-c", STAGE.format(log=str(log))]
-    assert run_all(Stages(log, (("broken",), ("judge", "clip"))), command, tmp_path) == 3
+    assert run_all(stages(log, (("broken",), ("judge", "clip"))), command, tmp_path) == 3
     assert "publish" not in log.read_text() and "clip" not in log.read_text()

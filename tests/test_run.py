@@ -125,9 +125,9 @@ def test_a_run_of_an_embedded_task_is_followed_unless_its_preset_says_how(monkey
 def test_the_verifier_accepts_what_was_asked_for_alone(modality):
     """Renders of six specs, and the same with one attribute changed."""
     task, rng = judged.TASKS[modality], np.random.default_rng(1)
-    prompts = task.prompts("test", 6, seed=1)
+    prompts = task.grammar.prompts("test", 6, seed=1)
     drawn = [task.draw(prompt.spec, rng) for prompt in prompts]
-    for scenes, verdict in ((drawn, 1.0), ([task.change(scene, rng) for scene in drawn], 0.0)):
+    for scenes, verdict in ((drawn, 1.0), ([task.grammar.change_one_attribute(scene, rng) for scene in drawn], 0.0)):
         media = torch.from_numpy(np.stack([task.render(scene) for scene in scenes]))
         assert one_run.Verdict(modality).score(media, prompts).tolist() == [verdict] * 6
 

@@ -110,7 +110,11 @@ SPEC = {
     "relation": "above",
     "place": None,
 }
-CLIP = {"skill": "scale", "objects": [{"shape": "circle", "color": "red", "motion": video_scenes.motion("grow")}]}
+CLIP = {
+    "skill": "turning",
+    "objects": [{"shape": "circle", "color": "red", "course": ["left", "up"], "speed": None}],
+    "relation": None,
+}
 BAD_SPECS = [
     {},
     SPEC | {"objects": []},
@@ -133,11 +137,11 @@ def test_pictures_are_judged_only_by_specs_of_the_grammar(spec):
         check_prompts([build_reward("quality"), build_reward("alignment")], prompts, "here")
 
 
-@pytest.mark.parametrize("motion", [None, "grow", {"kind": "grow"}, {"kind": []}], ids=str)
-def test_clips_are_judged_only_by_specs_of_the_grammar(motion):
+@pytest.mark.parametrize("wrong", [{"course": "left"}, {"course": ["left"]}, {"course": [[], {}]}, {"speed": "fast"}], ids=str)
+def test_clips_are_judged_only_by_specs_of_the_grammar(wrong):
     video_scenes.check_spec(Prompt("p", "t", CLIP))
-    spec = CLIP | {"objects": [CLIP["objects"][0] | {"motion": motion}]}
-    with pytest.raises(InputError, match="prompt 'p' has the spec .*; needed is .*motion"):
+    spec = CLIP | {"objects": [CLIP["objects"][0] | wrong]}
+    with pytest.raises(InputError, match="prompt 'p' has the spec .*; needed is .*course"):
         VideoJudgeAccuracy.score(VideoJudgeAccuracy, None, [Prompt("p", "t", spec)])
 
 

@@ -42,13 +42,13 @@ class VideoJudgeAccuracy(JudgeAccuracy):
     """The same of the judge of videos, in every frame."""
 
     protocol: ClassVar[dict[str, str]] = {
-        "backbone": "embedded video judge (detector of each frame, tracks, motion reader)",
+        "backbone": "embedded video judge (detector of each frame, tracks)",
         "decode": "fixed thresholds",
     }
     check_prompt = staticmethod(video_scenes.check_spec)
 
     def __init__(self):
-        from otca.tasks.video_judge import VideoJudge
+        from otca.tasks.judge import VideoJudge
 
         self.judge = VideoJudge.from_pretrained(resolve_model("embedded:video_judge"))
 

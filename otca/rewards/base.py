@@ -22,9 +22,9 @@ REGISTRY = {
     "alignment": "otca.tasks.rewards:Alignment",
     "quality": "otca.tasks.rewards:Quality",
     "aesthetic": "otca.tasks.rewards:Aesthetic",
-    "vq": "otca.tasks.video_rewards:VisualQuality",
-    "mq": "otca.tasks.video_rewards:MotionQuality",
-    "ta": "otca.tasks.video_rewards:TextAlignment",
+    "vq": "otca.tasks.rewards:VisualQuality",
+    "mq": "otca.tasks.rewards:MotionQuality",
+    "ta": "otca.tasks.rewards:TextAlignment",
     **CLASSES,
 }
 """Name → ``module:class``. A dotted ``module:class`` is accepted anywhere a name is, and so is the address of a server."""

@@ -1,8 +1,8 @@
-"""The untrained parts of the embedded FluxPipeline, built from diffusers and transformers classes alone."""
+"""The untrained parts of the embedded FluxPipeline and WanPipeline, built from diffusers and transformers classes alone."""
 
 from __future__ import annotations
 
-from otca.tasks.scenes import vocabulary
+from otca.tasks import scenes, video_scenes
 
 MAX_SEQUENCE_LENGTH = 8
 """Text tokens a caption is padded to (the longest caption has 7 words, plus the end token)."""
@@ -10,6 +10,11 @@ MAX_SEQUENCE_LENGTH = 8
 LATENT_CHANNELS = 8
 """128 latent numbers a picture: exploration noise lives in as many dimensions, and samples needed grow with them."""
 TEXT_WIDTH = 48
+
+VIDEO_SEQUENCE_LENGTH = 12
+"""Text tokens a caption is padded to (the longest caption has 10 words, plus the end token)."""
+VIDEO_CHANNELS = 4
+"""192 latent numbers a clip: three latent frames of 4×4 cells."""
 
 
 def build_vae():
@@ -108,7 +113,7 @@ def build_pipeline(vae=None):
     """An untrained FluxPipeline of embedded size (around a given autoencoder, if any)."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
-    tokenizer = build_tokenizer(vocabulary(), MAX_SEQUENCE_LENGTH)
+    tokenizer = build_tokenizer(scenes.vocabulary(), MAX_SEQUENCE_LENGTH)
     clip, t5 = build_text_encoders(len(tokenizer))
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
@@ -118,4 +123,60 @@ def build_pipeline(vae=None):
         text_encoder_2=t5,
         tokenizer_2=tokenizer,
         transformer=build_transformer(),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- video
+
+
+def build_video_vae():
+    """AutoencoderKLWan, causal, 9 frames of 64×64 down to 3×4×4×4, 0.7 M parameters; its latents are codes as they are."""
+    from diffusers import AutoencoderKLWan
+
+    patch = 4
+    return AutoencoderKLWan(
+        base_dim=16,
+        z_dim=VIDEO_CHANNELS,
+        dim_mult=[1, 2, 2],
+        num_res_blocks=1,
+        temperal_downsample=[True, True],
+        latents_mean=[0.0] * VIDEO_CHANNELS,
+        latents_std=[1.0] * VIDEO_CHANNELS,
+        in_channels=3 * patch**2,
+        out_channels=3 * patch**2,
+        patch_size=patch,
+        scale_factor_spatial=4 * patch,
+    )
+
+
+def build_video_transformer():
+    """WanTransformer3DModel, 0.6 M parameters, 12 tokens of 1×2×2 latents."""
+    from diffusers import WanTransformer3DModel
+
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=3,
+        attention_head_dim=32,
+        in_channels=VIDEO_CHANNELS,
+        out_channels=VIDEO_CHANNELS,
+        text_dim=TEXT_WIDTH,
+        freq_dim=64,
+        ffn_dim=256,
+        num_layers=4,
+        rope_max_seq_len=8,
+    )
+
+
+def build_video_pipeline(vae=None):
+    """An untrained WanPipeline of embedded size (around a given autoencoder, if any)."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    tokenizer = build_tokenizer(video_scenes.vocabulary(), VIDEO_SEQUENCE_LENGTH)
+    return WanPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
+        vae=vae or build_video_vae(),
+        text_encoder=UMT5EncoderModel(UMT5Config(**t5_sizes(len(tokenizer), TEXT_WIDTH, layers=2))),
+        tokenizer=tokenizer,
+        transformer=build_video_transformer(),
     )

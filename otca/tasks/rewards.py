@@ -1,9 +1,10 @@
-"""The three training rewards of `otca-image-v2`, read from pixels; each asks for something else, decided at its own time.
+"""The training rewards of the embedded tasks, read from pixels; each asks for something else, decided at its own time.
 
-``alignment`` asks for what the prompt says (count, shapes, colours, where), ``quality`` for a crisp finish and is blind to
-what is drawn, ``aesthetic`` for a style: a backdrop that glows warm toward the bottom. The base model's warm pictures hold
-more that nobody asked for, so style pulls against alignment. They share no factor; a blank, a constant or a noise picture
-scores worst on each.
+Of images, ``alignment`` asks for what the prompt says (count, shapes, colours, where), ``quality`` for a crisp finish and is
+blind to what is drawn, ``aesthetic`` for a style: a backdrop that glows warm toward the bottom. The base model's warm pictures
+hold more that nobody asked for, so style pulls against alignment. Of clips, ``ta`` (text alignment) asks for the objects, their
+courses, speeds and relation, ``mq`` (motion quality) for a steady way, ``vq`` (visual quality) for the finish of the frames.
+The three of a modality share no factor; what is blank, constant, noise or (of clips) still scores worst on each.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from otca.tasks import scenes, verifier
+from otca.tasks import scenes, verifier, video_scenes, video_verifier
 from otca.tasks.scenes import SIZE
 from otca.types import Prompt
 
@@ -26,30 +27,33 @@ GLOW = 0.26
 """Gain of red over blue from the top to the bottom of a backdrop that is warm enough; the warmest of the grammar gains 0.32."""
 STRAY_LIGHT = 0.08
 """Misfit of a backdrop up to which it counts as one."""
+STIR = 0.005
+"""Share of the pixels that change in the course of a clip, below which it is a still."""
 
 
 @lru_cache(maxsize=4)
-def _read(pixels: bytes) -> list[verifier.Reading]:
-    """Readings of a batch (keyed by its float32 bytes)."""
-    return verifier.read(np.frombuffer(pixels, np.float32).reshape(-1, 3, SIZE, SIZE))
+def _tracks(pixels: bytes) -> list[tuple[video_verifier.Track, ...]]:
+    """Tracks of a batch of clips, which two rewards need (keyed by its float32 bytes)."""
+    return video_verifier.read(np.frombuffer(pixels, np.float32).reshape(-1, video_scenes.FRAMES, 3, SIZE, SIZE))
 
 
 class _EmbeddedReward:
-    """Checks a batch of pictures and scores it at once."""
+    """Checks a batch and scores it at once."""
 
     modality = "image"
-    reads_drawings = True  # of the embedded grammar; of other pictures its score says nothing
+    frames = 1
+    reads_drawings = True  # of the embedded grammar; of other media its score says nothing
     range = (0.0, 1.0)
     source = "this repository, otca/tasks/rewards.py"
     licence = "Apache-2.0"
     revision = "2"
 
     def score(self, media_BFCHW: torch.Tensor, prompts: list[Prompt]) -> torch.Tensor:
-        """Scores in [0, 1], float32 (B,), of images (B, 1, 3, 64, 64) in [0, 1]; the spec of each prompt is required."""
-        if tuple(media_BFCHW.shape[1:]) != (1, 3, SIZE, SIZE):
-            raise ValueError(f"{self.name} takes images (B, 1, 3, {SIZE}, {SIZE}), got {tuple(media_BFCHW.shape)}")
-        image_BCHW = np.ascontiguousarray(media_BFCHW[:, 0].float().cpu().numpy())
-        return torch.tensor(np.asarray(self._scores(image_BCHW, prompts)), dtype=torch.float32)
+        """Scores in [0, 1], float32 (B,), of media (B, frames, 3, 64, 64) in [0, 1]; some rewards need each prompt's spec."""
+        if tuple(media_BFCHW.shape[1:]) != (self.frames, 3, SIZE, SIZE):
+            raise ValueError(f"{self.name} takes media (B, {self.frames}, 3, {SIZE}, {SIZE}), got {tuple(media_BFCHW.shape)}")
+        media = np.ascontiguousarray(media_BFCHW.float().cpu().numpy())
+        return torch.tensor(np.asarray(self._scores(media[:, 0] if self.frames == 1 else media, prompts)), dtype=torch.float32)
 
 
 class Alignment(_EmbeddedReward):
@@ -61,7 +65,7 @@ class Alignment(_EmbeddedReward):
     def _scores(self, image_BCHW, prompts):
         for prompt in prompts:
             self.check_prompt(prompt)
-        return [verifier.alignment(reading, prompt.spec) for reading, prompt in zip(_read(image_BCHW.tobytes()), prompts)]
+        return [verifier.alignment(reading, prompt.spec) for reading, prompt in zip(verifier.read(image_BCHW), prompts)]
 
 
 class Quality(_EmbeddedReward):
@@ -83,6 +87,43 @@ class Aesthetic(_EmbeddedReward):
         warmth_B2 = background_B2C[:, :, 0] - background_B2C[:, :, 2]
         glow_B = np.clip((warmth_B2[:, 1] - warmth_B2[:, 0]) / GLOW, 0, 1)
         return glow_B * np.exp(-np.square(np.maximum(misfit_B - STRAY_LIGHT, 0) / 0.1))
+
+
+class _VideoReward(_EmbeddedReward):
+    modality = "video"
+    frames = video_scenes.FRAMES
+
+
+class TextAlignment(_VideoReward):
+    """Soft agreement of the clip with the prompt's spec (`video_verifier.alignment`)."""
+
+    name = "ta"
+    check_prompt = staticmethod(video_scenes.check_spec)
+
+    def _scores(self, media_BFCHW, prompts):
+        for prompt in prompts:
+            self.check_prompt(prompt)
+        return [video_verifier.alignment(found, p.spec) for found, p in zip(_tracks(media_BFCHW.tobytes()), prompts)]
+
+
+class MotionQuality(_VideoReward):
+    """A smooth way and a constant identity of what moves (`video_verifier.motion_quality`)."""
+
+    name = "mq"
+
+    def _scores(self, media_BFCHW, prompts):
+        return [video_verifier.motion_quality(found) for found in _tracks(media_BFCHW.tobytes())]
+
+
+class VisualQuality(_VideoReward):
+    """A crisp finish of the frames, as `Quality` of each; nothing for a still."""
+
+    name = "vq"
+
+    def _scores(self, media_BFCHW, prompts):
+        crisp_BF = crispness_B(media_BFCHW.reshape(-1, *media_BFCHW.shape[2:])).reshape(media_BFCHW.shape[:2])
+        stirred_B = (np.ptp(media_BFCHW, axis=1).max(1) > 0.2).mean((1, 2)) > STIR
+        return crisp_BF.mean(1) * stirred_B
 
 
 def crispness_B(image_BCHW: np.ndarray) -> np.ndarray:

@@ -148,7 +148,7 @@ def split_specs(split: str) -> dict[str, list[dict]]:
 def captions(spec: dict) -> list[str]:
     """Every wording of a spec, in a fixed order (lower case, no punctuation)."""
     objects, skill = spec["objects"], spec["skill"]
-    names = [_noun(o) for o in objects]
+    names = [noun(o) for o in objects]
     if skill == "counting":
         color, shape = objects[0]["color"], objects[0]["shape"]
         phrase = " ".join([_NUMBER_WORD[len(objects)], *([color] if color else []), _PLURAL[shape]])
@@ -163,7 +163,7 @@ def captions(spec: dict) -> list[str]:
     return bodies
 
 
-def _noun(obj: dict) -> str:
+def noun(obj: dict) -> str:
     return f"a {obj['color']} {obj['shape']}" if obj["color"] else f"a {obj['shape']}"
 
 

@@ -174,7 +174,7 @@ def alignment(reading: Reading, spec: dict) -> float:
     if not found:
         return 0.0
     match = np.asarray([[_match(segment, demand) for segment in found] for demand in wanted])
-    best, chosen = _assign(match)
+    best, chosen = assign(match)
     surplus = max(0, len(reading.segments) - len(wanted)) + reading.speck_area / 100
     score = best / len(wanted) * 0.6**surplus
     if spec["relation"] is not None:
@@ -189,7 +189,7 @@ def satisfied(reading: Reading, spec: dict) -> bool:
     if len(reading.segments) != len(spec["objects"]) or reading.speck_area > 2 * MIN_AREA:
         return False
     match = np.asarray([[_match(segment, demand) for segment in reading.segments] for demand in spec["objects"]])
-    _, chosen = _assign(match)
+    _, chosen = assign(match)
     if min(match[i, j] for i, j in enumerate(chosen)) < 0.5:
         return False
     if spec["place"] is not None and _place(spec["place"], reading.segments[0]) <= 0.5:
@@ -202,7 +202,7 @@ def _match(segment: Segment, demand: dict) -> float:
     return float(segment.shape_prob[SHAPES.index(demand["shape"])] * tint)
 
 
-def _assign(match: np.ndarray) -> tuple[float, tuple[int, ...]]:
+def assign(match: np.ndarray) -> tuple[float, tuple[int, ...]]:
     """Best total of a matching of demands (rows) to segments; a demand without a segment gets index -1 and 0."""
     rows, cols = match.shape
     padded = np.concatenate([match, np.zeros((rows, max(0, rows - cols)))], axis=1)

@@ -44,15 +44,19 @@ GRID = SIZE // CELL
 """Side of the latent grid."""
 
 
-def noisy_scene(spec: dict, rng: np.random.Generator, intact: float = INTACT) -> Scene:
-    """A drawing for a caption of this spec, which may lie."""
+def mistaken(spec: dict, attributes, broken, intact: float, rng: np.random.Generator) -> dict:
+    """What is drawn for a spec: each attribute that it states is wrong alike often, all are right in ``intact`` of the cases."""
     stated = attributes(spec)
     wrong = 1 - intact ** (1 / len(stated))
-    drawn = spec
     for attribute in stated:
         if rng.uniform() < wrong:
-            drawn = broken(drawn, attribute, rng)
-    scene = draw_scene(drawn, rng, lattice=True)
+            spec = broken(spec, attribute, rng)
+    return spec
+
+
+def noisy_scene(spec: dict, rng: np.random.Generator, intact: float = INTACT) -> Scene:
+    """A drawing for a caption of this spec, which may lie."""
+    scene = draw_scene(mistaken(spec, attributes, broken, intact, rng), rng, lattice=True)
     if intact < 1 and rng.uniform() < STRAY * (scene.style + 1) / 2:
         scene = replace(scene, objects=(*scene.objects, stray_object(scene, rng)))
     return scene

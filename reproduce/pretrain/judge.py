@@ -1,4 +1,4 @@
-"""Train and measure the held-out judge (`otca/tasks/judge.py`)."""
+"""Train the held-out judges (`otca/tasks/judge.py`); `reproduce/judged.py` measures them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from otca.tasks.judge import STRIDE, HeldOutJudge, Maps
-from otca.tasks.scenes import COLORS, SHAPES, SIZE, SKILLS, Scene, change_one_attribute, finished, render
-from otca.types import Prompt
+from otca.tasks import video_scenes
+from otca.tasks.judge import STRIDE, HeldOutJudge, Maps, VideoJudge
+from otca.tasks.scenes import COLORS, SHAPES, SIZE, Scene, finished, render
 from reproduce.pretrain.drawings import Label, ghosts, random_drawing, random_emptiness, random_spec_scene
 from reproduce.pretrain.loop import train
 from reproduce.pretrain.vae import reconstruct
-
-KINDS = ("clean", "changed", "reconstruction", "changed_reconstruction")
-"""What `judge_accuracy` looks at; the judge must accept the first and third, and refuse the others."""
 
 FAITHFUL = 0.25
 """Largest error, in any channel of any 4×4 patch, of a reconstruction that still shows what its labels say."""
@@ -38,6 +35,27 @@ def pretrain_judge(
         if vae is not None:
             image_BCHW[::2] = faithful_reconstruction(vae, image_BCHW[::2])
         return detection_loss(judge(augment(image_BCHW, rng, generator)), targets)
+
+    train("judge", {"judge": judge}, loss_at, steps, learning_rate, folder, seed=seed)
+    return judge
+
+
+def pretrain_video_judge(
+    folder: Path, steps: int, vae, start: Path, batch: int = 16, learning_rate: float = 1e-3, seed: int = 0
+) -> VideoJudge:
+    """Returns the image judge of ``start`` trained on frames of reconstructed clips too, half of each batch; resumable."""
+    judge = VideoJudge.from_pretrained(start)
+    specs = [spec for skill in video_scenes.SKILLS for spec in video_scenes.all_specs(skill)]
+
+    def loss_at(step, rng, generator):
+        still_NCHW, still = judge_batch(rng, batch)
+        clips = [video_scenes.draw_clip(specs[rng.integers(len(specs))], rng, lattice=True) for _ in range(batch // 4)]
+        media = reconstruct(vae, torch.from_numpy(np.stack([video_scenes.render_clip(clip) for clip in clips])))
+        when = [[int(t) for t in rng.permutation(video_scenes.FRAMES)[:4]] for _ in clips]
+        frame_NCHW = torch.stack([media[i, t] for i, times in enumerate(when) for t in times])
+        moving = grid_targets([scene_labels(clip.frame(t)) for clip, times in zip(clips, when) for t in times])
+        targets = Targets(*(torch.cat(pair) for pair in zip(still, moving)))
+        return detection_loss(judge(augment(torch.cat([still_NCHW, frame_NCHW]), rng, generator)), targets)
 
     train("judge", {"judge": judge}, loss_at, steps, learning_rate, folder, seed=seed)
     return judge
@@ -147,34 +165,3 @@ def detection_loss(maps: Maps, targets: Targets) -> torch.Tensor:
     color = nn.functional.cross_entropy(maps.color_BKYX, targets.color_BYX, ignore_index=-1, reduction="none")
     offset = (maps.offset_B2YX - targets.offset_B2YX).abs().sum(1)
     return -focal.sum() / things + ((shape + color + 0.5 * offset) * weight).sum() / weight.sum().clamp(min=1)
-
-
-# ------------------------------------------------------------------------------------------------------------- measures
-
-
-@torch.no_grad()
-def judge_accuracy(judge: HeldOutJudge, count: int, kind: str, vae=None, seed: int = 10**6) -> dict[str, float]:
-    """Share of right verdicts on ``count`` fresh scenes, by skill and ``overall``; ``kind`` is one of `KINDS`.
-
-    Changed scenes break their spec in one attribute, so that the right verdict is no. Raises ValueError for an unknown
-    kind, or a reconstruction without a VAE.
-    """
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}; choose from {', '.join(KINDS)}")
-    if kind.endswith("reconstruction") and vae is None:
-        raise ValueError(f"kind {kind!r} needs a VAE; pass vae=")
-    rng, lattice = np.random.default_rng(seed), kind.endswith("reconstruction")  # all that the autoencoder draws
-    right: dict[str, list[bool]] = {skill: [] for skill in SKILLS}
-    for first in range(0, count, 64):
-        skills = [SKILLS[i % len(SKILLS)] for i in range(first, min(first + 64, count))]
-        scenes = [random_spec_scene(rng, skill, lattice) for skill in skills]
-        if kind.startswith("changed"):
-            scenes = [change_one_attribute(scene, rng, lattice) for scene in scenes]
-        image = torch.from_numpy(np.stack([render(scene) for scene in scenes]))
-        if lattice:
-            image = reconstruct(vae, image)
-        prompts = [Prompt(id=f"{kind}-{first + i}", text="", spec=scene.spec) for i, scene in enumerate(scenes)]
-        for skill, yes in zip(skills, judge.verdict(image[:, None], prompts).tolist()):
-            right[skill].append(yes != kind.startswith("changed"))
-    everything = [r for answers in right.values() for r in answers]
-    return {skill: float(np.mean(answers)) for skill, answers in right.items()} | {"overall": float(np.mean(everything))}

@@ -1,4 +1,7 @@
-"""Pre-train the embedded AutoencoderKL: its encoder writes the code of a scene, its decoder draws from it."""
+"""Pre-train the embedded autoencoders: the encoder writes the code of a drawing, the decoder draws from it.
+
+A causal video autoencoder first learns single frames, at a ninth of the cost, and starts on clips as one that repeats them.
+"""
 
 from __future__ import annotations
 
@@ -6,64 +9,116 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
-from otca.tasks import architecture
-from otca.tasks.scenes import SKILLS, all_specs, draw_scene, render
-from reproduce.pretrain.codes import SCALE_C, code_of
+from otca.tasks import architecture, scenes, video_scenes
+from otca.tasks.video_scenes import HALF
+from reproduce.pretrain.codes import SCALE_C, VIDEO_SCALE_C, clip_code_of, code_of
 from reproduce.pretrain.loop import train
 
-NOISE = 0.3
+NOISE, VIDEO_NOISE = 0.3, 0.2
 """Largest standard deviation of the noise on the codes that the decoder draws from, in shares of a channel's amplitude: it
 learns to draw crisply what lies near a code."""
 LOG_VARIANCE = -8.0
 """What the encoder is to say of its own uncertainty, whose mean alone is used."""
+EMPHASIS = 7.0
+"""How much more than the backdrop the few pixels of objects count in a clip's error."""
 
 
-def random_scene(rng: np.random.Generator):
-    """A scene of any spec on the generator's lattice, skills evenly."""
-    specs = all_specs(SKILLS[rng.integers(len(SKILLS))])
-    return draw_scene(specs[rng.integers(len(specs))], rng, lattice=True)
-
-
-def scene_bank(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures (N, 3, H, W) in [-1, 1] and their codes (N, 8, 4, 4)."""
+def bank(grammar, draw, render, code, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Drawings of all specs on the generator's lattice, uint8 (N, …, 3, H, W), skills evenly, and their codes (N, C, …)."""
     rng = np.random.default_rng([seed, 5])
-    scenes = [random_scene(rng) for _ in range(count)]
-    image = torch.from_numpy(np.stack([render(scene) for scene in scenes])) * 2 - 1
-    return image, torch.from_numpy(np.stack([code_of(scene) for scene in scenes]))
+    specs = [grammar.all_specs(skill) for skill in grammar.SKILLS]
+    drawn = []
+    for _ in range(count):
+        of_skill = specs[rng.integers(len(specs))]
+        drawn.append(draw(of_skill[rng.integers(len(of_skill))], rng, lattice=True))
+    media = np.stack([np.rint(255 * render(one)).astype(np.uint8) for one in drawn])
+    return torch.from_numpy(media), torch.from_numpy(np.stack([code(one) for one in drawn]))
 
 
-def pretrain_vae(folder: Path, steps: int, batch: int = 32, learning_rate: float = 3e-3, seed: int = 0, bank: int = 12000):
+def pretrain_vae(folder: Path, steps: int, batch: int = 32, seed: int = 0, count: int = 12000):
     """Returns the trained AutoencoderKL; resumable (see `loop.train`)."""
     torch.manual_seed(seed)
     vae = architecture.build_vae()
-    images, codes = scene_bank(bank, seed)
-    scale = torch.from_numpy(SCALE_C).view(-1, 1, 1)
+    media, codes = bank(scenes, scenes.draw_scene, scenes.render, code_of, count, seed)
 
     def loss_at(step, rng, generator):
-        pick = torch.from_numpy(rng.integers(0, bank, batch))
-        image, code = images[pick], codes[pick]
-        posterior = vae.encode(image).latent_dist
-        written = ((posterior.mean - code) / scale).square().mean()
-        sure = (posterior.logvar - LOG_VARIANCE).square().mean()
-        level = NOISE * torch.rand(batch, 1, 1, 1, generator=generator)
-        noisy = code + level * scale * torch.randn(code.shape, generator=generator)
-        error = vae.decode(noisy).sample - image
-        return error.square().mean() + 0.2 * error.abs().mean() + 0.05 * written + 1e-4 * sure
+        pick = torch.from_numpy(rng.integers(0, count, batch))
+        return coding_loss(vae, media[pick] / 127.5 - 1, codes[pick], SCALE_C, NOISE, generator)
 
-    train("vae", {"vae": vae}, loss_at, steps, learning_rate, folder, seed=seed, ema_decay=0.998, decay_from=steps * 2 // 5)
+    train("vae", {"vae": vae}, loss_at, steps, 3e-3, folder, seed=seed, ema_decay=0.998, decay_from=steps * 2 // 5)
     return vae
 
 
+def pretrain_video_vae(folder: Path, still_steps: int, steps: int, batch: int = 8, seed: int = 0, count: int = 4000):
+    """Returns the trained AutoencoderKLWan; resumable. First on still frames, eight times as many a step, then on clips."""
+    torch.manual_seed(seed)
+    vae = architecture.build_video_vae()
+    ignore_time(vae)
+    media, codes = bank(video_scenes, video_scenes.draw_clip, video_scenes.render_clip, clip_code_of, count, seed)
+    backdrop = media[:16, 0].float().median(0).values[:, None]
+
+    def loss_of(media_BFCHW, codes, generator):
+        pixels = media_BFCHW.float().transpose(1, 2)
+        apart = ((pixels - backdrop).abs().amax(1, keepdim=True) > 45).float()
+        weight = 1 + EMPHASIS * nn.functional.max_pool3d(apart, (1, 5, 5), 1, (0, 2, 2))
+        coded = len(codes) // 4  # the encoder has the easier part
+        return coding_loss(vae, pixels / 127.5 - 1, codes, VIDEO_SCALE_C, VIDEO_NOISE, generator, weight, coded)
+
+    def still_loss(step, rng, generator):
+        pick, when = (torch.from_numpy(rng.integers(0, n, 8 * batch)) for n in (count, codes.shape[2]))
+        return loss_of(media[pick, HALF * when][:, None], codes[pick, :, when][:, :, None], generator)
+
+    def clip_loss(step, rng, generator):
+        pick = torch.from_numpy(rng.integers(0, count, batch))
+        return loss_of(media[pick], codes[pick], generator)
+
+    stills = dict(learning_rate=3e-3, ema_decay=0.998, decay_from=still_steps * 3 // 5)
+    train("vae_stills", {"vae": vae}, still_loss, still_steps, folder=folder, seed=seed, save_every=100, **stills)
+    clips = dict(learning_rate=2e-3, ema_decay=0.995, decay_from=steps * 2 // 5)
+    train("vae", {"vae": vae}, clip_loss, steps, folder=folder, seed=seed, save_every=100, **clips)
+    return vae
+
+
+def coding_loss(vae, media, code, scale_C, noise: float, generator, weight=1.0, coded: int | None = None) -> torch.Tensor:
+    """Error of what is drawn from noisy codes, and of the codes written for the first ``coded`` of the media (in [-1, 1])."""
+    scale = torch.from_numpy(scale_C).view(-1, *[1] * (code.ndim - 2))
+    posterior = vae.encode(media[:coded]).latent_dist
+    written = ((posterior.mean - code[:coded]) / scale).square().mean()
+    sure = (posterior.logvar - LOG_VARIANCE).square().mean()
+    level = noise * torch.rand(len(code), *[1] * (code.ndim - 1), generator=generator)
+    error = vae.decode(code + level * scale * torch.randn(code.shape, generator=generator)).sample - media
+    return (weight * (error.square() + 0.2 * error.abs())).mean() + 0.05 * written + 1e-4 * sure
+
+
 @torch.no_grad()
-def reconstruct(vae, image_BCHW: torch.Tensor) -> torch.Tensor:
-    """Images in [0, 1] through encoder mean and decoder, back in [0, 1]."""
-    latent = vae.encode(image_BCHW * 2 - 1).latent_dist.mode()
-    return (vae.decode(latent).sample / 2 + 0.5).clamp(0, 1)
+def ignore_time(vae) -> None:
+    """Set every kernel so that a frame is coded without its neighbours: causal kernels keep only their last slice.
+
+    The kernels that halve or double the number of frames copy a frame.
+    """
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample
+
+    for module in vae.modules():
+        if isinstance(module, WanCausalConv3d) and module.kernel_size[0] == 3:
+            module.weight[:, :, :2] = 0
+        if isinstance(module, WanResample) and hasattr(module, "time_conv"):
+            kernel = module.time_conv.weight
+            kernel.zero_()
+            kernel[:, :, 2, 0, 0] = torch.eye(kernel.shape[1]).repeat(kernel.shape[0] // kernel.shape[1], 1)
+            module.time_conv.bias.zero_()
 
 
-def peak_signal_to_noise(vae, count: int = 256, seed: int = 10**6) -> float:
-    """Reconstruction quality in dB on fresh scenes."""
-    image = scene_bank(count, seed)[0] / 2 + 0.5
-    error = (reconstruct(vae, image) - image).square().mean(dim=(1, 2, 3))
-    return float((-10 * torch.log10(error)).mean())
+@torch.no_grad()
+def reconstruct(vae, media: torch.Tensor) -> torch.Tensor:
+    """Images (B, 3, H, W) or media (B, F, 3, H, W), in [0, 1], through encoder mean and decoder, back in [0, 1]."""
+    if media.ndim == 4:
+        latent = vae.encode(media * 2 - 1).latent_dist.mode()
+        return (vae.decode(latent).sample / 2 + 0.5).clamp(0, 1)
+    if media.shape[1] == 1:
+        return torch.cat([reconstruct(vae, part) for part in media[:, 0].split(64)])[:, None]
+    out = []
+    for part in media.transpose(1, 2).split(16):
+        out.append(vae.decode(vae.encode(part * 2 - 1).latent_dist.mode()).sample / 2 + 0.5)
+    return torch.cat(out).clamp(0, 1).transpose(1, 2).contiguous()
