@@ -7,7 +7,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from otca.tasks import architecture, video_architecture
+from otca.tasks import architecture
 from otca.tasks.scenes import vocabulary
 
 SPECIAL = ["<pad>", "<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>", "[IMG]"]
@@ -222,9 +222,9 @@ def sd3():
 
 
 def wan(experts: bool = False):
-    pipeline = video_architecture.build_pipeline(video_architecture.build_vae())
+    pipeline = architecture.build_video_pipeline()
     if experts:
-        pipeline.register_modules(transformer_2=video_architecture.build_transformer())
+        pipeline.register_modules(transformer_2=architecture.build_video_transformer())
         pipeline.register_to_config(boundary_ratio=0.875)
     return pipeline
 
