@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from otca.tasks import scenes, verifier, video_scenes, video_verifier
-from otca.tasks.judge import HeldOutJudge, VideoJudge
+from otca.tasks.judge import HeldOutJudge
+from otca.tasks.video_judge import VideoJudge
 from otca.types import Prompt
 from reproduce.pretrain import codes
 from reproduce.pretrain.vae import reconstruct

@@ -11,8 +11,9 @@ import torch
 
 import otca.tasks.judge as judge_module
 from otca.files import EMBEDDED
-from otca.tasks.judge import Detection, HeldOutJudge, Track, VideoJudge, fulfils, motion_accuracy
+from otca.tasks.judge import Detection, HeldOutJudge, fulfils
 from otca.tasks.scenes import COLORS, SKILLS, all_specs, draw_scene, prompts, render
+from otca.tasks.video_judge import Track, VideoJudge, motion_accuracy
 from otca.tasks.video_scenes import FRAMES, path
 from otca.types import Prompt
 from reproduce.judged import TASKS

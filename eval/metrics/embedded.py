@@ -48,7 +48,7 @@ class VideoJudgeAccuracy(JudgeAccuracy):
     check_prompt = staticmethod(video_scenes.check_spec)
 
     def __init__(self):
-        from otca.tasks.judge import VideoJudge
+        from otca.tasks.video_judge import VideoJudge
 
         self.judge = VideoJudge.from_pretrained(resolve_model("embedded:video_judge"))
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from otca.tasks import video_scenes
-from otca.tasks.judge import STRIDE, HeldOutJudge, Maps, VideoJudge
+from otca.tasks.judge import STRIDE, HeldOutJudge, Maps
 from otca.tasks.scenes import COLORS, SHAPES, SIZE, Scene, finished, render
+from otca.tasks.video_judge import VideoJudge
 from reproduce.pretrain.drawings import Label, ghosts, random_drawing, random_emptiness, random_spec_scene
 from reproduce.pretrain.loop import train
 from reproduce.pretrain.vae import reconstruct
