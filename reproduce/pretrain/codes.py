@@ -39,8 +39,9 @@ def code_of(scene: Scene, radii: tuple[float, float] = (6.0, 7.4)) -> np.ndarray
 
 
 VIDEO_CHANNELS = 4
-LOOK, MANNER, VIDEO_FINISH = 1.3, 0.9, 0.12
-"""Amplitudes of an object's four channels (two of its shape, two of its colour), and of what is added to a channel everywhere."""
+PRESENT, LOOK, MANNER, VIDEO_FINISH = 1.2, 1.5, 0.9, 0.12
+"""Amplitudes of an object in each channel, whatever it is, of its four channels (two of its shape, two of its colour), and of
+what is added to a channel everywhere. Without the first, what tells that something is there would not be linear in the code."""
 VIDEO_SCALE_C = np.full(VIDEO_CHANNELS, LOOK, np.float32)
 
 
@@ -50,7 +51,7 @@ def clip_code_of(clip: Clip) -> np.ndarray:
     code = np.zeros((VIDEO_CHANNELS, place_NL2.shape[1], GRID, GRID), np.float32)
     cells = np.arange(GRID)
     for o, place_L2 in zip(clip.objects, place_NL2):
-        look = LOOK * np.concatenate([_CORNERS[SHAPES.index(o.shape)], _CORNERS[list(COLORS).index(o.color)]])
+        look = PRESENT + LOOK * np.concatenate([_CORNERS[SHAPES.index(o.shape)], _CORNERS[list(COLORS).index(o.color)]])
         share_2LG = np.sqrt(np.clip(1 - np.abs(cells - place_L2.T[:, :, None]), 0, 1))
         code += look[:, None, None, None] * share_2LG[1][:, :, None] * share_2LG[0][:, None]
     code[0] += MANNER * (2 * clip.steadiness - 1)
