@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from otca.tasks import architecture, scenes, verifier, video_scenes
-from reproduce.pretrain.codes import LOOK, SCALE_C, clip_code_of, code_of
+from otca.tasks.scenes import CELL
+from reproduce.pretrain.codes import SCALE_C, VIDEO_SCALE_C3, clip_code_of, code_of
 from reproduce.pretrain.flow import Bank, stored_latents, tokenize
 from reproduce.pretrain.image_flow import noisy_scene
 from reproduce.pretrain.loop import train
@@ -98,21 +99,22 @@ def test_codes_of_scenes_are_told_apart_and_read_back():
     assert len(SCALE_C) == 8 and set(changed[:, 0]) <= {2, 3} and len({tuple(c[1:]) for c in changed}) == 1
 
 
-def test_codes_of_clips_follow_their_objects_cell_by_cell():
-    """A slow object is halfway between two cells in the middle latent frame; manner and finish are everywhere."""
+def test_codes_of_clips_say_in_the_first_cell_where_to_an_object_moves():
+    """Looks in the first latent frame, cells a half of the clip in the others; manner and finish are everywhere."""
     spec = {"shape": "cross", "color": "red", "course": ["right", "right"], "speed": "slow"}
     clip = video_scenes.draw_clip({"skill": "speed", "objects": [spec], "relation": None}, np.random.default_rng(1), lattice=True)
     plain = replace(clip, steadiness=0.5, finish=0.5)
-    energy = np.square(clip_code_of(plain) / LOOK).sum(0)
-    assert [sorted(np.unique(frame[frame > 0].round(2))) for frame in energy] == [[4.0], [2.0], [4.0]]
-    assert np.allclose(energy.sum((1, 2)), 4)
-    for name, channel in (("steadiness", 0), ("finish", 3)):
+    code = clip_code_of(plain) / VIDEO_SCALE_C3[:, :, None, None]
+    cell = int(clip.objects[0].y // CELL), int(clip.objects[0].x // CELL)
+    at_cell = code[:, :, *cell]
+    assert np.abs(at_cell[:, 0]).tolist() == [1, 1, 1, 1] and at_cell[:3, 1:].T.tolist() == [[0.5, 0, 1], [0.5, 0, 1]]
+    code[:, :, *cell] = 0
+    assert set(np.unique(code[2, 1:])) == {0, -0.5} and not code[:, 0].any() and not code[:2, 1:].any()
+    for name, channel_3 in (("steadiness", (0, 3, 3)), ("finish", (2, 2, 2))):
         changed = clip_code_of(replace(plain, **{name: 1.0})) - clip_code_of(plain)
-        assert (
-            np.ptp(changed[channel]) < 1e-6
-            and changed[channel].mean() > 0.1
-            and np.abs(np.delete(changed, channel, 0)).max() == 0
-        )
+        for t, channel in enumerate(channel_3):
+            everywhere = changed[channel, t]
+            assert np.ptp(everywhere) < 1e-6 and everywhere.mean() > 0.1 and not np.delete(changed[:, t], channel, 0).any()
 
 
 @pytest.mark.parametrize(

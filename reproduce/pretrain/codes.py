@@ -2,8 +2,9 @@
 
 Objectives are to be decided at different noise levels, so a code says how far apart the alternatives of an attribute lie:
 what lies far apart stands out of the noise early, what lies close together late. In an image the backdrop's style is written
-large and into every cell, objects into the cell of their centre, the finish small into every cell; in a clip the manner is
-written large, and objects into the cells that they are in, latent frame by latent frame. The encoder is trained to write
+large and into every cell, objects into the cell of their centre, the finish small into every cell. A clip's first latent
+frame is written like that; the others say how objects move, in the cells that they start in (written where they are, frame
+by frame, motion was not learned in 5,000 steps), and how steadily, large and in every cell. The encoder is trained to write
 the code, the decoder to draw from it, also where it is noisy.
 """
 
@@ -38,22 +39,30 @@ def code_of(scene: Scene, radii: tuple[float, float] = (6.0, 7.4)) -> np.ndarray
     return code * SCALE_C[:, None, None]
 
 
-VIDEO_CHANNELS = 4
-PRESENT, LOOK, MANNER, VIDEO_FINISH = 1.2, 1.5, 0.9, 0.12
-"""Amplitudes of an object in each channel, whatever it is, of its four channels (two of its shape, two of its colour), and of
-what is added to a channel everywhere. Without the first, what tells that something is there would not be linear in the code."""
-VIDEO_SCALE_C = np.full(VIDEO_CHANNELS, LOOK, np.float32)
+VIDEO_CHANNELS = (("shape", "shape", "color", "color"), ("right", "down", "present", "manner"))
+"""Of a clip's first latent frame, which says what there is, and of the others, which say where to it moves."""
+VIDEO_AMPLITUDE = {"shape": 2.2, "color": 2.2, "right": 2.5, "down": 2.5, "present": 1.4, "manner": 1.6}
+VIDEO_SCALE_C3 = np.array([[VIDEO_AMPLITUDE[VIDEO_CHANNELS[t > 0][c]] for t in range(3)] for c in range(4)], np.float32)
+STILL_MANNER, VIDEO_FINISH = 0.9, 0.12
+"""What is added everywhere to the first frame's first channel, and to the channel that is next to last in each frame."""
 
 
 def clip_code_of(clip: Clip) -> np.ndarray:
-    """Latent of a clip on the lattice, float32 (4, 3, 4, 4); an object halfway between two cells is written into both."""
-    place_NL2 = clip.center_NF2[:, ::HALF] / CELL - 0.5  # in cells
-    code = np.zeros((VIDEO_CHANNELS, place_NL2.shape[1], GRID, GRID), np.float32)
-    cells = np.arange(GRID)
-    for o, place_L2 in zip(clip.objects, place_NL2):
-        look = PRESENT + LOOK * np.concatenate([_CORNERS[SHAPES.index(o.shape)], _CORNERS[list(COLORS).index(o.color)]])
-        share_2LG = np.sqrt(np.clip(1 - np.abs(cells - place_L2.T[:, :, None]), 0, 1))
-        code += look[:, None, None, None] * share_2LG[1][:, :, None] * share_2LG[0][:, None]
-    code[0] += MANNER * (2 * clip.steadiness - 1)
-    code[3] += VIDEO_FINISH * (2 * clip.finish - 1)
-    return code.astype(np.float32)
+    """Latent of a clip on the lattice, float32 (4, 3, 4, 4); an object is written into the cell that it starts in.
+
+    There it says how many cells it moves in each half of the clip.
+    """
+    step_NL2 = np.diff(clip.center_NF2[:, ::HALF], axis=1) / CELL
+    code = np.zeros((4, 1 + step_NL2.shape[1], GRID, GRID), np.float32)
+    manner = 2 * clip.steadiness - 1
+    code[2, 1:], code[3, 1:] = -0.5, manner
+    for o, step_L2 in zip(clip.objects, step_NL2):
+        row, column = int(o.y // CELL), int(o.x // CELL)
+        code[:2, 0, row, column] = _CORNERS[SHAPES.index(o.shape)]
+        code[2:, 0, row, column] = _CORNERS[list(COLORS).index(o.color)]
+        code[:2, 1:, row, column] = step_L2.T
+        code[2, 1:, row, column] = 1
+    code *= VIDEO_SCALE_C3[:, :, None, None]
+    code[0, 0] += STILL_MANNER * manner
+    code[2] += VIDEO_FINISH * (2 * clip.finish - 1)
+    return code

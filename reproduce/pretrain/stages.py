@@ -15,11 +15,10 @@ from reproduce.judged import TASKS, drawings
 from reproduce.pretrain.publish import publish
 
 VAE_STEPS = 3200
-VIDEO_VAE_STEPS = 1200, 2600
-"""Steps on still frames, then on clips."""
+VIDEO_VAE_STEPS = 800, 3400
+"""Steps on first frames, then on clips."""
 TRUE_STEPS, NOISY_STEPS = 14000, 1500
-"""Steps of the generator on true captions, from which it learns to bind, then on noisy ones, which it learns to mistrust."""
-VIDEO_TRUE_STEPS, VIDEO_NOISY_STEPS = 9000, 1200
+"""Steps of a generator on true captions, from which it learns to bind, then on noisy ones, which it learns to mistrust."""
 JUDGE_STEPS, VIDEO_JUDGE_STEPS = 3300, 600
 CLIP_STEPS = 3500
 JUDGED = 600
@@ -53,14 +52,12 @@ def run_flow(modality: str, folder: Path) -> None:
     if modality == "image":
         pipeline, bank, network = architecture.build_pipeline(vae), image_bank, image_network
         modules = {"transformer": pipeline.transformer, "clip": pipeline.text_encoder, "t5": pipeline.text_encoder_2}
-        true_steps, noisy_steps = TRUE_STEPS, NOISY_STEPS
     else:
         pipeline, bank, network = architecture.build_video_pipeline(vae), video_bank, video_network
         modules = {"transformer": pipeline.transformer, "text_encoder": pipeline.text_encoder}
-        true_steps, noisy_steps = VIDEO_TRUE_STEPS, VIDEO_NOISY_STEPS
     true = bank(pipeline, folder, "true", intact=1.0)
     noisy = bank(pipeline, folder, "noisy", intact=INTACT, seed=1)
-    pretrain_flow(modules, network(pipeline), [(true, true_steps), (noisy, noisy_steps)], folder)
+    pretrain_flow(modules, network(pipeline), [(true, TRUE_STEPS), (noisy, NOISY_STEPS)], folder)
     pipeline.save_pretrained(folder / "pipeline")
 
 

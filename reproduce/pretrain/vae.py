@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from otca.tasks import architecture, scenes, video_scenes
-from otca.tasks.video_scenes import HALF
-from reproduce.pretrain.codes import SCALE_C, VIDEO_SCALE_C, clip_code_of, code_of
+from reproduce.pretrain.codes import SCALE_C, VIDEO_SCALE_C3, clip_code_of, code_of
 from reproduce.pretrain.loop import train
 
 NOISE, VIDEO_NOISE = 0.3, 0.2
@@ -42,21 +41,23 @@ def pretrain_vae(folder: Path, steps: int, batch: int = 32, seed: int = 0, count
     torch.manual_seed(seed)
     vae = architecture.build_vae()
     media, codes = bank(scenes, scenes.draw_scene, scenes.render, code_of, count, seed)
+    scale_CHW = torch.from_numpy(SCALE_C)[:, None, None]
 
     def loss_at(step, rng, generator):
         pick = torch.from_numpy(rng.integers(0, count, batch))
-        return coding_loss(vae, media[pick] / 127.5 - 1, codes[pick], SCALE_C, NOISE, generator)
+        return coding_loss(vae, media[pick] / 127.5 - 1, codes[pick], scale_CHW, NOISE, generator)
 
     train("vae", {"vae": vae}, loss_at, steps, 3e-3, folder, seed=seed, ema_decay=0.998, decay_from=steps * 2 // 5)
     return vae
 
 
 def pretrain_video_vae(folder: Path, still_steps: int, steps: int, batch: int = 8, seed: int = 0, count: int = 4000):
-    """Returns the trained AutoencoderKLWan; resumable. First on still frames, eight times as many a step, then on clips."""
+    """Returns the trained AutoencoderKLWan; resumable. First on their first frames, eight times as many a step, then on clips."""
     torch.manual_seed(seed)
     vae = architecture.build_video_vae()
     ignore_time(vae)
     media, codes = bank(video_scenes, video_scenes.draw_clip, video_scenes.render_clip, clip_code_of, count, seed)
+    scale_CLHW = torch.from_numpy(VIDEO_SCALE_C3)[:, :, None, None]
     backdrop = media[:16, 0].float().median(0).values[:, None]
 
     def loss_of(media_BFCHW, codes, generator):
@@ -64,11 +65,12 @@ def pretrain_video_vae(folder: Path, still_steps: int, steps: int, batch: int = 
         apart = ((pixels - backdrop).abs().amax(1, keepdim=True) > 45).float()
         weight = 1 + EMPHASIS * nn.functional.max_pool3d(apart, (1, 5, 5), 1, (0, 2, 2))
         coded = len(codes) // 4  # the encoder has the easier part
-        return coding_loss(vae, pixels / 127.5 - 1, codes, VIDEO_SCALE_C, VIDEO_NOISE, generator, weight, coded)
+        scale = scale_CLHW[:, : codes.shape[2]]
+        return coding_loss(vae, pixels / 127.5 - 1, codes, scale, VIDEO_NOISE, generator, weight, coded)
 
     def still_loss(step, rng, generator):
-        pick, when = (torch.from_numpy(rng.integers(0, n, 8 * batch)) for n in (count, codes.shape[2]))
-        return loss_of(media[pick, HALF * when][:, None], codes[pick, :, when][:, :, None], generator)
+        pick = torch.from_numpy(rng.integers(0, count, 8 * batch))
+        return loss_of(media[pick, :1], codes[pick, :, :1], generator)
 
     def clip_loss(step, rng, generator):
         pick = torch.from_numpy(rng.integers(0, count, batch))
@@ -81,9 +83,8 @@ def pretrain_video_vae(folder: Path, still_steps: int, steps: int, batch: int = 
     return vae
 
 
-def coding_loss(vae, media, code, scale_C, noise: float, generator, weight=1.0, coded: int | None = None) -> torch.Tensor:
+def coding_loss(vae, media, code, scale, noise: float, generator, weight=1.0, coded: int | None = None) -> torch.Tensor:
     """Error of what is drawn from noisy codes, and of the codes written for the first ``coded`` of the media (in [-1, 1])."""
-    scale = torch.from_numpy(scale_C).view(-1, *[1] * (code.ndim - 2))
     posterior = vae.encode(media[:coded]).latent_dist
     written = ((posterior.mean - code[:coded]) / scale).square().mean()
     sure = (posterior.logvar - LOG_VARIANCE).square().mean()

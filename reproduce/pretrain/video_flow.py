@@ -14,7 +14,7 @@ import torch
 
 from otca.tasks import architecture
 from otca.tasks.video_scenes import Clip, attributes, broken, captions, draw_clip, split_specs
-from reproduce.pretrain.codes import VIDEO_SCALE_C, clip_code_of
+from reproduce.pretrain.codes import VIDEO_SCALE_C3, clip_code_of
 from reproduce.pretrain.flow import Bank, draw_specs, stored_latents, tokenize
 from reproduce.pretrain.image_flow import INTACT, JITTER, STRAY, mistaken
 
@@ -42,7 +42,7 @@ def video_bank(pipeline, folder: Path, name: str, intact: float, count: int = 98
         chosen = draw_specs(specs, SKILL_SHARES, rng, batch)
         code = np.stack([clip_code_of(noisy_clip(specs[i], rng, intact)) for i in chosen])
         noise = rng.normal(size=code.shape).astype(np.float32)
-        return torch.from_numpy(code + JITTER * VIDEO_SCALE_C[:, None, None, None] * noise), chosen
+        return torch.from_numpy(code + JITTER * VIDEO_SCALE_C3[:, :, None, None] * noise), chosen
 
     latent, spec = stored_latents(folder / f"{name}.safetensors", count, make)
     length = architecture.VIDEO_SEQUENCE_LENGTH
