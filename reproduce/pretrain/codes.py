@@ -66,3 +66,14 @@ def clip_code_of(clip: Clip) -> np.ndarray:
     code[0, 0] += STILL_MANNER * manner
     code[2] += VIDEO_FINISH * (2 * clip.finish - 1)
     return code
+
+
+def paths_of(clip: Clip) -> np.ndarray:
+    """Where what is in each latent frame of a clip, float32 (5, 3, 4, 4): presence, shape and colour, in shares of a cell."""
+    cells, place_NL2 = np.arange(GRID), clip.center_NF2[:, ::HALF] / CELL - 0.5
+    out = np.zeros((5, place_NL2.shape[1], GRID, GRID), np.float32)
+    for o, place_L2 in zip(clip.objects, place_NL2):
+        look = np.concatenate([[1], _CORNERS[SHAPES.index(o.shape)], _CORNERS[list(COLORS).index(o.color)]])
+        share_2LG = np.clip(1 - np.abs(cells - place_L2.T[:, :, None]), 0, 1)
+        out += look[:, None, None, None] * share_2LG[1][:, :, None] * share_2LG[0][:, None]
+    return out

@@ -15,8 +15,8 @@ from reproduce.judged import TASKS, drawings
 from reproduce.pretrain.publish import publish
 
 VAE_STEPS = 3200
-VIDEO_VAE_STEPS = 800, 3400
-"""Steps on first frames, then on clips."""
+VIDEO_VAE_STEPS = 500, 1200, 3000
+"""Steps on first frames, on paths and on clips."""
 TRUE_STEPS, NOISY_STEPS = 14000, 1500
 """Steps of a generator on true captions, from which it learns to bind, then on noisy ones, which it learns to mistrust."""
 JUDGE_STEPS, VIDEO_JUDGE_STEPS = 3300, 600
@@ -37,7 +37,7 @@ def run_vae(modality: str, folder: Path) -> None:
     """Train the autoencoder and save it as `folder/vae/`."""
     from reproduce.pretrain.vae import pretrain_vae, pretrain_video_vae
 
-    vae = pretrain_vae(folder, VAE_STEPS) if modality == "image" else pretrain_video_vae(folder, *VIDEO_VAE_STEPS)
+    vae = pretrain_vae(folder, VAE_STEPS) if modality == "image" else pretrain_video_vae(folder, VIDEO_VAE_STEPS)
     vae.save_pretrained(folder / "vae")
 
 
