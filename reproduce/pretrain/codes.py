@@ -54,26 +54,25 @@ def clip_code_of(clip: Clip) -> np.ndarray:
     """
     step_NL2 = np.diff(clip.center_NF2[:, ::HALF], axis=1) / CELL
     code = np.zeros((4, 1 + step_NL2.shape[1], GRID, GRID), np.float32)
-    manner = 2 * clip.steadiness - 1
-    code[2, 1:], code[3, 1:] = -0.5, manner
+    code[2, 1:], code[3, 1:] = -0.5, 2 * clip.steadiness - 1
     for o, step_L2 in zip(clip.objects, step_NL2):
         row, column = int(o.y // CELL), int(o.x // CELL)
-        code[:2, 0, row, column] = _CORNERS[SHAPES.index(o.shape)]
-        code[2:, 0, row, column] = _CORNERS[list(COLORS).index(o.color)]
         code[:2, 1:, row, column] = step_L2.T
         code[2, 1:, row, column] = 1
     code *= VIDEO_SCALE_C3[:, :, None, None]
-    code[0, 0] += STILL_MANNER * manner
-    code[2] += VIDEO_FINISH * (2 * clip.finish - 1)
+    code[2, 1:] += VIDEO_FINISH * (2 * clip.finish - 1)
+    code[:, 0] = frame_code_of(clip, 0)
     return code
 
 
-def paths_of(clip: Clip) -> np.ndarray:
-    """Where what is in each latent frame of a clip, float32 (5, 3, 4, 4): presence, shape and colour, in shares of a cell."""
-    cells, place_NL2 = np.arange(GRID), clip.center_NF2[:, ::HALF] / CELL - 0.5
-    out = np.zeros((5, place_NL2.shape[1], GRID, GRID), np.float32)
-    for o, place_L2 in zip(clip.objects, place_NL2):
-        look = np.concatenate([[1], _CORNERS[SHAPES.index(o.shape)], _CORNERS[list(COLORS).index(o.color)]])
-        share_2LG = np.clip(1 - np.abs(cells - place_L2.T[:, :, None]), 0, 1)
-        out += look[:, None, None, None] * share_2LG[1][:, :, None] * share_2LG[0][:, None]
-    return out
+def frame_code_of(clip: Clip, frame: int) -> np.ndarray:
+    """Latent of a clip's frame as a clip of its own, float32 (4, 4, 4); what lies between two cells is written into both."""
+    cells, code = np.arange(GRID), np.zeros((4, GRID, GRID), np.float32)
+    for o, place_2 in zip(clip.objects, clip.center_NF2[:, frame] / CELL - 0.5):
+        look = np.concatenate([_CORNERS[SHAPES.index(o.shape)], _CORNERS[list(COLORS).index(o.color)]])
+        share_2G = np.clip(1 - np.abs(cells - place_2[:, None]), 0, 1)
+        code += look[:, None, None] * share_2G[1][:, None] * share_2G[0]
+    code *= VIDEO_SCALE_C3[:, 0, None, None]
+    code[0] += STILL_MANNER * (2 * clip.steadiness - 1)
+    code[2] += VIDEO_FINISH * (2 * clip.finish - 1)
+    return code
