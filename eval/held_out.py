@@ -17,7 +17,7 @@ from eval.metrics.motion import MotionMetrics
 from otca import presets
 from otca.config import EvalConfig, TrainConfig
 from otca.rewards.base import Reward, build_rewards, score_all
-from otca.tasks import scenes, video_scenes
+from otca.tasks import rendering, scenes, video_scenes
 from otca.types import Prompt
 
 Numbers = dict[str, tuple[float, int]]  # metric → its value over a set, and the number of items behind it
@@ -97,7 +97,7 @@ class ImageHeldOut(_Embedded):
     @staticmethod
     def drawn(prompt: Prompt, rng: np.random.Generator) -> np.ndarray:
         """A render of the prompt's spec (1, 3, H, W)."""
-        return scenes.render(scenes.draw_scene(prompt.spec, rng, lattice=True))[None]
+        return rendering.render(scenes.draw_scene(prompt.spec, rng, lattice=True))[None]
 
 
 class VideoHeldOut(_Embedded):

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from otca.tasks import scenes, verifier, video_scenes, video_verifier
+from otca.tasks import rendering, scenes, verifier, video_scenes, video_verifier
 from otca.tasks.judge import HeldOutJudge
 from otca.tasks.video_judge import VideoJudge
 from otca.types import Prompt
@@ -37,7 +37,7 @@ TASKS = {
     "image": Task(
         scenes,
         scenes.draw_scene,
-        lambda scene: scenes.render(scene)[None],
+        lambda scene: rendering.render(scene)[None],
         codes.code_of,
         lambda media, specs: [verifier.satisfied(*pair) for pair in zip(verifier.read(media[:, 0]), specs)],
         HeldOutJudge,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from otca.serving import bound, server_of
-from otca.tasks import scenes, video_scenes
+from otca.tasks import rendering, scenes, video_scenes
 from otca.types import Prompt
 from tests.killed import wait_for
 
@@ -57,7 +57,7 @@ def command(name: str, *options: str, **environment: str) -> Iterator[tuple[subp
 def pictures(count=5):
     """Drawings of prompts, half of them under noise: media of many levels, not yet rounded to 256."""
     prompts, rng = scenes.prompts("train", count), np.random.default_rng(0)
-    drawn = np.stack([scenes.render(scenes.draw_scene(p.spec, rng)) for p in prompts])
+    drawn = np.stack([rendering.render(scenes.draw_scene(p.spec, rng)) for p in prompts])
     drawn[1::2] += rng.normal(0, 0.05, drawn[1::2].shape)
     return torch.from_numpy(drawn).float().clamp(0, 1).unsqueeze(1), prompts
 

@@ -11,7 +11,8 @@ import torch
 import otca.tasks.clip as clip_module
 from otca.files import EMBEDDED
 from otca.tasks.clip import EmbeddedClip
-from otca.tasks.scenes import captions, change_one_attribute, prompts, render, vocabulary
+from otca.tasks.rendering import render
+from otca.tasks.scenes import captions, change_one_attribute, prompts, vocabulary
 from otca.types import Prompt
 from reproduce.pretrain.clip import also_true, contrastive_loss, retrieval_accuracy, rival_spec
 from reproduce.pretrain.drawings import random_spec_scene

@@ -12,7 +12,8 @@ import torch
 import otca.tasks.judge as judge_module
 from otca.files import EMBEDDED
 from otca.tasks.judge import Detection, HeldOutJudge, fulfils
-from otca.tasks.scenes import COLORS, SKILLS, all_specs, draw_scene, prompts, render
+from otca.tasks.rendering import render
+from otca.tasks.scenes import COLORS, SKILLS, all_specs, draw_scene, prompts
 from otca.tasks.video_judge import Track, VideoJudge, motion_accuracy
 from otca.tasks.video_scenes import FRAMES, path
 from otca.types import Prompt

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from otca.tasks import architecture, scenes, verifier, video_scenes
+from otca.tasks import architecture, rendering, scenes, verifier, video_scenes
 from otca.tasks.scenes import CELL
 from reproduce.pretrain.codes import SCALE_C, VIDEO_SCALE_C3, clip_code_of, code_of
 from reproduce.pretrain.flow import Bank, stored_latents, tokenize
@@ -83,7 +83,7 @@ def test_captions_are_true_as_often_as_stated():
     for intact in (1.0, 0.5):
         made = [noisy_scene(specs[i % len(specs)], rng, intact) for i in range(600)]
         alone = [scene for scene in made if len(scene.objects) == 2]
-        read = verifier.read(np.stack([scenes.render(scene) for scene in alone]))
+        read = verifier.read(np.stack([rendering.render(scene) for scene in alone]))
         kept = np.mean([verifier.satisfied(r, specs[made.index(scene) % len(specs)]) for r, scene in zip(read, alone)])
         assert kept == pytest.approx(intact, abs=0.08)
     stray = [len(scene.objects) > 2 for scene in made]

@@ -14,7 +14,7 @@ from otca.config import PolicyConfig
 from otca.files import EMBEDDED, sha256
 from otca.models.base import build_policy
 from otca.rewards.base import build_reward
-from otca.tasks import architecture, scenes, video_scenes
+from otca.tasks import architecture, rendering, scenes, video_scenes
 from otca.tasks.video_scenes import DIRECTIONS, FRAMES, HALF
 from otca.types import Prompt
 from reproduce.judged import TASKS, drawings
@@ -69,7 +69,7 @@ def test_renderer_is_anti_aliased_and_covers_the_stated_area():
     """A circle's darkened area equals πr² to 1 %, which hard edges would miss."""
     scene = scenes.draw_scene(scenes.all_specs("single_object")[0], np.random.default_rng(0))
     circle = scenes.SceneObject("circle", "red", 30.3, 33.8, 12.4, (0.0, 0.0, 0.0))
-    with_it, without = (scenes.render(replace(scene, objects=objects, finish=1.0)) for objects in ((circle,), ()))
+    with_it, without = (rendering.render(replace(scene, objects=objects, finish=1.0)) for objects in ((circle,), ()))
     assert abs(((without - with_it) / without)[0].sum() / (np.pi * 12.4**2) - 1) < 0.01
 
 
@@ -133,7 +133,7 @@ def junk(frames: int, count: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     shape = (count, frames, 3, scenes.SIZE, scenes.SIZE)
     palette = torch.tensor(list(scenes.COLORS.values()))
-    still = scenes.render(replace(scenes.draw_scene(scenes.all_specs("colors")[0], np.random.default_rng(0)), finish=1.0))
+    still = rendering.render(replace(scenes.draw_scene(scenes.all_specs("colors")[0], np.random.default_rng(0)), finish=1.0))
     return {
         "white": torch.ones(shape),
         "black": torch.zeros(shape),

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from otca.tasks.scenes import COLORS, SHAPES, SIZE, signed_distance
+from otca.tasks.rendering import signed_distance
+from otca.tasks.scenes import COLORS, SHAPES, SIZE
 
 MIN_AREA = 24
 """Pixels below which a segment is a speck, not an object (the smallest legal object covers about 60)."""

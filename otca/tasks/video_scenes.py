@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from otca.tasks import grammar, scenes
+from otca.tasks.rendering import render
 from otca.tasks.scenes import CELL, COLORS, SHAPES, SIZE, Scene, SceneObject
 from otca.types import Prompt
 
@@ -237,7 +238,7 @@ def _apart(center_NF2: np.ndarray, radius: float, lattice: bool) -> bool:
 
 def render_clip(clip: Clip) -> np.ndarray:
     """Draw every frame: float32 ``(FRAMES, 3, SIZE, SIZE)`` in [0, 1]."""
-    return np.stack([scenes.render(clip.frame(index)) for index in range(FRAMES)])
+    return np.stack([render(clip.frame(index)) for index in range(FRAMES)])
 
 
 def change_one_attribute(clip: Clip, rng: np.random.Generator, lattice: bool = False) -> Clip:

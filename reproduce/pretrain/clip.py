@@ -13,7 +13,8 @@ from torch.nn.functional import cross_entropy
 
 from otca.tasks.architecture import MAX_SEQUENCE_LENGTH, build_tokenizer
 from otca.tasks.clip import EmbeddedClip
-from otca.tasks.scenes import SIZE, SKILLS, Scene, captions, draw_scene, in_place, render, vocabulary
+from otca.tasks.rendering import render
+from otca.tasks.scenes import SIZE, SKILLS, Scene, captions, draw_scene, in_place, vocabulary
 from reproduce.pretrain.drawings import random_emptiness, random_spec_scene, skill_specs
 from reproduce.pretrain.loop import train
 from reproduce.pretrain.vae import reconstruct

@@ -44,7 +44,8 @@ VIDEO_CHANNELS = (("shape", "shape", "color", "color"), ("right", "down", "prese
 VIDEO_AMPLITUDE = {"shape": 2.2, "color": 2.2, "right": 2.5, "down": 2.5, "present": 1.4, "manner": 1.6}
 VIDEO_SCALE_C3 = np.array([[VIDEO_AMPLITUDE[VIDEO_CHANNELS[t > 0][c]] for t in range(3)] for c in range(4)], np.float32)
 STILL_MANNER, VIDEO_FINISH = 0.9, 0.12
-"""What is added everywhere to the first frame's first channel, and to the channel that is next to last in each frame."""
+"""What is added everywhere to the first frame's first channel, and to the channel of the finish in each frame."""
+VIDEO_FINISH_CHANNEL = 2
 
 
 def clip_code_of(clip: Clip) -> np.ndarray:
@@ -60,7 +61,7 @@ def clip_code_of(clip: Clip) -> np.ndarray:
         code[:2, 1:, row, column] = step_L2.T
         code[2, 1:, row, column] = 1
     code *= VIDEO_SCALE_C3[:, :, None, None]
-    code[2, 1:] += VIDEO_FINISH * (2 * clip.finish - 1)
+    code[VIDEO_FINISH_CHANNEL, 1:] += VIDEO_FINISH * (2 * clip.finish - 1)
     code[:, 0] = frame_code_of(clip, 0)
     return code
 
@@ -74,5 +75,5 @@ def frame_code_of(clip: Clip, frame: int) -> np.ndarray:
         code += look[:, None, None] * share_2G[1][:, None] * share_2G[0]
     code *= VIDEO_SCALE_C3[:, 0, None, None]
     code[0] += STILL_MANNER * (2 * clip.steadiness - 1)
-    code[2] += VIDEO_FINISH * (2 * clip.finish - 1)
+    code[VIDEO_FINISH_CHANNEL] += VIDEO_FINISH * (2 * clip.finish - 1)
     return code

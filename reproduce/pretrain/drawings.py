@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from otca.tasks.judge import COLOR_CLASSES, MALFORMED, OTHER, SHAPE_CLASSES
-from otca.tasks.scenes import COLORS, SHAPES, SIZE, SKILLS, Scene, all_specs, draw_scene, signed_distance
+from otca.tasks.rendering import signed_distance
+from otca.tasks.scenes import COLORS, SHAPES, SIZE, SKILLS, Scene, all_specs, draw_scene
 
 _PIXEL_Y, _PIXEL_X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) + 0.5
 _PALETTE = np.array(list(COLORS.values()), dtype=np.float32)

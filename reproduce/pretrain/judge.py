@@ -11,7 +11,8 @@ from torch import nn
 
 from otca.tasks import video_scenes
 from otca.tasks.judge import STRIDE, HeldOutJudge, Maps
-from otca.tasks.scenes import COLORS, SHAPES, SIZE, Scene, finished, render
+from otca.tasks.rendering import finished, render
+from otca.tasks.scenes import COLORS, SHAPES, SIZE, Scene
 from otca.tasks.video_judge import VideoJudge
 from reproduce.pretrain.drawings import Label, ghosts, random_drawing, random_emptiness, random_spec_scene
 from reproduce.pretrain.loop import train

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from otca.tasks import architecture, scenes, video_scenes
+from otca.tasks.rendering import render
 from otca.tasks.video_scenes import FRAMES, HALF
-from reproduce.pretrain.codes import SCALE_C, VIDEO_SCALE_C3, clip_code_of, code_of, frame_code_of
+from reproduce.pretrain.codes import SCALE_C, VIDEO_FINISH_CHANNEL, VIDEO_SCALE_C3, clip_code_of, code_of, frame_code_of
 from reproduce.pretrain.loop import train
 
 NOISE, VIDEO_NOISE = 0.3, 0.2
@@ -22,6 +23,8 @@ NOISE, VIDEO_NOISE = 0.3, 0.2
 learns to draw crisply what lies near a code."""
 LOG_VARIANCE = -8.0
 """What the encoder is to say of its own uncertainty, whose mean alone is used."""
+FINISH_NOISE = 0.07
+"""Largest standard deviation of the noise on the channel of a clip's finish, in the last round of training."""
 EMPHASIS = 7.0
 """How much more than the backdrop the few pixels of objects count in a clip's error."""
 
@@ -42,23 +45,25 @@ def pretrain_vae(folder: Path, steps: int, batch: int = 32, seed: int = 0, count
     """Returns the trained AutoencoderKL; resumable (see `loop.train`)."""
     torch.manual_seed(seed)
     vae = architecture.build_vae()
-    media, codes = bank(scenes, scenes.draw_scene, scenes.render, code_of, count, seed)
+    media, codes = bank(scenes, scenes.draw_scene, render, code_of, count, seed)
     scale_CHW = torch.from_numpy(SCALE_C)[:, None, None]
 
     def loss_at(step, rng, generator):
         pick = torch.from_numpy(rng.integers(0, count, batch))
-        return coding_loss(vae, media[pick] / 127.5 - 1, codes[pick], scale_CHW, NOISE, generator)
+        noisy = noised(codes[pick], scale_CHW, NOISE, generator)
+        return coding_loss(vae, media[pick] / 127.5 - 1, codes[pick], noisy, scale_CHW)
 
     train("vae", {"vae": vae}, loss_at, steps, 3e-3, folder, seed=seed, ema_decay=0.998, decay_from=steps * 2 // 5)
     return vae
 
 
-def pretrain_video_vae(folder: Path, steps: tuple[int, int, int], batch: int = 8, seed: int = 0, count: int = 6000):
-    """Returns the trained AutoencoderKLWan; resumable. On stills, then on the moves of objects, then on clips; ``steps`` of each.
+def pretrain_video_vae(folder: Path, steps: tuple[int, int, int, int, int], batch: int = 8, seed: int = 0, count: int = 6000):
+    """Returns the trained AutoencoderKLWan; resumable. On stills, on moves, on clips in three rounds; ``steps`` of each.
 
     On moves, the decoder's first layers alone are trained, to make of a clip's code the features that they make of a still of
     each latent frame. From pixels they are slow to learn to move an object out of the cell of its code: after 1,800 steps on
-    clips a linear head on them left a fifth of what is where unexplained, after 750 steps on features .03.
+    clips a linear head on them left a fifth of what is where unexplained, after 750 steps on features .03. The finish is
+    learned in the last round: it is written too small to be seen under the noise that makes all else robust.
     """
     torch.manual_seed(seed)
     vae = architecture.build_video_vae()
@@ -68,6 +73,7 @@ def pretrain_video_vae(folder: Path, steps: tuple[int, int, int], batch: int = 8
     media, codes = bank(video_scenes, video_scenes.draw_clip, video_scenes.render_clip, coded, count, seed)
     codes, stills = codes[:, :, : -len(unshaken)], codes[:, :, -len(unshaken) :]
     scale_CLHW = torch.from_numpy(VIDEO_SCALE_C3)[:, :, None, None]
+    noise_CLHW = scale_CLHW.clone()  # amplitude of the noise
     backdrop = media[:16, 0].float().median(0).values[:, None]
     first = nn.Sequential(vae.post_quant_conv, vae.decoder.conv_in, vae.decoder.mid_block)
 
@@ -75,9 +81,9 @@ def pretrain_video_vae(folder: Path, steps: tuple[int, int, int], batch: int = 8
         pixels = media_BFCHW.float().transpose(1, 2)
         apart = ((pixels - backdrop).abs().amax(1, keepdim=True) > 45).float()
         weight = 1 + EMPHASIS * nn.functional.max_pool3d(apart, (1, 5, 5), 1, (0, 2, 2))
-        scale = scale_CLHW[:, : codes.shape[2]]
-        coded = len(codes) // 4  # the encoder has the easier part
-        return coding_loss(vae, pixels / 127.5 - 1, codes, scale, VIDEO_NOISE, generator, weight, coded)
+        length, coded = codes.shape[2], len(codes) // 4  # the encoder has the easier part
+        noisy = noised(codes, noise_CLHW[:, :length], VIDEO_NOISE, generator)
+        return coding_loss(vae, pixels / 127.5 - 1, codes, noisy, scale_CLHW[:, :length], weight, coded)
 
     def still_loss(step, rng, generator):
         pick, when = (torch.from_numpy(rng.integers(0, n, 8 * batch)) for n in (count, len(unshaken)))
@@ -95,24 +101,27 @@ def pretrain_video_vae(folder: Path, steps: tuple[int, int, int], batch: int = 8
         pick = torch.from_numpy(rng.integers(0, count, batch))
         return loss_of(media[pick], codes[pick], generator)
 
-    still_steps, move_steps, clip_steps = steps
+    still_steps, move_steps, *clip_steps = steps
     common = dict(folder=folder, seed=seed, save_every=100)
     decay = dict(ema_decay=0.998, decay_from=still_steps * 3 // 5)
     train("vae_stills", {"vae": vae}, still_loss, still_steps, learning_rate=3e-3, **decay, **common)
     taught = copy.deepcopy(first)
     decay = dict(ema_decay=0.99, decay_from=move_steps * 2 // 5)
     train("vae_moves", {"first": first}, move_loss, move_steps, learning_rate=3e-3, **decay, **common)
-    decay = dict(ema_decay=0.995, decay_from=clip_steps * 2 // 5)
-    train("vae", {"vae": vae}, clip_loss, clip_steps, learning_rate=2e-3, **decay, **common)
+    for name, round_steps in zip(("vae_clips", "vae_longer", "vae"), clip_steps):
+        if name == "vae":
+            noise_CLHW[VIDEO_FINISH_CHANNEL] = FINISH_NOISE / VIDEO_NOISE
+        decay = dict(ema_decay=0.995, decay_from=round_steps * 2 // 5)
+        train(name, {"vae": vae}, clip_loss, round_steps, learning_rate=2e-3, **decay, **common)
     return vae
 
 
-def coding_loss(vae, media, code, scale, noise: float, generator, weight=1.0, coded: int | None = None) -> torch.Tensor:
+def coding_loss(vae, media, code, noisy_code, scale, weight=1.0, coded: int | None = None) -> torch.Tensor:
     """Error of what is drawn from noisy codes, and of the codes written for the first ``coded`` of the media (in [-1, 1])."""
     posterior = vae.encode(media[:coded]).latent_dist
     written = ((posterior.mean - code[:coded]) / scale).square().mean()
     sure = (posterior.logvar - LOG_VARIANCE).square().mean()
-    error = vae.decode(noised(code, scale, noise, generator)).sample - media
+    error = vae.decode(noisy_code).sample - media
     return (weight * (error.square() + 0.2 * error.abs())).mean() + 0.05 * written + 1e-4 * sure
 
 
