@@ -11,6 +11,7 @@ the code, the decoder to draw from it, also where it is noisy.
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from otca.tasks.scenes import CELL, COLORS, SHAPES, SIZE, Scene
 from otca.tasks.video_scenes import HALF, Clip
@@ -46,6 +47,8 @@ VIDEO_SCALE_C3 = np.array([[VIDEO_AMPLITUDE[VIDEO_CHANNELS[t > 0][c]] for t in r
 STILL_MANNER, VIDEO_FINISH = 0.9, 0.12
 """What is added everywhere to the first frame's first channel, and to the channel of the finish in each frame."""
 VIDEO_FINISH_CHANNEL = 2
+ABSENT = -0.5
+"""Presence in an empty cell, in shares of its amplitude."""
 
 
 def clip_code_of(clip: Clip) -> np.ndarray:
@@ -55,7 +58,7 @@ def clip_code_of(clip: Clip) -> np.ndarray:
     """
     step_NL2 = np.diff(clip.center_NF2[:, ::HALF], axis=1) / CELL
     code = np.zeros((4, 1 + step_NL2.shape[1], GRID, GRID), np.float32)
-    code[2, 1:], code[3, 1:] = -0.5, 2 * clip.steadiness - 1
+    code[2, 1:], code[3, 1:] = ABSENT, 2 * clip.steadiness - 1
     for o, step_L2 in zip(clip.objects, step_NL2):
         row, column = int(o.y // CELL), int(o.x // CELL)
         code[:2, 1:, row, column] = step_L2.T
@@ -64,6 +67,14 @@ def clip_code_of(clip: Clip) -> np.ndarray:
     code[VIDEO_FINISH_CHANNEL, 1:] += VIDEO_FINISH * (2 * clip.finish - 1)
     code[:, 0] = frame_code_of(clip, 0)
     return code
+
+
+def louder_finish(code_BCLHW: torch.Tensor, gain: float) -> torch.Tensor:
+    """Codes of clips with the finish written ``gain`` times as large; most cells of a clip are empty, and tell what it is."""
+    out, empty = code_BCLHW.clone(), ABSENT * VIDEO_AMPLITUDE["present"]
+    written_B = out[:, VIDEO_FINISH_CHANNEL, 1:].flatten(1).median(1).values - empty
+    out[:, VIDEO_FINISH_CHANNEL] += (gain - 1) * written_B[:, None, None, None]
+    return out
 
 
 def frame_code_of(clip: Clip, frame: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from reproduce.judged import TASKS, drawings
 from reproduce.pretrain.publish import publish
 
 VAE_STEPS = 3200
-VIDEO_VAE_STEPS = 1000, 1200, 2400, 3200, 2400
+VIDEO_VAE_STEPS = 1000, 1200, 2400, 3200, 1600
 """Steps on stills, on moves and in three rounds on clips."""
 TRUE_STEPS, NOISY_STEPS = 14000, 1500
 """Steps of a generator on true captions, from which it learns to bind, then on noisy ones, which it learns to mistrust."""

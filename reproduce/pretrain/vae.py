@@ -15,7 +15,15 @@ from torch import nn
 from otca.tasks import architecture, scenes, video_scenes
 from otca.tasks.rendering import render
 from otca.tasks.video_scenes import FRAMES, HALF
-from reproduce.pretrain.codes import SCALE_C, VIDEO_FINISH_CHANNEL, VIDEO_SCALE_C3, clip_code_of, code_of, frame_code_of
+from reproduce.pretrain.codes import (
+    SCALE_C,
+    VIDEO_FINISH_CHANNEL,
+    VIDEO_SCALE_C3,
+    clip_code_of,
+    code_of,
+    frame_code_of,
+    louder_finish,
+)
 from reproduce.pretrain.loop import train
 
 NOISE, VIDEO_NOISE = 0.3, 0.2
@@ -25,6 +33,8 @@ LOG_VARIANCE = -8.0
 """What the encoder is to say of its own uncertainty, whose mean alone is used."""
 FINISH_NOISE = 0.07
 """Largest standard deviation of the noise on the channel of a clip's finish, in the last round of training."""
+LOUD = 8.0
+"""How much larger the finish is written at the start of that round."""
 EMPHASIS = 7.0
 """How much more than the backdrop the few pixels of objects count in a clip's error."""
 
@@ -63,7 +73,8 @@ def pretrain_video_vae(folder: Path, steps: tuple[int, int, int, int, int], batc
     On moves, the decoder's first layers alone are trained, to make of a clip's code the features that they make of a still of
     each latent frame. From pixels they are slow to learn to move an object out of the cell of its code: after 1,800 steps on
     clips a linear head on them left a fifth of what is where unexplained, after 750 steps on features .03. The finish is
-    learned in the last round: it is written too small to be seen under the noise that makes all else robust.
+    learned in the last round: the noise that makes all else robust hides it, so there it has little noise and is written
+    ``LOUD`` times as large, less and less; written small at once, it went unseen for 1,300 steps.
     """
     torch.manual_seed(seed)
     vae = architecture.build_video_vae()
@@ -101,6 +112,10 @@ def pretrain_video_vae(folder: Path, steps: tuple[int, int, int, int, int], batc
         pick = torch.from_numpy(rng.integers(0, count, batch))
         return loss_of(media[pick], codes[pick], generator)
 
+    def finish_loss(step, rng, generator):
+        pick = torch.from_numpy(rng.integers(0, count, batch))
+        return loss_of(media[pick], louder_finish(codes[pick], LOUD ** max(0.0, 1 - 2 * step / steps[-1])), generator)
+
     still_steps, move_steps, *clip_steps = steps
     common = dict(folder=folder, seed=seed, save_every=100)
     decay = dict(ema_decay=0.998, decay_from=still_steps * 3 // 5)
@@ -108,11 +123,11 @@ def pretrain_video_vae(folder: Path, steps: tuple[int, int, int, int, int], batc
     taught = copy.deepcopy(first)
     decay = dict(ema_decay=0.99, decay_from=move_steps * 2 // 5)
     train("vae_moves", {"first": first}, move_loss, move_steps, learning_rate=3e-3, **decay, **common)
-    for name, round_steps in zip(("vae_clips", "vae_longer", "vae"), clip_steps):
-        if name == "vae":
+    for name, loss, round_steps in zip(("vae_clips", "vae_longer", "vae"), (clip_loss, clip_loss, finish_loss), clip_steps):
+        if loss is finish_loss:
             noise_CLHW[VIDEO_FINISH_CHANNEL] = FINISH_NOISE / VIDEO_NOISE
         decay = dict(ema_decay=0.995, decay_from=round_steps * 2 // 5)
-        train(name, {"vae": vae}, clip_loss, round_steps, learning_rate=2e-3, **decay, **common)
+        train(name, {"vae": vae}, loss, round_steps, learning_rate=2e-3, **decay, **common)
     return vae
 
 
