@@ -115,10 +115,7 @@ def test_both_judges_are_right_on_renders_off_the_lattice(modality):
             assert (verdicts == right).mean() >= 0.98, what
 
 
-UNTRAINED = pytest.mark.xfail(strict=True, reason="the video autoencoder that ships is trained for a fifth of its steps")
-
-
-@pytest.mark.parametrize("modality", ["image", pytest.param("video", marks=UNTRAINED)])
+@MODALITIES
 def test_both_judges_are_right_on_reconstructions(modality):
     """≥ 99 % of drawings on the lattice, ≥ 97 % of them through the shipped autoencoder."""
     task, vae = TASKS[modality], build_policy(PolicyConfig(path=f"embedded:{modality}")).pipeline.vae

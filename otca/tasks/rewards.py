@@ -9,6 +9,7 @@ The three of a modality share no factor; what is blank, constant, noise or (of c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -19,10 +20,19 @@ from otca.tasks import scenes, verifier, video_scenes, video_verifier
 from otca.tasks.scenes import SIZE
 from otca.types import Prompt
 
-SHARPNESS = (0.2, 0.38)
-"""Sharpness of edges that is none, and enough; the crispest drawings of the autoencoder have 0.41."""
-GRAIN = 0.01
-"""Mean step from pixel to pixel in flat places up to which they count as flat; the crispest drawings have 0.006."""
+
+@dataclass(frozen=True)
+class Finish:
+    """What a crisp finish is, as an autoencoder draws it.
+
+    ``sharpness`` of edges that is none, and enough; ``grain``: mean step from pixel to pixel up to which places count as flat.
+    """
+
+    sharpness: tuple[float, float]
+    grain: float
+
+
+IMAGE_FINISH, VIDEO_FINISH = Finish((0.2, 0.38), 0.01), Finish((0.22, 0.255), 0.018)
 GLOW = 0.26
 """Gain of red over blue from the top to the bottom of a backdrop that is warm enough; the warmest of the grammar gains 0.32."""
 STRAY_LIGHT = 0.08
@@ -74,7 +84,7 @@ class Quality(_EmbeddedReward):
     name = "quality"
 
     def _scores(self, image_BCHW, prompts):
-        return crispness_B(image_BCHW)
+        return crispness_B(image_BCHW, IMAGE_FINISH)
 
 
 class Aesthetic(_EmbeddedReward):
@@ -121,12 +131,13 @@ class VisualQuality(_VideoReward):
     name = "vq"
 
     def _scores(self, media_BFCHW, prompts):
-        crisp_BF = crispness_B(media_BFCHW.reshape(-1, *media_BFCHW.shape[2:])).reshape(media_BFCHW.shape[:2])
+        frame_NCHW = media_BFCHW.reshape(-1, *media_BFCHW.shape[2:])
+        crisp_BF = crispness_B(frame_NCHW, VIDEO_FINISH).reshape(media_BFCHW.shape[:2])
         stirred_B = (np.ptp(media_BFCHW, axis=1).max(1) > 0.2).mean((1, 2)) > STIR
         return crisp_BF.mean(1) * stirred_B
 
 
-def crispness_B(image_BCHW: np.ndarray) -> np.ndarray:
+def crispness_B(image_BCHW: np.ndarray, crisp: Finish) -> np.ndarray:
     """How crisp pictures are finished, in [0, 1]: steps as high as the contrast around them, and no steps elsewhere.
 
     The height of a step is the largest difference of a channel from one pixel to the next, contrast is the range of values
@@ -142,7 +153,7 @@ def crispness_B(image_BCHW: np.ndarray) -> np.ndarray:
     flat_BHW = ~edge_BHW
     sharpness_B = np.square(step_BHW * edge_BHW).sum((1, 2)) / (np.sum(step_BHW * contrast_BHW * edge_BHW, (1, 2)) + 1e-6)
     grain_B = (step_BHW * flat_BHW).sum((1, 2)) / (flat_BHW.sum((1, 2)) + 1e-6)
-    none, enough = SHARPNESS
+    none, enough = crisp.sharpness
     sharp_B = np.clip((sharpness_B - none) / (enough - none), 0, 1)
-    smooth_B = np.exp(-np.maximum(grain_B - GRAIN, 0) / 0.05)
+    smooth_B = np.exp(-np.maximum(grain_B - crisp.grain, 0) / 0.05)
     return sharp_B * smooth_B * (flat_BHW.mean((1, 2)) > 0.3)

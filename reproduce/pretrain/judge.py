@@ -43,7 +43,7 @@ def pretrain_judge(
 
 
 def pretrain_video_judge(
-    folder: Path, steps: int, vae, start: Path, batch: int = 16, learning_rate: float = 1e-3, seed: int = 0
+    folder: Path, steps: int, vae, start: Path, batch: int = 16, learning_rate: float = 2e-3, seed: int = 0
 ) -> VideoJudge:
     """Returns the image judge of ``start`` trained on frames of reconstructed clips too, half of each batch; resumable."""
     judge = VideoJudge.from_pretrained(start)
