@@ -184,7 +184,7 @@ def test_quality_is_full_where_the_autoencoder_draws_a_crisp_finish(modality):
             media = (vae.decode(code).sample / 2 + 0.5).clamp(0, 1)
         media = media[:, None] if media.ndim == 4 else media.transpose(1, 2)
         quality[finish] = build_reward(REWARDS[modality][1]).score(media, [])
-    assert quality[1.0].mean() > 0.95 and quality[0.5].max() < 0.7
+    assert quality[1.0].mean() > 0.95 and quality[0.5].mean() < 0.7
 
 
 def test_a_clip_in_disorder_loses_motion_quality_and_one_in_reverse_loses_alignment():

@@ -222,9 +222,12 @@ def sd3():
 
 
 def wan(experts: bool = False):
+    """The embedded video pipeline, but patched as Wan is: any number of frames will do."""
     pipeline = architecture.build_video_pipeline()
+    config = dict(pipeline.transformer.config) | {"patch_size": (1, 2, 2)}
+    pipeline.register_modules(transformer=diffusers.WanTransformer3DModel.from_config(config))
     if experts:
-        pipeline.register_modules(transformer_2=architecture.build_video_transformer())
+        pipeline.register_modules(transformer_2=diffusers.WanTransformer3DModel.from_config(config))
         pipeline.register_to_config(boundary_ratio=0.875)
     return pipeline
 
