@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from eval.media import quantise, write_webp
+from eval.media import quantise
+from eval.video_writers import write_webp
 from otca.config import EvalConfig
 from otca.errors import InputError
 from otca.files import named, write_atomic

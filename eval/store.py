@@ -25,7 +25,8 @@ import yaml
 from PIL import Image
 
 from eval.evaluate import write_rows
-from eval.media import read_video, write_mp4
+from eval.media import read_video
+from eval.video_writers import write_mp4
 from otca.errors import InputError
 from otca.runs import integrity_errors, is_finished, read_manifest
 

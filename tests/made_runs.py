@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from eval.evaluate import write_rows
-from eval.media import write_webp
+from eval.video_writers import write_webp
 from otca import presets
 from otca.runs import RunSpec, begin_run, finish_run
 

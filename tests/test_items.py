@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from eval.items import find_items, match_prompts
-from eval.media import write_webp
+from eval.video_writers import write_webp
 from otca.errors import InputError
 from tests.test_media import film, save_frames
 

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from eval import media
-from eval.media import read_picture, read_video, write_mp4, write_webp
+from eval.media import read_picture, read_video
+from eval.video_writers import write_mp4, write_webp
 from otca.errors import InputError
 
 

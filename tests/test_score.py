@@ -13,11 +13,11 @@ from PIL import Image
 
 from eval import scorers
 from eval.items import find_items
-from eval.media import write_mp4, write_webp
 from eval.metrics.encoders import embedded_encoder
 from eval.metrics.flow import DisFlow
 from eval.score import ScoreConfig, _joined, score_folder, summary
 from eval.scorers import Scorer, metric_scorer, motion, one_column, reward_scorer, video_scorers
+from eval.video_writers import write_mp4, write_webp
 from otca.__main__ import main
 from otca.errors import InputError, RewardError
 from otca.serving import make_app

@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import save_file
 from torchvision import transforms
 
-from eval.media import Video, write_webp
+from eval.media import Video
 from eval.metrics import frame_quality
 from eval.metrics.encoders import FILES, VBenchFile
 from eval.metrics.frame_quality import HEAD, AestheticQuality, ImagingQuality, Musiq
 from eval.metrics.vbench import DIMENSIONS, SCORES, dimension_means, is_static, read_entries, read_means, report, vbench_score
 from eval.scorers import stillness
+from eval.video_writers import write_webp
 from otca import cli
 from otca.errors import InputError
 from otca.files import sha256
