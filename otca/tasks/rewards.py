@@ -32,7 +32,7 @@ class Finish:
     grain: float
 
 
-IMAGE_FINISH, VIDEO_FINISH = Finish((0.2, 0.38), 0.01), Finish((0.22, 0.255), 0.018)
+IMAGE_CRISP, VIDEO_CRISP = Finish((0.2, 0.38), 0.01), Finish((0.22, 0.255), 0.018)
 GLOW = 0.26
 """Gain of red over blue from the top to the bottom of a backdrop that is warm enough; the warmest of the grammar gains 0.32."""
 STRAY_LIGHT = 0.08
@@ -84,7 +84,7 @@ class Quality(_EmbeddedReward):
     name = "quality"
 
     def _scores(self, image_BCHW, prompts):
-        return crispness_B(image_BCHW, IMAGE_FINISH)
+        return crispness_B(image_BCHW, IMAGE_CRISP)
 
 
 class Aesthetic(_EmbeddedReward):
@@ -132,7 +132,7 @@ class VisualQuality(_VideoReward):
 
     def _scores(self, media_BFCHW, prompts):
         frame_NCHW = media_BFCHW.reshape(-1, *media_BFCHW.shape[2:])
-        crisp_BF = crispness_B(frame_NCHW, VIDEO_FINISH).reshape(media_BFCHW.shape[:2])
+        crisp_BF = crispness_B(frame_NCHW, VIDEO_CRISP).reshape(media_BFCHW.shape[:2])
         stirred_B = (np.ptp(media_BFCHW, axis=1).max(1) > 0.2).mean((1, 2)) > STIR
         return crisp_BF.mean(1) * stirred_B
 
