@@ -18,7 +18,7 @@ def process_advantage_TBK(rollout: Trajectory, scores: Scores, config: TrainConf
     if settings.process_shrinkage:
         values_SBK = credit.shrunk_values_SBK(values_SBK, group_B, total=total)
     return credit.process_advantage_TBK(
-        values_SBK, group_B, settings.process_decay, rollout.trained_T, settings.advantage_epsilon, total, settings.process_scale
+        values_SBK, group_B, settings.process_decay, rollout.trained_T, settings.advantage_epsilon, total
     )
 
 

@@ -155,8 +155,6 @@ class CreditConfig(Settings, group="credit."):
     """Process credit: how many states are scored; values in between are interpolated. 0 is all."""
     process_spread: Literal["even", "early"] = "even"
     """Process credit: the scored states are evenly spread, or the first after the noise, which is worth its group's mean."""
-    process_scale: Literal["run", "step"] = "run"
-    """Process credit: advantages have RMS 1 over all trained steps, or at each step, so that late steps are trained as much."""
     sampled_steps: Whole = 0
     """Train only so many steps of each sample, drawn by the size of their credit and weighted to be unbiased; 0 trains all."""
     match_rms: bool = False

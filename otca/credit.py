@@ -185,14 +185,23 @@ def shrunk_values_SBK(value_SBK: torch.Tensor, group_B: torch.Tensor, ridge: flo
     return (slope_SPK[:, slot_B] * centred_SBK).to(value_SBK.dtype)
 
 
-def gae_TBK(increment_TBK: torch.Tensor, decay: float) -> torch.Tensor:
-    """g_t = Σ_{l ≥ 0} λ^l δ_{t+l}: 0 credits a step with its own increment, 1 with everything after it, (T, B, K).
+def explained_SK(value_SBK: torch.Tensor, total: Total = alone) -> torch.Tensor:
+    """Share of the final rewards' variance that each state's value explains, (S, K) in [0, 1]; both centred in the group."""
+    error_SK, spread_K = total((value_SBK - value_SBK[-1]).square().sum(1)), total(value_SBK[-1].square().sum(0))
+    return (1 - error_SK / spread_K.clamp(min=1e-30)).clamp(0, 1)
+
+
+def gae_TBK(increment_TBK: torch.Tensor, decay: float | torch.Tensor) -> torch.Tensor:
+    """g_t = δ_t + λ·g_{t+1}: λ = 0 credits a step with its own increment, 1 with everything after it, (T, B, K).
+
+    decay: λ, or λ_t of each step and objective (T, K).
 
     With λ = 1, g_t = V_T − V_t: the reward less a baseline of the state, an unbiased gradient whatever V is.
     """
+    decay_TK = torch.as_tensor(decay).to(increment_TBK).expand(len(increment_TBK), increment_TBK.shape[2])
     out, later = [], torch.zeros_like(increment_TBK[0])
-    for increment_BK in increment_TBK.flip(0):
-        later = increment_BK + decay * later
+    for increment_BK, decay_K in zip(increment_TBK.flip(0), decay_TK.flip(0)):
+        later = increment_BK + decay_K * later
         out.append(later)
     return torch.stack(out[::-1])
 
@@ -200,22 +209,20 @@ def gae_TBK(increment_TBK: torch.Tensor, decay: float) -> torch.Tensor:
 def process_advantage_TBK(
     value_SBK: torch.Tensor,
     group_B: torch.Tensor,
-    decay: float,
+    decay: float | torch.Tensor,
     trained_T: torch.Tensor,
     eps: float = 1e-4,
     total: Total = alone,
-    scale: str = "run",
 ) -> torch.Tensor:
-    """g̃: generalised increments, centred in the group at each step, over their RMS, per objective: (T, B, K).
+    """g̃: generalised increments, centred in the group at each step, over their RMS at trained steps: (T, B, K).
 
-    value_SBK: (S, B, K) estimated rewards of every state, the last one the final reward. ``scale``: the RMS is that of all
-    trained steps ("run"), or each step's own ("step"). A constant group gives 0.
+    value_SBK: (S, B, K) estimated rewards of every state, the last one the final reward. A constant group gives 0.
     """
     gain_TBK = gae_TBK(value_deltas_TBK(value_SBK), decay)
     centered_TBK = torch.stack([group_center(gain_BK, group_B) for gain_BK in gain_TBK])
     square_TK = torch.stack([torch.stack([batch_mean(x_B, total) for x_B in x_BK.unbind(1)]) for x_BK in centered_TBK.square()])
-    rms_TK = (square_TK[trained_T].mean(0, keepdim=True) if scale == "run" else square_TK).sqrt()
-    return (centered_TBK / (rms_TK.unsqueeze(1) + eps)).to(value_SBK.dtype)
+    rms_K = square_TK[trained_T].mean(0).sqrt()
+    return (centered_TBK / (rms_K + eps)).to(value_SBK.dtype)
 
 
 # ------------------------------------------------------------------ credit-sampled steps, beyond the paper [ours]

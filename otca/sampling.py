@@ -19,7 +19,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -220,10 +220,10 @@ def rollout(
     seconds: dict[str, float] | None = None,
     on_media: Callable[[torch.Tensor, list[Prompt]], None] | None = None,
 ) -> Trajectory:
-    """Sample every entry of the batch, a micro-batch at a time; ``keep`` may hold VELOCITY and MEAN.
+    """Sample every entry of the batch, a micro-batch at a time; ``keep``: what a method needs of it.
 
-    Noise depends on each sample's seed alone. ``seconds``, if given, gains the time of "sampling" and "decode"; ``on_media``
-    is given the media of each micro-batch, and their prompts, as soon as they are decoded.
+    Noise depends on each sample's seed alone. ``seconds`` gains the time of "sampling" and "decode"; ``on_media`` is given the
+    media of each micro-batch, and their prompts, as soon as they are decoded.
     """
     chunks, media, seconds = [], [], {} if seconds is None else seconds
     for rows in micro_batches(len(batch.prompts), plan.micro_batch):
@@ -247,6 +247,7 @@ def rollout(
         seed_B=batch.seed_B,
         velocity_TB=stacked.get("velocity"),
         mean_TB=stacked.get("mean"),
+        hidden_TBD=stacked.get("hidden"),
     )
 
 
@@ -265,13 +266,15 @@ def _trajectories(policy: Policy, batch: Batch, rows: slice, plan: Plan, keep: N
     step_noise = [generator(seed, "steps") for seed in batch.seed_B[rows]]
     kept = [name for name, flag in (("velocity", Needs.VELOCITY), ("mean", Needs.MEAN)) if flag in keep]
     out: dict[str, list] = {"latents": [x], "log_prob": [], "std": []} | {name: [] for name in kept}
-    for t in range(len(plan.sigma_S) - 1):
-        noise = policy.noise(step_noise)  # drawn at every step, so that the choice of stochastic steps moves no other draw
-        velocity = velocity_at(policy, x, t, plan.sigma_S, condition)
-        x, log_prob, mean, std = transition_at(plan, t, x, velocity, noise=noise)
-        values = {"latents": x, "log_prob": log_prob, "std": std, "velocity": velocity, "mean": mean}
-        for name in out:
-            out[name].append(values[name])
+    with policy.hidden_states() if Needs.VALUE_HEAD in keep else nullcontext([]) as hidden:
+        for t in range(len(plan.sigma_S) - 1):
+            noise = policy.noise(step_noise)  # drawn at every step, so that the choice of stochastic steps moves no other draw
+            velocity = velocity_at(policy, x, t, plan.sigma_S, condition)
+            x, log_prob, mean, std = transition_at(plan, t, x, velocity, noise=noise)
+            values = {"latents": x, "log_prob": log_prob, "std": std, "velocity": velocity, "mean": mean}
+            for name in out:
+                out[name].append(values[name])
+    out |= {"hidden": [rows_BD[-len(x) :] for rows_BD in hidden]} if hidden else {}
     return {name: value if name == "std" else torch.stack(value) for name, value in out.items()}
 
 

@@ -41,6 +41,7 @@ from otca.state_values import process_values
 from otca.types import Credit, Needs, Scores, Trajectory
 from otca.update import Updater
 from otca.validation import Validation
+from otca.value_head import ValueHead
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Trainer:
         config, method, iteration, self.seconds = self.config, self.method, self.progress.iteration, {}
         plan = plan_of(config, self.policy.shift, self.micro_batch, iteration)
         sampled, scores, costs = collect(
-            self.policy, self.batch(iteration), plan, self.rewards, method.needs(config), config, self.seconds
+            self.policy, self.batch(iteration), plan, self.rewards, method.needs(config), config, self.value_head, self.seconds
         )
         with timed(self.seconds, "credit"):
             credit = assign_credit(method, sampled, scores, config, partial(total, self.accelerator))
@@ -101,6 +102,9 @@ class Trainer:
         self.policy.network, self.optimizer = self.accelerator.prepare(self.policy.network, optimizer)
         self.updater = Updater(config, method, self.policy, self.optimizer, self.accelerator)
         self.parameters = self.updater.parameters
+        self.value_head = None
+        if Needs.VALUE_HEAD in method.needs(config):
+            self.value_head = ValueHead.of(self.policy, config, partial(total, self.accelerator))
         self.seconds = {}
 
     def run(self, on_row: Callable[[dict], None] | None = None, judge: Callable | None = None) -> None:
@@ -168,7 +172,7 @@ class Trainer:
         if found[0] is None:
             return
         now = self.progress.prompts
-        self.progress = checkpoint.load_checkpoint(found[0], self.policy, self.optimizer, self.updater.copies())
+        self.progress = checkpoint.load_checkpoint(found[0], self.policy, self.optimizer, self._copies())
         if (self.progress.prompts or now) != now:
             said = f"prompts {self.config.prompts} are not those that {self.folder} was trained on so far"
             raise InputError(f"{said}; restore them, or start another run, with policy.weights {found[0]}")
@@ -187,7 +191,10 @@ class Trainer:
         progress, scaler = self.progress, self.accelerator.scaler
         progress.skipped_in_a_row = self.updater.skipped_in_a_row
         progress.scaler = dict(scaler.state_dict()) if scaler is not None else {}
-        checkpoint.save_checkpoint(self.folder, progress, self.policy, self.optimizer, self.updater.copies(), write=self.main)
+        checkpoint.save_checkpoint(self.folder, progress, self.policy, self.optimizer, self._copies(), write=self.main)
+
+    def _copies(self) -> checkpoint.Copies:
+        return self.updater.copies() | {"value_head": self.value_head.state if self.value_head else []}
 
     def _prune(self, best: int | None) -> None:
         if self.main:
@@ -252,18 +259,25 @@ def collect(
     rewards: list[Reward],
     needs: Needs,
     config: TrainConfig,
+    value_head: ValueHead | None = None,
     seconds: dict[str, float] | None = None,
 ) -> tuple[Trajectory, Scores, dict[str, int]]:
-    """All that a method's credit is made of, and what state values cost; ``seconds``, if given, gains the time of each phase."""
+    """All that a method's credit is made of, and what state values cost; ``seconds``, if given, gains the time of each phase.
+
+    ``value_head`` learns from what it values; a method that needs one must be given it.
+    """
     seconds = {} if seconds is None else seconds
     background = AsyncScoring(rewards)
     sampled = rollout(policy, batch, plan, needs, seconds, background.add)
     with timed(seconds, "rewards"):
         scores = score_all(rewards, sampled.media_BFCHW, sampled.prompts, background)
-    if Needs.STATE_REWARDS not in needs:
+    if not needs & (Needs.STATE_REWARDS | Needs.VALUE_HEAD):
         return sampled, scores, {}
     with timed(seconds, "process"):
-        values_SBK, costs = process_values(policy, sampled, scores.reward_BK, rewards, config)
+        if Needs.VALUE_HEAD in needs:
+            values_SBK, costs = value_head.values_SBK(sampled, scores.reward_BK), {}
+        else:
+            values_SBK, costs = process_values(policy, sampled, scores.reward_BK, rewards, config)
     return sampled, replace(scores, state_reward_SBK=values_SBK), costs
 
 

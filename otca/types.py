@@ -24,7 +24,8 @@ def alone(value: torch.Tensor) -> torch.Tensor:
 class Needs(enum.Flag):
     """What a method asks for beyond states, log-probabilities and final rewards.
 
-    VELOCITY and MEAN of each transition are kept by the rollout; STATE_REWARDS are estimated (`otca/state_values.py`);
+    VELOCITY and MEAN of each transition are kept by the rollout; STATE_REWARDS are estimated by completions
+    (`otca/state_values.py`), or by a VALUE_HEAD on the hidden states, which the rollout keeps for it (`otca/value_head.py`);
     WHOLE_BATCH gives the method's `assign` a fourth argument, the `Total` over processes.
     """
 
@@ -32,6 +33,7 @@ class Needs(enum.Flag):
     VELOCITY = enum.auto()
     MEAN = enum.auto()
     STATE_REWARDS = enum.auto()
+    VALUE_HEAD = enum.auto()
     WHOLE_BATCH = enum.auto()
 
 
@@ -60,6 +62,7 @@ class Trajectory:
     seed_B: list[int]  # seed of each sample's noise
     velocity_TB: torch.Tensor | None = None  # (T, B, …), kept for methods that need VELOCITY
     mean_TB: torch.Tensor | None = None  # (T, B, …), kept for methods that need MEAN
+    hidden_TBD: torch.Tensor | None = None  # mean hidden states (T, B, D), kept for methods that need a VALUE_HEAD
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Scores:
     reward_BK: torch.Tensor  # raw rewards
     names: tuple[str, ...]  # K names
     seconds: dict[str, float]  # time each reward took
-    state_reward_SBK: torch.Tensor | None = None  # of each state, the last row final, for methods that need STATE_REWARDS
+    state_reward_SBK: torch.Tensor | None = None  # of each state, the last row final, for methods that need them
 
 
 @dataclass(frozen=True)

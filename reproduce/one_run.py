@@ -23,10 +23,10 @@ from otca import presets
 from otca.config import EvalConfig, TrainConfig
 from otca.distributed import is_main, process_state
 from otca.files import write_atomic
-from otca.methods import Method, assign_credit
-from otca.models.base import Policy, build_policy
+from otca.methods import assign_credit
+from otca.models.base import build_policy
 from otca.prompts import evaluation_prompts
-from otca.rewards.base import Reward, build_reward, check_trained_metrics
+from otca.rewards.base import build_reward, check_trained_metrics
 from otca.runs import RunSpec, code_of, finish_run, is_finished
 from otca.sampling import make_batch, plan_of
 from otca.tasks import scenes, video_scenes
@@ -97,7 +97,7 @@ def _make(arm: RunSpec, folder: Path) -> None:
         averaged = trainer.judge(evaluation.weights)
         policy, loaded = trainer.policy, dict(zip(config.rewards, trainer.rewards))
         budget = {name: getattr(trainer.progress, name) for name in budget}
-        probe(policy, trainer.method, config, trainer.rewards, evaluation, folder)
+        probe(trainer, evaluation, folder)
     honest = presets.train_config(place, "base", {}, arm.seed).rewards  # a variant may train on corrupted ones
     rewards = [loaded[name] if name in loaded else build_reward(name, *weights) for name in honest]
     rewards += [Verdict(arm.modality)] if task_of(place) in TASKS.values() else []
@@ -157,11 +157,12 @@ def shown_prompts(evaluation: EvalConfig) -> list[Prompt]:
     return list(chosen.values())[:MOST_PROMPTS]
 
 
-def credited(policy: Policy, method: Method, config: TrainConfig, rewards: list[Reward], prompts: list[Prompt]):
+def credited(trainer: Trainer, prompts: list[Prompt]):
     """A group of samples for each prompt, all steps stochastic but the last, and their credit: (Trajectory, Scores, Credit)."""
+    policy, method, config = trainer.policy, trainer.method, trainer.config
     plan = plan_of(config, policy.shift, config.micro_batch, selection="all")
     batch = make_batch(prompts, list(range(len(prompts))), config.group_size, ("probe",), config.sampler.shared_noise)
-    sampled, scores, _ = collect(policy, batch, plan, rewards, method.needs(config), config)
+    sampled, scores, _ = collect(policy, batch, plan, trainer.rewards, method.needs(config), config, trainer.value_head)
     return sampled, scores, assign_credit(method, sampled, scores, config)
 
 
@@ -179,12 +180,10 @@ def rows_of(sampled: Trajectory, scores: Scores, credit: Credit, group_size: int
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def probe(
-    policy: Policy, method: Method, config: TrainConfig, rewards: list[Reward], evaluation: EvalConfig, folder: Path
-) -> None:
+def probe(trainer: Trainer, evaluation: EvalConfig, folder: Path) -> None:
     """Write ``probe.csv`` into a run's folder; methods that do not credit the steps of a rollout have none."""
-    if method.forward_loss:
+    if trainer.method.forward_loss:
         return
-    found = credited(policy, method, config, rewards, shown_prompts(evaluation))
+    found = credited(trainer, shown_prompts(evaluation))
     if is_main():
-        write_rows(rows_of(*found, config.group_size), folder / PROBE)
+        write_rows(rows_of(*found, trainer.config.group_size), folder / PROBE)

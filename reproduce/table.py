@@ -26,7 +26,7 @@ from reproduce.run import MAKING, make_runs, run_script, script
 from reproduce.variants import named_arm
 from reproduce.workers import RUNS
 
-HEADLINE = ("base", "uniform_grpo", "static_multi_reward", "otca", "process_credit")
+HEADLINE = ("base", "uniform_grpo", "static_multi_reward", "otca", "value_head")
 """Methods with all seeds of their tier."""
 MOST_CURVES = 9
 """Methods up to which a table has learning curves and a sample grid; larger ones have dots."""

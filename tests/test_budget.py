@@ -17,6 +17,7 @@ CASES = [
     ("process_credit", {"credit.process_completion": 3, "credit.process_states": 2}),
     ("process_credit", {"credit.process_states": 2, "credit.process_spread": "early"}),
     ("process_credit", {"credit.process_continuations": 2}),
+    ("value_head", {}),
     ("process_credit", {"credit.process_completion": 0, "step_selection.kind": "first_k", "step_selection.count": 2}),
 ]
 

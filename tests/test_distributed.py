@@ -30,6 +30,7 @@ SETTINGS |= {"optimizer.learning_rate": 1e-3, "optimizer.ema_decay": 0.9, "loss.
 WAN = {"policy.frames": 5, "policy.max_sequence_length": 10}
 CASES = {
     "sampled-steps": ("toy_pipeline", {"method": "process_credit", "credit.sampled_steps": 1}, False),
+    "value-head": ("toy_pipeline", {"method": "value_head", "iterations": 2}, False),
     "one-expert": ("untrained_experts", WAN | {"step_selection.kind": "first_k", "step_selection.count": 1}, False),
     "otca-sharded": ("toy_pipeline", {}, True),
     "experts-lora-sharded": ("untrained_experts", WAN | {"policy.tuning": "lora"}, True),

@@ -156,12 +156,14 @@ def test_time_shift_and_ode_rollout_are_the_stock_pipelines(tiny, name):
 
 @pytest.mark.parametrize("name", BUILD)
 def test_training_starts_at_ratio_one_and_stock_diffusers_reads_the_lora(tiny, tmp_path, name):
-    """One iteration of a LoRA: the first ratio is 1, weights move, and the saved LoRA gives our sample in the stock pipeline."""
+    """One iteration of a LoRA: the first ratio is 1, weights move, a value head reads hidden states, and the saved LoRA gives
+    our sample in the stock pipeline."""
     policy = {f"policy.{key}": value for key, value in settings(name, tiny(name)).items()}
     policy |= {"policy.tuning": "lora", "policy.lora_rank": 2, "policy.lora_alpha": 6.0, "policy.true_guidance": 1.0}
     sizes = {"prompts_per_iteration": 1, "group_size": 2, "micro_batch": 2, "sampler.steps": STEPS}
     rates = {"optimizer.updates_per_iteration": 1, "optimizer.learning_rate": 0.1}
-    trainer = trained(toy_config("otca", tiny(name), **policy, **sizes, **rates), tmp_path)
+    rates |= {"credit.sampled_steps": 0}  # drawn steps are batched anew
+    trainer = trained(toy_config("value_head", tiny(name), **policy, **sizes, **rates), tmp_path)
     row = pd.read_csv(tmp_path / "train.csv").iloc[0]
     assert row["first_ratio_deviation"] == 0 and row["update_norm"] > 0
     saved, fresh, sigma_S = tmp_path / "checkpoints" / "iteration_000001", type(trainer.policy.pipeline), sigmas_S(STEPS, 3.0)

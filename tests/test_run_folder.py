@@ -63,13 +63,13 @@ def test_a_manifest_has_it_and_stays_the_same_run(tmp_path, monkeypatch):
 def test_a_run_that_is_older_than_the_setting_goes_on(tmp_path):
     """Its config.yaml lacks the key, which had the default."""
     settings = dataclasses.asdict(TrainConfig())
-    del settings["reward_timeout"], settings["credit"]["process_scale"]
+    del settings["reward_timeout"], settings["credit"]["process_spread"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     begin_run(tmp_path, TrainConfig())
     with pytest.raises(InputError, match=r"another config \(reward_timeout: 600.0 → 60.0\)"):
         begin_run(tmp_path, TrainConfig(reward_timeout=60.0))
-    with pytest.raises(InputError, match=r"another config \(credit.process_scale: run → step\)"):
-        begin_run(tmp_path, TrainConfig.from_dotted({"credit.process_scale": "step"}))
+    with pytest.raises(InputError, match=r"another config \(credit.process_spread: even → early\)"):
+        begin_run(tmp_path, TrainConfig.from_dotted({"credit.process_spread": "early"}))
 
 
 @pytest.mark.parametrize("settings", [{"policy.tuning": "lora"}, {"policy.lora_rank": 8}])

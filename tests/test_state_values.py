@@ -140,16 +140,6 @@ def test_process_advantages_are_centred_in_the_group_with_rms_one():
     torch.testing.assert_close(rms_K, torch.tensor([1.0, 1.0, 0.0]), rtol=1e-3, atol=0)
 
 
-def test_the_rms_may_be_each_step_s_own():
-    """Equal size at every step, nothing else changed: each step's advantages keep their direction."""
-    generator, group_B = torch.Generator().manual_seed(3), torch.arange(12) // 4
-    value_SBK = torch.randn(5, 12, 2, generator=generator) * torch.tensor([1.0, 5.0, 0.1, 2.0, 1.0]).view(5, 1, 1)
-    trained_T = torch.tensor([True, True, False, True])
-    whole, single = (credit.process_advantage_TBK(value_SBK, group_B, 0.3, trained_T, scale=s) for s in ("run", "step"))
-    torch.testing.assert_close(single.square().mean(1).sqrt(), torch.ones(4, 2), rtol=1e-3, atol=0)
-    torch.testing.assert_close(torch.nn.functional.normalize(single, dim=1), torch.nn.functional.normalize(whole, dim=1))
-
-
 @pytest.mark.parametrize(
     "name, expected",
     [

@@ -34,8 +34,9 @@ ITERATIONS = 3
 
 
 def command(pipeline: str, folder, *more: str) -> list[str]:
-    """A training with everything that has a state: moments, an average, a reference, a validation, old checkpoints that go."""
+    """A training with everything that has a state: moments, averages, a value head, a validation, old checkpoints that go."""
     settings = {
+        "method": "value_head",
         "policy.path": pipeline,
         "out": folder,
         "iterations": ITERATIONS,

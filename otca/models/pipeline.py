@@ -51,6 +51,8 @@ class Policy:
     """Whether latents are held as the pipeline packs them: (B, N, 4·channels), N = (height/16)·(width/16) tokens."""
     latents_a_token: int = 4
     """Places of the latent grid that make one image token."""
+    last_layer: ClassVar[str] = "proj_out"
+    """The transformer's last layer, whose inputs are its `hidden_states`."""
     unit_time: ClassVar[bool] = False
     """Whether the transformer takes σ itself for the time, not σ times the scheduler's steps of training."""
 
@@ -231,6 +233,31 @@ class Policy:
     def _inputs(self, latents, sigma_B, condition: Encoded, expert: int) -> dict[str, object]:
         """What the transformer takes besides, or instead."""
         return {}
+
+    @property
+    def hidden_width(self) -> int:
+        """Dimensions of the hidden states."""
+        last = self.pipeline.transformer.get_submodule(self.last_layer)
+        return next(layer.in_features for layer in last.modules() if isinstance(layer, nn.Linear))
+
+    @contextmanager
+    def hidden_states(self) -> Iterator[list[torch.Tensor]]:
+        """What the last layer is given in each forward pass within the block, mean over tokens: (B, D) in fp32 on the CPU.
+
+        Where a second pass guides, in one batch with the first, the samples' own rows are the last ones.
+        """
+        kept: list[torch.Tensor] = []
+
+        def keep(_, inputs: tuple[torch.Tensor]) -> None:
+            kept.append(inputs[0].detach().float().mean(1).cpu())
+
+        layers = [getattr(self.pipeline, name).get_submodule(self.last_layer) for name in self.trained]
+        hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
+        try:
+            yield kept
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _expert_at(self, sigma_B) -> int:
         """Which of the trained networks answers at these noise levels."""

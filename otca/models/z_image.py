@@ -17,6 +17,7 @@ class ZImagePolicy(Policy):
     pipeline_class = "ZImagePipeline"
     lora_targets = ("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0")
     text_width = "cap_feat_dim"
+    last_layer = "all_final_layer.2-1"
     guidance_kind = "true CFG (stock guidance_scale + 1)"
 
     def _forward(self, latents, sigma_B, condition: Encoded, expert: int) -> torch.Tensor:
