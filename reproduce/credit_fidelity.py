@@ -44,9 +44,9 @@ from otca.errors import InputError
 from otca.files import model_identity, resolve_model, write_atomic
 from otca.methods import Method
 from otca.sampling import select_steps
-from otca.types import Scores, Trajectory
+from otca.types import Needs, Scores, Trajectory
 from reproduce.run import run_script, script
-from reproduce.truth import SEED, STAGES, STUDIES, Study, load_draws, load_trajectories, load_values, tasks, valuation_of
+from reproduce.truth import HEAD, SEED, STAGES, STUDIES, Study, load_draws, load_trajectories, load_values, tasks, valuation_of
 from reproduce.variants import credit_config
 from reproduce.workers import run_tasks
 
@@ -67,11 +67,11 @@ READINGS = (
     *("dense_grpo", "process_credit@clean-raw", "process_credit@clean-decay0", "process_credit@clean"),
     *("process_credit@completion2", "process_credit", "process_credit@whole", "process_credit@raw"),
     *("process_credit@decay0", "process_credit@decay.6", "process_credit@decay1"),
-    *("process_credit@early3", "process_credit@even3", "process_moca", "moca_step"),
+    *("process_credit@early3", "process_credit@even3", "process_moca", "moca_step", "value_head"),
 )
 """What is compared; weights that differ by a factor alone (TCD's ``sum``) agree alike."""
 
-DRAWN = ("static_multi_reward", "otca_tcd", "otca_tcd@x0_hat", "otca", "tempflow_grpo", "process_credit", "moca_step")
+DRAWN = ("static_multi_reward", "otca_tcd", "otca_tcd@x0_hat", "otca", "tempflow_grpo", "process_credit", "value_head")
 """The readings whose profiles are drawn."""
 DRAWN_CAPTION = (
     "Root mean square of the credit of a step over all samples, over that of all steps. Band: 95 % of "
@@ -83,7 +83,8 @@ DRAWN_CAPTION = (
 def credit_TBK(reading: str, config: TrainConfig, sampled: Trajectory, final: Scores, values: dict) -> np.ndarray:
     """Signed credit · advantage of a reading at all steps but the last, one column an objective (fused ones repeat)."""
     config, method = credit_config(reading, config), find_method(reading.partition("@")[0])
-    scores = dataclasses.replace(final, state_reward_SBK=values[valuation_of(config.credit)])
+    by = HEAD if Needs.VALUE_HEAD in method.needs(config) else valuation_of(config.credit)
+    scores = dataclasses.replace(final, state_reward_SBK=values[by])
     factors = method.assign(sampled, scores, config)
     product_TBK = torch.where(chosen_T(method, config).view(-1, 1, 1), factors[0] * factors[1], 0.0)[sampled.trained_T].numpy()
     return np.broadcast_to(product_TBK, (*product_TBK.shape[:2], len(config.rewards)))

@@ -23,10 +23,11 @@ from otca.files import write_atomic
 from otca.models.base import Policy, build_policy
 from otca.prompts import load_prompts, prompt_order
 from otca.rewards.base import Reward, build_reward
-from otca.sampling import Batch, make_batch, plan_of
+from otca.sampling import Batch, condition_of, make_batch, plan_of, velocity_at
 from otca.state_values import continuation_rewards_NBK, process_values
 from otca.trainer import Trainer, collect
 from otca.types import Needs, Scores, Trajectory
+from otca.value_head import ValueHead
 
 STAGES = ("base", "half", "end")
 TRAINED_BY, SEED = "static_multi_reward", 300
@@ -41,6 +42,8 @@ Valuation = tuple[int, int, str]
 """How a credit values a state: `CreditConfig`'s process_completion, process_states and process_spread."""
 VALUATIONS: tuple[Valuation, ...] = (*((length, 0, "even") for length in (1, 2, 3, 0)), (3, 3, "early"), (3, 3, "even"))
 """What is kept beside the truth, for the credits that read it."""
+HEAD, HEAD_BATCHES = "head", 40
+"""Values by a value head, which has learned from so many iterations' samples of the stage's model."""
 
 
 def valuation_of(settings: CreditConfig) -> Valuation:
@@ -142,6 +145,25 @@ def value(study: Study, stage: str, length: int, count: int, spread: str) -> dic
     return {"value_SBK": process_values(policy, sampled, final.reward_BK, rewards, config)[0]}
 
 
+@kept("values_head")
+def value_by_head(study: Study, stage: str) -> dict[str, torch.Tensor]:
+    """The same by a value head."""
+    config, policy, rewards = study.loaded(stage)
+    plan, head = plan_of(config, policy.shift, config.micro_batch), ValueHead.of(policy, config)
+    prompts, count = load_prompts(config.prompts), config.prompts_per_iteration
+    for batch in range(1, HEAD_BATCHES + 1):
+        chosen = [prompts[i] for i in prompt_order(len(prompts), SEED, batch * count, count)]
+        samples = make_batch(chosen, list(range(count)), config.group_size, ("value head", SEED, stage, batch))
+        collect(policy, samples, plan, rewards, Needs.VALUE_HEAD, config, head)
+    sampled, final = load_trajectories(study, stage)
+    condition = condition_of(policy, sampled.prompts, slice(None))
+    with policy.hidden_states() as hidden:
+        for t, x in enumerate(sampled.latents_SB[:-1]):
+            velocity_at(policy, x, t, sampled.sigma_S, condition)
+    sampled = dataclasses.replace(sampled, hidden_TBD=torch.stack([rows_BD[-len(sampled.prompts) :] for rows_BD in hidden]))
+    return {"value_SBK": head.values_SBK(sampled, final.reward_BK)}
+
+
 @kept("continuations_{:02d}_{:03d}-{:03d}")
 def continue_state(study: Study, stage: str, state: int, first: int, last: int) -> dict[str, torch.Tensor]:
     """Rewards (N, B, K) of a block of continuations of one state of every trajectory."""
@@ -159,9 +181,10 @@ def load_trajectories(study: Study, stage: str) -> tuple[Trajectory, Scores]:
     return sampled, Scores(final_BK, study.objectives, {})
 
 
-def load_values(study: Study, stage: str) -> dict[Valuation, torch.Tensor]:
-    """Values of all states by each valuation, (S, B, K)."""
-    return {of: load_file(value(study, stage, *of))["value_SBK"] for of in VALUATIONS}
+def load_values(study: Study, stage: str) -> dict[Valuation | str, torch.Tensor]:
+    """Values of all states by each valuation, and by the value `HEAD`, (S, B, K)."""
+    completed = {of: load_file(value(study, stage, *of))["value_SBK"] for of in VALUATIONS}
+    return completed | {HEAD: load_file(value_by_head(study, stage))["value_SBK"]}
 
 
 def load_draws(study: Study, stage: str) -> torch.Tensor:
@@ -180,6 +203,7 @@ def tasks(study: Study, continued: bool = True) -> list[list[functools.partial]]
     return [
         [functools.partial(train, study)],
         [functools.partial(sample, study, stage) for stage in STAGES],
-        [functools.partial(value, study, stage, *valuation) for stage in STAGES for valuation in VALUATIONS],
+        [functools.partial(value, study, stage, *valuation) for stage in STAGES for valuation in VALUATIONS]
+        + [functools.partial(value_by_head, study, stage) for stage in STAGES],
         [task for stage in STAGES if continued for task in continuations(study, stage)],
     ]

@@ -137,11 +137,12 @@ def tiny_study(tmp_path, monkeypatch, toy_pipeline):
     monkeypatch.setitem(presets.TRAIN, "image/cpu", settings | {"sampler.steps": 4})
     monkeypatch.setitem(truth.STUDIES, "image", truth.Study("image", 2, 2, group_size=2))
     monkeypatch.setattr(truth, "VALUATIONS", ((1, 0, "even"), (3, 0, "even")))
+    monkeypatch.setattr(truth, "HEAD_BATCHES", 2)
     monkeypatch.setattr(credit_fidelity, "RESAMPLES", 20)
     for script in (truth, credit_fidelity):
         monkeypatch.setattr(script, "STAGES", STAGES)
     monkeypatch.setattr(credit_fidelity, "DRAWN", ("otca", "process_credit"))
-    readings = ("uniform_grpo", "static_multi_reward", "otca_tcd", "otca", "process_credit")
+    readings = ("uniform_grpo", "static_multi_reward", "otca_tcd", "otca", "process_credit", "value_head")
     monkeypatch.setattr(credit_fidelity, "READINGS", readings)
     monkeypatch.chdir(tmp_path)
     return tmp_path
