@@ -117,10 +117,7 @@ def test_both_judges_are_right_on_renders_off_the_lattice(modality):
 
 @MODALITIES
 def test_both_judges_are_right_on_reconstructions(modality):
-    """≥ 99 % of drawings on the lattice, ≥ 97 % of them through the shipped autoencoder.
-
-    The video autoencoder mixes some objects that pass side by side: its gate asks for 97 %, and does not hold yet.
-    """
+    """≥ 99 % of drawings on the lattice, ≥ 97 % of them through the shipped autoencoder."""
     task, vae = TASKS[modality], build_policy(PolicyConfig(path=f"embedded:{modality}")).pipeline.vae
     judge = task.judge.from_pretrained(EMBEDDED / {"image": "judge", "video": "video_judge"}[modality])
     for what, media, prompts, right in drawings(task, {"image": 360, "video": 60}[modality], vae):
