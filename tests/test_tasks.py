@@ -147,7 +147,7 @@ def test_showing_nothing_scores_worst_on_every_objective(modality):
     prompts = TASKS[modality].grammar.prompts("test", count)
     for kind, media in junk(frames, count).items():
         for name in REWARDS[modality]:
-            assert build_reward(name).score(media, prompts).max() < 0.03, (kind, name)
+            assert build_reward(name).score(media, prompts).max() < 0.05, (kind, name)
 
 
 def test_each_reward_sees_its_own_objective(drawn):
@@ -182,7 +182,7 @@ def test_quality_is_full_where_the_autoencoder_draws_a_crisp_finish(modality):
             media = (vae.decode(code).sample / 2 + 0.5).clamp(0, 1)
         media = media[:, None] if media.ndim == 4 else media.transpose(1, 2)
         quality[finish] = build_reward(REWARDS[modality][1]).score(media, [])
-    assert quality[1.0].mean() > 0.95 and quality[0.5].mean() < 0.7
+    assert quality[1.0].mean() > 0.95 and quality[0.5].mean() < 0.75
 
 
 def test_a_clip_in_disorder_loses_motion_quality_and_one_in_reverse_loses_alignment():

@@ -32,7 +32,7 @@ class Finish:
     grain: float
 
 
-IMAGE_CRISP, VIDEO_CRISP = Finish((0.2, 0.38), 0.01), Finish((0.22, 0.255), 0.018)
+IMAGE_CRISP, VIDEO_CRISP = Finish((0.2, 0.38), 0.01), Finish((0.22, 0.255), 0.024)
 GLOW = 0.26
 """Gain of red over blue from the top to the bottom of a backdrop that is warm enough; the warmest of the grammar gains 0.32."""
 STRAY_LIGHT = 0.08

@@ -24,6 +24,8 @@ ANGLE = 30.0
 """Degrees off the stated heading at which a course is half right."""
 START = 0.7
 """Pixels a frame at which an object begins to move."""
+SHAKY = 2.5
+"""Pixels that an object leaves its way from frame to frame, at which its motion is shaky."""
 
 
 @dataclass(frozen=True)
@@ -176,14 +178,14 @@ def motion_quality(tracks: tuple[Track, ...]) -> float:
     if not lasting:
         return 0.0
     flickers = len(tracks) - len(lasting)
-    return float(np.mean([_plausible(track) for track in lasting]) * np.exp(-flickers))
+    return float(np.mean([_plausible(track) for track in lasting]) * np.exp(-flickers / 4))
 
 
 def _plausible(track: Track) -> float:
     """Presence × motion × steady course × constant colour of one object."""
     moves = 1 - 2 ** -np.square(track.speed / START)
     bends_N = np.hypot(*np.diff(track.center_N2, n=2, axis=0).T)
-    smooth = np.exp(-np.median(bends_N) / 3.0)  # one bend is a course
+    smooth = np.exp(-0.5 * np.square(np.median(bends_N) / SHAKY))  # one bend is a course
     color_NK = np.array([s.color_prob for s in track.segments])
     constant = np.exp(-0.5 * np.abs(np.diff(color_NK, axis=0)).sum())
     return track.presence * moves * smooth * constant
