@@ -24,7 +24,6 @@ from otca.files import write_atomic
 
 BASELINE, UNTRAINED = "static_multi_reward", "base"
 EQUAL_CALLS = "equal iterations and reward calls"
-EQUAL_EVALUATIONS = "equal network evaluations"
 TARGET_GAIN = 0.2  # the target accuracy is the untrained model's and this
 TARGETS = {"samples": "samples_to_target", "network_evaluations": "evaluations_to_target", "seconds": "seconds_to_target"}
 """What is spent → the metric that says how much of it a run needed to reach the target."""
@@ -129,8 +128,7 @@ def derived(store: Store, baseline: str = BASELINE) -> pd.DataFrame:
 
 def off_budget(part: pd.DataFrame) -> pd.DataFrame:
     """Trained methods of one modality that are not at the table's budget: what each spent for each 1 of the baseline."""
-    columns = ["network_evaluations"] if part["budget"].iloc[0] == EQUAL_EVALUATIONS else ["network_evaluations", "reward_calls"]
-    spent = part.groupby("method", sort=False)[columns].first()
+    spent = part.groupby("method", sort=False)[["network_evaluations", "reward_calls"]].first()
     ratios = spent[(spent > 0).any(axis=1)] / spent.loc[part["baseline"].iloc[0]]
     return ratios[(ratios - 1).abs().max(axis=1) > TOLERANCE]
 

@@ -18,7 +18,7 @@ from eval.markup import show
 from eval.page import write_page
 from eval.plots import sample_grid
 from eval.store import Store, finished_runs, publish, verdicts
-from eval.tables import EQUAL_CALLS, UNTRAINED, build_table, headline, metric_of, off_budget, primary_of, said, write_table
+from eval.tables import UNTRAINED, build_table, headline, metric_of, off_budget, primary_of, said, write_table
 from otca.distributed import end_processes, is_main
 from otca.presets import FEWER_SEEDS, SEEDS
 from otca.runs import RunSpec
@@ -49,7 +49,6 @@ class Table:
     primary: str = "accuracy"
     metrics: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    budget: str = EQUAL_CALLS
     quick: tuple[str, ...] = ()
     beyond: tuple[str, ...] = ()
     wide: bool = False
@@ -82,7 +81,7 @@ class Table:
         folder, stores = root / self.name / tier, self.stores(root, tier)
         if not stores:
             return None
-        parts = [build_table(store, self.rows(tier), self.metrics, budget=self.budget) for store in stores]
+        parts = [build_table(store, self.rows(tier), self.metrics) for store in stores]
         for store, part in zip(stores, parts) if self.figures else ():
             self._draw(store, part, folder, f"-{store.modality}" if len(self.modalities) > 1 else "")
         table, tasks = pd.concat(parts), sorted({task for store in stores for task in store.runs["task"].dropna()})
