@@ -21,10 +21,6 @@ class PolicyConfig(Settings, group="policy."):
     """Pipeline folder or hub id; ``embedded:image`` and ``embedded:video`` ship with the package."""
     weights: str = ""
     """LoRA, which is merged, or transformer to start from: file, folder or hub id; of a run here, Flow-GRPO, DanceGRPO, …"""
-    family: Literal[
-        "auto", "flux", "flux2", "flux2_klein", "sd3", "qwen_image", "qwen_image_21", "z_image", "wan", "hunyuan_video", "ltx2"
-    ] = "auto"
-    """Which adapter drives it; "auto" reads it from the pipeline's model_index.json."""
     tuning: Literal["full", "lora", "none"] = "full"
     """Train every transformer weight, or a LoRA. "none" trains nothing: to sample from a model, all of it in ``precision``."""
     lora_rank: Count = 32

@@ -44,9 +44,7 @@ def adapter_of(family: str) -> type:
 
 
 def family_of(config: PolicyConfig, pipeline=None) -> str:
-    """Key of `FAMILIES`, read from the checkpoint where the settings leave it open. InputError where no adapter drives it."""
-    if config.family != "auto":
-        return config.family
+    """Key of `FAMILIES`, read from the checkpoint's model_index.json. InputError where no adapter drives it."""
     if pipeline is None:
         from diffusers import DiffusionPipeline
 

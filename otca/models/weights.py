@@ -153,9 +153,9 @@ def _replace(network: nn.Module, tensors: Tensors, folder: Path, what: str) -> N
 def _merge_lora(pipeline, name: str, tensors: Tensors, file: Path, what: str) -> None:
     """Add alpha/r·B·A to every module of the network, and of the text encoders, that the LoRA adapts."""
     settings = {part: _settings(file, part) for part in (name, *ENCODERS)}
-    pairs, unplaced = _pairs(pipeline, name, tensors)
+    pairs, unplaced = _pairs(pipeline, name, tensors, what)
     if unplaced:  # names of other trainers, as far as diffusers knows them
-        converted, still = _pairs(pipeline, name, _converted(pipeline, tensors))
+        converted, still = _pairs(pipeline, name, _converted(pipeline, tensors), what)
         if converted and not still:
             pairs, unplaced = converted, []
     missing = [f"{module}.lora_{half}.weight" for (_, module), parts in pairs.items() for half in "AB" if half not in parts]
@@ -178,15 +178,14 @@ def _merge_lora(pipeline, name: str, tensors: Tensors, file: Path, what: str) ->
         weight.data.copy_(weight.data.float() + (scale * (up @ down)).view_as(weight).to(weight.device))
 
 
-def _pairs(pipeline, name: str, tensors: Tensors) -> tuple[Pairs, list[str]]:
+def _pairs(pipeline, name: str, tensors: Tensors, what: str) -> tuple[Pairs, list[str]]:
     """Tensors by the module that they adapt, and the keys of those that no module of the pipeline takes."""
     pairs, unplaced = {}, []
     for key, value in tensors.items():
         encoder = next((part for part in ENCODERS if key.startswith(f"{part}.")), "")
         inner, network = key.removeprefix(f"{encoder}.") if encoder else unwrapped(key), getattr(pipeline, encoder or name, None)
         if network is None:
-            said = f"a part of the LoRA is for {encoder} ({key}), which is not loaded here; merge it first"
-            raise InputError(f"policy.weights: {said}")
+            raise InputError(f"{what}: a part of the LoRA is for {encoder} ({key}), which is not loaded here; merge it first")
         match = HALF.fullmatch(inner)
         module = (match[1] or match[4]) if match else ""
         placed = next((own for own in (module, module.removeprefix("text_model.")) if own and _has_weight(network, own)), None)
@@ -194,8 +193,8 @@ def _pairs(pipeline, name: str, tensors: Tensors) -> tuple[Pairs, list[str]]:
             half = match[2] or {"down": "A", "up": "B"}.get(match[3], "alpha")
             parts = pairs.setdefault((encoder or name, placed), {})
             if half in parts:
-                said = f"{key} is the second {half} of {placed}; it holds two adapters, or two networks: save one"
-                raise InputError(f"policy.weights: {said}")
+                said = f"{key} is the second {half} of {placed}; it holds two adapters, or two networks"
+                raise InputError(f"{what}: {said}: save one")
             parts[half] = value
         else:
             unplaced.append(key)
