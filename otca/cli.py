@@ -78,7 +78,7 @@ def resolve(options: ArgumentParser, argv: list[str]):
     early.add_argument("--method", default=TrainConfig.method)
     chosen = vars(early.parse_known_args(argv)[0])
     method = find_method(chosen["method"])
-    own = presets.tuned(chosen["preset"], method.name) | method.settings | chosen
+    own = method.settings | presets.tuned(chosen["preset"], method.name) | chosen
     options.set_defaults(presets.preset(chosen["preset"]) | own)
     given = parse(options, argv)
     for name, value in chosen.items():

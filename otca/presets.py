@@ -1,8 +1,9 @@
 """Named settings: what ``modality/tier`` changes of the defaults, a commented YAML file each, below otca/configs.
 
 A file has ``train``, ``eval``, ``tuned`` (method → what it has of its own) and ``recipe`` (where it is launched), each upon those
-of its ``base`` files. Precedence, lowest first: the dataclass default, the preset, the method's own settings, a YAML file, the
-command line. Values for published models bear a mark, as in otca/DEVIATIONS.md: [paper], [reader], [sibling: whose] or [ours].
+of its ``base`` files. Precedence, lowest first: the dataclass default, the preset, the method's own settings, what was tuned for
+it, a YAML file, the command line. Values for published models bear a mark, as in otca/DEVIATIONS.md: [paper], [reader],
+[sibling: whose] or [ours].
 """
 
 from __future__ import annotations
@@ -50,10 +51,9 @@ def eval_config(name: str) -> EvalConfig:
     return EvalConfig(**_find(EVAL, name))
 
 
-def train_config(name: str, method_name: str, method_settings: dict[str, object], seed: int) -> TrainConfig:
-    """The config of one arm of a table: tier, then what was tuned for the method, then what the method changes."""
-    own = tuned(name, method_name) | method_settings | {"method": method_name, "seed": seed}
-    return TrainConfig.from_dotted(_find(TRAIN, name) | own)
+def train_config(name: str, method_name: str, changes: dict[str, object], seed: int) -> TrainConfig:
+    """The config of one run of a tier, with changes."""
+    return TrainConfig.from_dotted(_find(TRAIN, name) | changes | {"method": method_name, "seed": seed})
 
 
 def tuned(name: str, method_name: str) -> dict[str, object]:

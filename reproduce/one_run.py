@@ -48,7 +48,7 @@ def arm_config(arm: RunSpec) -> TrainConfig:
     """The resolved training config of a run (its variant last); ``base`` takes the tier's settings and trains nothing."""
     place = arm.place
     own = presets.preset(place)
-    settings = {} if arm.method == "base" else find_method(arm.method).settings
+    settings = {} if arm.method == "base" else find_method(arm.method).settings | presets.tuned(place, arm.method)
     if "validation.every" not in own and task_of(place) in TASKS.values():
         steps = {"validation.steps": own.get("sampler.steps", 10), "validation.source": f"embedded:{arm.modality}/validation"}
         settings = {"validation.every": max(1, int(own["iterations"]) // VALIDATIONS)} | steps | settings

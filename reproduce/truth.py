@@ -67,7 +67,9 @@ class Study:
 
     @property
     def config(self) -> TrainConfig:
-        config = presets.train_config(f"{self.modality}/cpu", TRAINED_BY, find_method(TRAINED_BY).settings, SEED)
+        place = f"{self.modality}/cpu"
+        settings = find_method(TRAINED_BY).settings | presets.tuned(place, TRAINED_BY)
+        config = presets.train_config(place, TRAINED_BY, settings, SEED)
         return dataclasses.replace(config, save_every=config.iterations // 2)
 
     @property
