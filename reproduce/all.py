@@ -17,19 +17,23 @@ from pathlib import Path
 from eval.page import write_page
 from otca.presets import SEEDS
 from reproduce import credit_fidelity, gradient_signal
+from reproduce.front_page import write_front_page
 from reproduce.run import run_script
 from reproduce.table import RESULTS, TABLES, parser_of, run_tables
 
+README = Path("README.md")
+
 
 def render() -> list[Path]:
-    """Published rows → every published table and figure, and the page; returns the folders and files written."""
+    """Published rows → every published table and figure, the page and the README's headline; returns what was written."""
     written = [table.write(RESULTS, tier) for table in TABLES.values() for tier in SEEDS]
     for modality in ("image", "video"):
         if credit_fidelity.truth_file(modality, "base").is_file():
             credit_fidelity.render(modality)
     if (gradient_signal.FOLDER / gradient_signal.PRODUCTS).is_file():
         gradient_signal.render()
-    return [path for path in written if path] + [write_page(RESULTS)]
+    write_front_page(README, RESULTS)
+    return [path for path in written if path] + [write_page(RESULTS), README]
 
 
 def main(argv: list[str] | None = None) -> int:

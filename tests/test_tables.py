@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -18,6 +19,7 @@ from eval.store import Store, finished_runs, publish
 from eval.tables import MOST_COLUMNS, TABLE_COLUMNS, build_table, derived, off_budget, said, write_table
 from otca.errors import InputError
 from reproduce import all as everything
+from reproduce import front_page
 from reproduce import table as script
 from tests.made_runs import ITERATIONS, SAMPLES, make_run
 
@@ -117,10 +119,10 @@ def test_every_published_table_and_the_page_render_again_byte_for_byte(root, mon
     monkeypatch.setattr("eval.figures.RESAMPLES", 100)
     tables = {name: table for name, table in script.TABLES.items() if "/" not in name}
     monkeypatch.setattr(everything, "TABLES", tables | {"table2": dataclasses.replace(tables["table2"], figures=False)})
+    (root / "README.md").write_text("# Title\n\n<!-- headline -->\nold\n<!-- /headline -->\nrest\n")
     written = everything.render()
-    assert [path.as_posix() for path in written] == [f"results/{name}/quick" for name in ("table1", "table2", "table4")] + [
-        "results/index.html"
-    ]
+    folders = [f"results/{name}/quick" for name in ("table1", "table2", "table4")]
+    assert [path.as_posix() for path in written] == [*folders, "results/index.html", "README.md"]
     before = {path: path.read_bytes() for path in root.rglob("results/**/*") if path.is_file()}
     everything.render()
     assert {path: path.read_bytes() for path in before} == before
@@ -130,9 +132,26 @@ def test_every_published_table_and_the_page_render_again_byte_for_byte(root, mon
     assert "## Video" in (root / "results/table4/quick/table.md").read_text()
 
 
+def test_the_front_page_has_six_methods_and_says_which_gates_hold(root, tmp_path):
+    """From tables of the cpu tier; a method without runs has dashes, and one that never reaches the target a lower bound."""
+    for modality, name in front_page.TABLES.items():
+        folder = tmp_path / name / "cpu"
+        folder.mkdir(parents=True)
+        build_table(Store(root / "results", modality, "quick"), NAMES).to_csv(folder / "table.csv", index=False)
+    (tmp_path / "gates").mkdir()
+    gates = {"judges/a": True, "credit/a": True, "credit/b": False}
+    (tmp_path / "gates/image.json").write_text(json.dumps({name: {"holds": holds} for name, holds in gates.items()}))
+    text = front_page.front_page(tmp_path)
+    assert "| otca | 0.800 | 0.267 [" in text and "| value\\_head | – | – | – |" in text and "| ≥ " in text
+    assert "Images: Accuracy: " in text and "Videos: Accuracy: " in text
+    assert "- `otca-image-v2`: judges hold; credit fail; quick, learns, oracle not measured." in text
+    assert text.endswith("- `otca-video-v2`: judges, credit, quick, learns, oracle not measured.")
+
+
 def test_nothing_published_renders_an_empty_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert everything.render() == [script.RESULTS / "index.html"]
+    (tmp_path / "README.md").write_text("<!-- headline -->\n\n<!-- /headline -->")
+    assert everything.render() == [script.RESULTS / "index.html", everything.README]
     assert "Nothing is published yet" in (tmp_path / "results/index.html").read_text()
 
 
