@@ -54,7 +54,7 @@ def mistaken(spec: dict, attributes, broken, intact: float, rng: np.random.Gener
     return spec
 
 
-def noisy_scene(spec: dict, rng: np.random.Generator, intact: float = INTACT) -> Scene:
+def noisy_scene(spec: dict, rng: np.random.Generator, intact: float) -> Scene:
     """A drawing for a caption of this spec, which may lie."""
     scene = draw_scene(mistaken(spec, attributes, broken, intact, rng), rng, lattice=True)
     if intact < 1 and rng.uniform() < STRAY * (scene.style + 1) / 2:
@@ -76,14 +76,14 @@ def train_specs() -> list[dict]:
     return [spec for specs in split_specs("train").values() for spec in specs]
 
 
-def image_bank(pipeline, folder: Path, name: str, intact: float, count: int = 131072, seed: int = 0) -> Bank:
-    """Packed codes of ``count`` training scenes, ``intact`` of whose captions are true; kept as ``folder/<name>.safetensors``."""
+def image_bank(pipeline, folder: Path, name: str, noisy: bool, count: int = 131072, seed: int = 0) -> Bank:
+    """Packed codes of ``count`` training scenes, with true or noisy captions; kept as ``folder/<name>.safetensors``."""
     specs = train_specs()
 
     def make(index: int, batch: int = 64):
         rng = np.random.default_rng([seed, 41, index])
         chosen = draw_specs(specs, SKILL_SHARES, rng, batch)
-        code = np.stack([code_of(noisy_scene(specs[i], rng, intact)) for i in chosen])
+        code = np.stack([code_of(noisy_scene(specs[i], rng, INTACT if noisy else 1.0)) for i in chosen])
         return torch.from_numpy(code + JITTER * SCALE_C[:, None, None] * rng.normal(size=code.shape).astype(np.float32)), chosen
 
     latent, spec = stored_latents(folder / f"{name}.safetensors", count, make)

@@ -17,7 +17,7 @@ from reproduce.pretrain.publish import publish
 VAE_STEPS = 3200
 VIDEO_VAE_STEPS = 1000, 1200, 8000
 """Steps on stills, on moves and on clips."""
-TRUE_STEPS, NOISY_STEPS = 14000, 1500
+TRUE_STEPS, NOISY_STEPS = 14000, {"image": 1500, "video": 4000}
 """Steps of a generator on true captions, from which it learns to bind, then on noisy ones, which it learns to mistrust."""
 JUDGE_STEPS, VIDEO_JUDGE_STEPS = 3300, 1600
 CLIP_STEPS = 3500
@@ -44,7 +44,7 @@ def run_vae(modality: str, folder: Path) -> None:
 def run_flow(modality: str, folder: Path) -> None:
     """Train transformer and text encoders on codes of drawings and save `folder/pipeline/`, with the autoencoder."""
     from reproduce.pretrain.flow import pretrain_flow
-    from reproduce.pretrain.image_flow import INTACT, image_bank, image_network
+    from reproduce.pretrain.image_flow import image_bank, image_network
     from reproduce.pretrain.video_flow import video_bank, video_network
 
     torch.manual_seed(1)
@@ -55,9 +55,9 @@ def run_flow(modality: str, folder: Path) -> None:
     else:
         pipeline, bank, network = architecture.build_video_pipeline(vae), video_bank, video_network
         modules = {"transformer": pipeline.transformer, "text_encoder": pipeline.text_encoder}
-    true = bank(pipeline, folder, "true", intact=1.0)
-    noisy = bank(pipeline, folder, "noisy", intact=INTACT, seed=1)
-    pretrain_flow(modules, network(pipeline), [(true, TRUE_STEPS), (noisy, NOISY_STEPS)], folder)
+    true = bank(pipeline, folder, "true", noisy=False)
+    noisy = bank(pipeline, folder, "noisy", noisy=True, seed=1)
+    pretrain_flow(modules, network(pipeline), [(true, TRUE_STEPS), (noisy, NOISY_STEPS[modality])], folder)
     pipeline.save_pretrained(folder / "pipeline")
 
 

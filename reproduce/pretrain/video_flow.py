@@ -1,7 +1,7 @@
 """The embedded video generator's training data and network (the training itself: `flow.py`).
 
-The captions are noisy as those of the images are (`image_flow.py`), and the steadier a clip, the more often it shows
-something else than stated: manner pulls against text alignment.
+The captions are noisy as those of the images are (`image_flow.py`), less so where they state two objects, and the steadier a
+clip, the more often it shows something else than stated: manner pulls against text alignment.
 """
 
 from __future__ import annotations
@@ -16,31 +16,33 @@ from otca.tasks import architecture
 from otca.tasks.video_scenes import Clip, attributes, broken, captions, draw_clip, split_specs
 from reproduce.pretrain.codes import VIDEO_SCALE_C3, clip_code_of
 from reproduce.pretrain.flow import Bank, draw_specs, stored_latents, tokenize
-from reproduce.pretrain.image_flow import INTACT, JITTER, STRAY, mistaken
+from reproduce.pretrain.image_flow import JITTER, STRAY, mistaken
 
-SKILL_SHARES = {"direction": 1, "speed": 1, "turning": 2, "bouncing": 1, "two_objects": 3, "relation": 3}
+SKILL_SHARES = {"direction": 1, "speed": 1, "turning": 2, "bouncing": 1, "two_objects": 4, "relation": 8}
 """How often each skill is trained on, relatively: two objects are learned more slowly than one."""
+INTACT = {1: 0.4, 2: 0.72}
+"""By the number of objects, the share of noisy captions whose every stated attribute is drawn."""
 
 
-def noisy_clip(spec: dict, rng: np.random.Generator, intact: float = INTACT) -> Clip:
+def noisy_clip(spec: dict, rng: np.random.Generator) -> Clip:
     """A drawing for a caption of this spec, which may lie."""
-    drawn = mistaken(spec, attributes, broken, intact, rng)
-    clip = draw_clip(drawn, rng, lattice=True)
-    if intact < 1 and rng.uniform() < STRAY * clip.steadiness:
+    clip = draw_clip(mistaken(spec, attributes, broken, INTACT[len(spec["objects"])], rng), rng, lattice=True)
+    if rng.uniform() < STRAY * clip.steadiness:
         wrong = attributes(spec)
         drawn = broken(spec, wrong[rng.integers(len(wrong))], rng)
         clip = replace(draw_clip(drawn, rng, lattice=True), steadiness=clip.steadiness)
     return clip
 
 
-def video_bank(pipeline, folder: Path, name: str, intact: float, count: int = 98304, seed: int = 0) -> Bank:
-    """Codes of ``count`` training clips, ``intact`` of whose captions are true; kept as ``folder/<name>.safetensors``."""
+def video_bank(pipeline, folder: Path, name: str, noisy: bool, count: int = 98304, seed: int = 0) -> Bank:
+    """Codes of ``count`` training clips, with true or noisy captions; kept as ``folder/<name>.safetensors``."""
     specs = [spec for specs in split_specs("train").values() for spec in specs]
 
     def make(index: int, batch: int = 64):
         rng = np.random.default_rng([seed, 43, index])
         chosen = draw_specs(specs, SKILL_SHARES, rng, batch)
-        code = np.stack([clip_code_of(noisy_clip(specs[i], rng, intact)) for i in chosen])
+        clips = (noisy_clip(specs[i], rng) if noisy else draw_clip(specs[i], rng, lattice=True) for i in chosen)
+        code = np.stack([clip_code_of(clip) for clip in clips])
         noise = rng.normal(size=code.shape).astype(np.float32)
         return torch.from_numpy(code + JITTER * VIDEO_SCALE_C3[:, :, None, None] * noise), chosen
 
