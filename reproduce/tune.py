@@ -61,7 +61,7 @@ def _settings(place: str, method: str, rate: float, kl: float) -> tuple[tuple[st
 def compared() -> list[str]:
     """Every method of Table 1 and of the rivals, without variants."""
     tables = (TABLES["table1"], TABLES["ablations/rivals"])
-    return list(dict.fromkeys(name for table in tables for name in table.rows("cpu") if name != UNTRAINED))
+    return list(dict.fromkeys(name for table in tables for name in table.rows("cpu") if name != UNTRAINED and "@" not in name))
 
 
 def rows_of(grid: list[RunSpec], root: Path) -> pd.DataFrame:

@@ -159,6 +159,7 @@ def test_the_corrupted_reward_is_turned_round_for_a_third():
 
 # --------------------------------------------------------------------------------------------------------------- tuning
 def test_every_method_gets_the_same_grid_and_the_winner_has_the_highest_product():
+    assert {"otca_tcd", "value_head", "dense_grpo"} < {*tune.compared()} and not any("@" in name for name in tune.compared())
     arms = tune.arms("image", "quick", ("otca", "uniform_grpo"))
     assert {arm.seed for arm in arms} == {101, 102, 103} and len(arms) == 2 * 3 * len(tune.GRID)
     rows = pd.DataFrame(tune.GRID, columns=tune.FACTORS).assign(method="otca", seed=101)
