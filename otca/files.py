@@ -38,14 +38,6 @@ def read_text(path: str | Path, what: str) -> str:
         raise InputError(f"{what} {path} cannot be read ({one_line(error)})") from error
 
 
-def parse_json(text: str, what: str) -> Any:
-    """The content of a JSON text; ``what`` names it in messages. Raises InputError for what is none, or nested without end."""
-    try:
-        return json.loads(text, object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:  # of whole numbers of thousands of digits, too
-        raise InputError(f"{what}: not JSON ({one_line(error)})") from error
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, no key of which comes twice: the last would count."""
     out = dict(pairs)
@@ -53,6 +45,17 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise ValueError(f"the key {twice[:60]!r} comes twice in an object")
     return out
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)  # one for all: making it costs more than a line of a list
+
+
+def parse_json(text: str, what: str) -> Any:
+    """The content of a JSON text; ``what`` names it in messages. Raises InputError for what is none, or nested without end."""
+    try:
+        return DECODER.decode(text)
+    except (ValueError, RecursionError) as error:  # of whole numbers of thousands of digits, too
+        raise InputError(f"{what}: not JSON ({one_line(error)})") from error
 
 
 def read_json(path: Path, what: str, kind: type = object) -> Any:

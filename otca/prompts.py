@@ -191,7 +191,9 @@ def _name(key: str, value: Any) -> str | None:
 
 def _spec(value: Any) -> dict[str, Any] | None:
     """A spec as an object, which files that hold only texts give as JSON."""
-    spec = parse_json(value, "'spec'") if isinstance(value, str) and value else value or {}
+    if not value:
+        return None
+    spec = parse_json(value, "'spec'") if isinstance(value, str) else value
     if not isinstance(spec, dict):
         raise InputError(f"'spec' is of type {type(spec).__name__}; it must be an object")
     try:

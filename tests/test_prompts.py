@@ -81,7 +81,7 @@ def test_fifty_thousand_prompts_load_in_two_seconds_and_stream(tmp_path, name):
     path = tmp_path / name
     path.write_text("\n".join(shaped[name]) + "\n")
     seconds = []
-    for _ in range(2):  # of a processor, and the better of two: other work on the machine is not ours
+    for _ in range(5):  # of a processor, and the best of five: other work on the machine is not ours
         started = time.process_time()
         assert len(load_prompts(str(path))) == 50_000
         seconds.append(time.process_time() - started)
