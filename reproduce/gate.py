@@ -45,7 +45,7 @@ SEEDS = (100, 101, 102)
 ORACLE = "process_credit@truth4"
 LEARNS_ITERATIONS = 160
 """Iterations within which everything must have risen, at the tier's settings but for their number."""
-ORACLE_ITERATIONS = {"image": 40, "video": 24}
+ORACLE_ITERATIONS = {"image": 24, "video": 16}
 """Iterations at which the oracle is compared: each costs many of static weighting's."""
 QUICK = ("uniform_grpo", BASELINE, "otca")
 VALIDATIONS = 10
